@@ -1,0 +1,1 @@
+"""ALARM: audio-language alignment for reasoning models."""

