@@ -1,1 +1,1 @@
-"""Small shared pieces: paths, names, errors, configuration, logging, seeds, run records. Imports nothing of ours."""
+"""Small shared pieces: paths, names, errors, configuration, logging, seeds, run records."""

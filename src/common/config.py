@@ -99,9 +99,7 @@ def _convert_scalar(kind: Any, value: Any, path: str, errors: list[str]) -> Any:
         return float(value)
     matches = isinstance(value, kind) and not (kind in (int, float) and isinstance(value, bool))
     if not matches:
-        errors.append(
-            f"{path}: got {value!r} ({type(value).__name__}), expected {getattr(kind, '__name__', kind)}"
-        )
+        errors.append(f"{path}: got {value!r} ({type(value).__name__}), expected {getattr(kind, '__name__', kind)}")
     return value
 
 
@@ -135,7 +133,5 @@ def compose(config_name: str, overrides: list[str]) -> dict[str, Any]:
 
 def _print_help(config_name: str) -> NoReturn:
     text = (CONFIG_DIR / f"{config_name}.yaml").read_text(encoding="utf-8")
-    print(
-        f"usage: {Path(sys.argv[0]).name} [KEY=VALUE ...]\n\nKeys and defaults (Hydra overrides):\n\n{text}"
-    )
+    print(f"usage: {Path(sys.argv[0]).name} [KEY=VALUE ...]\n\nKeys and defaults (Hydra overrides):\n\n{text}")
     sys.exit(0)
