@@ -1,0 +1,1 @@
+"""Stages that turn descriptions and prompts into training targets."""
