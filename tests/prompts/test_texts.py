@@ -1,0 +1,50 @@
+"""Prompt sets: same keys everywhere, placeholders filled, mistakes named."""
+
+import dataclasses
+
+import pytest
+
+from src.common.errors import ConfigError, UserError
+from src.prompts import Prompts, load_prompts
+
+
+@pytest.mark.parametrize("name", ["full", "mini"])
+def test_every_set_has_every_text(name: str) -> None:
+    prompts = load_prompts(name)
+    for field in dataclasses.fields(Prompts):
+        if field.name != "rephrase_examples":
+            assert getattr(prompts, field.name), field.name
+    assert prompts.budget_closing.rstrip().endswith("</think>")
+    assert "{n}" in prompts.ensemble_intro and "{i}" in prompts.ensemble_heading
+    assert "{examples}" not in prompts.rephrase_system
+
+
+def test_worked_pairs_follow_their_own_rules() -> None:
+    prompts = load_prompts("full")
+    assert len(prompts.rephrase_examples) == 4
+    for pair in prompts.rephrase_examples:
+        assert pair.original in prompts.rephrase_system and pair.rewritten in prompts.rephrase_system
+        assert pair.original.count("\n\n") == pair.rewritten.count("\n\n"), pair.title
+        assert 0.8 < len(pair.rewritten) / len(pair.original) < 1.25, pair.title
+        assert pair.original[-20:] == pair.rewritten[-20:], pair.title  # what was cut stays cut
+        rewritten = pair.rewritten.lower()
+        betraying = [phrase for phrase in prompts.betraying_phrases if phrase in rewritten]
+        assert not betraying, pair.title
+        assert any(phrase in pair.original.lower() for phrase in prompts.betraying_phrases), pair.title
+
+
+def test_single_texts_can_be_replaced_and_change_the_digest() -> None:
+    plain = load_prompts("mini")
+    changed = load_prompts("mini", {"mcqa_system": "choose."})
+    assert changed.mcqa_system == "choose."
+    assert changed.digest() != plain.digest()
+    assert plain.digest() == load_prompts("mini").digest()
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(UserError, match="unknown prompt set 'ful'; known: full, mini"):
+        load_prompts("ful")
+    with pytest.raises(ConfigError, match="did you mean 'mcqa_system'"):
+        load_prompts("mini", {"mcqa_sistem": "choose."})
+    with pytest.raises(ConfigError, match="budget_closing must hold </think>"):
+        load_prompts("mini", {"budget_closing": "stop."})
