@@ -1,0 +1,126 @@
+"""Waveforms -> one batch of features per encoder, on CPU or GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from src.audio.config import EncoderKind, FeatureConfig
+from src.audio.muq import muq_features
+from src.audio.resample import resample
+from src.audio.sslam import sslam_features
+from src.audio.w2vbert import w2vbert_features
+from src.audio.waveform import Waveform
+from src.audio.whisper import whisper_features
+from src.common.errors import UserError
+
+Extractor = Callable[[Tensor, Tensor, FeatureConfig], tuple[Tensor, Tensor, Tensor]]
+EXTRACTORS: dict[EncoderKind, Extractor] = {
+    "whisper": whisper_features,
+    "w2vbert": w2vbert_features,
+    "sslam": sslam_features,
+    "muq": muq_features,
+}
+
+
+@dataclass(frozen=True)
+class EncoderFeatures:
+    """A batch as one encoder reads it.
+
+    Attributes:
+        features: ``(batch, frames, dim)`` float32; ``(batch, samples)`` for muq.
+        mask: ``(batch, frames)`` int8 (muq has one entry per sample), a prefix of ones per row.
+        lengths: ``(batch,)`` int64, the row sums of the mask.
+    """
+
+    features: Tensor
+    mask: Tensor
+    lengths: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> EncoderFeatures:
+        """The same batch on another device."""
+        return EncoderFeatures(
+            self.features.to(device, non_blocking=non_blocking),
+            self.mask.to(device, non_blocking=non_blocking),
+            self.lengths.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> EncoderFeatures:
+        """The same batch in page-locked memory, for asynchronous copies to a GPU."""
+        return EncoderFeatures(self.features.pin_memory(), self.mask.pin_memory(), self.lengths.pin_memory())
+
+
+class AudioFeatureExtractor:
+    """Batched feature extraction for several encoders; a clip's features do not depend on its batch.
+
+    Args:
+        configs: feature settings by encoder name.
+        device: where the features are computed and returned.
+    """
+
+    def __init__(self, configs: Mapping[str, FeatureConfig], device: torch.device | str = "cpu") -> None:
+        self.configs = {name: configs[name] for name in sorted(configs)}
+        self.device = torch.device(device)
+
+    def to(self, device: torch.device | str) -> AudioFeatureExtractor:
+        """Compute on ``device`` from now on; returns itself."""
+        self.device = torch.device(device)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, waveforms: Sequence[Waveform]) -> dict[str, EncoderFeatures]:
+        """Features of ``waveforms`` by encoder name, names sorted.
+
+        Raises:
+            UserError: there is no waveform, or one holds no samples.
+        """
+        _check(waveforms)
+        resampled: dict[int, tuple[Tensor, Tensor]] = {}
+        result = {}
+        for name, config in self.configs.items():
+            if config.sample_rate not in resampled:
+                resampled[config.sample_rate] = self._resample(waveforms, config.sample_rate)
+            samples, lengths = _at_least(*resampled[config.sample_rate], config.minimum_samples)
+            result[name] = EncoderFeatures(*EXTRACTORS[config.kind](samples, lengths, config))
+        return result
+
+    def _resample(self, waveforms: Sequence[Waveform], target_rate: int) -> tuple[Tensor, Tensor]:
+        """Mono clips at ``target_rate`` as ``(batch, n)``, zero beyond the returned lengths ``(batch,)``."""
+        by_rate: dict[int, list[int]] = {}
+        for index, waveform in enumerate(waveforms):
+            by_rate.setdefault(waveform.sample_rate, []).append(index)
+        groups = []
+        for rate, members in by_rate.items():
+            samples, lengths = _stack([waveforms[index].mono for index in members])
+            groups.append(resample(samples.to(self.device), lengths.to(self.device), rate, target_rate))
+        if len(groups) == 1:
+            return groups[0]
+        total = max(samples.shape[1] for samples, _ in groups)
+        batch = groups[0][0].new_zeros(len(waveforms), total)
+        all_lengths = groups[0][1].new_zeros(len(waveforms))
+        for members, (samples, lengths) in zip(by_rate.values(), groups, strict=True):
+            batch[members, : samples.shape[1]] = samples
+            all_lengths[members] = lengths
+        return batch, all_lengths
+
+
+def _check(waveforms: Sequence[Waveform]) -> None:
+    if not waveforms:
+        raise UserError("audio features: got no waveform, expected at least one")
+    for index, waveform in enumerate(waveforms):
+        if waveform.samples.numel() == 0:
+            raise UserError(f"audio features: waveform {index} of the batch holds no samples; leave it out")
+
+
+def _stack(clips: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    lengths = torch.tensor([len(clip) for clip in clips])
+    return torch.nn.utils.rnn.pad_sequence([clip.float() for clip in clips], batch_first=True), lengths
+
+
+def _at_least(samples: Tensor, lengths: Tensor, minimum: int) -> tuple[Tensor, Tensor]:
+    """Zero-pad clips shorter than ``minimum`` samples to it."""
+    short = max(0, minimum - samples.shape[1])
+    return torch.nn.functional.pad(samples, (0, short)), lengths.clamp_min(minimum)

@@ -1,0 +1,80 @@
+"""Spectral pieces shared by the extractors: batched Kaldi filterbank, mel filters, masks."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+from torchaudio.compliance import kaldi
+from transformers.audio_utils import mel_filter_bank
+
+KALDI_FRAME = 400
+KALDI_HOP = 160
+KALDI_FFT = 512
+KALDI_LOW_HZ = 20.0
+KALDI_PREEMPHASIS = 0.97
+LOG_FLOOR = torch.finfo(torch.float32).eps
+KALDI_EDGE = 160
+"""Zeros added on both sides of a recording before it is framed."""
+
+
+def prefix_mask(lengths: Tensor, frames: int) -> Tensor:
+    """0/1 mask ``(batch, frames)`` int8 whose row i starts with ``lengths[i]`` ones."""
+    return (torch.arange(frames, device=lengths.device) < lengths[:, None]).to(torch.int8)
+
+
+def pad_multiple(length: int, multiple: int) -> int:
+    """Smallest multiple of ``multiple`` that is at least ``length``."""
+    return -(-length // multiple) * multiple
+
+
+def kaldi_lengths(lengths: Tensor) -> Tensor:
+    """Whole frames of recordings of ``lengths`` samples with the zero edges added."""
+    return 1 + (lengths + 2 * KALDI_EDGE - KALDI_FRAME) // KALDI_HOP
+
+
+def kaldi_fbank(samples: Tensor, window: Tensor, filters: Tensor) -> Tensor:
+    """Kaldi log-mel filterbank of ``samples (batch, n)`` with zero edges -> ``(batch, frames, mels)``.
+
+    Per frame: DC removed, pre-emphasis 0.97, ``window (400,)``, 512-point power spectrum, ``filters (256 + 1, mels)``,
+    natural log with floor 1.19e-7; no dither, whole frames only.
+    """
+    padded = torch.nn.functional.pad(samples, (KALDI_EDGE, KALDI_EDGE))
+    frames = padded.unfold(-1, KALDI_FRAME, KALDI_HOP)
+    frames = frames - frames.mean(dim=-1, keepdim=True)
+    previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
+    frames = (frames - KALDI_PREEMPHASIS * previous) * window
+    power = torch.fft.rfft(frames, n=KALDI_FFT).abs().square()
+    return (power @ filters).clamp_min(LOG_FLOOR).log()
+
+
+@functools.lru_cache(maxsize=32)
+def kaldi_filters(num_mels: int, sample_rate: int, device: torch.device) -> Tensor:
+    """Triangular filters on Kaldi's mel scale from 20 Hz to the Nyquist rate, ``(257, num_mels)``."""
+    banks, _ = kaldi.get_mel_banks(num_mels, KALDI_FFT, float(sample_rate), KALDI_LOW_HZ, 0.0, 100.0, -500.0, 1.0)
+    return torch.nn.functional.pad(banks, (0, 1)).T.contiguous().to(device)
+
+
+@functools.lru_cache(maxsize=32)
+def symmetric_hann(power: float, device: torch.device) -> Tensor:
+    """Symmetric Hann window of a Kaldi frame raised to ``power``: 1 is Hann, 0.85 is Povey."""
+    return torch.hann_window(KALDI_FRAME, periodic=False).pow(power).to(device)
+
+
+@functools.lru_cache(maxsize=32)
+def mel_filters(num_mels: int, fft_size: int, sample_rate: int, scale: str, device: torch.device) -> Tensor:
+    """Mel filters from 0 Hz to the Nyquist rate, ``(fft_size // 2 + 1, num_mels)``.
+
+    ``scale`` is ``slaney`` (area-normalised) or ``htk`` (peak 1).
+    """
+    filters = mel_filter_bank(
+        num_frequency_bins=fft_size // 2 + 1,
+        num_mel_filters=num_mels,
+        min_frequency=0.0,
+        max_frequency=sample_rate / 2,
+        sampling_rate=sample_rate,
+        norm="slaney" if scale == "slaney" else None,
+        mel_scale=scale,
+    )
+    return torch.from_numpy(filters).float().to(device)

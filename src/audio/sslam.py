@@ -1,0 +1,36 @@
+"""SSLAM features: Kaldi filterbank at 100 Hz without int16 scaling, Hann window, fixed normalisation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from src.audio.config import FeatureConfig
+from src.audio.spectral import kaldi_fbank, kaldi_filters, kaldi_lengths, pad_multiple, prefix_mask, symmetric_hann
+
+MEAN = -4.268
+STD = 4.569
+
+
+def sslam_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Features of ``samples (batch, n)``, zero beyond ``lengths (batch,)``.
+
+    Returns features ``(batch, frames, mels)`` with frames a multiple of ``config.chunk_frames``, mask
+    ``(batch, frames)`` and lengths in frames. Rows that pad a clip to its own multiple hold the normalised zero
+    (0.467, as the encoder was trained); rows that only pad the batch hold 0.
+    """
+    inside = torch.arange(samples.shape[1], device=samples.device) < lengths[:, None]
+    mean = samples.sum(dim=1, keepdim=True) / lengths[:, None]
+    centred = (samples - mean).masked_fill(~inside, 0.0)
+    filters = kaldi_filters(config.num_mels, config.sample_rate, samples.device)
+    fbank = kaldi_fbank(centred, symmetric_hann(1.0, samples.device), filters)
+
+    frames = kaldi_lengths(lengths)
+    chunk = config.chunk_frames
+    total = pad_multiple(fbank.shape[1], chunk)
+    fbank = torch.nn.functional.pad(fbank, (0, 0, 0, total - fbank.shape[1]))
+    position = torch.arange(total, device=samples.device)
+    features = (fbank.masked_fill((position >= frames[:, None])[..., None], 0.0) - MEAN) / (2 * STD)
+    own_total = -(-frames // chunk) * chunk
+    features = features.masked_fill((position >= own_total[:, None])[..., None], 0.0)
+    return features, prefix_mask(frames, total), frames

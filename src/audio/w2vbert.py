@@ -1,0 +1,44 @@
+"""w2v-BERT features: Kaldi filterbank of the whole recording, normalised per mel bin, two frames per row (50 Hz)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from src.audio.config import FeatureConfig
+from src.audio.spectral import kaldi_fbank, kaldi_filters, kaldi_lengths, prefix_mask, symmetric_hann
+
+SAMPLE_SCALE = 2.0**15
+POVEY_POWER = 0.85
+VARIANCE_FLOOR = 1e-7
+PADDING_VALUE = 1.0
+"""Value of the one frame that makes an odd number of frames even."""
+
+
+def w2vbert_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Features of ``samples (batch, n)``, zero beyond ``lengths (batch,)``.
+
+    Returns features ``(batch, rows, 2 * mels)``, mask ``(batch, rows)`` and lengths in rows. An odd last frame is
+    kept in the array but not counted, so a clip may have one row more than its length.
+    """
+    filters = kaldi_filters(config.num_mels, config.sample_rate, samples.device)
+    window = symmetric_hann(POVEY_POWER, samples.device)
+    fbank = kaldi_fbank(samples * SAMPLE_SCALE, window, filters)
+    frames = kaldi_lengths(lengths)
+    total = fbank.shape[1] + fbank.shape[1] % 2
+    fbank = torch.nn.functional.pad(fbank, (0, 0, 0, total - fbank.shape[1]))
+    position = torch.arange(total, device=samples.device)
+    valid = (position < frames[:, None])[..., None]
+    normalised = _normalise(fbank, valid, frames[:, None, None])
+    odd = ((position == frames[:, None]) & (frames % 2 == 1)[:, None])[..., None]
+    normalised = normalised.masked_fill(odd, PADDING_VALUE)
+    rows = frames // 2
+    return normalised.reshape(len(samples), total // 2, -1), prefix_mask(rows, total // 2), rows
+
+
+def _normalise(fbank: Tensor, valid: Tensor, counts: Tensor) -> Tensor:
+    """Zero mean and unit variance (n - 1) of each mel bin over a clip's ``valid`` frames; zero elsewhere."""
+    mean = fbank.masked_fill(~valid, 0.0).sum(dim=1, keepdim=True) / counts
+    centred = (fbank - mean).masked_fill(~valid, 0.0)
+    variance = centred.square().sum(dim=1, keepdim=True) / (counts - 1)
+    return centred / (variance + VARIANCE_FLOOR).sqrt()

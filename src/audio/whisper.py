@@ -1,0 +1,49 @@
+"""Whisper features: log-mel at 100 Hz, each chunk-long piece of the recording normalised by its own maximum."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from src.audio.config import FeatureConfig
+from src.audio.spectral import mel_filters, pad_multiple, prefix_mask
+
+FFT = 400
+HOP = 160
+POWER_FLOOR = 1e-10
+DYNAMIC_RANGE = 8.0
+"""Decades below the maximum of a piece at which its log-mel is clamped."""
+
+
+def whisper_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Features of ``samples (batch, n)``, zero beyond ``lengths (batch,)``.
+
+    Returns features ``(batch, frames, mels)`` with frames a multiple of ``config.chunk_frames``, zero in pieces past
+    the end of a clip; mask ``(batch, frames)``; lengths in frames, ceil(n / 160).
+    """
+    batch, piece = samples.shape[0], config.chunk_frames * HOP
+    total = pad_multiple(samples.shape[1], piece)
+    pieces = torch.nn.functional.pad(samples, (0, total - samples.shape[1])).view(-1, piece)
+    starts = torch.arange(0, total, piece, device=samples.device)
+    used = (starts < lengths[:, None]).flatten()
+    features = samples.new_zeros(len(pieces), config.chunk_frames, config.num_mels)
+    features[used] = _log_mel(pieces[used], config)
+    frames = -(-lengths // HOP)
+    return features.view(batch, -1, config.num_mels), prefix_mask(frames, total // HOP), frames
+
+
+def _log_mel(pieces: Tensor, config: FeatureConfig) -> Tensor:
+    """Normalised log-mel ``(pieces, frames, mels)`` of ``(pieces, samples)``."""
+    spectrum = torch.stft(pieces, FFT, HOP, window=_window(pieces.device), return_complex=True)
+    power = spectrum[..., :-1].abs().square().transpose(1, 2)
+    filters = mel_filters(config.num_mels, FFT, config.sample_rate, "slaney", pieces.device)
+    log_mel = (power @ filters).clamp_min(POWER_FLOOR).log10()
+    floor = log_mel.amax(dim=(1, 2), keepdim=True) - DYNAMIC_RANGE
+    return (log_mel.maximum(floor) + 4.0) / 4.0
+
+
+@functools.lru_cache(maxsize=8)
+def _window(device: torch.device) -> Tensor:
+    return torch.hann_window(FFT).to(device)

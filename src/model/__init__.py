@@ -1,0 +1,1 @@
+"""Encoders, adapters, fusion, splicing into text, the frozen LLM, and checkpoints."""
