@@ -1,0 +1,1 @@
+"""Rows on disk become training examples: joins by key, split indexes, mixtures, collation."""

@@ -1,0 +1,138 @@
+"""Rows with their audio decoded and their text tokenised; a row that cannot be used is replaced, never fatal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from src.audio.waveform import Waveform, load_waveform
+from src.common.errors import UserError
+from src.common.log import get_logger
+from src.common.seeds import row_seed
+from src.dataset.hf_dataset import Row
+from src.prompts.chat import ChatTokenizer, text_ids, turn_ids
+
+log = get_logger(__name__)
+_TRIES = 20
+
+
+class Rows(Protocol):
+    """A sequence of rows, such as a :class:`src.dataset.mixture.Mixture`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Row: ...
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training example.
+
+    ``start``, ``main`` and ``outputs`` are token ids of the user turn before and behind the audio and of the target;
+    ``replaced`` names the unusable rows in whose place this one stands.
+    """
+
+    key: str
+    waveform: Waveform | None
+    start: list[int]
+    main: list[int]
+    outputs: list[int]
+    replaced: tuple[str, ...] = ()
+
+
+class Examples:
+    """Map-style data set of :class:`Example` over rows.
+
+    A row whose audio cannot be decoded or whose target is empty is replaced by another row of the same set, chosen
+    by the bad row's key alone, so that every process and every resumed run chooses the same.
+    """
+
+    def __init__(
+        self, rows: Rows, tokenizer: ChatTokenizer, explicit_tags: tuple[str, str] | None = None, audio: bool = True
+    ) -> None:
+        """``explicit_tags`` are the texts around the audio of models without learned separators.
+
+        Without ``audio`` (the text-only control) nothing is decoded and rows that have no target alone are replaced.
+        """
+        self.rows = rows
+        self.tokenizer = tokenizer
+        self.explicit_tags = explicit_tags
+        self.audio = audio
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        """The example at ``index``; raises :class:`UserError` if twenty rows in a row cannot be used."""
+        replaced: list[str] = []
+        reason = ""
+        for attempt in range(_TRIES):
+            row = self.rows[index]
+            try:
+                return self._build(row, tuple(replaced))
+            except UserError as error:
+                reason = str(error)
+            log.warning("row %s is replaced: %s", row.key, reason)
+            replaced.append(row.key)
+            index = row_seed(attempt, row.key) % len(self.rows)
+        raise UserError(f"{_TRIES} rows tried in place of {replaced[0]} cannot be used either; the last: {reason}")
+
+    def _build(self, row: Row, replaced: tuple[str, ...]) -> Example:
+        outputs = text_ids(self.tokenizer, row.target)
+        if not outputs:
+            raise UserError(f"{row.key} has an empty target")
+        waveform, content = None, row.context
+        if self.audio and row.audio is not None:
+            waveform = load_waveform(row.audio)
+        else:
+            content = self._describe(row)
+        turn = turn_ids(self.tokenizer, content, self.explicit_tags if waveform is not None else None)
+        return Example(row.key, waveform, turn.start, turn.main, outputs, replaced)
+
+    def _describe(self, row: Row) -> str:
+        """Text-only control: the description stands on a line behind the prompt."""
+        opened, closed = self.explicit_tags or ("", "")
+        return f"{row.context}\n{opened}{row.audio_description}{closed}"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples of one step, undisturbed by the trainer: features are computed from it on the training device.
+
+    ``waveforms`` is ``None`` for text-only batches; ``num_targets`` counts target tokens before any cut.
+    """
+
+    keys: list[str]
+    waveforms: list[Waveform] | None
+    starts: list[list[int]]
+    mains: list[list[int]]
+    outputs: list[list[int]]
+    num_targets: int
+    num_replaced: int = 0
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Examples -> :class:`Batch`. Target tokens equal to ``pad_id`` are not trained and so not counted."""
+
+    pad_id: int | None
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        """Collect ``examples``. Raises :class:`UserError` if only some of them have audio."""
+        waveforms = [example.waveform for example in examples if example.waveform is not None]
+        if waveforms and len(waveforms) != len(examples):
+            silent = next(example.key for example in examples if example.waveform is None)
+            raise UserError(f"a batch mixes rows with and without audio; {silent} has none")
+        return Batch(
+            keys=[example.key for example in examples],
+            waveforms=waveforms or None,
+            starts=[example.start for example in examples],
+            mains=[example.main for example in examples],
+            outputs=[example.outputs for example in examples],
+            num_targets=sum(token != self.pad_id for example in examples for token in example.outputs),
+            num_replaced=sum(len(example.replaced) for example in examples),
+        )

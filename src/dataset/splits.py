@@ -1,0 +1,68 @@
+"""Which rows a split holds: index files beside the corpus, the most specific first, else the corpus's own split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from src.common.errors import UserError
+from src.common.naming import ResponseName
+from src.common.paths import data_root, indexes_dir, indexes_filtered_dir
+
+
+@dataclass(frozen=True)
+class SplitIndexes:
+    """Keys (``dataset_index``) of one split in ascending order, int64 ``(rows,)``, and the file they came from."""
+
+    keys: np.ndarray
+    path: Path
+
+
+def index_folders(raw_name: str, response: ResponseName) -> list[Path]:
+    """Folders that may hold a corpus's split indexes, best first.
+
+    Indexes filtered by answer (written below the corpus's name; the published reader looked below the model's name,
+    so that place counts too), filtered by audio, unfiltered.
+    """
+    folder = response.format()
+    return [
+        indexes_filtered_dir(raw_name) / response.model / folder,
+        data_root() / "indexes_filtered" / response.model / folder,
+        indexes_filtered_dir(raw_name),
+        indexes_dir(raw_name),
+    ]
+
+
+def find_split_indexes(raw_name: str, response: ResponseName, split: str) -> SplitIndexes | None:
+    """The split's keys from the first folder that holds any index file; ``None`` if no folder does.
+
+    Raises :class:`UserError` if that folder lacks the file of this ``split`` (another folder's rows would overlap
+    with its other splits), or if the file holds something else than distinct whole numbers.
+    """
+    for folder in index_folders(raw_name, response):
+        files = sorted(folder.glob("*_indexes.npy"))
+        if not files:
+            continue
+        path = folder / f"{split}_indexes.npy"
+        if path not in files:
+            raise UserError(
+                f"split {split!r} of {raw_name}: {folder} holds {', '.join(file.name for file in files)} "
+                f"but no {path.name}"
+            )
+        return SplitIndexes(_read_indexes(path), path)
+    return None
+
+
+def _read_indexes(path: Path) -> np.ndarray:
+    try:
+        keys = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path} is not a numpy index file ({error})") from error
+    if keys.ndim != 1 or not (np.issubdtype(keys.dtype, np.integer) or keys.size == 0):
+        raise UserError(f"{path}: got {keys.dtype} of shape {keys.shape}, expected whole numbers in one dimension")
+    keys = np.sort(keys).astype(np.int64)
+    if keys.size > 1 and bool((keys[1:] == keys[:-1]).any()):
+        raise UserError(f"{path}: an index occurs more than once")
+    return keys

@@ -1,0 +1,145 @@
+"""Saved data sets, opened memory-mapped, and the join of their rows by ``dataset_index``.
+
+Nothing here trusts the position of a row: two sets belong together row by row only where their keys say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.common.errors import UserError
+
+KEY = "dataset_index"
+_CHUNK = 100_000
+_SHOWN = 5
+
+
+def open_split(directory: Path, split: str, purpose: str) -> Any:
+    """One split of a saved ``DatasetDict`` (or a saved ``Dataset``, which counts as its own ``train``).
+
+    Raises :class:`UserError` if the folder, or the split in it, is not there; ``purpose`` says what was looked for.
+    """
+    from datasets import DatasetDict, load_from_disk
+
+    if not directory.is_dir():
+        raise UserError(f"{purpose}: no folder {directory}; build it first, or set ALARM_DATA_ROOT to where it lies")
+    try:
+        saved = load_from_disk(str(directory))
+    except (FileNotFoundError, ValueError, OSError) as error:
+        raise UserError(f"{purpose}: {directory} is not a saved data set ({error})") from error
+    splits = saved if isinstance(saved, DatasetDict) else {"train": saved}
+    if split not in splits:
+        raise UserError(f"{purpose}: {directory} has no split {split!r}; it has {', '.join(splits)}")
+    return splits[split]
+
+
+def native_splits(directory: Path) -> tuple[str, ...]:
+    """Split names of a saved ``DatasetDict``, read from its listing alone; ``("train",)`` for a single set."""
+    import json
+
+    listing = directory / "dataset_dict.json"
+    if not listing.is_file():
+        return ("train",)
+    return tuple(json.loads(listing.read_text(encoding="utf-8"))["splits"])
+
+
+def read_keys(table: Any, name: str) -> np.ndarray:
+    """The ``dataset_index`` column as int64 ``(rows,)``.
+
+    Raises :class:`UserError` naming the set if the column is missing, holds something else, or a key is repeated.
+    """
+    if KEY not in table.column_names:
+        raise UserError(f"{name} has no column {KEY!r}; it has {', '.join(table.column_names)}")
+    column = table.select_columns([KEY]).with_format("arrow")[:].column(KEY)
+    if column.null_count:
+        raise UserError(f"{name}: {column.null_count} rows have no {KEY}")
+    keys = column.to_numpy()
+    if not np.issubdtype(keys.dtype, np.integer):
+        raise UserError(f"{name}: {KEY} holds {keys.dtype}, expected whole numbers")
+    keys = keys.astype(np.int64, copy=False)
+    if keys.size > 1 and not bool((keys[1:] > keys[:-1]).all()):
+        ordered = np.sort(keys)
+        repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+        if repeated.size:
+            raise UserError(f"{name}: {repeated.size} values of {KEY} occur more than once: {first_of(repeated)}")
+    return keys
+
+
+def find_rows(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Position in ``keys`` of every wanted key ``(n,)``, -1 where it is missing. ``keys`` are distinct."""
+    if keys.size == 0 or wanted.size == 0:
+        return np.full(wanted.shape, -1, dtype=np.int64)
+    inside = (wanted >= 0) & (wanted < keys.size)
+    if bool(inside.all()) and bool((keys[wanted] == wanted).all()):
+        return wanted.astype(np.int64, copy=False)  # the usual case: row i has key i
+    order = np.argsort(keys, kind="stable")
+    place = np.minimum(np.searchsorted(keys, wanted, sorter=order), keys.size - 1)
+    rows = order[place]
+    return np.where(keys[rows] == wanted, rows, -1)
+
+
+def join_rows(keys: np.ndarray, wanted: np.ndarray, name: str, asked_by: str) -> np.ndarray:
+    """Like :func:`find_rows`, but a missing key is a :class:`UserError` naming the set and the first such keys."""
+    rows = find_rows(keys, wanted)
+    missing = wanted[rows < 0]
+    if missing.size:
+        raise UserError(
+            f"{name} lacks {missing.size} of {wanted.size} rows that {asked_by} asks for; first {KEY}: "
+            f"{first_of(missing)}. Complete it, or write split indexes that leave these rows out"
+        )
+    return rows
+
+
+def check_same_text(
+    one: Any, one_rows: np.ndarray, other: Any, other_rows: np.ndarray, column: str, what: str
+) -> None:
+    """Compare a text column of two joined sets on every row; skipped if either lacks the column.
+
+    Equal keys with different texts mean that one set was rebuilt after the other was made. Raises
+    :class:`UserError` naming both sets (``what``) and the first positions that differ.
+    """
+    import pyarrow.compute as pc
+
+    if column not in one.column_names or column not in other.column_names:
+        return
+    left, right = (table.select_columns([column]).with_format("arrow") for table in (one, other))
+    for start in range(0, one_rows.size, _CHUNK):
+        part = slice(start, start + _CHUNK)
+        differs = pc.not_equal(_take(left, one_rows[part], column), _take(right, other_rows[part], column))
+        places = np.flatnonzero(np.asarray(pc.fill_null(differs, False)))
+        if places.size:
+            keys = read_keys(one, what)[one_rows[start + places]]
+            raise UserError(
+                f"{what}: the column {column!r} differs on rows with the same {KEY}, first {first_of(keys)}; "
+                "one of the two was rebuilt, make the other again"
+            )
+
+
+def text_sizes(table: Any, rows: np.ndarray, column: str) -> np.ndarray:
+    """Bytes of a text column on the given rows, float32 ``(rows,)``; only the offsets are read from disk."""
+    import pyarrow.compute as pc
+
+    view = table.select_columns([column]).with_format("arrow")
+    parts = [
+        np.asarray(pc.fill_null(pc.binary_length(_take(view, rows[start : start + _CHUNK], column)), 0))
+        for start in range(0, rows.size, _CHUNK)
+    ]
+    return np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, np.float32)
+
+
+def _take(view: Any, rows: np.ndarray, column: str) -> Any:
+    """Rows of one column of a set in Arrow format; neighbouring rows are sliced, not gathered."""
+    first, count = int(rows[0]), rows.size
+    if int(rows[-1]) - first == count - 1 and bool((np.diff(rows) == 1).all()):
+        return view[first : first + count].column(column)
+    return view[rows].column(column)
+
+
+def first_of(values: np.ndarray | Sequence[Any]) -> str:
+    """The first few values for a message."""
+    shown = ", ".join(str(value) for value in values[:_SHOWN])
+    return shown + (", ..." if len(values) > _SHOWN else "")
