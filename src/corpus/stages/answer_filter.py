@@ -1,0 +1,116 @@
+"""Keep the rows whose response is sound and neither too long nor too short: writes split indexes for one response set.
+
+A rewritten response that is too long holds the rewriter's own thoughts, one that is too short was shortened.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.common.errors import UserError
+from src.common.log import get_logger
+from src.common.naming import ResponseName
+from src.common.paths import indexes_dir, indexes_filtered_dir, responses_dir
+from src.common.run_record import write_json
+from src.dataset.tables import KEY, find_rows, open_split, read_keys
+
+_log = get_logger(__name__)
+
+MISSING, TOO_SHORT, TOO_LONG = "missing", "too_short", "too_long"
+
+
+@dataclass(frozen=True)
+class LengthLimits:
+    """Fewest and most tokens of a response, both allowed."""
+
+    tokens_min: int = 100
+    tokens_max: int = 612
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tokens_min <= self.tokens_max:
+            raise UserError(
+                f"length limits {self.tokens_min} to {self.tokens_max}: expected 0 <= tokens_min <= tokens_max"
+            )
+
+
+_LIMITS = {"mini": LengthLimits(8, 400)}
+
+
+def default_limits(prompts: str) -> LengthLimits:
+    """Limits that go with a prompt set: 100 to 612 tokens, smaller ones for the miniature system."""
+    return _LIMITS.get(prompts, LengthLimits())
+
+
+def filter_by_answer(raw_name: str, response_folder: str, limits: LengthLimits) -> dict[str, Any]:
+    """Write ``indexes_filtered/NAME/MODEL/RESPONSE/{train,validation}_indexes.npy`` for one response set.
+
+    The base are the corpus's indexes after the audio filter, else its plain ones, else all rows as ``train``. A row is
+    dropped if its ``status`` is not ``ok``, its response has not between ``tokens_min`` and ``tokens_max`` tokens, or
+    the set lacks it. Beside the indexes: ``dropped.jsonl``, one line a row with the reason, and ``filter.json``.
+
+    Returns counts by split: ``{"train": {"before", "kept", "dropped": {reason: rows}}, ...}``. Raises
+    :class:`UserError` if the response set or its columns are not there.
+    """
+    name = ResponseName.parse(response_folder)
+    table = open_split(responses_dir(name.model, response_folder), "train", f"responses {response_folder}")
+    keys = read_keys(table, f"responses {response_folder}")
+    reasons = _reasons(table, response_folder, limits)
+    target = indexes_filtered_dir(raw_name) / name.model / response_folder
+    target.mkdir(parents=True, exist_ok=True)
+    counts: dict[str, Any] = {}
+    with (target / "dropped.jsonl").open("w", encoding="utf-8") as dropped:
+        for split, wanted in _base_indexes(raw_name, keys).items():
+            reason = reasons[find_rows(keys, wanted)]  # -1, no such row, is the last entry
+            kept = reason == ""
+            _save_indexes(target / f"{split}_indexes.npy", wanted[kept])
+            for key, why in zip(wanted[~kept].tolist(), reason[~kept].tolist(), strict=True):
+                dropped.write(json.dumps({"split": split, KEY: key, "reason": why}) + "\n")
+            counts[split] = {
+                "before": int(wanted.size),
+                "kept": int(kept.sum()),
+                "dropped": dict(sorted(Counter(reason[~kept].tolist()).items())),
+            }
+            _log.info("%s, %s: kept %d of %d rows %s", response_folder, split, kept.sum(), wanted.size, counts[split])
+    write_json(target / "filter.json", {"limits": asdict(limits), "splits": counts})
+    return counts
+
+
+def _reasons(table: Any, response_folder: str, limits: LengthLimits) -> np.ndarray:
+    """Why every row is dropped, strings ``(rows + 1,)``; empty for rows to keep. The last entry is for missing rows."""
+    lacking = [column for column in ("status", "num_tokens") if column not in table.column_names]
+    if lacking:
+        raise UserError(
+            f"responses {response_folder} have no column {' and '.join(lacking)}; they have "
+            f"{', '.join(table.column_names)}; only sets made by generate_responses.py can be filtered"
+        )
+    columns = table.select_columns(["status", "num_tokens"]).with_format("arrow")[:]
+    status = np.array(columns.column("status").to_pylist(), dtype=object)
+    tokens = columns.column("num_tokens").to_numpy()
+    reasons = np.where(status == "ok", "", status)
+    reasons = np.where((reasons == "") & (tokens < limits.tokens_min), TOO_SHORT, reasons)
+    reasons = np.where((reasons == "") & (tokens > limits.tokens_max), TOO_LONG, reasons)
+    return np.append(reasons, MISSING)
+
+
+def _base_indexes(raw_name: str, keys: np.ndarray) -> dict[str, np.ndarray]:
+    """Sorted indexes of every split before this filter."""
+    for folder in (indexes_filtered_dir(raw_name), indexes_dir(raw_name)):
+        files = sorted(folder.glob("*_indexes.npy"))
+        if files:
+            return {
+                path.name.removesuffix("_indexes.npy"): np.sort(np.load(path, allow_pickle=False)) for path in files
+            }
+    return {"train": np.sort(keys)}
+
+
+def _save_indexes(path: Path, indexes: np.ndarray) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        np.save(file, indexes.astype(np.int64), allow_pickle=False)
+    temporary.replace(path)
