@@ -1,15 +1,43 @@
-"""MuQ features: the samples themselves; its mel spectrogram is computed inside the encoder."""
+"""MuQ features: the samples themselves, and the mel spectrogram that the encoder computes from each chunk of them."""
 
 from __future__ import annotations
+
+import functools
 
 import torch
 from torch import Tensor
 
 from src.audio.config import FeatureConfig
-from src.audio.spectral import pad_multiple, prefix_mask
+from src.audio.spectral import mel_filters, pad_multiple, prefix_mask
+
+FFT = 2048
+HOP = 240
+POWER_FLOOR = 1e-10
+MEL_MEAN = 6.768444971712967
+MEL_STD = 18.417922652295623
 
 
 def muq_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) -> tuple[Tensor, Tensor, Tensor]:
     """``samples (batch, n)`` zero-padded to a multiple of ``config.chunk_frames``, their mask, and ``lengths``."""
     total = pad_multiple(samples.shape[1], config.chunk_frames)
     return torch.nn.functional.pad(samples, (0, total - samples.shape[1])), prefix_mask(lengths, total), lengths
+
+
+@torch.no_grad()
+def muq_mel(samples: Tensor, num_mels: int, sample_rate: int) -> Tensor:
+    """Normalised mel spectrogram ``(batch, num_mels, n // 240)`` of ``samples (batch, n)``, in float32.
+
+    HTK mel filters on a 2048-point power spectrum at 100 Hz, in dB with floor 1e-10, then (x - 6.77) / 18.4, the
+    statistics of the encoder's training corpus.
+    """
+    samples = samples.float()
+    spectrum = torch.stft(samples, FFT, HOP, window=_window(samples.device), return_complex=True)
+    power = spectrum[..., :-1].abs().square()
+    filters = mel_filters(num_mels, FFT, sample_rate, "htk", samples.device)
+    decibel = 10.0 * (filters.T @ power).clamp_min(POWER_FLOOR).log10()
+    return (decibel - MEL_MEAN) / MEL_STD
+
+
+@functools.lru_cache(maxsize=8)
+def _window(device: torch.device) -> Tensor:
+    return torch.hann_window(FFT).to(device)

@@ -1,0 +1,1 @@
+"""The four frozen audio encoders: chunked, batched, only the requested hidden states."""

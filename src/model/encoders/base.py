@@ -1,0 +1,114 @@
+"""What the four encoders share: cutting time in chunks, one batch of chunks, choosing hidden states."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from src.common.errors import UserError
+
+Lengths = TypeVar("Lengths", int, Tensor)
+
+
+class Encoder(nn.Module, ABC):
+    """An encoder over fixed chunks of time; chunks are independent of each other and of the rest of the batch.
+
+    Args:
+        encoder: the backbone, whose parameter names are those of the published checkpoints.
+        chunk_frames: feature frames of one chunk (samples for MuQ).
+        width: size of a hidden state.
+        num_states: hidden states the encoder can return.
+    """
+
+    pads_chunks: ClassVar[bool] = True
+    """Whether every chunk has the full length; otherwise a batch shorter than a chunk is run at its own length."""
+    unused_prefixes: ClassVar[tuple[str, ...]] = ()
+    """Tensors of published checkpoints that the forward never reads, by prefix of their name in this module."""
+
+    def __init__(self, encoder: nn.Module, chunk_frames: int, width: int, num_states: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.chunk_frames = chunk_frames
+        self.width = width
+        self.num_states = num_states
+
+    def forward(self, features: Tensor, mask: Tensor, layers: Sequence[int]) -> Tensor:
+        """Hidden states ``layers`` of a batch, no layer beyond the deepest of them being computed.
+
+        Args:
+            features: ``(batch, frames, dim)``; ``(batch, samples)`` for MuQ.
+            mask: ``(batch, frames)`` 0/1, a prefix of ones per row.
+            layers: indices into the list of states, in the order wanted.
+
+        Returns:
+            ``(len(layers), batch, frames_out, width)``. Chunks that are only padding are zero and are not computed.
+
+        Raises:
+            UserError: an index outside 0 .. num_states - 1, or none at all.
+        """
+        self._check_layers(layers)
+        batch, frames = mask.shape
+        chunk = self.chunk_frames if self.pads_chunks else min(self.chunk_frames, frames)
+        chunks, chunk_masks = split_chunks(features, chunk), split_chunks(mask, chunk)
+        used = chunk_masks.any(dim=1)
+        kept = self._select(chunks[used], chunk_masks[used].bool(), layers)
+        states = kept.new_zeros(len(layers), len(chunks), *kept.shape[2:])
+        states[:, used] = kept
+        states = states.view(len(layers), batch, -1, self.width)
+        return states if self.pads_chunks else states[:, :, :frames]
+
+    def _select(self, chunks: Tensor, mask: Tensor, layers: Sequence[int]) -> Tensor:
+        """``(len(layers), chunks, frames_out, width)``."""
+        wanted, deepest = set(layers), max(layers)
+        kept: dict[int, Tensor] = {}
+        for index, state in enumerate(self.states(chunks, mask)):
+            if index in wanted:
+                kept[index] = state
+            if index == deepest:
+                break
+        return torch.stack([kept[index] for index in layers])
+
+    def _check_layers(self, layers: Sequence[int]) -> None:
+        wrong = [index for index in layers if not 0 <= index < self.num_states]
+        if wrong or not layers:
+            raise UserError(
+                f"{type(self).__name__}: got layers {list(layers)}, expected indices from 0 to {self.num_states - 1}; "
+                "mend the encoder's layers in the model config"
+            )
+
+    @abstractmethod
+    def states(self, chunks: Tensor, mask: Tensor) -> Iterator[Tensor]:
+        """Hidden states of ``chunks (chunks, chunk_frames, dim)`` with ``mask`` bool, computed as they are taken."""
+
+    @abstractmethod
+    def calc_length(self, lengths: Lengths) -> Lengths:
+        """Output frames of clips of ``lengths`` feature frames."""
+
+    def computed_tensors(self) -> Mapping[str, Tensor]:
+        """Tensors of the state dict that follow from the configuration, for checkpoints that do not store them."""
+        return {}
+
+
+def split_chunks(values: Tensor, chunk: int) -> Tensor:
+    """``(batch, frames, ...)`` -> ``(batch * chunks, chunk, ...)``, the last chunk zero-padded."""
+    missing = -values.shape[1] % chunk
+    if missing:
+        padding = values.new_zeros(values.shape[0], missing, *values.shape[2:])
+        values = torch.cat([values, padding], dim=1)
+    return values.reshape(-1, chunk, *values.shape[2:])
+
+
+def hold_unused(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Register zero tensors under dotted names: parts of a published checkpoint that the forward never reads."""
+    for name, shape in shapes.items():
+        *path, leaf = name.split(".")
+        owner = module
+        for part in path:
+            if not hasattr(owner, part):
+                owner.add_module(part, nn.Module())
+            owner = getattr(owner, part)
+        owner.register_parameter(leaf, nn.Parameter(torch.zeros(shape), requires_grad=False))

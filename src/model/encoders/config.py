@@ -1,0 +1,126 @@
+"""What an encoder's YAML says: features, architecture, layers used, where the weights are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from src.audio.config import EncoderKind, FeatureConfig
+from src.common.config import bind_dataclass
+
+
+@dataclass(frozen=True)
+class WhisperArchitecture:
+    """Whisper encoder sizes; mel bins and positions follow from the feature settings."""
+
+    width: int
+    num_layers: int
+    num_heads: int
+    ffn_dim: int
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class W2VBertArchitecture:
+    """w2v-BERT 2.0 sizes; relative positions reach ``left_positions`` back and ``right_positions`` ahead."""
+
+    width: int
+    num_layers: int
+    num_heads: int
+    ffn_dim: int
+    conv_kernel: int = 31
+    left_positions: int = 64
+    right_positions: int = 8
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class SSLAMArchitecture:
+    """SSLAM (EAT) sizes. ``max_time_patches`` bounds the position table (16 feature frames a patch).
+
+    ``unused_tensors`` holds the published classifier (``num_classes``), which the forward never reads, so that
+    published checkpoints load and save whole.
+    """
+
+    width: int
+    num_layers: int
+    num_heads: int
+    mlp_ratio: float = 4.0
+    max_time_patches: int = 768
+    num_classes: int = 527
+    unused_tensors: bool = False
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class MuQArchitecture:
+    """MuQ sizes: ``conv_channels`` of the 2-D front end over ``num_mels`` bins, then a conformer.
+
+    ``unused_tensors`` holds the published pretraining parts, which the forward never reads, so that published
+    checkpoints load and save whole.
+    """
+
+    width: int
+    num_layers: int
+    num_heads: int
+    ffn_dim: int
+    conv_channels: int
+    num_mels: int = 128
+    conv_kernel: int = 31
+    unused_tensors: bool = False
+    dropout: float = 0.0
+
+
+Architecture = WhisperArchitecture | W2VBertArchitecture | SSLAMArchitecture | MuQArchitecture
+ARCHITECTURES: dict[EncoderKind, type[Architecture]] = {
+    "whisper": WhisperArchitecture,
+    "w2vbert": W2VBertArchitecture,
+    "sslam": SSLAMArchitecture,
+    "muq": MuQArchitecture,
+}
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """Where encoder weights are: a local folder (relative to the repository root too) or a Hugging Face Hub id."""
+
+    source: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """One encoder as configured (``src/configs/model/encoder/*.yaml``).
+
+    Attributes:
+        features: how waveforms become its input, and the chunk length it is run on.
+        architecture: sizes, the keys of the kind's architecture dataclass.
+        layers: hidden states the adapter reads, by index into the encoder's list of states.
+        weights: where the trained weights are.
+    """
+
+    features: FeatureConfig
+    architecture: dict[str, Any]
+    layers: tuple[int, ...]
+    weights: WeightSource
+
+    def __post_init__(self) -> None:
+        """Check the architecture's keys at once; raises ``ConfigError`` naming each wrong one."""
+        self.bound_architecture()
+
+    @property
+    def kind(self) -> EncoderKind:
+        """Which of the four encoders this is."""
+        return self.features.kind
+
+    def bound_architecture(self, where: str = "architecture") -> Architecture:
+        """The architecture as its dataclass."""
+        return bind_dataclass(ARCHITECTURES[self.kind], self.architecture, where)
+
+
+def encoder_spec(name: str, config: EncoderSpec | Mapping[str, Any]) -> EncoderSpec:
+    """``config`` as a checked :class:`EncoderSpec`; raises ``ConfigError`` with every wrong key below ``name``."""
+    if isinstance(config, EncoderSpec):
+        return config
+    return bind_dataclass(EncoderSpec, config, f"encoder {name}")

@@ -1,0 +1,156 @@
+"""SSLAM (EAT): filterbank at 100 Hz -> patches of 16 frames x 16 bins -> transformer.
+
+The 8 patches of one 160 ms step follow each other in the output, so its "50 Hz" sequence is 6.25 steps a second
+times 8 frequency bands. Padding inside a chunk is attended, as the model was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, scaled_dot_product_attention
+
+from src.audio.config import FeatureConfig
+from src.model.encoders.base import Encoder, Lengths, hold_unused
+from src.model.encoders.config import SSLAMArchitecture
+
+PATCH = 16
+NORM_EPS = 1e-6
+POSITIONS = "encoder.model.fixed_positional_encoder.positions"
+
+
+class SSLAMEncoder(Encoder):
+    """States: i is the output of block i + 1 without the class token; the patch embedding is not among them.
+
+    Args:
+        backbone: a module whose ``model`` is :class:`EATModel`.
+        chunk_frames: feature frames of one chunk (1024 published), a multiple of 16.
+    """
+
+    unused_prefixes = ("encoder.model.fc_norm.", "encoder.model.head.")
+
+    def __init__(self, backbone: nn.Module, chunk_frames: int) -> None:
+        model = backbone.model
+        super().__init__(backbone, chunk_frames, model.extra_tokens.shape[-1], len(model.blocks))
+        self.bands = model.bands
+
+    @classmethod
+    def from_config(cls, config: SSLAMArchitecture, features: FeatureConfig) -> SSLAMEncoder:
+        """A randomly initialised encoder of the given sizes."""
+        backbone = nn.Module()
+        backbone.add_module("model", EATModel(config, features.num_mels // PATCH))
+        return cls(backbone, features.chunk_frames)
+
+    def states(self, chunks: Tensor, mask: Tensor) -> Iterator[Tensor]:
+        """See :meth:`Encoder.states`; ``chunks (chunks, chunk_frames, mels)``, the mask is not used."""
+        for state in self.encoder.model(chunks):
+            yield state[:, 1:]
+
+    def calc_length(self, lengths: Lengths) -> Lengths:
+        """Half the feature frames, rounded down: 8 tokens per 16 frames."""
+        return lengths // 2
+
+    def computed_tensors(self) -> Mapping[str, Tensor]:
+        """The position table."""
+        rows = self.get_parameter(POSITIONS).shape[1]
+        return {POSITIONS: position_table(rows // self.bands, self.bands, self.width)}
+
+
+class EATModel(nn.Module):
+    """Patch embedding, fixed positions, class token and post-norm blocks, named as in the published checkpoint."""
+
+    def __init__(self, config: SSLAMArchitecture, bands: int) -> None:
+        super().__init__()
+        self.bands = bands
+        self.extra_tokens = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.local_encoder = nn.Module()
+        self.local_encoder.add_module("proj", nn.Conv2d(1, config.width, PATCH, PATCH))
+        self.fixed_positional_encoder = nn.Module()
+        positions = position_table(config.max_time_patches, bands, config.width)
+        self.fixed_positional_encoder.register_parameter("positions", nn.Parameter(positions, requires_grad=False))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.pre_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.dropout = nn.Dropout(config.dropout)
+        nn.init.normal_(self.extra_tokens, std=0.02)
+        if config.unused_tensors:
+            classes, width = config.num_classes, config.width
+            shapes = {"head.weight": (classes, width), "head.bias": (classes,)}
+            hold_unused(self, shapes | {"fc_norm.weight": (width,), "fc_norm.bias": (width,)})
+
+    def forward(self, chunks: Tensor) -> Iterator[Tensor]:
+        """Outputs of the blocks ``(chunks, 1 + tokens, width)``, class token first, one at a time."""
+        patches = self.local_encoder.proj(chunks[:, None])  # (chunks, width, time, bands)
+        tokens = patches.flatten(2).transpose(1, 2)
+        tokens = tokens + self.fixed_positional_encoder.positions[:, : tokens.shape[1]]
+        hidden = torch.cat([self.extra_tokens.expand(len(tokens), -1, -1), tokens], dim=1)
+        hidden = self.dropout(self.pre_norm(hidden))
+        for block in self.blocks:
+            hidden = block(hidden)
+            yield hidden
+
+
+class Block(nn.Module):
+    """Post-norm transformer block: the norms follow the residual sums."""
+
+    def __init__(self, config: SSLAMArchitecture) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.attn = Attention(config.width, config.num_heads)
+        self.norm2 = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.mlp = MLP(config.width, round(config.mlp_ratio * config.width))
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``(batch, tokens, width)`` to the same shape."""
+        hidden = self.norm1(hidden + self.dropout(self.attn(hidden)))
+        return self.norm2(hidden + self.dropout(self.mlp(hidden)))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``(batch, tokens, width)`` to the same shape."""
+        batch, tokens, width = hidden.shape
+        qkv = self.qkv(hidden).view(batch, tokens, 3, self.num_heads, width // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        attended = scaled_dot_product_attention(query, key, value)
+        return self.proj(attended.transpose(1, 2).reshape(batch, tokens, width))
+
+
+class MLP(nn.Module):
+    """Linear, GELU, linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``(batch, tokens, width)`` to the same shape."""
+        return self.fc2(gelu(self.fc1(hidden)))
+
+
+def position_table(times: int, bands: int, width: int) -> Tensor:
+    """Fixed 2-D sin-cos positions ``(1, times * bands, width)``, time-major.
+
+    The first half of the channels encodes the band, the second half the time; each half is [sin | cos].
+    """
+    quarter = width // 4
+    rates = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+
+    def encode(count: int) -> Tensor:
+        angles = torch.arange(count, dtype=torch.float64)[:, None] * rates
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    band = encode(bands)[None].expand(times, -1, -1)
+    time = encode(times)[:, None].expand(-1, bands, -1)
+    return torch.cat([band, time], dim=-1).reshape(1, times * bands, width).float()

@@ -1,0 +1,69 @@
+"""w2v-BERT 2.0: filterbank rows at 50 Hz -> states at 50 Hz, padding masked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
+from transformers.masking_utils import create_bidirectional_mask
+
+from src.audio.config import FeatureConfig
+from src.model.encoders.base import Encoder, Lengths
+from src.model.encoders.config import W2VBertArchitecture
+
+
+class W2VBertEncoder(Encoder):
+    """States: 0 is the projected input with padding zeroed, k the output of layer k; no norm after the last.
+
+    Args:
+        backbone: transformers' w2v-BERT model, with relative-key positions and no adapter.
+        chunk_frames: feature rows of one chunk (1500 published).
+    """
+
+    pads_chunks = False
+    unused_prefixes = ("encoder.masked_spec_embed", "encoder.adapter.", "encoder.intermediate_ffn.")
+
+    def __init__(self, backbone: Wav2Vec2BertModel, chunk_frames: int) -> None:
+        config = backbone.config
+        super().__init__(backbone, chunk_frames, config.hidden_size, config.num_hidden_layers + 1)
+
+    @classmethod
+    def from_config(cls, config: W2VBertArchitecture, features: FeatureConfig) -> W2VBertEncoder:
+        """A randomly initialised encoder of the given sizes."""
+        backbone_config = Wav2Vec2BertConfig(
+            hidden_size=config.width,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            intermediate_size=config.ffn_dim,
+            feature_projection_input_dim=2 * features.num_mels,
+            hidden_act="swish",
+            position_embeddings_type="relative_key",
+            left_max_position_embeddings=config.left_positions,
+            right_max_position_embeddings=config.right_positions,
+            conv_depthwise_kernel_size=config.conv_kernel,
+            hidden_dropout=config.dropout,
+            activation_dropout=config.dropout,
+            attention_dropout=config.dropout,
+            feat_proj_dropout=config.dropout,
+            conformer_conv_dropout=config.dropout,
+            layerdrop=0.0,
+            add_adapter=False,
+        )
+        return cls(Wav2Vec2BertModel(backbone_config), features.chunk_frames)
+
+    def states(self, chunks: Tensor, mask: Tensor) -> Iterator[Tensor]:
+        """See :meth:`Encoder.states`; ``chunks (chunks, rows, 2 * mels)``, ``mask (chunks, rows)``."""
+        hidden, _ = self.encoder.feature_projection(chunks)
+        hidden = hidden.masked_fill(~mask[..., None], 0.0)
+        attention_mask = create_bidirectional_mask(
+            config=self.encoder.config, inputs_embeds=hidden, attention_mask=mask
+        )
+        yield hidden
+        for layer in self.encoder.encoder.layers:
+            hidden = layer(hidden, attention_mask=attention_mask, conv_attention_mask=mask)
+            yield hidden
+
+    def calc_length(self, lengths: Lengths) -> Lengths:
+        """One output frame per feature row."""
+        return lengths

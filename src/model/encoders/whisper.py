@@ -1,0 +1,61 @@
+"""Whisper encoder: log-mel at 100 Hz -> states at 50 Hz. Padding is not masked, as the model was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+from torch.nn.functional import dropout, gelu
+from transformers import WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder as WhisperBackbone
+
+from src.audio.config import FeatureConfig
+from src.model.encoders.base import Encoder, Lengths
+from src.model.encoders.config import WhisperArchitecture
+
+STRIDE = 2
+
+
+class WhisperEncoder(Encoder):
+    """States: 0 is the input of the first block, k the output of block k, the last one after the final norm.
+
+    Args:
+        backbone: transformers' Whisper encoder, with half as many positions as ``chunk_frames``.
+        chunk_frames: feature frames of one chunk (3000 published).
+    """
+
+    unused_prefixes = ("decoder.", "proj_out.")
+
+    def __init__(self, backbone: WhisperBackbone, chunk_frames: int) -> None:
+        super().__init__(backbone, chunk_frames, backbone.config.d_model, len(backbone.layers) + 1)
+
+    @classmethod
+    def from_config(cls, config: WhisperArchitecture, features: FeatureConfig) -> WhisperEncoder:
+        """A randomly initialised encoder of the given sizes."""
+        backbone_config = WhisperConfig(
+            d_model=config.width,
+            encoder_layers=config.num_layers,
+            encoder_attention_heads=config.num_heads,
+            encoder_ffn_dim=config.ffn_dim,
+            num_mel_bins=features.num_mels,
+            max_source_positions=features.chunk_frames // STRIDE,
+            dropout=config.dropout,
+        )
+        return cls(WhisperBackbone(backbone_config), features.chunk_frames)
+
+    def states(self, chunks: Tensor, mask: Tensor) -> Iterator[Tensor]:
+        """See :meth:`Encoder.states`; ``chunks (chunks, chunk_frames, mels)``, the mask is not used."""
+        backbone = self.encoder
+        hidden = gelu(backbone.conv1(chunks.transpose(1, 2)))
+        hidden = gelu(backbone.conv2(hidden)).transpose(1, 2)
+        hidden = hidden + backbone.embed_positions.weight
+        hidden = dropout(hidden, backbone.dropout, self.training)
+        yield hidden
+        for layer in backbone.layers[:-1]:
+            hidden = layer(hidden, None)
+            yield hidden
+        yield backbone.layer_norm(backbone.layers[-1](hidden, None))
+
+    def calc_length(self, lengths: Lengths) -> Lengths:
+        """Half the feature frames, rounded down."""
+        return lengths // STRIDE
