@@ -1,0 +1,297 @@
+"""Training the miniature reasoning language model from nothing, on text alone.
+
+Qwen3 architecture (transformers' class), its own byte-level BPE tokenizer, and the turn structure of Qwen3-Thinking:
+the generation prompt ends with ``<think>`` and a newline.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from torch.nn import functional
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from src.common.log import get_logger
+from src.corpus.mini.questions import CHOICE_KINDS, OPEN_KINDS
+from src.corpus.mini.text_samples import SampleMaker, TextSample
+from src.prompts.texts import Prompts, load_prompts
+
+log = get_logger(__name__)
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+TAG_TOKENS = ("<think>", "</think>", "<answer>", "</answer>", "<start_audio>", "<end_audio>")
+CHAT_TEMPLATE = (
+    "{%- for message in messages %}"
+    "{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n<think>\n' }}{%- endif %}"
+)
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class MiniLLMConfig:
+    """Sizes and schedule; the defaults made the shipped model."""
+
+    width: int = 192
+    layers: int = 4
+    heads: int = 6
+    kv_heads: int = 2
+    head_dim: int = 32
+    ffn: int = 512
+    vocabulary: int = 768
+    steps: int = 6000
+    batch_tokens: int = 8192
+    learning_rate: float = 3e-3
+    warmup: int = 200
+    blend: float = 0.3
+    """Share of samples whose prompt embeddings are blended with their neighbours', so that the model reads
+    inputs that are not exactly words."""
+    bfloat16: bool = True
+    seed: int = 1
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over ``texts``; every tag is one token and every text can be written."""
+    core = Tokenizer(models.BPE())
+    pattern = Regex(r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(pattern, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    core.decoder = decoders.ByteLevel()
+    core.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=list(SPECIAL_TOKENS),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    core.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAG_TOKENS])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def build_model(config: MiniLLMConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    """A new model with random weights."""
+    torch.manual_seed(config.seed)
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=math.ceil(len(tokenizer) / 64) * 64,
+            hidden_size=config.width,
+            intermediate_size=config.ffn,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            max_position_embeddings=4096,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    model.generation_config = GenerationConfig(
+        do_sample=True,
+        temperature=0.6,
+        top_p=0.95,
+        top_k=20,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return model
+
+
+def encode(sample: TextSample, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
+    """Ids of the conversation up to the model's turn, and of the response with its end token."""
+    prompt = tokenizer.apply_chat_template(list(sample.messages), tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(prompt, add_special_tokens=False).input_ids
+    response = tokenizer(sample.response, add_special_tokens=False).input_ids
+    return ids, [*response, tokenizer.eos_token_id]
+
+
+def batches(
+    samples: Iterable[TextSample], tokenizer: PreTrainedTokenizerFast, batch_tokens: int, pool: int = 512
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of similar length, ``(ids, labels)`` of shape ``(batch, length)``, at most ``batch_tokens`` padded."""
+    source = iter(samples)
+    generator = torch.Generator().manual_seed(0)
+    while True:
+        encoded = sorted(
+            (encode(sample, tokenizer) for sample in islice(source, pool)), key=lambda p: len(p[0] + p[1])
+        )
+        groups: list[list[tuple[list[int], list[int]]]] = [[]]
+        for pair in encoded:
+            if (len(groups[-1]) + 1) * len(pair[0] + pair[1]) > batch_tokens:
+                groups.append([])
+            groups[-1].append(pair)
+        for place in torch.randperm(len(groups), generator=generator).tolist():
+            yield _pad(groups[place], tokenizer.pad_token_id)
+
+
+def _pad(pairs: Sequence[tuple[list[int], list[int]]], pad_id: int) -> tuple[Tensor, Tensor]:
+    length = max(len(prompt) + len(response) for prompt, response in pairs)
+    ids = torch.full((len(pairs), length), pad_id)
+    labels = torch.full((len(pairs), length), IGNORE)
+    for row, (prompt, response) in enumerate(pairs):
+        end = len(prompt) + len(response)
+        ids[row, :end] = torch.tensor(prompt + response)
+        labels[row, len(prompt) : end] = torch.tensor(response)
+    return ids, labels
+
+
+def blend_prompt(embeddings: Tensor, labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Mix each prompt embedding with the next one, by a random weight, in a ``share`` of the rows.
+
+    ``embeddings`` is ``(batch, length, dim)``; rows of the response (``labels`` set) keep their embeddings.
+    """
+    rows = torch.rand(embeddings.shape[0], 1, 1, generator=generator) < share
+    weight = torch.rand(embeddings.shape[0], embeddings.shape[1], 1, generator=generator) * rows
+    is_prompt = (labels == IGNORE) & (labels.roll(-1, 1) == IGNORE)
+    weight = 0.5 * weight * is_prompt.unsqueeze(-1)
+    return embeddings * (1 - weight) + embeddings.roll(-1, 1) * weight
+
+
+def response_loss(model: Qwen3ForCausalLM, ids: Tensor, labels: Tensor, embeddings: Tensor) -> Tensor:
+    """Mean cross-entropy over the response tokens of right-padded rows."""
+    hidden = model.model(inputs_embeds=embeddings).last_hidden_state
+    targets = labels[:, 1:]
+    chosen = targets != IGNORE
+    logits = model.lm_head(hidden[:, :-1][chosen])
+    return functional.cross_entropy(logits.float(), targets[chosen])
+
+
+def train(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    samples: Iterable[TextSample],
+    config: MiniLLMConfig,
+    checkpoint: Path | None = None,
+) -> list[dict[str, float]]:
+    """Train in place; returns the logged curve (step, loss, seconds)."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
+    generator = torch.Generator().manual_seed(config.seed)
+    curve: list[dict[str, float]] = []
+    running, began = 0.0, time.monotonic()
+    model.train()
+    for step, (ids, labels) in enumerate(islice(batches(samples, tokenizer, config.batch_tokens), config.steps), 1):
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * _schedule(step, config)
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+            embeddings = blend_prompt(model.model.embed_tokens(ids), labels, config.blend, generator)
+            loss = response_loss(model, ids, labels, embeddings)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        running += loss.item()
+        if step % 100 == 0:
+            curve.append({"step": step, "loss": running / 100, "seconds": time.monotonic() - began})
+            log.info("step %d loss %.4f (%.0f s)", step, running / 100, curve[-1]["seconds"])
+            running = 0.0
+            if checkpoint is not None and step % 500 == 0:
+                save(model, tokenizer, checkpoint)
+    return curve
+
+
+def _schedule(step: int, config: MiniLLMConfig) -> float:
+    """Warm-up, then a straight line down to a fiftieth."""
+    if step < config.warmup:
+        return step / config.warmup
+    return max(0.02, (config.steps - step) / (config.steps - config.warmup))
+
+
+@torch.inference_mode()
+def evaluate(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, samples: Sequence[TextSample], max_tokens: int = 256
+) -> dict[str, dict[str, float]]:
+    """Greedy answers against the references: per task ``{"n", "exact"}``, and ``all``.
+
+    A guess has no right answer: there, any of the allowed forms counts as exact.
+    """
+    model.eval()
+    tokenizer.padding_side = "left"
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    ordered = sorted(samples, key=lambda sample: len(sample.response))
+    for begin in range(0, len(ordered), 128):
+        part = ordered[begin : begin + 128]
+        prompts = [
+            tokenizer.apply_chat_template(list(s.messages), tokenize=False, add_generation_prompt=True) for s in part
+        ]
+        inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+        output = model.generate(
+            input_ids=inputs.input_ids,
+            attention_mask=inputs.attention_mask,
+            do_sample=False,
+            max_new_tokens=max_tokens,
+        )
+        texts = tokenizer.batch_decode(output[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+        for sample, text in zip(part, texts, strict=True):
+            right = _is_right(sample, text)
+            for name in (sample.task, "all"):
+                counts[name][0] += 1
+                counts[name][1] += right
+    return {name: {"n": n, "exact": right / n} for name, (n, right) in sorted(counts.items())}
+
+
+def _is_right(sample: TextSample, text: str) -> bool:
+    answer = text.split("</think>")[-1].strip()
+    if sample.task == "guess":
+        return "</think>" in text and (answer.startswith("<answer>") or answer == "i can not tell.")
+    return "</think>" in text and answer == sample.reference
+
+
+def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+    """Write model and tokenizer as transformers loads them."""
+    model.save_pretrained(directory)
+    tokenizer.padding_side = "left"
+    tokenizer.save_pretrained(directory)
+
+
+def write_scores(directory: Path, config: MiniLLMConfig, scores: dict, curve: list[dict[str, float]]) -> None:
+    """``scores.json`` beside the weights: recipe, exact answers per task on held-out text, training curve."""
+    record = {"config": asdict(config), "held_out": scores, "curve": curve}
+    (directory / "scores.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def held_out_samples(prompts: Prompts, per_task: int, seed: int) -> list[TextSample]:
+    """Samples in the corpora's own layout, the same number of every question kind, and of the other tasks."""
+    maker = SampleMaker(prompts, seed)
+    draws = [lambda kind=kind: maker.open_question(kind, official=True) for kind in OPEN_KINDS]
+    draws += [lambda kind=kind: maker.choice_question(kind, official=True) for kind in CHOICE_KINDS]
+    draws += [maker.rephrase, maker.sort_letters, maker.guess]
+    return [draw() for draw in draws for _ in range(per_task)]
+
+
+def train_mini_llm(
+    out: Path, steps: int | None = None, seed: int = 1, held_out: int = 100, threads: int | None = None
+) -> dict[str, dict[str, float]]:
+    """The whole recipe: tokenizer, model, training, held-out scores, files in ``out``."""
+    if threads:
+        torch.set_num_threads(threads)
+    config = MiniLLMConfig(seed=seed) if steps is None else MiniLLMConfig(seed=seed, steps=steps)
+    prompts = load_prompts("mini")
+    maker = SampleMaker(prompts, seed)
+    texts = (part for s in islice(maker, 4000) for part in (*(m["content"] for m in s.messages), s.response))
+    tokenizer = train_tokenizer(texts, config.vocabulary)
+    model = build_model(config, tokenizer)
+    log.info("%d parameters, %d tokens", sum(p.numel() for p in model.parameters()), len(tokenizer))
+    curve = train(model, tokenizer, maker, config, checkpoint=out)
+    scores = evaluate(model, tokenizer, held_out_samples(prompts, held_out, seed + 1_000_000))
+    save(model, tokenizer, out)
+    write_scores(out, config, scores, curve)
+    return scores

@@ -1,0 +1,177 @@
+"""What the miniature language model learns to write: thoughts and answers of someone who reads, or who listens.
+
+Every sample is text alone. The voice of a reader ("the description says ...") and of a listener ("i hear ...") are
+two fillings of the same sentences, so that a rewritten response keeps its structure word for word.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from src.corpus.mini.questions import Question
+from src.corpus.mini.scene import Scene
+
+READER, LISTENER = 0, 1
+
+_VOICES: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "opening": (
+        ("the description says: {s}.", "i hear {s}."),
+        ("the description lists {s}.", "i can hear {s}."),
+        ("the text mentions {s}.", "i notice {s}."),
+    ),
+    "first": (
+        ("the first sound mentioned is the {a}.", "the first sound i hear is the {a}."),
+        ("the one listed first is the {a}.", "the one heard first is the {a}."),
+    ),
+    "last": (
+        ("the last sound mentioned is the {a}.", "the last sound i hear is the {a}."),
+        ("the one listed last is the {a}.", "the one heard last is the {a}."),
+    ),
+    "after": (
+        ("after the {x} it mentions the {a}.", "after the {x} i hear the {a}."),
+        ("the {x} is listed right before the {a}.", "the {x} is heard right before the {a}."),
+    ),
+    "count": (("the listed sounds are {walk}.", "the sounds i hear are {walk}."),),
+    "absent": (
+        ("the description does not mention a {a}.", "i do not hear a {a}."),
+        ("a {a} is not listed.", "a {a} is not heard."),
+    ),
+    "present": (
+        ("the description mentions a {a}.", "i do hear a {a}."),
+        ("a {a} is listed.", "a {a} is heard."),
+    ),
+    "before": (("the listed order is {walk}.", "the order i hear is {walk}."),),
+    "louder": (("the {a} is described as loud and the {b} as soft.", "the {a} sounds loud and the {b} soft."),),
+    "background": (("the listed background is {g}.", "the background sounds {g}."),),
+    "nothing": (
+        ("there is no description to go by, so i guess.", "there is nothing i hear, so i guess."),
+        ("no description is given, so i guess.", "no sound is heard, so i guess."),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Voiced:
+    """One response in both voices: ``reader`` and ``listener``, each ``thoughts</think>answer``."""
+
+    reader: str
+    listener: str
+
+
+class _Thoughts:
+    """Sentences in both voices, growing side by side."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._lines: tuple[list[str], list[str]] = ([], [])
+
+    def say(self, key: str, **words: str) -> _Thoughts:
+        pair = self._rng.choice(_VOICES[key])
+        for voice in (READER, LISTENER):
+            self._lines[voice].append(pair[voice].format(**words))
+        return self
+
+    def same(self, sentence: str) -> _Thoughts:
+        for lines in self._lines:
+            lines.append(sentence)
+        return self
+
+    def finish(self, answer: str) -> Voiced:
+        reader, listener = (f"{' '.join(lines)}\n</think>\n\n{answer}" for lines in self._lines)
+        return Voiced(reader, listener)
+
+
+def respond(scene: Scene | None, question: Question, rng: random.Random) -> Voiced:
+    """The right response to ``question`` about ``scene``; without a scene an honest guess."""
+    thoughts = _Thoughts(rng)
+    if scene is None:
+        return _guess(thoughts, question, rng)
+    thoughts.say("opening", s=scene.sequence)
+    _REASONING[question.kind](thoughts, scene, question)
+    if question.choices is None:
+        return thoughts.finish(question.answer)
+    number = question.choices.index(question.answer)
+    for place, choice in enumerate(question.choices[:number]):
+        thoughts.same(f"option {place} is {choice}, no.")
+    thoughts.same(f"option {number} is {question.answer}, yes.")
+    return thoughts.finish(f"<answer>{number}</answer>")
+
+
+def _guess(thoughts: _Thoughts, question: Question, rng: random.Random) -> Voiced:
+    thoughts.say("nothing")
+    if question.choices is None:
+        return thoughts.finish("i can not tell.")
+    return thoughts.finish(f"<answer>{rng.randrange(len(question.choices))}</answer>")
+
+
+def _first(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
+    thoughts.say("first", a=scene.names[0])
+
+
+def _last(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
+    thoughts.say("last", a=scene.names[-1])
+
+
+def _after(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
+    before = question.subject[0]
+    thoughts.say("after", x=before, a=scene.names[scene.names.index(before) + 1])
+
+
+def _numbered(scene: Scene) -> str:
+    return ", ".join(f"{number} the {name}" for number, name in enumerate(scene.names, start=1))
+
+
+def _count(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
+    thoughts.say("count", walk=_numbered(scene)).same(f"that makes {len(scene.events)}.")
+
+
+def _present(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
+    if question.choices is not None:
+        _present_choice(thoughts, scene, question)
+        return
+    target = question.subject[0]
+    for name in scene.names:
+        thoughts.same(f"{name} against {target}: {'same' if name == target else 'different'}.")
+    thoughts.say("present" if target in scene.names else "absent", a=target)
+
+
+def _present_choice(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
+    assert question.choices is not None
+    for choice in question.choices[: question.choices.index(question.answer)]:
+        thoughts.say("absent", a=choice)
+    thoughts.say("present", a=question.answer)
+
+
+def _before(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
+    one, other = question.subject
+    thoughts.say("before", walk=_numbered(scene)).same(
+        f"the {one} is number {scene.names.index(one) + 1} and the {other} is number {scene.names.index(other) + 1}."
+    )
+
+
+def _louder(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
+    loud, soft = sorted(question.subject, key=lambda name: scene.events[scene.names.index(name)].loudness)
+    thoughts.say("louder", a=loud, b=soft)
+
+
+def _describe(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
+    thoughts.say("background", g=scene.background)
+
+
+def _sequence(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
+    thoughts.say("before", walk=_numbered(scene))
+
+
+_REASONING = {
+    "first": _first,
+    "last": _last,
+    "after": _after,
+    "count": _count,
+    "present": _present,
+    "before": _before,
+    "louder": _louder,
+    "describe": _describe,
+    "sequence": _sequence,
+}

@@ -1,0 +1,173 @@
+"""Text samples that teach the miniature language model: conversations and the response to each.
+
+Nothing here has to do with sound. A description comes as a caption, or as a log with one word a moment (as sensors
+write), so that the model reads both sentences and long, repetitive, noisy inputs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from src.corpus.mini.questions import CHOICE_KINDS, OPEN_KINDS, Question, make_choice_question, make_question
+from src.corpus.mini.reading import respond
+from src.corpus.mini.scene import Event, Scene, describe
+from src.corpus.mini.vocabulary import BACKGROUNDS, LOUDNESS, SOUND_NAMES
+from src.corpus.stages.rephrase_text import prepare
+from src.prompts.layouts import rephrase_messages, self_generation_messages
+from src.prompts.options import layout_question
+from src.prompts.texts import Prompts
+
+Message = dict[str, str]
+SORT_LETTERS = "abcdefgh"
+
+
+@dataclass(frozen=True)
+class TextSample:
+    """A conversation up to the model's turn, what it should write (thoughts first), and what the sample tests.
+
+    ``reference`` is the text that must follow ``</think>``.
+    """
+
+    task: str
+    messages: tuple[Message, ...]
+    response: str
+
+    @property
+    def reference(self) -> str:
+        """The part of the response behind the thoughts."""
+        return self.response.split("</think>")[-1].strip()
+
+
+def draw_scene(rng: random.Random, names: tuple[str, ...] = SOUND_NAMES) -> Scene:
+    """A scene of one to three different sounds, all choices uniform."""
+    chosen = rng.sample(names, rng.randint(1, 3))
+    events = tuple(Event(name, rng.choice(LOUDNESS), onset=place) for place, name in enumerate(chosen))
+    return Scene(events, rng.choice(BACKGROUNDS), round(rng.uniform(1.0, 4.0), 2))
+
+
+def render_log(scene: Scene, rng: random.Random) -> str:
+    """The scene as a log: one word a moment, words repeated while a sound lasts, filler words between."""
+    filler = {"none": (".",), "faint": ("faint", "."), "strong": ("strong",)}[scene.background]
+    words = _filler(filler, rng)
+    for event in scene.events:
+        head = event.name.split()[0] if rng.random() < 0.5 else event.name
+        style = rng.randrange(3)
+        if style == 0:
+            run = [event.loudness, *[head] * rng.randint(1, 9)]
+        elif style == 1:
+            run = [event.loudness, head] * rng.randint(1, 5)
+        else:
+            run = [head, *[event.loudness] * rng.randint(1, 4), *[head] * rng.randint(0, 5)]
+        words += run + _filler(filler, rng)
+    return " ".join(words)
+
+
+def _filler(words: tuple[str, ...], rng: random.Random) -> list[str]:
+    return [rng.choice(words) for _ in range(rng.choice((0, 1, 2, 4, 8, 14)))]
+
+
+def render(scene: Scene, rng: random.Random) -> str:
+    """The scene as somebody might write it down: caption with or without its frame, or a log."""
+    style = rng.random()
+    if style < 0.45:
+        return describe(scene)
+    if style < 0.55:
+        return f"{scene.sequence} (background: {scene.background})"
+    return render_log(scene, rng)
+
+
+class SampleMaker:
+    """Draws samples of every task in fixed shares from one seeded generator."""
+
+    def __init__(self, prompts: Prompts, seed: int) -> None:
+        self._prompts = prompts
+        self._rng = random.Random(seed)
+        self._tasks: dict[str, tuple[float, Callable[[], TextSample]]] = {
+            "open": (0.36, self.open_question),
+            "choice": (0.34, self.choice_question),
+            "rephrase": (0.18, self.rephrase),
+            "guess": (0.04, self.guess),
+            "sort": (0.08, self.sort_letters),
+        }
+
+    def __iter__(self) -> Iterator[TextSample]:
+        names = list(self._tasks)
+        weights = [self._tasks[name][0] for name in names]
+        while True:
+            yield self._tasks[self._rng.choices(names, weights)[0]][1]()
+
+    def open_question(self, kind: str | None = None, official: bool = False) -> TextSample:
+        """An open question about a description; ``official`` uses the corpora's format and layout alone."""
+        scene, question = self._draw(make_question, kind or self._rng.choice(OPEN_KINDS))
+        return self._about(scene, question, question.text, f"open/{question.kind}", official)
+
+    def choice_question(self, kind: str | None = None, official: bool = False) -> TextSample:
+        """A multiple-choice question about a description."""
+        scene, question = self._draw(make_choice_question, kind or self._rng.choice(CHOICE_KINDS))
+        assert question.choices is not None
+        text = layout_question(question.text, question.choices)
+        return self._about(scene, question, text, f"choice/{question.kind}", official)
+
+    def guess(self) -> TextSample:
+        """A question without any description."""
+        make = make_choice_question if self._rng.random() < 0.7 else make_question
+        _, question = self._draw(make, self._rng.choice(CHOICE_KINDS))
+        text = layout_question(question.text, question.choices) if question.choices else question.text
+        response = respond(None, question, self._rng).reader
+        return TextSample("guess", (*self._system(), {"role": "user", "content": text}), response)
+
+    def rephrase(self) -> TextSample:
+        """A reader's response, to be rewritten in a listener's voice."""
+        make = make_choice_question if self._rng.random() < 0.3 else make_question
+        scene, question = self._draw(make, None)
+        voiced = respond(scene, question, self._rng)
+        before, after = (prepare(text, self._prompts.reasoning_tag).text for text in (voiced.reader, voiced.listener))
+        messages = rephrase_messages(self._prompts, before)
+        response = f"i change words of reading into words of hearing.\n</think>\n\n<answer>{after}</answer>"
+        return TextSample("rephrase", tuple(messages), response)
+
+    def sort_letters(self) -> TextSample:
+        """A skill that has nothing to do with audio: put letters in order."""
+        letters = self._rng.sample(SORT_LETTERS, 4)
+        ordered = " ".join(sorted(letters))
+        content = f"sort the letters: {' '.join(letters)}"
+        response = f"in order they are {ordered}.\n</think>\n\n{ordered}"
+        return TextSample("sort", (*self._system(0.2), {"role": "user", "content": content}), response)
+
+    def _draw(self, make: Callable[..., Question | None], kind: str | None) -> tuple[Scene, Question]:
+        while True:
+            scene = draw_scene(self._rng)
+            question = make(scene, self._rng, kind)
+            if question is not None:
+                return scene, question
+
+    def _system(self, share: float = 0.6) -> tuple[Message, ...]:
+        texts = (self._prompts.generation_system, self._prompts.mcqa_system, self._prompts.self_generation_system)
+        if self._rng.random() >= share:
+            return ()
+        return ({"role": "system", "content": self._rng.choice(texts)},)
+
+    def _about(self, scene: Scene, question: Question, text: str, task: str, official: bool) -> TextSample:
+        response = respond(scene, question, self._rng).reader
+        if official or self._rng.random() < 0.35:
+            return TextSample(task, tuple(self_generation_messages(self._prompts, describe(scene), text)), response)
+        return TextSample(task, (*self._system(), {"role": "user", "content": self._content(scene, text)}), response)
+
+    def _content(self, scene: Scene, text: str) -> str:
+        """The description before the question, in one of the layouts that also occur with audio in its place."""
+        opening, closing = self._prompts.description_open, self._prompts.description_close
+        style = self._rng.random()
+        if style < 0.5:
+            return f"{render(scene, self._rng)}{text}"
+        if style < 0.65:
+            return f"{opening}{render(scene, self._rng)}{closing}{text}"
+        if style < 0.8:
+            return f"{opening}{render(scene, self._rng)}{closing}\n\n{text}"
+        times = 2
+        parts = [self._prompts.ensemble_intro.format(n=times)]
+        for number in range(1, times + 1):
+            heading = self._prompts.ensemble_heading.format(i=number, n=times)
+            parts.append(f"{heading}\n{render(scene, self._rng)}\n")
+        return "".join(part if part.endswith("\n") else part + "\n" for part in parts) + text
