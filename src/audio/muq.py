@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from src.audio.config import FeatureConfig
-from src.audio.spectral import mel_filters, pad_multiple, prefix_mask
+from src.audio.spectral import mel_filters, pad_multiple, power_spectrum, prefix_mask
 
-FFT = 2048
 HOP = 240
 POWER_FLOOR = 1e-10
 MEL_MEAN = 6.768444971712967
@@ -24,20 +23,20 @@ def muq_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) -> tup
 
 
 @torch.no_grad()
-def muq_mel(samples: Tensor, num_mels: int, sample_rate: int) -> Tensor:
+def muq_mel(samples: Tensor, num_mels: int, fft_size: int, sample_rate: int) -> Tensor:
     """Normalised mel spectrogram ``(batch, num_mels, n // 240)`` of ``samples (batch, n)``, in float32.
 
-    HTK mel filters on a 2048-point power spectrum at 100 Hz, in dB with floor 1e-10, then (x - 6.77) / 18.4, the
+    HTK mel filters on a power spectrum of ``fft_size`` points (2048 published) every 240 samples, in dB with floor 1e-10, then (x - 6.77) / 18.4, the
     statistics of the encoder's training corpus.
     """
     samples = samples.float()
-    spectrum = torch.stft(samples, FFT, HOP, window=_window(samples.device), return_complex=True)
-    power = spectrum[..., :-1].abs().square()
-    filters = mel_filters(num_mels, FFT, sample_rate, "htk", samples.device)
+    spectrum = torch.stft(samples, fft_size, HOP, window=_window(fft_size, samples.device), return_complex=True)
+    power = power_spectrum(spectrum[..., :-1])
+    filters = mel_filters(num_mels, fft_size, sample_rate, "htk", samples.device)
     decibel = 10.0 * (filters.T @ power).clamp_min(POWER_FLOOR).log10()
     return (decibel - MEL_MEAN) / MEL_STD
 
 
 @functools.lru_cache(maxsize=8)
-def _window(device: torch.device) -> Tensor:
-    return torch.hann_window(FFT).to(device)
+def _window(fft_size: int, device: torch.device) -> Tensor:
+    return torch.hann_window(fft_size).to(device)

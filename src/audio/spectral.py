@@ -29,6 +29,11 @@ def pad_multiple(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple
 
 
+def power_spectrum(spectrum: Tensor) -> Tensor:
+    """Squared magnitude of a complex spectrum, without the square root that ``abs`` would take."""
+    return torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
+
+
 def kaldi_lengths(lengths: Tensor) -> Tensor:
     """Whole frames of recordings of ``lengths`` samples with the zero edges added."""
     return 1 + (lengths + 2 * KALDI_EDGE - KALDI_FRAME) // KALDI_HOP
@@ -45,7 +50,7 @@ def kaldi_fbank(samples: Tensor, window: Tensor, filters: Tensor) -> Tensor:
     frames = frames - frames.mean(dim=-1, keepdim=True)
     previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
     frames = (frames - KALDI_PREEMPHASIS * previous) * window
-    power = torch.fft.rfft(frames, n=KALDI_FFT).abs().square()
+    power = power_spectrum(torch.fft.rfft(frames, n=KALDI_FFT))
     return (power @ filters).clamp_min(LOG_FLOOR).log()
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from src.audio.config import FeatureConfig
-from src.audio.spectral import mel_filters, pad_multiple, prefix_mask
+from src.audio.spectral import mel_filters, pad_multiple, power_spectrum, prefix_mask
 
 FFT = 400
 HOP = 160
@@ -37,7 +37,7 @@ def whisper_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) ->
 def _log_mel(pieces: Tensor, config: FeatureConfig) -> Tensor:
     """Normalised log-mel ``(pieces, frames, mels)`` of ``(pieces, samples)``."""
     spectrum = torch.stft(pieces, FFT, HOP, window=_window(pieces.device), return_complex=True)
-    power = spectrum[..., :-1].abs().square().transpose(1, 2)
+    power = power_spectrum(spectrum[..., :-1]).transpose(1, 2)
     filters = mel_filters(config.num_mels, FFT, config.sample_rate, "slaney", pieces.device)
     log_mel = (power @ filters).clamp_min(POWER_FLOOR).log10()
     floor = log_mel.amax(dim=(1, 2), keepdim=True) - DYNAMIC_RANGE

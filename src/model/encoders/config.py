@@ -55,7 +55,8 @@ class SSLAMArchitecture:
 
 @dataclass(frozen=True)
 class MuQArchitecture:
-    """MuQ sizes: ``conv_channels`` of the 2-D front end over ``num_mels`` bins, then a conformer.
+    """MuQ sizes: ``conv_channels`` of the 2-D front end over ``num_mels`` bins of
+    a ``fft_size``-point spectrum, then a conformer.
 
     ``unused_tensors`` holds the published pretraining parts, which the forward never reads, so that published
     checkpoints load and save whole.
@@ -67,6 +68,7 @@ class MuQArchitecture:
     ffn_dim: int
     conv_channels: int
     num_mels: int = 128
+    fft_size: int = 2048
     conv_kernel: int = 31
     unused_tensors: bool = False
     dropout: float = 0.0

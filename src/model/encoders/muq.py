@@ -67,7 +67,7 @@ class MuQModel(nn.Module):
 
     def __init__(self, config: MuQArchitecture, sample_rate: int) -> None:
         super().__init__()
-        self.num_mels, self.sample_rate = config.num_mels, sample_rate
+        self.num_mels, self.fft_size, self.sample_rate = config.num_mels, config.fft_size, sample_rate
         self.conv = ConvFrontEnd(config)
         self.conformer = Wav2Vec2ConformerEncoder(_conformer_config(config))
         if config.unused_tensors:
@@ -78,7 +78,7 @@ class MuQModel(nn.Module):
     def forward(self, samples: Tensor, mask: Tensor) -> Iterator[Tensor]:
         """States of ``samples (chunks, n)`` with ``mask (chunks, n / 960)`` bool, one at a time."""
         with torch.autocast(samples.device.type, enabled=False):
-            mel = muq_mel(samples, self.num_mels, self.sample_rate)
+            mel = muq_mel(samples, self.num_mels, self.fft_size, self.sample_rate)
         hidden = self.conv(mel).masked_fill(~mask[..., None], 0.0)
         attention_mask = create_bidirectional_mask(
             config=self.conformer.config, inputs_embeds=hidden, attention_mask=mask
