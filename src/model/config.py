@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from src.model.encoders.config import EncoderSpec
+
 REQUIRED = object()
 
 ADAPTER_OPTIONS: dict[str, dict[str, Any]] = {
@@ -98,12 +100,13 @@ class LayerFusionConfig:
 class AdapterConfig:
     """One encoder's adapter: which layers it reads and how they become LLM-sized frames.
 
-    ``encoder_embedding_dim`` may be left out (the encoder knows its width); when given it must agree. Options below
-    the common ones belong to one ``adapter_name``; ``ADAPTER_OPTIONS`` lists them with their defaults.
+    ``audio_encoder_layers`` may be left out (then the encoder's own ``layers``), ``encoder_embedding_dim`` too (the
+    encoder knows its width; when given it must agree). Options below the common ones belong to one ``adapter_name``;
+    ``ADAPTER_OPTIONS`` lists them with their defaults.
     """
 
     adapter_name: str
-    audio_encoder_layers: tuple[int, ...]
+    audio_encoder_layers: tuple[int, ...] | None = None
     layer_fusion_config: LayerFusionConfig | None = field(default_factory=LayerFusionConfig)
     pre_average: bool = True
     trim_extra_padding: bool = True
@@ -124,9 +127,9 @@ class AdapterConfig:
 
     def __post_init__(self) -> None:
         _settle_options(self, self.adapter_name, ADAPTER_OPTIONS, "adapter_name")
-        if not self.audio_encoder_layers:
+        if self.audio_encoder_layers == ():
             raise ValueError("audio_encoder_layers is empty; name at least one encoder layer")
-        if len(self.audio_encoder_layers) > 1 and self.layer_fusion_config is None:
+        if self.layer_fusion_config is None and len(self.audio_encoder_layers or ()) > 1:
             raise ValueError("layer_fusion_config is required when several audio_encoder_layers are used")
         if self.adapter_name == "mlp" and self.hidden_dim != self.adapter_embedding_dim:
             raise ValueError(f"hidden_dim {self.hidden_dim} must equal adapter_embedding_dim {self.adapter_embedding_dim}")
@@ -200,12 +203,16 @@ class FrontEndConfig:
     adapters stay in train mode and their batch norms go on updating.
     """
 
-    encoders: dict[str, dict[str, Any]]
+    encoders: dict[str, EncoderSpec]
     audio_adapter_config: dict[str, AdapterConfig]
     audio_fusion_config: FusionConfig = field(default_factory=FusionConfig)
     use_explicit_audio_tokens: bool = False
     mask_padding: bool = True
     frozen_adapters_drift: bool = False
+
+    def layers(self, name: str) -> tuple[int, ...]:
+        """Encoder layers that the adapter of encoder ``name`` reads."""
+        return self.audio_adapter_config[name].audio_encoder_layers or self.encoders[name].layers
 
     def __post_init__(self) -> None:
         if not self.encoders:
@@ -229,15 +236,13 @@ class ModelConfig:
     """The whole model: the frozen LLM beside a front end.
 
     ``llm`` is a folder or Hub id of any decoder-only causal LM; ``llm_embedding_dim`` may be left out (its config
-    knows) and is checked when given. ``max_tokens`` and ``max_thinking_tokens`` are read by generation only.
+    knows) and is checked when given.
     """
 
     llm: str
     config: FrontEndConfig
     llm_revision: str | None = None
     llm_embedding_dim: int | None = None
-    max_tokens: int = 8192
-    max_thinking_tokens: int = 1024
 
     def as_dict(self) -> dict[str, Any]:
         """Plain containers, as written to ``alarm_config.json``; binds back to the same configuration."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -113,7 +114,7 @@ class AudioFrontEnd(nn.Module):
             self.audio_start_emb = nn.Parameter(torch.randn(1, llm_dim))
             self.audio_end_emb = nn.Parameter(torch.randn(1, llm_dim))
         self._fusion_frozen = False
-        self._layers = {name: adapter.config.audio_encoder_layers for name, adapter in adapters.items()}
+        self._layers = {name: adapter.layers for name, adapter in adapters.items()}
 
     def forward(self, features: Mapping[str, EncoderFeatures]) -> list[Tensor]:
         """Embeddings without separators: one (frames_i, llm_dim) tensor an item, at least one frame each.
@@ -167,14 +168,15 @@ class AudioFrontEnd(nn.Module):
 
 
 def _build_adapter(name: str, config: FrontEndConfig, encoder: Any, llm_dim: int) -> AudioAdapter:
-    settings = config.audio_adapter_config[name]
     where = f"model.config.audio_adapter_config.{name}"
-    wrong = [layer for layer in settings.audio_encoder_layers if not 0 <= layer < encoder.num_states]
+    layers = config.layers(name)
+    wrong = [layer for layer in layers if not 0 <= layer < encoder.num_states]
     if wrong:
         raise ConfigError(
             f"{where}.audio_encoder_layers: {name} has hidden states 0 to {encoder.num_states - 1}, got {wrong}"
         )
     try:
+        settings = dataclasses.replace(config.audio_adapter_config[name], audio_encoder_layers=layers)
         return AudioAdapter(settings, encoder.width, llm_dim, config.mask_padding)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error

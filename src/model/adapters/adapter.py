@@ -24,7 +24,10 @@ class AudioAdapter(nn.Module):
         self.config = config
         self.mask_padding = mask_padding
         _check_widths(config, encoder_dim)
-        layers = len(config.audio_encoder_layers)
+        if config.audio_encoder_layers is None:
+            raise ValueError("audio_encoder_layers is missing; name the encoder layers to read")
+        self.layers = config.audio_encoder_layers
+        layers = len(self.layers)
         if layers > 1:
             self.layer_fusion = WeightedAverage(layers)
         body = build_body(config, encoder_dim)
@@ -57,7 +60,7 @@ class AudioAdapter(nn.Module):
         return self.llm_proj(fused) if self.config.use_llm_proj else fused
 
     def _fuse(self, states: Tensor) -> Tensor:
-        return self.layer_fusion(states) if len(self.config.audio_encoder_layers) > 1 else states[0]
+        return self.layer_fusion(states) if len(self.layers) > 1 else states[0]
 
 
 def _check_widths(config: AdapterConfig, encoder_dim: int) -> None:

@@ -1,0 +1,34 @@
+"""A front end and its feature extractor from configuration."""
+
+from __future__ import annotations
+
+import torch
+
+from src.audio.features import AudioFeatureExtractor
+from src.model.config import FrontEndConfig
+from src.model.encoders.base import Encoder
+from src.model.encoders.build import build_encoder
+from src.model.encoders.config import EncoderSpec
+from src.model.front_end import AudioFrontEnd
+
+
+def build_front_end(config: FrontEndConfig, llm_dim: int, encoder_weights: bool = True) -> AudioFrontEnd:
+    """Encoders with their trained weights (random ones without ``encoder_weights``), new adapters and fusion.
+
+    Raises :class:`UserError` for weights that cannot be found and for parts whose widths do not fit.
+    """
+    encoders = {name: _encoder(name, spec, encoder_weights) for name, spec in config.encoders.items()}
+    return AudioFrontEnd(config, llm_dim, encoders)
+
+
+def _encoder(name: str, spec: EncoderSpec, weights: bool) -> Encoder:
+    if weights:
+        from src.model.encoders.load import load_encoder
+
+        return load_encoder(name, spec, spec.weights.source, spec.weights.revision)
+    return build_encoder(name, spec)
+
+
+def build_feature_extractor(config: FrontEndConfig, device: torch.device | str = "cpu") -> AudioFeatureExtractor:
+    """The feature extractor of a front end's encoders."""
+    return AudioFeatureExtractor({name: spec.features for name, spec in config.encoders.items()}, device)
