@@ -1,0 +1,1 @@
+"""The main job: public commands run one after the other, each once, with its time and its log."""

@@ -1,0 +1,1 @@
+"""From saved runs to ``results.json`` and a self-contained ``report.html``. No torch, no vLLM."""

@@ -1,0 +1,135 @@
+"""Line charts as inline SVG, coloured by the page's style sheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+Point = tuple[float, float]
+WIDTH, HEIGHT = 360, 210
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 30
+LOG_SPAN = 15
+"""Largest value over smallest from which the vertical axis is logarithmic."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points ``(x, y)`` under a label; ``style`` is a class of the style sheet."""
+
+    label: str
+    points: Sequence[Point]
+    style: str
+    dots: bool = False
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Maps values to pixels; ``ticks`` are the values that get a label."""
+
+    start: float
+    end: float
+    from_pixel: float
+    to_pixel: float
+    log: bool
+    ticks: tuple[float, ...]
+
+    def __call__(self, value: float) -> float:
+        def scaled(number: float) -> float:
+            return math.log10(number) if self.log else number
+
+        low, high = scaled(self.start), scaled(self.end)
+        share = (scaled(value) - low) / (high - low) if high > low else 0.5
+        return self.from_pixel + share * (self.to_pixel - self.from_pixel)
+
+
+def line_chart(series: Sequence[Series], x_label: str, title: str) -> Markup:
+    """SVG of several lines over one axis; empty markup without finite points."""
+    clean = [Series(item.label, _finite(item.points), item.style, item.dots) for item in series]
+    points = [point for item in clean for point in item.points]
+    if not points:
+        return Markup("")
+    x_axis, y_axis = _horizontal([x for x, _ in points]), _vertical([y for _, y in points])
+    parts = [
+        Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, title),
+        *(_grid_line(y_axis(tick), tick) for tick in y_axis.ticks),
+        *(_x_tick(x_axis(tick), tick) for tick in x_axis.ticks),
+        Markup('<text class="axis" x="{}" y="{}" text-anchor="end">{}</text>').format(
+            WIDTH - RIGHT, HEIGHT - 3, x_label
+        ),
+        *(_line(item, x_axis, y_axis) for item in clean if item.points),
+        Markup("</svg>"),
+    ]
+    return Markup("").join(parts)
+
+
+def _finite(points: Sequence[Point]) -> list[Point]:
+    return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+
+
+def _horizontal(values: Sequence[float]) -> _Axis:
+    start, end = min(0.0, min(values)), max(values)
+    ticks = nice_ticks(start, end, 4)
+    return _Axis(start, end, LEFT, WIDTH - RIGHT, False, ticks)
+
+
+def _vertical(values: Sequence[float]) -> _Axis:
+    low, high = min(values), max(values)
+    if low > 0 and high / low > LOG_SPAN:
+        first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+        ticks = tuple(10.0**power for power in range(first, last + 1))
+        start, end = max(ticks[0], low / 1.3), min(ticks[-1], high * 1.3)
+        return _Axis(start, end, HEIGHT - BOTTOM, TOP, True, tuple(t for t in ticks if start <= t <= end))
+    low = min(0.0, low)
+    ticks = nice_ticks(low, high * 1.05 or 1.0, 5)
+    return _Axis(low, high * 1.05 or 1.0, HEIGHT - BOTTOM, TOP, False, ticks)
+
+
+def nice_ticks(start: float, end: float, count: int) -> tuple[float, ...]:
+    """About ``count`` round values in ``[start, end]``."""
+    span = end - start
+    if span <= 0:
+        return (start,)
+    rough = span / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough)
+    first = math.ceil(start / step - 1e-9)
+    return tuple(round(n * step, 12) for n in range(first, math.floor(end / step + 1e-9) + 1))
+
+
+def _grid_line(y: float, value: float) -> Markup:
+    return Markup(
+        '<line class="grid" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        '<text class="axis" x="{}" y="{:.1f}" text-anchor="end">{}</text>'
+    ).format(LEFT, WIDTH - RIGHT, LEFT - 6, y + 3.5, _short(value), y=y)
+
+
+def _x_tick(x: float, value: float) -> Markup:
+    return Markup('<text class="axis" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
+        x, HEIGHT - BOTTOM + 14, _short(value)
+    )
+
+
+def _line(item: Series, x_axis: _Axis, y_axis: _Axis) -> Markup:
+    pixels = [(x_axis(x), y_axis(y)) for x, y in item.points]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in pixels)
+    line = Markup('<polyline class="line {}" points="{}"><title>{}</title></polyline>').format(
+        item.style, path, item.label
+    )
+    if not item.dots:
+        return line
+    dots = (
+        Markup(
+            '<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="3"><title>{} {:.4g} at {:g}</title></circle>'
+        ).format(item.style, px, py, item.label, y, x)
+        for (px, py), (x, y) in zip(pixels, item.points, strict=True)
+    )
+    return line + Markup("").join(dots)
+
+
+def _short(value: float) -> str:
+    if abs(value) >= 10_000:
+        return f"{value / 1000:g}k"
+    return f"{value:.3g}"

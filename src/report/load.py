@@ -1,0 +1,64 @@
+"""Read what a report needs from disk: saved data sets as plain rows, training curves, marks of stages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from src.common.errors import UserError
+
+Rows = list[dict[str, Any]]
+
+
+def read_splits(path: str | Path) -> dict[str, Rows]:
+    """Rows of every split of a saved data set; audio stays encoded (``{"bytes", "path"}``).
+
+    Raises :class:`UserError` if the folder holds no data set.
+    """
+    from datasets import Audio, Dataset, DatasetDict, load_from_disk
+
+    try:
+        saved = load_from_disk(str(path))
+    except (FileNotFoundError, OSError, ValueError) as error:
+        raise UserError(
+            f"no saved data set at {path}: {error}. Run the stage that makes it, or mend the path."
+        ) from error
+    splits = {"train": saved} if isinstance(saved, Dataset) else saved
+    assert isinstance(splits, (dict, DatasetDict))
+    rows: dict[str, Rows] = {}
+    for name, data in splits.items():
+        for column, feature in data.features.items():
+            if isinstance(feature, Audio):
+                data = data.cast_column(column, Audio(decode=False))
+        rows[str(name)] = data.to_list()
+    return rows
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None if the file is missing or cannot be used."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Objects of a JSON-lines file, nothing if there is none; a broken last line is left out."""
+    records = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                continue
+    return records
+
+
+def read_marks(folder: str | Path | None) -> list[dict[str, Any]]:
+    """Marks of a job's stages in the job's order, those that are done."""
+    if folder is None:
+        return []
+    marks = [mark for file in sorted(Path(folder).glob("*.json")) if (mark := read_json(file)) and mark.get("done")]
+    return sorted(marks, key=lambda mark: (mark.get("place", 0), mark.get("name", "")))

@@ -1,0 +1,86 @@
+"""A clip as a picture: short-time spectrum on a log-frequency axis, as a PNG."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from src.common.errors import UserError
+
+HEIGHT, WINDOW, HOP_SECONDS = 112, 1024, 0.008
+LOWEST_HZ, RANGE_DB = 60.0, 70.0
+COLORS = ((5, 5, 20), (58, 15, 92), (137, 34, 106), (203, 62, 76), (245, 128, 52), (252, 205, 96), (252, 253, 220))
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Encoded bytes of a clip, their media type, and the samples ``(n,)`` in mono at ``rate``."""
+
+    data: bytes
+    media_type: str
+    samples: NDArray[np.float32]
+    rate: int
+
+    @property
+    def seconds(self) -> float:
+        """Length of the clip."""
+        return len(self.samples) / self.rate
+
+    def data_uri(self) -> str:
+        """The encoded clip for an audio element."""
+        return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode()}"
+
+
+def read_sound(audio: dict[str, Any], where: str) -> Sound:
+    """Decode a row's audio (``{"bytes", "path"}``). Raises :class:`UserError` naming the row if that fails."""
+    import soundfile
+
+    try:
+        data = audio.get("bytes") or Path(audio["path"]).read_bytes()
+        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    except (OSError, KeyError, TypeError, soundfile.SoundFileError) as error:
+        raise UserError(f"{where}: the clip cannot be read: {error}") from error
+    return Sound(data, _media_type(data), samples.mean(axis=1), rate)
+
+
+def spectrogram_uri(sound: Sound) -> str:
+    """Spectrogram as a PNG data URI, ``HEIGHT`` high, one column for each ``HOP_SECONDS``, low notes below."""
+    levels = log_spectrum(sound.samples, sound.rate)
+    indexed = Image.fromarray((levels * 255).astype(np.uint8), mode="L").convert("P")
+    indexed.putpalette(_palette())
+    buffer = io.BytesIO()
+    indexed.save(buffer, format="PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def log_spectrum(samples: NDArray[np.float32], rate: int) -> NDArray[np.float64]:
+    """Levels in [0, 1] of shape ``(HEIGHT, columns)``: 1 is the loudest point, 0 is ``RANGE_DB`` below it or less."""
+    hop = max(1, round(rate * HOP_SECONDS))
+    padded = np.pad(samples.astype(np.float64), (WINDOW // 2, WINDOW // 2 + hop))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::hop] * np.hanning(WINDOW)
+    power = np.abs(np.fft.rfft(frames, axis=1)).T ** 2
+    wanted = np.geomspace(rate / 2, LOWEST_HZ, HEIGHT)
+    bins = np.fft.rfftfreq(WINDOW, 1 / rate)
+    rows = np.stack([np.interp(wanted, bins, column) for column in power.T], axis=1)
+    decibels = 10 * np.log10(rows + 1e-12)
+    return np.clip((decibels - decibels.max()) / RANGE_DB + 1, 0, 1)
+
+
+def _palette() -> list[int]:
+    stops = np.linspace(0, 255, len(COLORS))
+    channels = [np.interp(np.arange(256), stops, [color[i] for color in COLORS]) for i in range(3)]
+    return np.stack(channels, axis=1).round().astype(int).ravel().tolist()
+
+
+def _media_type(data: bytes) -> str:
+    for start, kind in ((b"fLaC", "flac"), (b"RIFF", "wav"), (b"OggS", "ogg")):
+        if data.startswith(start):
+            return f"audio/{kind}"
+    return "audio/mpeg"
