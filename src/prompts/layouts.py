@@ -55,5 +55,10 @@ def rephrase_messages(prompts: RephraseTexts, prepared: str) -> Messages:
     return _messages(prompts.rephrase_system, f"{prompts.rephrase_instruction}\n<{tag}>\n{prepared}\n</{tag}>")
 
 
+def checker_messages(checker_system: str, response_tag: str, prepared: str) -> Messages:
+    """Another LLM judges whether a response, prepared like for rewriting, betrays that its author read a text."""
+    return _messages(checker_system, f"<{response_tag}>\n{prepared}\n</{response_tag}>")
+
+
 def _messages(system: str, user: str) -> Messages:
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]

@@ -1,0 +1,104 @@
+"""What goes into an engine and what comes out: prompts of token ids and embeddings, sampling settings, results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Segment = Sequence[int] | Tensor
+"""A part of a prompt: token ids, or embeddings ``(tokens, llm_dim)``."""
+
+FinishReason = Literal["stop", "length", "error"]
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One prompt: its ``segments`` in order of time, and a ``key`` that names the result.
+
+    ``seed`` makes a sampled answer repeatable whatever else runs beside it. A request with ``error`` could not be
+    prepared (say, its audio is unreadable); the engine passes the reason on as the result.
+    """
+
+    key: str
+    segments: tuple[Segment, ...] = ()
+    seed: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """The response to one request.
+
+    ``text`` holds all that was written: the thoughts (without the ``<think>`` that the prompt ended with), a closing
+    sentence if the thinking budget ran out (``budget_hit``), and the answer; no end-of-turn token. ``token_ids`` are
+    its tokens, with the closing sentence and the end-of-turn token. ``seconds`` is the time from the engine's taking
+    the request to its end. ``error`` is the reason why there is no response.
+    """
+
+    key: str
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason = "stop"
+    budget_hit: bool = False
+    seconds: float = 0.0
+    error: str | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of response tokens."""
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn.
+
+    ``max_tokens`` bounds a pass. With ``max_thinking_tokens >= 0`` the first pass is bounded by it; a response that
+    reaches this bound is continued, by up to ``max_tokens`` more, after ``budget_closing`` if it was still
+    thinking. ``temperature``, ``top_p`` and ``top_k`` are the model's own (generation config) where ``None``;
+    ``greedy`` overrides them all.
+    """
+
+    max_tokens: int = 8192
+    max_thinking_tokens: int = -1
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    greedy: bool = False
+    budget_closing: str = "\n</think>\n\n"
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}, expected at least 1")
+
+
+def prompt_length(segments: Sequence[Segment]) -> int:
+    """Number of tokens and embedding rows."""
+    return sum(len(segment) for segment in segments)
+
+
+def find_fault(segments: Sequence[Segment], width: int, vocabulary: int, context: int) -> str | None:
+    """Why these segments must not reach the engine, or ``None``.
+
+    Checked here because the engine does not survive it: embeddings that are not finite spoil the next request, a
+    wrong width or token id stops the engine. ``context`` is the longest prompt and response together.
+    """
+    for segment in segments:
+        if isinstance(segment, Tensor):
+            if segment.ndim != 2 or segment.shape[1] != width or not segment.is_floating_point():
+                shape = "x".join(map(str, segment.shape))
+                return f"embeddings of shape {shape} ({segment.dtype}), expected frames x {width}, floating point"
+            if not bool(torch.isfinite(segment).all()):
+                return "embeddings are not finite (NaN or infinity)"
+        elif len(segment) and not (0 <= min(segment) and max(segment) < vocabulary):
+            return f"token id outside of the vocabulary of {vocabulary}"
+    length = prompt_length(segments)
+    if length == 0:
+        return "empty prompt"
+    if length >= context:
+        return f"prompt of {length} tokens does not fit the context of {context} (engine.max_model_len)"
+    return None

@@ -1,0 +1,211 @@
+"""vLLM as the core of the step loop: in this process on a CPU, beside it on a GPU.
+
+Audio enters as mixed prompts: token ids where there is text, embedding rows where there is audio, and a mask that
+tells them apart. Unused embedding rows are zeros always, because the prefix cache compares their bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from src.common.errors import UserError
+from src.common.log import get_logger
+from src.generation.engine import Engine, Pass
+from src.generation.requests import Sampling, Segment, prompt_length
+
+log = get_logger(__name__)
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Settings of vLLM.
+
+    ``max_model_len`` (prompt and response together) is lowered to what the model can do. ``dtype`` ``None`` is the
+    model's own on a GPU and float32 on a CPU, ``enforce_eager`` ``None`` is true on a CPU, where compiling costs more
+    than it gives back on short runs. ``kv_cache_gib`` is used on a CPU alone; on a GPU ``gpu_memory_utilization`` is
+    the share of memory for weights and cache.
+    """
+
+    max_model_len: int = 16384
+    max_num_seqs: int = 32
+    max_num_batched_tokens: int = 16384
+    gpu_memory_utilization: float = 0.7
+    kv_cache_gib: float = 1.0
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    enforce_eager: bool | None = None
+    seed: int = 0
+
+
+class VllmEngine(Engine):
+    """An engine over a vLLM of its own.
+
+    Raises :class:`UserError` if vLLM is not installed or the model cannot be loaded.
+    """
+
+    def __init__(self, llm: str, config: EngineConfig | None = None, revision: str | None = None) -> None:
+        from transformers import AutoTokenizer
+
+        config = config or EngineConfig()
+        tokenizer = AutoTokenizer.from_pretrained(llm, revision=revision)
+        core = VllmCore(llm, config, revision, tokenizer.eos_token_id)
+        super().__init__(core, tokenizer, 2 * config.max_num_seqs, config.max_num_seqs)
+
+    def close(self) -> None:
+        """Give the memory back; the engine cannot be used afterwards."""
+        self.core.close()  # type: ignore[attr-defined]
+
+
+def prepare_environment() -> None:
+    """Defaults that vLLM reads from the environment on import; what the user has set is left alone."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if not torch.cuda.is_available():
+        # in this process: starts in seconds; a second process would only compete for the same cores
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+
+class VllmCore:
+    """vLLM's engine, reduced to submit, step and abort."""
+
+    def __init__(self, llm: str, config: EngineConfig, revision: str | None, end_of_turn: int | None) -> None:
+        prepare_environment()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
+                from vllm import LLM
+        except ImportError as error:
+            raise UserError(
+                f"vLLM does not load ({error}); install requirements.txt (GPU) or requirements-cpu.txt"
+            ) from error
+        options = _llm_options(llm, config, revision)
+        try:
+            self._llm: Any = LLM(**options)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:400]
+            raise UserError(f"vLLM cannot load the language model {llm!r}: {reason}") from error
+        model = self._llm.llm_engine.model_config
+        self.width = int(model.get_inputs_embeds_size())
+        self.vocabulary = int(model.get_vocab_size())
+        self.context = int(model.max_model_len)
+        self._dtype: torch.dtype = model.dtype
+        generation = model.try_get_generation_config()
+        ends = generation.get("eos_token_id")
+        listed = [ends] if isinstance(ends, int) else list(ends or ())
+        self._stops = sorted({*listed, *([] if end_of_turn is None else [end_of_turn])})
+        self._defaults = model.get_diff_sampling_param()
+        log.info("vLLM ready: %s, %s, context %d", llm, str(self._dtype).removeprefix("torch."), self.context)
+
+    def add(
+        self, key: str, segments: Sequence[Segment], sampling: Sampling, max_tokens: int, seed: int | None
+    ) -> None:
+        """Submit a prompt; raises what vLLM raises for a prompt it refuses."""
+        prompt = engine_input(segments, self.width, self._dtype)
+        self._llm.llm_engine.add_request(key, prompt, self._params(sampling, max_tokens, seed))
+
+    def step(self) -> list[Pass]:
+        """One engine step."""
+        finished = []
+        for output in self._llm.llm_engine.step():
+            if output.finished:
+                done = output.outputs[0]
+                reason: Any = "length" if done.finish_reason == "length" else "stop"
+                finished.append(Pass(output.request_id, list(done.token_ids), reason))
+        return finished
+
+    def abort(self, keys: Sequence[str]) -> None:
+        """Drop requests."""
+        self._llm.llm_engine.abort_request(list(keys))
+
+    def close(self) -> None:
+        """Free the model and its cache."""
+        del self._llm
+
+    def _params(self, sampling: Sampling, max_tokens: int, seed: int | None) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        own = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+        drawn: dict[str, Any] = {
+            **self._defaults,
+            **{name: value for name, value in own.items() if value is not None},
+        }
+        if sampling.greedy:
+            drawn = {"temperature": 0.0}
+        drawn["max_tokens"] = max_tokens
+        return SamplingParams(
+            **drawn,
+            seed=seed,
+            stop_token_ids=self._stops,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+
+def engine_input(segments: Sequence[Segment], width: int, dtype: torch.dtype) -> Any:
+    """vLLM's form of a prompt: tokens alone, or tokens, embeddings ``(tokens, width)`` and the mask."""
+    from vllm.inputs.engine import embeds_input, tokens_input
+
+    length = prompt_length(segments)
+    ids: list[int] = []
+    is_text: list[bool] = []
+    embeddings: Tensor | None = None
+    for segment in segments:
+        if isinstance(segment, Tensor):
+            if embeddings is None:
+                embeddings = torch.zeros(length, width, dtype=dtype)
+            embeddings[len(ids) : len(ids) + len(segment)] = segment.detach().to("cpu", dtype)
+            is_text += [False] * len(segment)
+            ids += [0] * len(segment)
+        else:
+            is_text += [True] * len(segment)
+            ids += list(segment)
+    if embeddings is None:
+        return tokens_input(ids)
+    return embeds_input(embeddings, prompt_token_ids=ids, is_token_ids=is_text)
+
+
+def _llm_options(llm: str, config: EngineConfig, revision: str | None) -> dict[str, Any]:
+    on_gpu = torch.cuda.is_available()
+    context = min(config.max_model_len, _longest_context(llm, revision))
+    options: dict[str, Any] = {
+        "model": llm,
+        "revision": revision,
+        "tokenizer_revision": revision,
+        "enable_prompt_embeds": True,
+        "enable_prefix_caching": True,
+        "skip_tokenizer_init": True,  # tokens are decoded here: the start is faster by seconds
+        "max_model_len": context,
+        "max_num_seqs": config.max_num_seqs,
+        "max_num_batched_tokens": max(config.max_num_batched_tokens, context),
+        "dtype": config.dtype or ("auto" if on_gpu else "float32"),
+        "enforce_eager": config.enforce_eager if config.enforce_eager is not None else not on_gpu,
+        "seed": config.seed,
+        "use_tqdm_on_load": False,
+    }
+    if on_gpu:
+        options["gpu_memory_utilization"] = config.gpu_memory_utilization
+    elif "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+        options["kv_cache_memory_bytes"] = int(config.kv_cache_gib * GIB)
+    return options
+
+
+def _longest_context(llm: str, revision: str | None) -> int:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(llm, revision=revision)
+    except (OSError, ValueError) as error:
+        kind = "folder" if Path(llm).exists() else "folder or Hub id"
+        raise UserError(
+            f"model.llm: {llm!r} is not a {kind} of a language model ({str(error).splitlines()[0]})"
+        ) from error
+    return int(getattr(config, "max_position_embeddings", None) or 16384)
