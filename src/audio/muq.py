@@ -31,10 +31,10 @@ def muq_mel(samples: Tensor, num_mels: int, fft_size: int, sample_rate: int) -> 
     """
     samples = samples.float()
     spectrum = torch.stft(samples, fft_size, HOP, window=_window(fft_size, samples.device), return_complex=True)
-    power = power_spectrum(spectrum[..., :-1])
+    power = power_spectrum(spectrum[..., :-1]).transpose(1, 2)
     filters = mel_filters(num_mels, fft_size, sample_rate, "htk", samples.device)
-    decibel = 10.0 * (filters.T @ power).clamp_min(POWER_FLOOR).log10()
-    return (decibel - MEL_MEAN) / MEL_STD
+    decibel = 10.0 * (power @ filters).clamp_min(POWER_FLOOR).log10()
+    return ((decibel - MEL_MEAN) / MEL_STD).transpose(1, 2)
 
 
 @functools.lru_cache(maxsize=8)

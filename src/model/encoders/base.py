@@ -55,9 +55,12 @@ class Encoder(nn.Module, ABC):
         chunk = self.chunk_frames if self.pads_chunks else min(self.chunk_frames, frames)
         chunks, chunk_masks = split_chunks(features, chunk), split_chunks(mask, chunk)
         used = chunk_masks.any(dim=1)
-        kept = self._select(chunks[used], chunk_masks[used].bool(), layers)
-        states = kept.new_zeros(len(layers), len(chunks), *kept.shape[2:])
-        states[:, used] = kept
+        if used.all():
+            states = self._select(chunks, chunk_masks.bool(), layers)
+        else:
+            kept = self._select(chunks[used], chunk_masks[used].bool(), layers)
+            states = kept.new_zeros(len(layers), len(chunks), *kept.shape[2:])
+            states[:, used] = kept
         states = states.view(len(layers), batch, -1, self.width)
         return states if self.pads_chunks else states[:, :, :frames]
 
