@@ -1,4 +1,4 @@
-"""Keep the rows whose response is sound and neither too long nor too short: writes split indexes for one response set.
+"""Keep the rows whose response is sound and neither too long nor too short: writes split indexes of a response set.
 
 A rewritten response that is too long holds the rewriter's own thoughts, one that is too short was shortened.
 """
@@ -50,9 +50,9 @@ def default_limits(prompts: str) -> LengthLimits:
 def filter_by_answer(raw_name: str, response_folder: str, limits: LengthLimits) -> dict[str, Any]:
     """Write ``indexes_filtered/NAME/MODEL/RESPONSE/{train,validation}_indexes.npy`` for one response set.
 
-    The base are the corpus's indexes after the audio filter, else its plain ones, else all rows as ``train``. A row is
-    dropped if its ``status`` is not ``ok``, its response has not between ``tokens_min`` and ``tokens_max`` tokens, or
-    the set lacks it. Beside the indexes: ``dropped.jsonl``, one line a row with the reason, and ``filter.json``.
+    The base are the corpus's indexes after the audio filter, else its plain ones, else all rows as ``train``. A row
+    is dropped if its ``status`` is not ``ok``, its response has not between ``tokens_min`` and ``tokens_max`` tokens,
+    or the set lacks it. Beside the indexes: ``dropped.jsonl``, one line a row with the reason, and ``filter.json``.
 
     Returns counts by split: ``{"train": {"before", "kept", "dropped": {reason: rows}}, ...}``. Raises
     :class:`UserError` if the response set or its columns are not there.
@@ -82,7 +82,7 @@ def filter_by_answer(raw_name: str, response_folder: str, limits: LengthLimits) 
 
 
 def _reasons(table: Any, response_folder: str, limits: LengthLimits) -> np.ndarray:
-    """Why every row is dropped, strings ``(rows + 1,)``; empty for rows to keep. The last entry is for missing rows."""
+    """Why every row is dropped, strings ``(rows + 1,)``, empty for rows to keep; the last is for missing rows."""
     lacking = [column for column in ("status", "num_tokens") if column not in table.column_names]
     if lacking:
         raise UserError(

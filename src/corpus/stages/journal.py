@@ -5,6 +5,7 @@ Memory stays flat: of every finished row only its place in the files is held, a 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import zlib
 from array import array
@@ -46,7 +47,8 @@ class Journal:
             settings: what shapes the results; must equal what the folder was begun with.
             part: number of this writer's file.
 
-        Raises :class:`UserError` if the settings differ or a line in the middle of a file is damaged.
+        Raises :class:`UserError` if the settings differ, a line in the middle of a file is damaged, or another
+        process writes this part.
         """
         self.folder = folder
         self.keys = keys
@@ -57,14 +59,14 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         _check_settings(folder / SETTINGS_FILE, dict(settings))
         own = folder / f"part-{part:05d}.jsonl"
-        own.touch()
+        self._writer = _lock(own)
         self._files = sorted(folder.glob("part-*.jsonl"))
         for number, path in enumerate(self._files):
             self._scan(number, path)
         self._own = self._files.index(own)
         _drop_torn_line(own)
         self._readers: dict[int, BinaryIO] = {}
-        self._writer = own.open("ab")
+        self._writer.seek(0, 2)
 
     def _scan(self, number: int, path: Path) -> None:
         keys, inputs, places, good = array("q"), array("q"), array("q"), array("b")
@@ -144,6 +146,17 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
         f"{path.parent} holds results of other settings ({'; '.join(changed)}); repeat the run with the settings it "
         "was begun with, or pass --fresh to discard its results"
     )
+
+
+def _lock(path: Path) -> BinaryIO:
+    """Open for appending, for this process alone; the lock goes when the file is closed, also by being killed."""
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise UserError(f"another run is writing {path}; wait for its end or stop it") from error
+    return file
 
 
 def _drop_torn_line(path: Path) -> None:

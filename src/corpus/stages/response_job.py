@@ -1,0 +1,265 @@
+"""The rows of one corpus split on their way through generation, rephrasing and checking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from src.common.seeds import row_seed
+from src.corpus.stages.journal import Journal, input_digest
+from src.corpus.stages.rephrase_text import Prepared, prepare, restore
+from src.corpus.stages.text_engine import Task
+from src.dataset.tables import KEY, open_split, read_keys
+from src.generation.requests import Result
+from src.prompts.chat import ChatTokenizer, text_ids
+from src.prompts.layouts import checker_messages, rephrase_messages, self_generation_messages
+from src.prompts.texts import Prompts
+from src.prompts.thoughts import split_response
+
+StageName = Literal["generate", "rephrase", "check"]
+BETRAYS = "betrays"
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """What a job needs to know: the corpus, where its journals lie, and what shapes its results.
+
+    ``folders`` gives the response folder of every stage's journal in use and ``marks`` the settings that its results
+    depend on; a stage that is absent from ``folders`` is off.
+    """
+
+    dataset: str
+    split: str
+    prompts_folder: Path
+    folders: Mapping[StageName, Path]
+    first_folder: Path
+    marks: Mapping[StageName, Mapping[str, Any]]
+    prompts: Prompts
+    checker_system: str
+    seed: int
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row's outcome. ``status`` is ``ok`` or why the row must not be trained on; ``text`` may then be empty."""
+
+    dataset_index: int
+    description: str
+    prompt: str
+    text: str
+    status: str
+    num_tokens: int
+    finish_reason: str
+    attempts: int
+
+
+class ResponseJob:
+    """Rows of one corpus split; every attempt runs the stages on the rows that have not passed yet.
+
+    Attributes:
+        passed: int64 ``(rows,)``, the attempt that gave a row its response; -1 for rows without one.
+    """
+
+    def __init__(self, spec: JobSpec) -> None:
+        """Open the prompt set. Raises :class:`UserError` if it is missing or lacks columns."""
+        table = open_split(spec.prompts_folder, spec.split, f"prompts of {spec.dataset}")
+        _require_columns(table, spec)
+        keys = read_keys(table, f"prompts of {spec.dataset}")
+        self.spec = spec
+        self.keys = keys if spec.limit is None else keys[: spec.limit]
+        self.passed = np.full(self.keys.size, -1, dtype=np.int64)
+        self._table = table.select_columns([KEY, "audio_description", "prompt"])
+        self._journals: dict[tuple[StageName, int], Journal] = {}
+        self._attempts = 0
+
+    @property
+    def appended(self) -> int:
+        """Results that were made new in this run, all stages together."""
+        return sum(journal.appended for journal in self._journals.values())
+
+    def journal(self, stage: StageName, attempt: int) -> Journal:
+        """The journal of a stage; the first generation belongs to the plain set, all else to the final set."""
+        key = (stage, attempt)
+        if key not in self._journals:
+            plain = stage == "generate" and attempt == 0
+            folder = self.spec.first_folder if plain else self.spec.folders[stage]
+            path = folder / "journal" / self.spec.split / f"{stage}-{attempt}"
+            self._journals[key] = Journal(path, self.keys, self.spec.marks[stage])
+        return self._journals[key]
+
+    def close(self) -> None:
+        """Close all journals."""
+        for journal in self._journals.values():
+            journal.close()
+
+    # one stage: tasks that are not done yet, and what becomes of a result
+
+    def generate_tasks(self, attempt: int) -> Iterator[Task]:
+        """Self-generation of the rows without a response."""
+        journal = self.journal("generate", attempt)
+        for row in self._pending():
+            entry = self._table[row]
+            description, prompt = entry["audio_description"], entry["prompt"]
+            digest = input_digest(description, prompt)
+            if not journal.has(row, digest):
+                messages = self_generation_messages(self.spec.prompts, description, prompt)
+                yield Task(row, digest, messages, self._seed(row, "generate", attempt))
+
+    def generated(self, attempt: int) -> Callable[[Task, Result, ChatTokenizer], None]:
+        """Keeps a generated response, also a cut one: the target is what the LLM said."""
+        journal = self.journal("generate", attempt)
+
+        def finish(task: Task, result: Result, tokenizer: ChatTokenizer) -> None:
+            status = "error" if result.error else "ok" if result.text.strip() else "empty"
+            _append(journal, task, status, result.text, result, tokenizer)
+
+        return finish
+
+    def rephrase_tasks(self, attempt: int) -> Iterator[Task]:
+        """Rewriting of the responses that this attempt generated."""
+        source, journal = self.journal("generate", attempt), self.journal("rephrase", attempt)
+        prompts = self.spec.prompts
+        for row in self._pending():
+            if source.ok[row]:
+                text = source.read(row)["text"]
+                if not journal.has(row, input_digest(text)):
+                    prepared = prepare(text, prompts.reasoning_tag)
+                    messages = rephrase_messages(prompts, prepared.text)
+                    seed = self._seed(row, "rephrase", attempt)
+                    yield Task(row, input_digest(text), messages, seed, prepared)
+
+    def rephrased(self, attempt: int) -> Callable[[Task, Result, ChatTokenizer], None]:
+        """Restores the format of a rewritten response; the rewriter's whole output is kept beside it."""
+        journal = self.journal("rephrase", attempt)
+
+        def finish(task: Task, result: Result, tokenizer: ChatTokenizer) -> None:
+            prepared: Prepared = task.source
+            restored = restore(result.text, prepared)
+            status = "error" if result.error else restored.status
+            _append(journal, task, status, restored.text, result, tokenizer, raw=result.text)
+
+        return finish
+
+    def check_tasks(self, attempt: int) -> Iterator[Task]:
+        """The checker's look at the responses that came through the stages before."""
+        source = self._last_text(attempt)
+        journal = self.journal("check", attempt)
+        prompts = self.spec.prompts
+        for row in self._pending():
+            if self._sound(row, attempt):
+                text = source.read(row)["text"]
+                if not journal.has(row, input_digest(text)):
+                    prepared = prepare(text, prompts.reasoning_tag).text
+                    messages = checker_messages(self.spec.checker_system, prompts.response_tag, prepared)
+                    yield Task(row, input_digest(text), messages, self._seed(row, "check", attempt))
+
+    def checked(self, attempt: int) -> Callable[[Task, Result, ChatTokenizer], None]:
+        """Keeps the verdict."""
+        journal = self.journal("check", attempt)
+
+        def finish(task: Task, result: Result, tokenizer: ChatTokenizer) -> None:
+            status = BETRAYS if says_yes(result.text) else "ok"
+            _append(journal, task, status, result.text, result, tokenizer)
+
+        return finish
+
+    # outcomes
+
+    def settle(self, attempt: int) -> int:
+        """Note which rows passed in this attempt; returns how many still have no response."""
+        self._attempts = attempt + 1
+        ok = self.journal("generate", attempt).ok.copy()
+        for stage in ("rephrase", "check"):
+            if stage in self.spec.folders:
+                ok &= self.journal(stage, attempt).ok
+        self.passed[(self.passed < 0) & ok] = attempt
+        return int((self.passed < 0).sum())
+
+    def plain_rows(self) -> Iterator[Row]:
+        """All rows with their first self-generated response."""
+        journal = self.journal("generate", 0)
+        for row in range(self.keys.size):
+            yield self._row(row, journal.read(row), None, 1)
+
+    def final_rows(self) -> Iterator[Row]:
+        """All rows after the last stage: the response that passed, else the last try's status."""
+        for row in range(self.keys.size):
+            attempt = int(self.passed[row]) if self.passed[row] >= 0 else self._attempts - 1
+            generated = self.journal("generate", attempt)
+            record, status = generated.read(row), None
+            finish_reason = record["finish_reason"]
+            if generated.ok[row] and "rephrase" in self.spec.folders:
+                record = {**self.journal("rephrase", attempt).read(row), "finish_reason": finish_reason}
+            if self.passed[row] < 0 and record["ok"]:
+                status = BETRAYS
+            yield self._row(row, record, status, attempt + 1)
+
+    def _row(self, row: int, record: Mapping[str, Any], status: str | None, attempts: int) -> Row:
+        entry = self._table[row]
+        return Row(
+            dataset_index=int(self.keys[row]),
+            description=entry["audio_description"],
+            prompt=entry["prompt"],
+            text=record["text"],
+            status=status or record["status"],
+            num_tokens=record["num_tokens"],
+            finish_reason=record["finish_reason"],
+            attempts=attempts,
+        )
+
+    def _pending(self) -> Iterator[int]:
+        return (int(row) for row in np.flatnonzero(self.passed < 0))
+
+    def _last_text(self, attempt: int) -> Journal:
+        return self.journal("rephrase" if "rephrase" in self.spec.folders else "generate", attempt)
+
+    def _sound(self, row: int, attempt: int) -> bool:
+        return bool(self.journal("generate", attempt).ok[row] and self._last_text(attempt).ok[row])
+
+    def _seed(self, row: int, stage: StageName, attempt: int) -> int:
+        key = f"{self.spec.dataset}/{self.spec.split}/{self.keys[row]}/{stage}/{attempt}"
+        return row_seed(self.spec.seed, key)
+
+
+def says_yes(verdict: str) -> bool:
+    """Whether a checker's last line is YES; anything else counts as good."""
+    lines = split_response(verdict, inside_thoughts=False).answer.split("\n")
+    return lines[-1].strip().strip("*_.\"'`").upper() == "YES"
+
+
+def _append(
+    journal: Journal,
+    task: Task,
+    status: str,
+    text: str,
+    result: Result,
+    tokenizer: ChatTokenizer,
+    **extra: str,
+) -> None:
+    journal.append(
+        task.row,
+        task.digest,
+        ok=status == "ok",
+        status=status,
+        text=text,
+        num_tokens=len(text_ids(tokenizer, text)) if text else 0,
+        finish_reason=result.finish_reason or "",
+        **({"error": str(result.error)} if result.error else {}),
+        **extra,
+    )
+
+
+def _require_columns(table: Any, spec: JobSpec) -> None:
+    from src.common.errors import UserError
+
+    lacking = [column for column in (KEY, "audio_description", "prompt") if column not in table.column_names]
+    if lacking:
+        raise UserError(
+            f"{spec.prompts_folder}, split {spec.split!r}: no column {' and '.join(lacking)}; it has "
+            f"{', '.join(table.column_names)}; make the prompts again with create_prompts_offline.py"
+        )

@@ -1,0 +1,150 @@
+"""Write one response set: a saved ``DatasetDict``, streamed from the rows, with its run record and statistics."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from src.common.run_record import write_run_record
+from src.corpus.stages.response_job import Row
+from src.prompts.betrayal import betrays
+from src.prompts.texts import Prompts
+from src.prompts.thoughts import split_response
+
+_BATCH = 1000
+
+
+class ResponseStatistics:
+    """Counts over the rows of a set while they pass."""
+
+    def __init__(self, prompts: Prompts) -> None:
+        self._prompts = prompts
+        self._status: Counter[str] = Counter()
+        self._betraying: Counter[str] = Counter()
+        self._cut = self._tokens = self._unfinished = 0
+
+    def add(self, row: Row) -> None:
+        """Count one row; lengths and betraying words only of sound rows."""
+        self._status[row.status] += 1
+        if row.status != "ok":
+            return
+        parts = split_response(row.text)
+        self._tokens += row.num_tokens
+        self._cut += row.finish_reason == "length"
+        self._unfinished += parts.status == "unfinished_thoughts"
+        for name, text in (("response", row.text), ("thoughts", parts.thoughts), ("answer", parts.answer)):
+            self._betraying[name] += betrays(text, self._prompts)
+
+    def result(self) -> dict[str, Any]:
+        """``rows``, ``ok``, ``failed`` by status, ``cut`` responses, mean tokens, betraying responses and share.
+
+        ``betraying`` counts sound rows whose whole response, thoughts or answer hold a betraying phrase, and
+        ``betraying_share`` is their part of the sound rows.
+        """
+        ok = self._status["ok"]
+        names = ("response", "thoughts", "answer")
+        return {
+            "rows": self._status.total(),
+            "ok": ok,
+            "failed": {status: count for status, count in sorted(self._status.items()) if status != "ok"},
+            "cut": self._cut,
+            "unfinished_thoughts": self._unfinished,
+            "mean_tokens": round(self._tokens / ok, 2) if ok else 0.0,
+            "betraying": {name: self._betraying[name] for name in names},
+            "betraying_share": {name: round(self._betraying[name] / ok, 4) if ok else 0.0 for name in names},
+        }
+
+
+def write_response_set(
+    folder: Path,
+    splits: Mapping[str, Iterable[Row]],
+    prompts: Prompts,
+    config: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write the rows of all ``splits`` below ``folder`` and ``run.json`` beside them; returns the statistics.
+
+    Columns: the published ones (``dataset_index``, ``audio_description``, ``prompt``, ``llm_answer_with_context``,
+    ``llm_answer_no_context``, empty for audio corpora) and ``status``, ``num_tokens``, ``finish_reason`` (of the
+    generation: ``length`` for a cut response) and ``attempts``. Rows stream through: memory does not grow with them.
+    A set that was there is replaced when the new one is complete.
+    """
+    from datasets import Dataset, DatasetDict
+
+    statistics = ResponseStatistics(prompts)
+    scratch = folder / ".writing"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    streams = {}
+    for split, rows in splits.items():
+        _write_stream(scratch / f"{split}.arrow", rows, statistics)
+        streams[split] = Dataset.from_file(str(scratch / f"{split}.arrow"))
+    DatasetDict(streams).save_to_disk(str(scratch / "set"))
+    del streams
+    (folder / "dataset_dict.json").unlink(missing_ok=True)  # without it the folder is no data set: never half a one
+    for split in splits:
+        shutil.rmtree(folder / split, ignore_errors=True)
+        (scratch / "set" / split).replace(folder / split)
+    (scratch / "set" / "dataset_dict.json").replace(folder / "dataset_dict.json")
+    shutil.rmtree(scratch)
+    result = statistics.result()
+    write_run_record(folder, config, prompts_digest=prompts.digest(), result=result)
+    return result
+
+
+def stored_result(folder: Path, config: Mapping[str, Any], prompts: Prompts) -> dict[str, Any] | None:
+    """Statistics of the set in ``folder`` if it is complete and was made with this configuration, else None."""
+    record_path = folder / "run.json"
+    if not record_path.is_file() or not (folder / "dataset_dict.json").is_file():
+        return None
+    record: dict[str, Any] = json.loads(record_path.read_text(encoding="utf-8"))
+    same = record.get("config") == json.loads(json.dumps(config)) and record.get("prompts_digest") == prompts.digest()
+    return record.get("result") if same else None
+
+
+def _write_stream(path: Path, rows: Iterable[Row], statistics: ResponseStatistics) -> None:
+    import pyarrow as pa
+
+    text, number = pa.string(), pa.int64()
+    schema = pa.schema(
+        {
+            "dataset_index": number,
+            "audio_description": text,
+            "prompt": text,
+            "llm_answer_with_context": text,
+            "llm_answer_no_context": text,
+            "status": text,
+            "num_tokens": number,
+            "finish_reason": text,
+            "attempts": number,
+        }
+    )
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for batch in _batches(rows):
+            for row in batch:
+                statistics.add(row)
+            writer.write_batch(pa.RecordBatch.from_pylist([_entry(row) for row in batch], schema=schema))
+
+
+def _entry(row: Row) -> dict[str, Any]:
+    return {
+        "dataset_index": row.dataset_index,
+        "audio_description": row.description,
+        "prompt": row.prompt,
+        "llm_answer_with_context": row.text,
+        "llm_answer_no_context": "",
+        "status": row.status,
+        "num_tokens": row.num_tokens,
+        "finish_reason": row.finish_reason,
+        "attempts": row.attempts,
+    }
+
+
+def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    iterator = iter(rows)
+    while batch := list(itertools.islice(iterator, _BATCH)):
+        yield batch

@@ -1,0 +1,119 @@
+"""Settings of a response run and the names of what it writes; light, so that ``--help`` is too."""
+
+from __future__ import annotations
+
+import argparse
+import typing
+from dataclasses import dataclass, fields, replace
+
+from src.common.errors import UserError
+from src.common.naming import ResponseName, model_short_name
+from src.corpus.stages.answer_filter import LengthLimits, default_limits
+
+
+@dataclass(frozen=True)
+class ResponseSettings:
+    """Everything that shapes a run.
+
+    ``max_tokens`` bounds the first answer; ``max_thinking_tokens`` (negative: none) and ``rephrase_max_tokens`` bound
+    the rewriter and the checker. ``temperature``, ``top_p``, ``top_k``: the model's own where None. ``limit``: first
+    rows of every split only. Rows that fail (the rewriting is unusable, or betrays a reader in the eyes of
+    ``checker_llm``) are generated again, up to ``tries`` attempts in all (None: 3 with a checker, else 1).
+    ``max_model_len`` is the context; ``max_num_seqs`` are requests decoded at once.
+    """
+
+    llm: str = "Qwen/Qwen3-4B-Thinking-2507"
+    prompts: str = "full"
+    rephrase: bool = False
+    max_tokens: int = 512
+    max_thinking_tokens: int = 1536
+    rephrase_max_tokens: int = 4096
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int = 0
+    limit: int | None = None
+    checker_llm: str | None = None
+    checker_prompt: str | None = None
+    tries: int | None = None
+    tokens_min: int | None = None
+    tokens_max: int | None = None
+    max_model_len: int = 8192
+    max_num_seqs: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "rephrase_max_tokens", "limit", "tries", "max_num_seqs", "max_model_len"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}, expected at least 1")
+
+    @property
+    def attempts(self) -> int:
+        """Most attempts for a row."""
+        return self.tries or (3 if self.checker_llm else 1)
+
+    @property
+    def length_limits(self) -> LengthLimits:
+        """The answer filter's limits: the prompt set's, unless given."""
+        limits = default_limits(self.prompts)
+        low = limits.tokens_min if self.tokens_min is None else self.tokens_min
+        high = limits.tokens_max if self.tokens_max is None else self.tokens_max
+        return LengthLimits(low, high)
+
+
+@dataclass(frozen=True)
+class SetNames:
+    """Response folders of one corpus: the plain set, and the final one (the same without rephrasing and check)."""
+
+    plain: str
+    final: str
+
+    @classmethod
+    def of(cls, dataset: str, settings: ResponseSettings) -> SetNames:
+        """Names by the published rule."""
+        plain = ResponseName(dataset, model_short_name(settings.llm), settings.max_tokens)
+        final = replace(
+            plain,
+            rephrased=settings.rephrase,
+            max_thinking_tokens=settings.max_thinking_tokens if settings.rephrase else -1,
+            checked=settings.checker_llm is not None,
+        )
+        return cls(plain.format(), final.format())
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One option for every field of :class:`ResponseSettings`, ``max_tokens`` as ``--max-tokens``."""
+    hints = typing.get_type_hints(ResponseSettings)
+    for field in fields(ResponseSettings):
+        option = "--" + field.name.replace("_", "-")
+        default = "" if field.default is None else f" (default: {field.default})"
+        about = _HELP[field.name] + default
+        if hints[field.name] is bool:
+            parser.add_argument(option, action=argparse.BooleanOptionalAction, default=field.default, help=about)
+        else:
+            kinds = [
+                kind for kind in typing.get_args(hints[field.name]) or (hints[field.name],) if kind is not type(None)
+            ]
+            parser.add_argument(option, type=kinds[0], default=field.default, metavar="X", help=about)
+
+
+_HELP = {
+    "llm": "language model that answers and rewrites: folder or Hub id",
+    "prompts": "prompt set",
+    "rephrase": "also rewrite the responses into a listener's voice",
+    "max_tokens": "most tokens of the first answer; longer ones stay cut",
+    "max_thinking_tokens": "the rewriter's thinking budget, negative for none",
+    "rephrase_max_tokens": "most tokens of the rewriter's and the checker's output",
+    "temperature": "the model's own unless given; 0 is greedy",
+    "top_p": "the model's own unless given",
+    "top_k": "the model's own unless given",
+    "seed": "seed of all rows",
+    "limit": "only the first rows of every split",
+    "checker_llm": "language model that looks for betraying responses; failing rows are tried again",
+    "checker_prompt": "text file with the checker's task, instead of the shipped one",
+    "tries": "attempts for a row that fails, the first included (3 with a checker, else 1)",
+    "tokens_min": "shortest response to keep for training; the prompt set's unless given (full: 100)",
+    "tokens_max": "longest response to keep for training; the prompt set's unless given (full: 612)",
+    "max_model_len": "longest prompt and response together",
+    "max_num_seqs": "responses decoded at once",
+}

@@ -1,0 +1,218 @@
+"""Training targets of the audio corpora: the frozen LLM answers from the description, then rewrites its answer.
+
+Self-generation, self-rephrasing and an optional check by another LLM, over one engine, resumable at every row.
+Published reference: ``scripts/alarm/generate_responses.py`` of Blinorot/ALARM.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from src.common.errors import UserError
+from src.common.log import get_logger
+from src.common.naming import model_short_name
+from src.common.paths import prompts_dir, responses_dir
+from src.corpus.stages.answer_filter import filter_by_answer
+from src.corpus.stages.response_job import JobSpec, ResponseJob, StageName
+from src.corpus.stages.response_set import stored_result, write_response_set
+from src.corpus.stages.response_settings import ResponseSettings, SetNames
+from src.corpus.stages.text_engine import EnginePool, TextEngine, llm_mark, run_tasks
+from src.dataset.tables import native_splits
+from src.generation.requests import Sampling
+from src.prompts.texts import Prompts, load_prompts
+
+_log = get_logger(__name__)
+CHECKER_PROMPT = Path(__file__).resolve().parents[2] / "prompts" / "checker.md"
+
+
+def generate_responses(
+    datasets: Sequence[str],
+    settings: ResponseSettings,
+    start_engine: Callable[[str], TextEngine] | None = None,
+    fresh: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Make the response sets of ``datasets``, their statistics and filtered indexes.
+
+    Results are kept row by row: a run that was killed goes on where it stopped, and a finished one starts no engine.
+    ``fresh`` discards what is there. ``start_engine`` replaces vLLM in tests.
+
+    Returns by response folder: statistics (see ``ResponseStatistics.result``) and ``filter``, the counts by split.
+    Raises :class:`UserError` for missing prompts, or results that other settings made.
+    """
+    pool = EnginePool(start_engine or functools.partial(_start_vllm, settings))
+    # a checker needs an engine of its own: run it over all corpora at once, else finish them one by one
+    groups = [list(datasets)] if settings.checker_llm else [[dataset] for dataset in datasets]
+    summary: dict[str, dict[str, Any]] = {}
+    try:
+        for group in groups:
+            summary.update(_Run(group, settings, pool, fresh).run())
+    finally:
+        pool.close()
+    return summary
+
+
+class _Run:
+    """Some corpora through all attempts, then their sets."""
+
+    def __init__(self, datasets: Sequence[str], settings: ResponseSettings, pool: EnginePool, fresh: bool) -> None:
+        self.settings = settings
+        self.pool = pool
+        self.prompts = load_prompts(settings.prompts)
+        self.checker_system = _read_checker_prompt(settings)
+        self.model = model_short_name(settings.llm)
+        self.marks = stage_marks(settings, self.prompts, self.checker_system)
+        self.names = {dataset: SetNames.of(dataset, settings) for dataset in datasets}
+        if fresh:
+            for names in self.names.values():
+                for name in {names.plain, names.final}:
+                    shutil.rmtree(responses_dir(self.model, name), ignore_errors=True)
+        self.jobs = {dataset: self._open_jobs(dataset) for dataset in datasets}
+
+    def _open_jobs(self, dataset: str) -> list[ResponseJob]:
+        names = self.names[dataset]
+        final = responses_dir(self.model, names.final)
+        stages: dict[StageName, bool] = {
+            "generate": True,
+            "rephrase": self.settings.rephrase,
+            "check": self.settings.checker_llm is not None,
+        }
+        spec = JobSpec(
+            dataset=dataset,
+            split="",
+            prompts_folder=prompts_dir(dataset),
+            folders={stage: final for stage, used in stages.items() if used},
+            first_folder=responses_dir(self.model, names.plain),
+            marks=self.marks,
+            prompts=self.prompts,
+            checker_system=self.checker_system,
+            seed=self.settings.seed,
+            limit=self.settings.limit,
+        )
+        return [ResponseJob(replace(spec, split=split)) for split in native_splits(prompts_dir(dataset))]
+
+    def run(self) -> dict[str, dict[str, Any]]:
+        """All attempts, then the sets of every corpus."""
+        jobs = [job for corpus in self.jobs.values() for job in corpus]
+        try:
+            for attempt in range(self.settings.attempts):
+                if self._attempt(jobs, attempt) == 0:
+                    break
+            return {name: result for dataset in self.jobs for name, result in self._write(dataset).items()}
+        finally:
+            for job in jobs:
+                job.close()
+
+    def _attempt(self, jobs: Sequence[ResponseJob], attempt: int) -> int:
+        """One pass over the rows without a response; returns how many are left."""
+        settings = self.settings
+        first, rewriting = samplings(settings, self.prompts)
+        engine = functools.partial(self.pool.get, settings.llm)
+        for job in jobs:
+            label = f"{job.spec.dataset}/{job.spec.split}, attempt {attempt + 1}"
+            run_tasks(f"{label}: generate", engine, job.generate_tasks(attempt), first, job.generated(attempt))
+            if settings.rephrase:
+                run_tasks(
+                    f"{label}: rephrase", engine, job.rephrase_tasks(attempt), rewriting, job.rephrased(attempt)
+                )
+        if settings.checker_llm is not None:
+            checker = functools.partial(self.pool.get, settings.checker_llm)
+            for job in jobs:
+                label = f"{job.spec.dataset}/{job.spec.split}, attempt {attempt + 1}: check"
+                run_tasks(label, checker, job.check_tasks(attempt), rewriting, job.checked(attempt))
+        left = sum(job.settle(attempt) for job in jobs)
+        _log.info("attempt %d of %d: %d rows without a sound response", attempt + 1, settings.attempts, left)
+        return left
+
+    def _write(self, dataset: str) -> dict[str, dict[str, Any]]:
+        names, jobs = self.names[dataset], self.jobs[dataset]
+        changed = any(job.appended for job in jobs)
+        config = {"dataset": dataset, **asdict(self.settings), "llm_mark": self.marks["generate"]["llm"]}
+        sets = {names.plain: {job.spec.split: job.plain_rows() for job in jobs}}
+        if names.final != names.plain:
+            sets[names.final] = {job.spec.split: job.final_rows() for job in jobs}
+        summary = {}
+        for name, splits in sets.items():
+            folder = responses_dir(self.model, name)
+            result = None if changed else stored_result(folder, config, self.prompts)
+            if result is None:
+                result = write_response_set(folder, splits, self.prompts, config)
+            summary[name] = {**result, "filter": filter_by_answer(dataset, name, self.settings.length_limits)}
+            _log.info(
+                "%s: %d rows, %d sound, betraying %s", folder, result["rows"], result["ok"], result["betraying"]
+            )
+        return summary
+
+
+def samplings(settings: ResponseSettings, prompts: Prompts) -> tuple[Sampling, Sampling]:
+    """How self-generation draws (cut at its limit, no thinking budget), and how the rewriter and the checker do."""
+    first = Sampling(
+        max_tokens=settings.max_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        greedy=settings.temperature == 0,
+        budget_closing=prompts.budget_closing,
+    )
+    return first, replace(
+        first, max_tokens=settings.rephrase_max_tokens, max_thinking_tokens=settings.max_thinking_tokens
+    )
+
+
+def stage_marks(
+    settings: ResponseSettings, prompts: Prompts, checker_system: str
+) -> Mapping[StageName, Mapping[str, Any]]:
+    """What every stage's results depend on: kept beside them, compared when a run goes on."""
+    first, rewriting = samplings(settings, prompts)
+    common = {"llm": llm_mark(settings.llm), "seed": settings.seed, "max_model_len": settings.max_model_len}
+    tags = (prompts.response_tag, prompts.reasoning_tag)
+    marks: dict[StageName, Mapping[str, Any]] = {
+        "generate": {
+            **common,
+            **asdict(first),
+            "prompt_texts": _text_mark(
+                prompts.self_generation_system, prompts.description_open, prompts.description_close
+            ),
+        },
+        "rephrase": {
+            **common,
+            **asdict(rewriting),
+            "prompt_texts": _text_mark(prompts.rephrase_system, prompts.rephrase_instruction, *tags),
+        },
+    }
+    if settings.checker_llm is not None:
+        marks["check"] = {
+            **common,
+            **asdict(rewriting),
+            "llm": llm_mark(settings.checker_llm),
+            "prompt_texts": _text_mark(checker_system, *tags),
+        }
+    return marks
+
+
+def _text_mark(*texts: str) -> str:
+    return hashlib.sha256("\x00".join(texts).encode()).hexdigest()[:16]
+
+
+def _read_checker_prompt(settings: ResponseSettings) -> str:
+    if settings.checker_llm is None:
+        return ""
+    path = Path(settings.checker_prompt) if settings.checker_prompt else CHECKER_PROMPT
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"checker prompt {path} cannot be read ({error}); give a text file") from error
+
+
+def _start_vllm(settings: ResponseSettings, llm: str) -> TextEngine:
+    from src.generation.vllm_core import EngineConfig, VllmEngine
+
+    return VllmEngine(
+        llm,
+        EngineConfig(max_model_len=settings.max_model_len, max_num_seqs=settings.max_num_seqs, seed=settings.seed),
+    )
