@@ -1,0 +1,45 @@
+"""Mono FLAC bytes at 24 kHz, 16 bits a sample."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from src.common.errors import UserError
+from src.corpus.mini.synthesis import SAMPLE_RATE
+
+_STEPS = 2.0**15
+
+
+def encode_flac(samples: NDArray[np.float32]) -> bytes:
+    """FLAC of ``samples`` (n,) in -1..1, rounded to 16 bits (the encoder then spends no bits on the rest)."""
+    from torchcodec.encoders import AudioEncoder
+
+    rounded = np.clip(np.round(samples * _STEPS), -_STEPS, _STEPS - 1) / _STEPS
+    encoder = AudioEncoder(torch.from_numpy(rounded.astype(np.float32))[None], sample_rate=SAMPLE_RATE)
+    return encoder.to_tensor("flac").numpy().tobytes()
+
+
+def read_flac(source: Path | bytes) -> NDArray[np.float32]:
+    """Mono samples (n,) of a file or of bytes written by :func:`encode_flac`.
+
+    Raises:
+        UserError: if the file is missing or is not audio at 24 kHz.
+    """
+    from torchcodec.decoders import AudioDecoder
+
+    try:
+        decoded = AudioDecoder(io.BytesIO(source) if isinstance(source, bytes) else str(source)).get_all_samples()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"cannot read the sound {_label(source)}: {error}; expected FLAC at 24 kHz") from error
+    if decoded.sample_rate != SAMPLE_RATE:
+        raise UserError(f"{_label(source)} has {decoded.sample_rate} samples a second; expected {SAMPLE_RATE}")
+    return decoded.data.mean(0).numpy()
+
+
+def _label(source: Path | bytes) -> str:
+    return f"({len(source)} bytes)" if isinstance(source, bytes) else str(source)
