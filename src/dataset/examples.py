@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from src.audio.waveform import Waveform, load_waveform
 from src.common.errors import UserError
 from src.common.log import get_logger
@@ -23,6 +25,8 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Row: ...
+
+    def lengths(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,10 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def lengths(self) -> np.ndarray:
+        """Estimated tokens of every row, float32 ``(rows,)``."""
+        return self.rows.lengths()
 
     def __getitem__(self, index: int) -> Example:
         """The example at ``index``; raises :class:`UserError` if twenty rows in a row cannot be used."""
@@ -115,24 +123,18 @@ class Batch:
         return len(self.keys)
 
 
-@dataclass(frozen=True)
-class Collator:
-    """Examples -> :class:`Batch`. Target tokens equal to ``pad_id`` are not trained and so not counted."""
-
-    pad_id: int | None
-
-    def __call__(self, examples: Sequence[Example]) -> Batch:
-        """Collect ``examples``. Raises :class:`UserError` if only some of them have audio."""
-        waveforms = [example.waveform for example in examples if example.waveform is not None]
-        if waveforms and len(waveforms) != len(examples):
-            silent = next(example.key for example in examples if example.waveform is None)
-            raise UserError(f"a batch mixes rows with and without audio; {silent} has none")
-        return Batch(
-            keys=[example.key for example in examples],
-            waveforms=waveforms or None,
-            starts=[example.start for example in examples],
-            mains=[example.main for example in examples],
-            outputs=[example.outputs for example in examples],
-            num_targets=sum(token != self.pad_id for example in examples for token in example.outputs),
-            num_replaced=sum(len(example.replaced) for example in examples),
-        )
+def collate(examples: Sequence[Example]) -> Batch:
+    """Examples -> :class:`Batch`. Raises :class:`UserError` if only some of them have audio."""
+    waveforms = [example.waveform for example in examples if example.waveform is not None]
+    if waveforms and len(waveforms) != len(examples):
+        silent = next(example.key for example in examples if example.waveform is None)
+        raise UserError(f"a batch mixes rows with and without audio; {silent} has none")
+    return Batch(
+        keys=[example.key for example in examples],
+        waveforms=waveforms or None,
+        starts=[example.start for example in examples],
+        mains=[example.main for example in examples],
+        outputs=[example.outputs for example in examples],
+        num_targets=sum(len(example.outputs) for example in examples),
+        num_replaced=sum(len(example.replaced) for example in examples),
+    )

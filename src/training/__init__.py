@@ -1,0 +1,1 @@
+"""Training the audio front end beside a frozen language model."""

@@ -1,0 +1,72 @@
+"""What ``train.py`` is told, checked before anything heavy is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from src.common.config import bind_dataclass
+from src.common.errors import ConfigError
+from src.dataset.mixture import DatasetConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Options of a training run.
+
+    Attributes:
+        dataset: training rows and evaluation sets.
+        model: the ``model`` group; bound by the model room.
+        training_args: passed on to transformers' ``TrainingArguments``.
+        seed: of initial weights, data order and dropout.
+        eval_mode: only evaluate, with the weights that ``resume_from_checkpoint`` names.
+        pretrained_adapters_dir: folder of earlier runs whose adapters are loaded.
+        pretrained_adapters_names: adapter name -> run below that folder.
+        freeze_adapters: stop training all adapters, or those of ``frozen_adapters_names``.
+        frozen_adapters_names: which adapters to freeze.
+        freeze_fusion: stop training the fusion.
+        resume_from_checkpoint: a checkpoint folder; true for the last whole one in the output folder, if any.
+        model_max_length: positions after which an item is cut, audio included.
+        length_grouping: put clips of like length into one batch.
+        random_weights: frozen parts from their configuration alone, untrained: for measurements and tests.
+        prompts: prompt set whose tags stand around the audio of models with explicit audio tokens.
+        check_config: stop after checking the configuration.
+    """
+
+    dataset: DatasetConfig
+    model: dict[str, Any]
+    training_args: dict[str, Any]
+    seed: int = 42
+    eval_mode: bool = False
+    pretrained_adapters_dir: str | None = None
+    pretrained_adapters_names: dict[str, str] | None = None
+    freeze_adapters: bool = False
+    frozen_adapters_names: list[str] | None = None
+    freeze_fusion: bool = False
+    resume_from_checkpoint: bool | str | None = None
+    model_max_length: int = 4096
+    length_grouping: bool = True
+    random_weights: bool = False
+    prompts: dict[str, Any] = field(default_factory=lambda: {"name": "full"})
+    check_config: bool = False
+
+    def __post_init__(self) -> None:
+        if self.frozen_adapters_names and not self.freeze_adapters:
+            raise ValueError("frozen_adapters_names has no effect unless freeze_adapters is true")
+        if bool(self.pretrained_adapters_dir) != bool(self.pretrained_adapters_names):
+            raise ValueError("pretrained_adapters_dir and pretrained_adapters_names belong together; one is missing")
+        if self.model_max_length < 1:
+            raise ValueError(f"model_max_length is {self.model_max_length}, expected at least 1")
+        if self.eval_mode and not self.dataset.eval:
+            raise ValueError("eval_mode needs evaluation sets, and dataset.eval has none")
+        if not self.eval_mode and not self.dataset.train.rows:
+            raise ValueError("dataset.train.rows is empty, at least one row is needed")
+
+
+def bind_train_config(config: Mapping[str, Any]) -> TrainConfig:
+    """Check a composed configuration. Raises :class:`ConfigError` with every problem found."""
+    bound = bind_dataclass(TrainConfig, config, "config")
+    if not bound.training_args.get("output_dir"):
+        raise ConfigError("training_args.output_dir: missing, give the folder of this run")
+    return bound

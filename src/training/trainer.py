@@ -1,0 +1,219 @@
+"""transformers' Trainer, changed where this project differs: batches, loss over tokens, what a checkpoint holds."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
+
+from src.audio.features import AudioFeatureExtractor
+from src.common.errors import UserError
+from src.common.run_record import write_json
+from src.dataset.examples import Batch, Examples, collate
+from src.dataset.sampler import ShardedBatches
+from src.model.alarm import AlarmModel
+from src.model.checkpoints import load_state, save_checkpoint
+from src.model.config import ModelConfig
+from src.model.splice import Turn
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training examples (``None`` to evaluate only), named evaluation sets and groups of them for mean losses."""
+
+    train: Examples | None
+    evaluation: Mapping[str, Examples]
+    groups: Mapping[str, Sequence[str]]
+    group_by_length: bool = True
+
+
+class AlarmTrainer(Trainer):
+    """Trains what is not frozen of an :class:`AlarmModel`.
+
+    The loss of a step is the mean over the target tokens of all its micro-batches and processes together. A
+    checkpoint holds adapters, fusion and separators, and what a resumed run needs. A loss that is not finite stops
+    the run with the rows of its batch.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: AlarmModel,
+        args: TrainingArguments,
+        data: Data,
+        extractor: AudioFeatureExtractor,
+        model_config: ModelConfig,
+        callbacks: Sequence[Any] = (),
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collate,
+            train_dataset=data.train,
+            eval_dataset=dict(data.evaluation) or None,
+            callbacks=list(callbacks),
+        )
+        self.remove_callback(PrinterCallback)
+        self.model_accepts_loss_kwargs = True
+        self.data = data
+        self.extractor = extractor.to(args.device)
+        self.model_config = model_config
+        self.clips_seen = 0
+        self.rows_replaced = 0
+        self.train_batches: ShardedBatches | None = None
+        self._eval_ready = False
+
+    # ---- batches
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of this process; an epoch's order does not depend on how many processes there are."""
+        assert self.data.train is not None
+        lengths = self.data.train.lengths() if self.data.group_by_length else None
+        self.train_batches = self._batches(len(self.data.train), self._train_batch_size, lengths, shuffle=True)
+        return self._loader(self.data.train, self.train_batches)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Batches of this process of a named evaluation set, long clips first, every row once."""
+        examples = self.data.evaluation[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
+        batches = self._batches(len(examples), self.args.eval_batch_size, examples.lengths(), shuffle=False)
+        return self._loader(examples, batches)
+
+    def _batches(self, count: int, batch_size: int, lengths: Any, shuffle: bool) -> ShardedBatches:
+        args = self.args
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return ShardedBatches(count, batch_size, lengths, seed, shuffle, args.process_index, args.world_size)
+
+    def _loader(self, examples: Examples, batches: ShardedBatches) -> DataLoader:
+        workers = self.args.dataloader_num_workers
+        return DataLoader(
+            examples,  # type: ignore[arg-type]
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=workers,
+            persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+        )
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor:
+        """Target tokens of one optimizer step, over its micro-batches and all processes."""
+        self.clips_seen += sum(len(batch) for batch in batch_samples) * self.args.world_size
+        self.rows_replaced += sum(batch.num_replaced for batch in batch_samples)
+        total = torch.tensor(sum(batch.num_targets for batch in batch_samples), device=device)
+        return self.accelerator.gather(total).sum() if self.args.world_size > 1 else total
+
+    def _prepare_inputs(self, inputs: Batch) -> dict[str, Any]:
+        """Features on the training device, and turns, as :meth:`AlarmModel.forward` takes them."""
+        pieces = zip(inputs.starts, inputs.mains, inputs.outputs, strict=True)
+        return {
+            "features": None if inputs.waveforms is None else self.extractor(inputs.waveforms),
+            "turns": [Turn(start, main, outputs) for start, main, outputs in pieces],
+            "keys": inputs.keys,
+        }
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: the Trainer's formula knows text only."""
+        return 0
+
+    # ---- loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        """Sum of the micro-batch over the step's tokens; processes average gradients, hence the factor."""
+        outputs = model(inputs)
+        self._stop_unless_finite(outputs["loss_sum"], inputs["keys"])
+        items = outputs["num_targets"] if num_items_in_batch is None else num_items_in_batch
+        loss = outputs["loss_sum"] * self.args.world_size / items.clamp(min=1)
+        return (loss, outputs) if return_outputs else loss
+
+    def _stop_unless_finite(self, loss: Tensor, keys: Sequence[str]) -> None:
+        if bool(torch.isfinite(loss)):
+            return
+        path = Path(self.args.output_dir) / f"not_finite_{self.args.process_index}.json"
+        write_json(path, {"step": self.state.global_step, "loss": str(loss.item()), "rows": list(keys)})
+        raise UserError(
+            f"the loss is {loss.item()} at step {self.state.global_step + 1}; rows of the batch: {', '.join(keys)} "
+            f"(written to {path}). Look at these clips, or lower training_args.learning_rate and resume"
+        )
+
+    # ---- evaluation
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Loss per token of every evaluation set, their means by group and over all."""
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if eval_dataset is None:
+            means = _mean_losses(metrics, self.data, metric_key_prefix)
+            self.log(dict(means))
+            metrics.update(means)
+        return metrics
+
+    @torch.no_grad()
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Mean loss over all target tokens of a set, whatever the batches and processes."""
+        if not self._eval_ready and not self.is_in_train:
+            self.accelerator.prepare_model(self.model, evaluation_mode=True)  # mixed precision, when asked for
+        self._eval_ready = True
+        was_training = self.model.training
+        self.model.eval()
+        sums = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+        for batch in dataloader:
+            outputs = self.model(self._prepare_inputs(batch))
+            sums += torch.stack([outputs["loss_sum"], outputs["num_targets"], sums.new_tensor(len(batch))]).to(sums)
+        self.model.train(was_training)
+        if self.args.world_size > 1:
+            sums = self.accelerator.gather(sums[None]).sum(dim=0)
+        loss, tokens, rows = sums.tolist()
+        metrics = {f"{metric_key_prefix}_loss": loss / max(tokens, 1), f"{metric_key_prefix}_tokens": tokens}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=int(rows))
+
+    # ---- checkpoints
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As usual, but over no leftovers: what lies in the folder is of this step, or the folder is not whole."""
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save and folder.exists():
+            shutil.rmtree(folder)
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Write adapters, fusion and separators, and the configuration that names the frozen parts."""
+        extra = {"step": self.state.global_step, "seed": self.args.seed}
+        save_checkpoint(output_dir or self.args.output_dir, self._alarm().front_end, self.model_config, extra)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Put a checkpoint's trained state into the model."""
+        load_state(self._alarm().front_end, Path(resume_from_checkpoint))
+
+    def _alarm(self) -> AlarmModel:
+        return self.accelerator.unwrap_model(self.model)
+
+
+def _mean_losses(metrics: Mapping[str, float], data: Data, prefix: str) -> dict[str, float]:
+    def mean(names: Sequence[str]) -> float:
+        return sum(metrics[f"{prefix}_{name}_loss"] for name in names) / len(names)
+
+    groups = {f"{prefix}_{group}_group_loss": mean(names) for group, names in data.groups.items() if names}
+    return groups | {f"{prefix}_loss": mean(list(data.evaluation))}
