@@ -94,7 +94,7 @@ def find_fault(segments: Sequence[Segment], width: int, vocabulary: int, context
                 return f"embeddings of shape {shape} ({segment.dtype}), expected frames x {width}, floating point"
             if not bool(torch.isfinite(segment).all()):
                 return "embeddings are not finite (NaN or infinity)"
-        elif len(segment) and not (0 <= min(segment) and max(segment) < vocabulary):
+        elif len(segment) and not (min(segment) >= 0 and max(segment) < vocabulary):
             return f"token id outside of the vocabulary of {vocabulary}"
     length = prompt_length(segments)
     if length == 0:

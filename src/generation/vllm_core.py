@@ -9,40 +9,21 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from src.common.errors import UserError
 from src.common.log import get_logger
+from src.generation.config import EngineConfig
 from src.generation.engine import Engine, Pass
 from src.generation.requests import Sampling, Segment, prompt_length
+from src.model.llm import resolve_source
 
 log = get_logger(__name__)
 GIB = 1024**3
-
-
-@dataclass(frozen=True)
-class EngineConfig:
-    """Settings of vLLM.
-
-    ``max_model_len`` (prompt and response together) is lowered to what the model can do. ``dtype`` ``None`` is the
-    model's own on a GPU and float32 on a CPU, ``enforce_eager`` ``None`` is true on a CPU, where compiling costs more
-    than it gives back on short runs. ``kv_cache_gib`` is used on a CPU alone; on a GPU ``gpu_memory_utilization`` is
-    the share of memory for weights and cache.
-    """
-
-    max_model_len: int = 16384
-    max_num_seqs: int = 32
-    max_num_batched_tokens: int = 16384
-    gpu_memory_utilization: float = 0.7
-    kv_cache_gib: float = 1.0
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    enforce_eager: bool | None = None
-    seed: int = 0
 
 
 class VllmEngine(Engine):
@@ -54,7 +35,7 @@ class VllmEngine(Engine):
     def __init__(self, llm: str, config: EngineConfig | None = None, revision: str | None = None) -> None:
         from transformers import AutoTokenizer
 
-        config = config or EngineConfig()
+        config, llm = config or EngineConfig(), resolve_source(llm)
         tokenizer = AutoTokenizer.from_pretrained(llm, revision=revision)
         core = VllmCore(llm, config, revision, tokenizer.eos_token_id)
         super().__init__(core, tokenizer, 2 * config.max_num_seqs, config.max_num_seqs)
@@ -67,6 +48,7 @@ class VllmEngine(Engine):
 def prepare_environment() -> None:
     """Defaults that vLLM reads from the environment on import; what the user has set is left alone."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if not torch.cuda.is_available():
         # in this process: starts in seconds; a second process would only compete for the same cores
@@ -79,9 +61,7 @@ class VllmCore:
     def __init__(self, llm: str, config: EngineConfig, revision: str | None, end_of_turn: int | None) -> None:
         prepare_environment()
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)
-                from vllm import LLM
+            from vllm import LLM
         except ImportError as error:
             raise UserError(
                 f"vLLM does not load ({error}); install requirements.txt (GPU) or requirements-cpu.txt"

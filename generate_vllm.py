@@ -1,0 +1,24 @@
+"""Answer the free questions of a data set with an audio language model, through vLLM.
+
+In: a data set with audio and a text column (prompt, content or context), a checkpoint. Out: a data set of answers
+below data/datasets/generated; a run that was interrupted continues when it is started again.
+
+    python generate_vllm.py dataset.name=mini_test checkpoint_name=saved/mini_alarm_ca prompts=mini
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from src.common.config import hydra_cli
+
+
+def main(config: dict[str, Any]) -> int:
+    """Run with a resolved configuration."""
+    from src.generation.run import generate_free
+
+    return generate_free(config)
+
+
+if __name__ == "__main__":
+    hydra_cli("generate_vllm", main)

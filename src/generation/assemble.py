@@ -1,0 +1,88 @@
+"""Finished records to the published folder: one saved ``DatasetDict``, rows in order of ``dataset_index``."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from src.dataset.tables import KEY
+from src.generation.tables import Table
+from src.generation.tasks import Task
+from src.prompts.options import AnswerFallback
+
+RECORD_COLUMNS = ("finish_reason", "budget_hit", "num_tokens", "seconds", "error")
+
+
+def assemble(
+    directory: Path,
+    tables: Sequence[tuple[Table, str]],
+    records: Mapping[str, Mapping[str, Any]],
+    task: Task,
+    *,
+    fallback: AnswerFallback,
+    inside_thoughts: bool,
+    save_audio: bool,
+) -> dict[str, Any]:
+    """Write the data set below ``directory`` and return the counts of rows by parse status for each split.
+
+    ``tables`` are splits with the name of their text column; ``records`` hold a record for each of their rows.
+    """
+    from datasets import DatasetDict
+
+    saved: dict[str, Any] = {}
+    counts: dict[str, Any] = {}
+    for table, text_column in tables:
+        rows = sorted(table.positions, key=table.dataset_index)
+        lines = [
+            _line(table, row, records[table.key(row)], task, text_column, fallback, inside_thoughts) for row in rows
+        ]
+        saved[table.split] = _split(table, rows, lines, save_audio)
+        statuses = Counter(line["parse_status"] for line in lines)
+        counts[table.split] = {"rows": len(lines), "statuses": dict(sorted(statuses.items()))}
+    _replace(directory, DatasetDict(saved))
+    return counts
+
+
+def _line(
+    table: Table,
+    row: int,
+    record: Mapping[str, Any],
+    task: Task,
+    text_column: str,
+    fallback: AnswerFallback,
+    inside_thoughts: bool,
+) -> dict[str, Any]:
+    cells = table.texts[row]
+    columns = task.columns(cells, text_column, record, fallback, inside_thoughts)
+    return {KEY: table.dataset_index(row), **columns, **{name: record[name] for name in RECORD_COLUMNS}}
+
+
+def _split(table: Table, rows: list[int], lines: list[dict[str, Any]], save_audio: bool) -> Any:
+    from datasets import Audio, Dataset, Features, Value, concatenate_datasets
+
+    made = Dataset.from_list(lines)
+    features = dict(made.features)
+    for name, feature in features.items():  # a column of nulls alone has no type of its own
+        if isinstance(feature, Value) and feature.dtype == "null":
+            features[name] = Value("string")
+    made = made.cast(Features(features))
+    if save_audio and "audio" in table.data.column_names:
+        audio = table.data.select_columns(["audio"]).select(rows).cast_column("audio", Audio())
+        made = concatenate_datasets([made, audio], axis=1)
+    return made
+
+
+def _replace(directory: Path, saved: Any) -> None:
+    """Save beside the old files and move the new ones in, so that a kill leaves one or the other."""
+    fresh = directory / ".assembling"
+    shutil.rmtree(fresh, ignore_errors=True)
+    saved.save_to_disk(str(fresh))
+    for path in fresh.iterdir():
+        target = directory / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        path.replace(target)
+    fresh.rmdir()

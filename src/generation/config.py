@@ -1,0 +1,133 @@
+"""Settings of a generation run, checked before anything heavy is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from src.common.errors import ConfigError
+from src.common.naming import generated_name
+from src.common.seeds import row_seed
+from src.prompts import Prompts, load_prompts
+
+AudioInput = Literal["clip", "none", "other", "description"]
+"""What the model hears: the row's clip; nothing; another row's clip; or nothing, but it reads the row's description."""
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Which rows: ``name`` of a local set (below ``data/datasets/raw``, or a folder) or Hub id.
+
+    ``split`` ``None`` is all splits. ``shuffle`` draws the rows that ``limit`` keeps from the whole split, seeded.
+    """
+
+    name: str
+    split: str | None = None
+    limit: int | None = None
+    shuffle: bool = False
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit is {self.limit}, expected at least 1, or null for all rows")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The language model (``None``: the one the checkpoint was trained with) and how much it may write."""
+
+    llm: str | None = None
+    llm_revision: str | None = None
+    max_tokens: int = 8192
+    max_thinking_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}, expected at least 1")
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Settings of vLLM.
+
+    ``max_model_len`` (prompt and response together) is lowered to what the model can do. ``dtype`` ``None`` is the
+    model's own on a GPU and float32 on a CPU, ``enforce_eager`` ``None`` is true on a CPU, where compiling costs more
+    than it gives back on short runs. ``kv_cache_gib`` is used on a CPU alone; on a GPU ``gpu_memory_utilization`` is
+    the share of memory for weights and cache.
+    """
+
+    max_model_len: int = 16384
+    max_num_seqs: int = 32
+    max_num_batched_tokens: int = 16384
+    gpu_memory_utilization: float = 0.7
+    kv_cache_gib: float = 1.0
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    enforce_eager: bool | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run of ``generate_vllm.py`` or ``generate_vllm_mcqa.py``; the keys are explained in their YAML files."""
+
+    dataset: DatasetConfig
+    model: ModelSettings = field(default_factory=ModelSettings)
+    checkpoint_name: str | list[str] | None = None
+    batch_size: int = 8
+    seed: int | None = None
+    greedy: bool = False
+    save_audio: bool = False
+    audio_input: AudioInput = "clip"
+    run_tag: str | None = None
+    overwrite: bool = False
+    answer_fallback: Literal["none", "option_0"] = "none"
+    cuda_devices: str | int | list[int] | None = None
+    prompts: dict[str, Any] = field(default_factory=lambda: {"name": "full"})
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        if self.hears and not self.checkpoints:
+            raise ValueError(f"checkpoint_name is required with audio_input={self.audio_input}")
+        if not self.hears and not self.checkpoints and self.model.llm is None:
+            raise ValueError("model.llm or checkpoint_name is required to know the language model")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}, expected at least 1")
+
+    @property
+    def hears(self) -> bool:
+        """Whether clips are encoded at all."""
+        return self.audio_input in ("clip", "other")
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """Checkpoint names; several make an ensemble."""
+        if self.checkpoint_name is None:
+            return []
+        return [self.checkpoint_name] if isinstance(self.checkpoint_name, str) else list(self.checkpoint_name)
+
+    def output_name(self) -> str:
+        """Name of the output folder; runs that hear something else than the clip are marked by their tag."""
+        base = generated_name(
+            self.dataset.name.rstrip("/").split("/")[-1]
+            if self.dataset.name.startswith(("/", "."))
+            else self.dataset.name,
+            self.checkpoints or "no_checkpoint",
+            self.model.max_tokens,
+            self.model.max_thinking_tokens,
+            self.seed,
+        )
+        tag = self.run_tag or (None if self.audio_input == "clip" else self.audio_input)
+        return base if tag is None else f"{base}_{tag}"
+
+    def request_seed(self, key: str) -> int | None:
+        """Seed of one row, or ``None`` in a run without a seed."""
+        return None if self.seed is None else row_seed(self.seed, key)
+
+
+def read_prompts(settings: Mapping[str, Any], where: str = "prompts") -> Prompts:
+    """The prompt set of a ``prompts`` config group: its ``name``, other keys replace single texts."""
+    overrides = dict(settings)
+    name = overrides.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"{where}.name: got {name!r}, expected the name of a prompt set (full, mini)")
+    return load_prompts(name, overrides)

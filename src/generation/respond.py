@@ -1,0 +1,171 @@
+"""Rows to requests: what the model hears or reads, in which order, around the user's text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from src.audio.waveform import Waveform, load_waveform
+from src.common.errors import UserError
+from src.common.log import get_logger
+from src.generation.requests import Request, Segment
+from src.model.checkpoints import LoadedFrontEnd, load_front_end
+from src.prompts import Prompts
+from src.prompts.chat import ChatTokenizer, chat_ids, system_ids, text_ids, turn_ids
+from src.prompts.layouts import self_generation_messages
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One row to be answered: the user's ``content``, and the ``audio`` in any form :func:`load_waveform` takes.
+
+    ``seed`` as in :class:`Request`; an item with ``error`` only carries the reason on.
+    """
+
+    key: str
+    content: str = ""
+    audio: Any = None
+    description: str | None = None
+    seed: int | None = None
+    error: str | None = None
+
+
+class Ears:
+    """One or several front ends; several hear the same clip one after another (an ensemble)."""
+
+    def __init__(self, loaded: Sequence[LoadedFrontEnd]) -> None:
+        self.loaded = list(loaded)
+
+    @classmethod
+    def load(cls, checkpoints: Sequence[str], device: torch.device | str, dtype: torch.dtype) -> Ears:
+        """Load checkpoints. Raises :class:`UserError` if one is unusable or they belong to different LLMs."""
+        loaded = [load_front_end(name, device, dtype) for name in checkpoints]
+        llms = {each.config.llm: name for each, name in zip(loaded, checkpoints, strict=True)}
+        if len(llms) > 1:
+            listed = ", ".join(f"{name} ({llm})" for llm, name in llms.items())
+            raise UserError(f"checkpoint_name: an ensemble needs one language model, got {listed}")
+        return cls(loaded)
+
+    @property
+    def explicit_tags(self) -> list[bool]:
+        """For each front end, whether the marks around the audio are text instead of learned rows."""
+        return [each.front_end.separators() is None for each in self.loaded]
+
+    @torch.inference_mode()
+    def encode(self, waveforms: Sequence[Waveform]) -> list[list[Tensor]]:
+        """For each clip, one ``(frames, llm_dim)`` tensor a front end, learned separators included, on the CPU."""
+        heard: list[list[Tensor]] = [[] for _ in waveforms]
+        for each in self.loaded:
+            separators = each.front_end.separators()
+            embedded = each.front_end(each.feature_extractor(waveforms))
+            for place, frames in zip(heard, embedded, strict=True):
+                rows = [frames] if separators is None else [separators[0], frames, separators[1]]
+                place.append(torch.cat([row.to(frames) for row in rows]).cpu())
+        return heard
+
+
+class Turns:
+    """Writes prompts for one system text: system turn, user's header, audio, user's text, assistant's header."""
+
+    def __init__(
+        self, tokenizer: ChatTokenizer, prompts: Prompts, system: str, explicit_tags: Sequence[bool] = (False,)
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._prompts = prompts
+        self._system = system_ids(tokenizer, system)
+        self._system_text = system
+        self._explicit = list(explicit_tags)
+
+    def hearing(self, content: str, clips: Sequence[Tensor]) -> tuple[Segment, ...]:
+        """The prompt of a clip as one or several front ends hear it; one tensor ``(frames, llm_dim)`` each."""
+        if len(clips) == 1:
+            turn = turn_ids(self._tokenizer, content, self._tags(0) if self._explicit[0] else None)
+            return [*self._system, *turn.start], clips[0], turn.main
+        turn, count = turn_ids(self._tokenizer, content), len(clips)
+        before = [*self._system, *turn.start, *self._line(self._prompts.ensemble_intro.format(n=count))]
+        segments: list[Segment] = []
+        for index, clip in enumerate(clips):
+            opening, closing = self._tags(index)
+            before += self._line(self._prompts.ensemble_heading.format(i=index + 1, n=count), opening)
+            segments += [before, clip]
+            before = text_ids(self._tokenizer, f"{closing}\n")
+        return *segments, [*before, *turn.main]
+
+    def reading(self, content: str, description: str) -> tuple[Segment, ...]:
+        """The prompt in which a description stands for the audio, as the model's training targets were made."""
+        system, user = self_generation_messages(self._prompts, description, content)
+        return (chat_ids(self._tokenizer, system["content"], user["content"]),)
+
+    def deaf(self, content: str) -> tuple[Segment, ...]:
+        """The prompt without any audio."""
+        return (chat_ids(self._tokenizer, self._system_text, content),)
+
+    def _tags(self, index: int) -> tuple[str, str]:
+        if not self._explicit[index]:
+            return "", ""
+        return self._prompts.description_open, self._prompts.description_close
+
+    def _line(self, text: str, after: str = "") -> list[int]:
+        return text_ids(self._tokenizer, text + ("" if text.endswith("\n") else "\n") + after)
+
+
+def hearing_requests(items: Iterable[Item], ears: Ears, turns: Turns, batch_size: int) -> Iterator[Request]:
+    """Encode the items' audio in batches and write their prompts; bad audio becomes a request with ``error``."""
+    source = iter(items)
+    while batch := list(islice(source, batch_size)):
+        good: list[tuple[Item, Waveform]] = []
+        for item in batch:
+            waveform, fault = _load(item)
+            if waveform is None:
+                yield Request(item.key, error=fault)
+            else:
+                good.append((item, waveform))
+        yield from _encode(good, ears, turns)
+
+
+def text_requests(items: Iterable[Item], turns: Turns, read: bool) -> Iterator[Request]:
+    """Prompts without audio: with the description in its place if ``read``, with nothing otherwise."""
+    for item in items:
+        if item.error is not None:
+            yield Request(item.key, error=item.error)
+        elif read and not item.description:
+            yield Request(item.key, error="the row has no audio_description")
+        else:
+            segments = turns.reading(item.content, item.description or "") if read else turns.deaf(item.content)
+            yield Request(item.key, segments, item.seed)
+
+
+def _load(item: Item) -> tuple[Waveform | None, str | None]:
+    if item.error is not None:
+        return None, item.error
+    if item.audio is None:
+        return None, "the row has no audio"
+    try:
+        return load_waveform(item.audio), None
+    except UserError as error:
+        return None, str(error)
+
+
+def _encode(good: Sequence[tuple[Item, Waveform]], ears: Ears, turns: Turns) -> Iterator[Request]:
+    """Encode a batch; if that fails, clip by clip, so that one clip costs one row."""
+    if not good:
+        return
+    try:
+        heard = ears.encode([waveform for _, waveform in good])
+    except (UserError, RuntimeError, ValueError) as error:
+        if len(good) > 1:
+            for pair in good:
+                yield from _encode([pair], ears, turns)
+            return
+        log.debug("encoding %s failed", good[0][0].key, exc_info=True)
+        yield Request(good[0][0].key, error=f"audio cannot be encoded: {' '.join(str(error).split())[:300]}")
+        return
+    for (item, _), clips in zip(good, heard, strict=True):
+        yield Request(item.key, turns.hearing(item.content, clips), item.seed)

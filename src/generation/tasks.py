@@ -1,0 +1,80 @@
+"""The two kinds of runs: free questions and multiple choice. What is asked, and which columns are saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from src.prompts import Prompts
+from src.prompts.options import AnswerFallback, layout_question, map_answer
+from src.prompts.thoughts import extract_answer, split_response
+
+Row = Mapping[str, Any]
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """``content`` is the user's text of a row (raises ValueError with the reason why there is none).
+
+    ``columns`` are the saved columns of a row and its record, in order. ``free_text`` tells that the rows hold one
+    text column instead of question and choices.
+    """
+
+    name: str
+    free_text: bool
+    system: Callable[[Prompts], str]
+    content: Callable[[Row, str, Prompts], str]
+    columns: Callable[[Row, str, Record, AnswerFallback, bool], dict[str, Any]]
+
+
+def _free_content(row: Row, text_column: str, prompts: Prompts) -> str:
+    text = row[text_column]
+    if not isinstance(text, str):
+        raise ValueError(f"the row has no text in column {text_column!r}")
+    return text
+
+
+def _free_columns(
+    row: Row, text_column: str, record: Record, fallback: AnswerFallback, inside_thoughts: bool
+) -> dict[str, Any]:
+    response = record["response"]
+    split = None if response is None else split_response(response, inside_thoughts)
+    described = {"audio_description": row["audio_description"]} if "audio_description" in row else {}
+    return {
+        "context": row[text_column],
+        **described,
+        "llm_answer": None if response is None else extract_answer(response),
+        "answer_text": None if split is None else split.answer,
+        "thoughts": None if split is None else split.thoughts,
+        "response": response,
+        "parse_status": "error" if split is None else split.status,
+    }
+
+
+def _choice_content(row: Row, text_column: str, prompts: Prompts) -> str:
+    question, choices = row["question"], row["choices"]
+    if not isinstance(question, str) or not choices:
+        raise ValueError("the row has no question or no choices")
+    return layout_question(question, [str(choice) for choice in choices], prompts.question_tag, prompts.options_tag)
+
+
+def _choice_columns(
+    row: Row, text_column: str, record: Record, fallback: AnswerFallback, inside_thoughts: bool
+) -> dict[str, Any]:
+    response = record["response"]
+    choices = [str(choice) for choice in row["choices"] or ()]
+    parsed = None if response is None else map_answer(response, choices, fallback)
+    return {
+        "question": row["question"],
+        "choices": choices,
+        "llm_answer": None if parsed is None else parsed.choice,
+        "thoughts": None if response is None else split_response(response, inside_thoughts).thoughts,
+        "response": response,
+        "parse_status": "error" if parsed is None else parsed.status,
+    }
+
+
+FREE = Task("free", True, lambda prompts: prompts.generation_system, _free_content, _free_columns)
+MULTIPLE_CHOICE = Task("mcqa", False, lambda prompts: prompts.mcqa_system, _choice_content, _choice_columns)
