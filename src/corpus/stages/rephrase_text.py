@@ -111,7 +111,9 @@ def extract_result(rewritten: str) -> tuple[str, RestoreStatus]:
     The rewriter's own thoughts, up to the first ``</think>``, do not count: they may quote the tags.
     """
     _, thought, after = rewritten.partition(THINK_CLOSE)
-    body = after if thought else rewritten
+    # a first </think> inside the result is a renamed block that got its usual name back
+    inside = ANSWER_OPEN not in after and ANSWER_CLOSE in after
+    body = after if thought and not inside else rewritten
     _, opened, result = body.rpartition(ANSWER_OPEN)
     if not opened:
         return "", "no_answer"
