@@ -8,7 +8,7 @@ from typing import Literal
 EncoderKind = Literal["whisper", "w2vbert", "sslam", "muq"]
 
 MINIMUM_SECONDS = 0.04
-"""Shortest clip, in seconds. Shorter ones are zero-padded to it: below it some encoder would give no frame at 25 Hz."""
+"""Shortest clip in seconds; shorter ones are zero-padded to it, or some encoder would give no frame at 25 Hz."""
 
 
 @dataclass(frozen=True)

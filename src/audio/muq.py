@@ -26,8 +26,8 @@ def muq_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) -> tup
 def muq_mel(samples: Tensor, num_mels: int, fft_size: int, sample_rate: int) -> Tensor:
     """Normalised mel spectrogram ``(batch, num_mels, n // 240)`` of ``samples (batch, n)``, in float32.
 
-    HTK mel filters on a power spectrum of ``fft_size`` points (2048 published) every 240 samples, in dB with floor 1e-10, then (x - 6.77) / 18.4, the
-    statistics of the encoder's training corpus.
+    HTK mel filters on a power spectrum of ``fft_size`` points (2048 published) every 240 samples, in dB with floor
+    1e-10, then (x - 6.77) / 18.4, the statistics of the encoder's training corpus.
     """
     samples = samples.float()
     spectrum = torch.stft(samples, fft_size, HOP, window=_window(fft_size, samples.device), return_complex=True)

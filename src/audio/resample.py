@@ -12,7 +12,7 @@ from torch import Tensor
 FILTER_WIDTH = 6
 ROLLOFF = 0.99
 MAX_KERNEL_ROWS = 2000
-"""Reduced target rates above this would need a kernel of hundreds of megabytes; such odd rates are gathered instead."""
+"""Reduced target rates above this would need a kernel of hundreds of megabytes; they are gathered instead."""
 GATHER_BLOCK = 1 << 16
 
 
@@ -41,7 +41,7 @@ def _resampler(old: int, new: int, device: torch.device) -> torchaudio.transform
 
 
 def _gather_resample(samples: Tensor, old: int, new: int) -> Tensor:
-    """The same filter evaluated at each output sample, in blocks: slower, but its memory does not grow with the rates."""
+    """The same filter evaluated at each output sample, in blocks: slower, but of bounded memory at any rate."""
     cutoff = min(old, new) * ROLLOFF
     half = math.ceil(FILTER_WIDTH * old / cutoff)
     count = -(-samples.shape[-1] * new // old)

@@ -42,7 +42,7 @@ def kaldi_lengths(lengths: Tensor) -> Tensor:
 def kaldi_fbank(samples: Tensor, window: Tensor, filters: Tensor) -> Tensor:
     """Kaldi log-mel filterbank of ``samples (batch, n)`` with zero edges -> ``(batch, frames, mels)``.
 
-    Per frame: DC removed, pre-emphasis 0.97, ``window (400,)``, 512-point power spectrum, ``filters (256 + 1, mels)``,
+    Per frame: DC removed, pre-emphasis 0.97, ``window (400,)``, 512-point power spectrum, ``filters (257, mels)``,
     natural log with floor 1.19e-7; no dither, whole frames only.
     """
     padded = torch.nn.functional.pad(samples, (KALDI_EDGE, KALDI_EDGE))

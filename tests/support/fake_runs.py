@@ -155,7 +155,7 @@ def answer_open(questions: Path, out: Path, skill: Mapping[str, float], reader: 
             saved.append(
                 {
                     "dataset_index": row["dataset_index"],
-                    "prompt": row["prompt"],
+                    "context": row["prompt"],
                     "audio_description": row["audio_description"],
                     "llm_answer": thoughts(row, reader) + ending,
                     "response": thoughts(row, reader) + ending,
@@ -201,7 +201,7 @@ def make_training(folder: Path, digest: str = "ab12" * 16, steps: int = 400) -> 
             lines.append({"step": step, "eval_loss": loss + 0.08})
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    write_json(folder / "run.json", {"llm_digest_before": digest, "llm_digest_after": digest, "seed": 1})
+    write_json(folder / "run.json", {"llm_digest": {"before": digest, "after": digest}, "seed": 1})
 
 
 def make_marks(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ class Encoder(nn.Module, ABC):
         num_states: hidden states the encoder can return.
     """
 
+    encoder: Any
     pads_chunks: ClassVar[bool] = True
     """Whether every chunk has the full length; otherwise a batch shorter than a chunk is run at its own length."""
     unused_prefixes: ClassVar[tuple[str, ...]] = ()
@@ -79,7 +80,7 @@ class Encoder(nn.Module, ABC):
         wrong = [index for index in layers if not 0 <= index < self.num_states]
         if wrong or not layers:
             raise UserError(
-                f"{type(self).__name__}: got layers {list(layers)}, expected indices from 0 to {self.num_states - 1}; "
+                f"{type(self).__name__}: got layers {list(layers)}, expected indices 0 to {self.num_states - 1}; "
                 "mend the encoder's layers in the model config"
             )
 

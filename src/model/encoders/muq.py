@@ -27,7 +27,7 @@ class MuQEncoder(Encoder):
     """States: 0 is the convolutions' output with padding zeroed, k the output of layer k, the last one normalised.
 
     Args:
-        backbone: a module whose ``model`` is :class:`MuQModel`.
+        backbone: the published nesting around :class:`MuQModel`.
         chunk_frames: samples of one chunk (720000 published), a multiple of 960.
     """
 
@@ -38,16 +38,14 @@ class MuQEncoder(Encoder):
         "encoder.model.conformer.pos_conv_embed.",
     )
 
-    def __init__(self, backbone: nn.Module, chunk_frames: int) -> None:
+    def __init__(self, backbone: MuQBackbone, chunk_frames: int) -> None:
         config = backbone.model.conformer.config
         super().__init__(backbone, chunk_frames, config.hidden_size, config.num_hidden_layers + 1)
 
     @classmethod
     def from_config(cls, config: MuQArchitecture, features: FeatureConfig) -> MuQEncoder:
         """A randomly initialised encoder of the given sizes."""
-        backbone = nn.Module()
-        backbone.add_module("model", MuQModel(config, features.sample_rate))
-        return cls(backbone, features.chunk_frames)
+        return cls(MuQBackbone(MuQModel(config, features.sample_rate)), features.chunk_frames)
 
     def states(self, chunks: Tensor, mask: Tensor) -> Iterator[Tensor]:
         """See :meth:`Encoder.states`; ``chunks`` and ``mask`` are ``(chunks, samples)``."""
@@ -60,6 +58,14 @@ class MuQEncoder(Encoder):
     def computed_tensors(self) -> Mapping[str, Tensor]:
         """The frequencies of the rotary positions."""
         return {INV_FREQ: rotary_frequencies(2 * self.get_buffer(INV_FREQ).shape[0])}
+
+
+class MuQBackbone(nn.Module):
+    """Holds the model under the name ``model``, as published checkpoints do."""
+
+    def __init__(self, model: MuQModel) -> None:
+        super().__init__()
+        self.model = model
 
 
 class MuQModel(nn.Module):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
@@ -25,13 +26,13 @@ class SSLAMEncoder(Encoder):
     """States: i is the output of block i + 1 without the class token; the patch embedding is not among them.
 
     Args:
-        backbone: a module whose ``model`` is :class:`EATModel`.
+        backbone: the published nesting around :class:`EATModel`.
         chunk_frames: feature frames of one chunk (1024 published), a multiple of 16.
     """
 
     unused_prefixes = ("encoder.model.fc_norm.", "encoder.model.head.")
 
-    def __init__(self, backbone: nn.Module, chunk_frames: int) -> None:
+    def __init__(self, backbone: EATBackbone, chunk_frames: int) -> None:
         model = backbone.model
         super().__init__(backbone, chunk_frames, model.extra_tokens.shape[-1], len(model.blocks))
         self.bands = model.bands
@@ -39,9 +40,7 @@ class SSLAMEncoder(Encoder):
     @classmethod
     def from_config(cls, config: SSLAMArchitecture, features: FeatureConfig) -> SSLAMEncoder:
         """A randomly initialised encoder of the given sizes."""
-        backbone = nn.Module()
-        backbone.add_module("model", EATModel(config, features.num_mels // PATCH))
-        return cls(backbone, features.chunk_frames)
+        return cls(EATBackbone(EATModel(config, features.num_mels // PATCH)), features.chunk_frames)
 
     def states(self, chunks: Tensor, mask: Tensor) -> Iterator[Tensor]:
         """See :meth:`Encoder.states`; ``chunks (chunks, chunk_frames, mels)``, the mask is not used."""
@@ -58,6 +57,14 @@ class SSLAMEncoder(Encoder):
         return {POSITIONS: position_table(rows // self.bands, self.bands, self.width)}
 
 
+class EATBackbone(nn.Module):
+    """Holds the model under the name ``model``, as published checkpoints do."""
+
+    def __init__(self, model: EATModel) -> None:
+        super().__init__()
+        self.model = model
+
+
 class EATModel(nn.Module):
     """Patch embedding, fixed positions, class token and post-norm blocks, named as in the published checkpoint."""
 
@@ -65,11 +72,8 @@ class EATModel(nn.Module):
         super().__init__()
         self.bands = bands
         self.extra_tokens = nn.Parameter(torch.zeros(1, 1, config.width))
-        self.local_encoder = nn.Module()
-        self.local_encoder.add_module("proj", nn.Conv2d(1, config.width, PATCH, PATCH))
-        self.fixed_positional_encoder = nn.Module()
-        positions = position_table(config.max_time_patches, bands, config.width)
-        self.fixed_positional_encoder.register_parameter("positions", nn.Parameter(positions, requires_grad=False))
+        self.local_encoder = PatchEmbedding(config.width)
+        self.fixed_positional_encoder = FixedPositions(config.max_time_patches, bands, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.pre_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.dropout = nn.Dropout(config.dropout)
@@ -81,14 +85,36 @@ class EATModel(nn.Module):
 
     def forward(self, chunks: Tensor) -> Iterator[Tensor]:
         """Outputs of the blocks ``(chunks, 1 + tokens, width)``, class token first, one at a time."""
-        patches = self.local_encoder.proj(chunks[:, None])  # (chunks, width, time, bands)
-        tokens = patches.flatten(2).transpose(1, 2)
-        tokens = tokens + self.fixed_positional_encoder.positions[:, : tokens.shape[1]]
+        tokens = self.fixed_positional_encoder(self.local_encoder(chunks))
         hidden = torch.cat([self.extra_tokens.expand(len(tokens), -1, -1), tokens], dim=1)
         hidden = self.dropout(self.pre_norm(hidden))
         for block in self.blocks:
             hidden = block(hidden)
             yield hidden
+
+
+class PatchEmbedding(nn.Module):
+    """Linear embedding of patches of 16 frames x 16 bins."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(1, width, PATCH, PATCH)
+
+    def forward(self, chunks: Tensor) -> Tensor:
+        """``(chunks, frames, mels)`` -> ``(chunks, tokens, width)``, time-major."""
+        return self.proj(chunks[:, None]).flatten(2).transpose(1, 2)
+
+
+class FixedPositions(nn.Module):
+    """Adds the first rows of a fixed table; the table is part of published checkpoints."""
+
+    def __init__(self, times: int, bands: int, width: int) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(position_table(times, bands, width), requires_grad=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """``(chunks, tokens, width)`` to the same shape."""
+        return tokens + self.positions[:, : tokens.shape[1]]
 
 
 class Block(nn.Module):
@@ -144,13 +170,14 @@ def position_table(times: int, bands: int, width: int) -> Tensor:
 
     The first half of the channels encodes the band, the second half the time; each half is [sin | cos].
     """
+    # numpy, float32 throughout: the published table was rounded this way, and late positions show it in the 5th digit
     quarter = width // 4
-    rates = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    rates = np.float32(1.0) / np.float32(10000.0) ** (np.arange(quarter, dtype=np.float32) / np.float32(quarter))
 
     def encode(count: int) -> Tensor:
-        angles = torch.arange(count, dtype=torch.float64)[:, None] * rates
-        return torch.cat([angles.sin(), angles.cos()], dim=1)
+        angles = np.arange(count, dtype=np.float32)[:, None] * rates
+        return torch.as_tensor(np.concatenate([np.sin(angles), np.cos(angles)], axis=1))
 
     band = encode(bands)[None].expand(times, -1, -1)
     time = encode(times)[:, None].expand(-1, bands, -1)
-    return torch.cat([band, time], dim=-1).reshape(1, times * bands, width).float()
+    return torch.cat([band, time], dim=-1).reshape(1, times * bands, width)
