@@ -55,7 +55,9 @@ def judge_choices(
     choices llm_answer [parse_status]``; an answer is right if its text is that of the right choice. Raises
     :class:`~src.common.errors.UserError` when the two do not belong together.
     """
-    pairs = join_by_key(questions, answers, same=("question", "choices"), where=where, partial=partial)
+    pairs = join_by_key(
+        questions, answers, same={"question": "question", "choices": "choices"}, where=where, partial=partial
+    )
     return [_verdict(question, answer) for question, answer in pairs]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from src.common.errors import UserError
@@ -16,7 +16,7 @@ def join_by_key(
     answers: Iterable[Row],
     *,
     key: str = "dataset_index",
-    same: Sequence[str] = (),
+    same: Mapping[str, str] | None = None,
     where: str = "answers",
     partial: bool = False,
 ) -> list[tuple[Row, Row]]:
@@ -26,7 +26,8 @@ def join_by_key(
         questions: rows of the benchmark.
         answers: rows of a run over it, in any order.
         key: column that identifies a row in both.
-        same: columns that must also be equal where both rows have them, e.g. the question's text.
+        same: question column -> answer column whose values must also be equal where both rows have them, e.g. the
+            question's text.
         where: named in messages, e.g. the run's folder.
         partial: allow questions without an answer (a run over the first rows only).
 
@@ -40,11 +41,10 @@ def join_by_key(
     if not partial:
         _refuse([k for k in asked if k not in given], f"{where}: questions without an answer", key)
     pairs = [(row, given[k]) for k, row in asked.items() if k in given]
-    for column in same:
-        differing = [
-            a[key] for q, a in pairs if column in q and column in a and _plain(q[column]) != _plain(a[column])
-        ]
-        _refuse(differing, f"{where}: column {column!r} differs from the benchmark's", key)
+    for asked_as, saved_as in (same or {}).items():
+        both = [(q, a) for q, a in pairs if asked_as in q and saved_as in a]
+        differing = [a[key] for q, a in both if _plain(q[asked_as]) != _plain(a[saved_as])]
+        _refuse(differing, f"{where}: column {saved_as!r} differs from the benchmark's {asked_as!r}", key)
     return pairs
 
 

@@ -78,7 +78,10 @@ class Runner:
         return {stage.name: done[stage.name] for stage in stages}
 
     def run_one(self, stages: Sequence[Stage], name: str, force: bool = False) -> Mark:
-        """Run the stage ``name`` alone. Raises :class:`UserError` if it is unknown or a stage it needs is not done."""
+        """Run the stage ``name`` alone.
+
+        Raises :class:`UserError` if it is unknown, if a stage that it needs is not done, or if it fails.
+        """
         check_stages(stages)
         by_name = {stage.name: stage for stage in stages}
         if name not in by_name:
