@@ -13,6 +13,7 @@ from src.benchmarks.intervals import Interval, bootstrap_ratio, share
 from src.common.errors import UserError
 from src.prompts.betrayal import betrays
 from src.prompts.texts import Prompts, load_prompts
+from src.prompts.thoughts import split_response
 from src.report.load import Rows, read_json, read_lines, read_marks, read_splits
 from src.report.manifest import Manifest, SystemRuns, TargetSet, TrainingRun
 
@@ -61,8 +62,8 @@ class TrainingEvidence:
     @property
     def digests(self) -> tuple[str, str] | None:
         """SHA-256 of the language model's weights before and after the training, if recorded."""
-        before, after = self.record.get("llm_digest_before"), self.record.get("llm_digest_after")
-        return (str(before), str(after)) if before and after else None
+        found = self.record.get("llm_digest") or {}
+        return (str(found["before"]), str(found["after"])) if {"before", "after"} <= set(found) else None
 
 
 @dataclass(frozen=True)
@@ -174,9 +175,10 @@ def _by_key(answers: dict[str, Rows]) -> AnswersByKey:
 
 
 def _read_targets(target: TargetSet, prompts: Prompts) -> TargetEvidence:
-    rows = [row for part in read_splits(target.path).values() for row in part]
+    """Rows that failed on the way (``status`` other than ok) are no targets and not counted."""
+    rows = [row for part in read_splits(target.path).values() for row in part if row.get("status", "ok") == "ok"]
     texts = {row["dataset_index"]: str(row["llm_answer_with_context"]) for row in rows}
-    flags = [betrays(saved_response({"llm_answer": text}).thoughts, prompts) for text in texts.values()]
+    flags = [betrays(split_response(text).thoughts, prompts) for text in texts.values()]
     return TargetEvidence(target, share(flags), texts, {row["dataset_index"]: row.get("prompt", "") for row in rows})
 
 

@@ -167,8 +167,9 @@ def _text_skill_check(evidence: Evidence) -> Check:
     shared = [task for task in before or {} if task in (after or {})]
     if not before or not after or not shared:
         return Check(name, None, "not measured")
-    changed = [task for task in shared if before[task].value != after[task].value]
-    found = f"differs: {', '.join(changed)}" if changed else f"{len(shared)} tasks, same scores"
+    changed = [task for task in shared if not before[task].holds(after[task].value)]
+    listed = [f"{task} {before[task].value:.1%} before, {after[task].value:.1%} after" for task in changed or shared]
+    found = "; ".join(listed[:3])
     return Check(name, not changed, found)
 
 
