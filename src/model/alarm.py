@@ -29,7 +29,7 @@ class AlarmModel(nn.Module):
         super().__init__()
         check_width(front_end, llm)
         self.front_end = front_end
-        self.llm = freeze(llm)
+        self.llm: Any = freeze(llm)
         self.max_length = max_length
 
     def train(self, mode: bool = True) -> AlarmModel:

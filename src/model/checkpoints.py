@@ -81,7 +81,9 @@ def find_checkpoint(name: str | Path, revision: str | None = None) -> Path:
     if folder.is_dir():
         return _inside(folder)
     text = str(name)
-    looks_local = folder.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1 or folder.parent.is_dir()
+    looks_local = (
+        folder.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1 or folder.parent.is_dir()
+    )
     if looks_local:
         raise UserError(f"checkpoint {text!r}: no such folder; expected a checkpoint folder or a Hub id OWNER/NAME")
     return _download(text, revision)
@@ -134,7 +136,7 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def read_state(folder: Path) -> dict[str, Tensor]:
-    """Tensors of a checkpoint folder by name below ``model.``. Raises :class:`UserError` when the file is unusable."""
+    """Tensors of a checkpoint folder by name below ``model.``. Raises :class:`UserError` otherwise."""
     path = folder / STATE_FILE
     if not path.is_file():
         raise UserError(f"checkpoint {str(folder)!r}: {STATE_FILE} is missing; the checkpoint is incomplete")

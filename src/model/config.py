@@ -132,7 +132,9 @@ class AdapterConfig:
         if self.layer_fusion_config is None and len(self.audio_encoder_layers or ()) > 1:
             raise ValueError("layer_fusion_config is required when several audio_encoder_layers are used")
         if self.adapter_name == "mlp" and self.hidden_dim != self.adapter_embedding_dim:
-            raise ValueError(f"hidden_dim {self.hidden_dim} must equal adapter_embedding_dim {self.adapter_embedding_dim}")
+            raise ValueError(
+                f"hidden_dim {self.hidden_dim} must equal adapter_embedding_dim {self.adapter_embedding_dim}"
+            )
         if self.downsampler_depth is not None and self.downsampler_depth < 1:
             raise ValueError(f"downsampler_depth is {self.downsampler_depth}, expected at least 1")
 
@@ -227,7 +229,8 @@ class FrontEndConfig:
         unknown = [name for name in named if name not in self.encoders]
         if unknown:
             raise ValueError(
-                f"audio_fusion_config names {', '.join(unknown)}, not among the encoders {', '.join(sorted(self.encoders))}"
+                f"audio_fusion_config names {', '.join(unknown)}, not among the encoders "
+                f"{', '.join(sorted(self.encoders))}"
             )
 
 

@@ -59,7 +59,9 @@ class AdapterSet(nn.Module):
         names = list(names)
         unknown = [name for name in names if name not in self.adapters]
         if unknown:
-            raise ConfigError(f"frozen_adapters_names: unknown {', '.join(unknown)}; known: {', '.join(self.adapters)}")
+            raise ConfigError(
+                f"frozen_adapters_names: unknown {', '.join(unknown)}; known: {', '.join(self.adapters)}"
+            )
         for name in names:
             self.adapters[name].requires_grad_(False)
         self.frozen.update(names)

@@ -122,7 +122,9 @@ def _texts(turn: Turn) -> tuple[list[int], list[int]]:
     return [*(turn.system or []), *turn.start], [*turn.main, *(turn.outputs or [])]
 
 
-def _embed_all(embed: Callable[[Tensor], Tensor], pieces: list[list[int]], device: torch.device | None) -> list[Tensor]:
+def _embed_all(
+    embed: Callable[[Tensor], Tensor], pieces: list[list[int]], device: torch.device | None
+) -> list[Tensor]:
     """One call of ``embed`` for all pieces; a tensor (length, dim) for each."""
     ids = torch.tensor([token for piece in pieces for token in piece], dtype=torch.int64, device=device)
     return list(embed(ids).split([len(piece) for piece in pieces]))

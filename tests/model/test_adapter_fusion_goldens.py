@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ FUSION_CASES = (
 ).split()
 
 
+@cache
 def load(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     folder: Path = require_goldens()
     return json.loads((folder / f"{name}.json").read_text()), load_file(folder / f"{name}.safetensors")

@@ -65,7 +65,11 @@ class AudioAdapter(nn.Module):
 
 def _check_widths(config: AdapterConfig, encoder_dim: int) -> None:
     if config.encoder_embedding_dim not in (None, encoder_dim):
-        raise ValueError(f"encoder_embedding_dim is {config.encoder_embedding_dim} but the encoder is {encoder_dim} wide")
+        raise ValueError(
+            f"encoder_embedding_dim is {config.encoder_embedding_dim} but the encoder is {encoder_dim} wide"
+        )
     given = config.adapter_embedding_dim
     if config.adapter_name == "identity" and config.use_llm_proj and given not in (None, encoder_dim):
-        raise ValueError(f"adapter_embedding_dim is {given} but an identity adapter keeps the encoder's {encoder_dim}")
+        raise ValueError(
+            f"adapter_embedding_dim is {given} but an identity adapter keeps the encoder's {encoder_dim}"
+        )

@@ -14,10 +14,10 @@ from src.model.masks import length_mask, zero_beyond
 
 
 class DownsamplerConformer(nn.Module):
-    """Input projection, strided convolutions that halve the frame rate ``downsampler_depth`` times, optional Conformer.
+    """Input projection, strided convolutions that halve the frame rate, optional Conformer.
 
-    Every stage is convolution, GELU, norm. An odd number of frames gets one zero frame before the first convolution,
-    and very short inputs as many as the strides need.
+    ``downsampler_depth`` halvings. Every stage is convolution, GELU, norm. An odd number of frames gets one zero frame
+    before the first convolution, and very short inputs as many as the strides need.
     """
 
     def __init__(
@@ -43,7 +43,9 @@ class DownsamplerConformer(nn.Module):
         if use_downsampler:
             stages = [_stage(nn.Conv1d(dim, 2 * dim, 3, padding=1), norm_type)]
             for index in range(self.depth):
-                stages.append(_stage(nn.Conv1d(2 * dim if index == 0 else dim, dim, 4, stride=2, padding=1), norm_type))
+                stages.append(
+                    _stage(nn.Conv1d(2 * dim if index == 0 else dim, dim, 4, stride=2, padding=1), norm_type)
+                )
             self.downsampler = nn.Sequential(*stages)
         self.encoder = None
         if use_conformer:
@@ -137,7 +139,11 @@ class IdentityBody(nn.Module):
         return x
 
 
-BODIES: dict[str, type[nn.Module]] = {"downsampler_conformer": DownsamplerConformer, "mlp": MLP, "identity": IdentityBody}
+BODIES: dict[str, type[nn.Module]] = {
+    "downsampler_conformer": DownsamplerConformer,
+    "mlp": MLP,
+    "identity": IdentityBody,
+}
 
 
 def build_body(config: AdapterConfig, input_dim: int) -> Any:

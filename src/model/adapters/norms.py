@@ -14,15 +14,15 @@ class MaskedBatchNorm1d(nn.BatchNorm1d):
         """``mask`` (batch, frames) is true on real frames. Returns the shape and dtype of ``x``."""
         if mask is None or not self.training:
             return super().forward(x)
-        real = mask[:, None, :].to(torch.float32)
-        values = x.float()
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
+        real = mask[:, None, :].to(values.dtype)
         count = real.sum().clamp(min=1.0)
         mean = (values * real).sum(dim=(0, 2)) / count
         centred = values - mean[None, :, None]
         variance = (centred.square() * real).sum(dim=(0, 2)) / count
         self._update(mean, variance, count)
-        scale = self.weight.float() * torch.rsqrt(variance + self.eps)
-        return (centred * scale[None, :, None] + self.bias.float()[None, :, None]).to(x.dtype)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale[None, :, None] + self.bias[None, :, None]).to(x.dtype)
 
     @torch.no_grad()
     def _update(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:

@@ -20,7 +20,9 @@ class _LatentFusion(nn.Module):
     def __init__(self, stream_dims: dict[str, int], llm_dim: int, main: str, conditional: tuple[str, ...]) -> None:
         super().__init__()
         if stream_dims[main] != llm_dim:
-            raise ValueError(f"main_encoder {main!r} gives {stream_dims[main]} wide frames; the LLM's width is {llm_dim}")
+            raise ValueError(
+                f"main_encoder {main!r} gives {stream_dims[main]} wide frames; the LLM's width is {llm_dim}"
+            )
         self.main_encoder = main
         self.conditional_encoders = conditional
         self.cond_start_emb = nn.Parameter(torch.randn(1, llm_dim))
@@ -48,7 +50,9 @@ class PerceiverFusion(_LatentFusion):
         **options: Any,
     ) -> None:
         super().__init__(stream_dims, llm_dim, main_encoder, conditional_encoders)
-        wrong = [f"{name} is {stream_dims[name]} wide" for name in conditional_encoders if stream_dims[name] != llm_dim]
+        wrong = [
+            f"{name} is {stream_dims[name]} wide" for name in conditional_encoders if stream_dims[name] != llm_dim
+        ]
         if wrong:
             raise ValueError(f"fusion_type 'perceiver' needs every stream to be {llm_dim} wide: {', '.join(wrong)}")
         self.perceiver = Resampler(llm_dim, ResamplerOptions(**options))
@@ -81,7 +85,9 @@ class MultiPerceiverFusion(_LatentFusion):
         for index, name in enumerate(conditional_encoders):
             expected = _pick(conditional_embedding_dim, index)
             if expected not in (None, stream_dims[name]):
-                raise ValueError(f"conditional_embedding_dim of {name} is {expected}, its stream is {stream_dims[name]} wide")
+                raise ValueError(
+                    f"conditional_embedding_dim of {name} is {expected}, its stream is {stream_dims[name]} wide"
+                )
             own = ResamplerOptions(**{key: _pick(value, index) for key, value in options.items()})
             self.perceiver[name] = Resampler(stream_dims[name], own)
             self.out_proj[name] = nn.Linear(own.num_latent_channels, llm_dim)

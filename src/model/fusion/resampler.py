@@ -46,7 +46,9 @@ class Attention(nn.Module):
         super().__init__()
         qk_dim, v_dim = qk_channels or q_dim, v_channels or q_dim
         if qk_dim % heads or v_dim % heads:
-            raise ValueError(f"{qk_dim} query/key and {v_dim} value channels do not split into {heads} attention heads")
+            raise ValueError(
+                f"{qk_dim} query/key and {v_dim} value channels do not split into {heads} attention heads"
+            )
         self.heads = heads
         self.q_proj = nn.Linear(q_dim, qk_dim)
         self.k_proj = nn.Linear(kv_dim, qk_dim)

@@ -34,6 +34,6 @@ class AudioFusion(nn.Module):
         self.fusion_model = FUSIONS[config.fusion_type](stream_dims, llm_dim, **config.options())
 
     def forward(self, streams: dict[str, Tensor], lengths: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """name -> (batch, frames, dim) and name -> (batch,); returns (batch, frames', llm_dim) and lengths (batch,)."""
+        """Streams (batch, frames, dim) and lengths (batch,) by name to (batch, frames', llm_dim) and lengths."""
         aligned = align(streams, lengths, self.mask_padding)
         return self.fusion_model(aligned), self.fusion_model.calc_length(aligned)
