@@ -131,6 +131,11 @@ class CaseResult:
         """Whether both differences are within their tolerances (NaN fails)."""
         return self.worst <= self.tolerance and self.mean <= self.mean_tolerance
 
+    def line(self) -> str:
+        """The case on one line, for reports."""
+        verdict = "ok  " if self.passed else "FAIL"
+        return f"{verdict} {self.case:60s} worst {self.worst:.1e} (<= {self.tolerance:.0e}), mean {self.mean:.1e}"
+
 
 def compare(
     case: str, got: Tensor, expected: Tensor, tolerance: float, mean_tolerance: float = float("inf"), note: str = ""

@@ -1,0 +1,135 @@
+"""Feature extraction: independence of the batch, short clips, padding, resampling, devices."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from src.audio.config import MINIMUM_SECONDS, FeatureConfig
+from src.audio.features import AudioFeatureExtractor
+from src.audio.resample import MAX_KERNEL_ROWS, resample
+from src.audio.waveform import Waveform
+from src.common.config import bind_dataclass
+from src.common.errors import ConfigError, UserError
+
+MINI = {
+    "muq": FeatureConfig("muq", 24000, 96000),
+    "sslam": FeatureConfig("sslam", 16000, 400),
+    "w2vbert": FeatureConfig("w2vbert", 16000, 200, 80),
+    "whisper": FeatureConfig("whisper", 16000, 400, 80),
+}
+
+
+def clip(seconds: float, rate: int = 24000, channels: int = 1, seed: int = 0) -> Waveform:
+    generator = torch.Generator().manual_seed(seed)
+    count = round(seconds * rate)
+    return Waveform(0.1 * torch.randn(channels, count, generator=generator), rate)
+
+
+MIXED = [clip(3.0), clip(0.05, 8000, 1, 1), clip(5.3, 44100, 2, 2), clip(1.234, 16000, 1, 3), clip(4.0, 24000, 3, 4)]
+
+
+def test_a_batch_equals_its_clips_one_by_one() -> None:
+    extractor = AudioFeatureExtractor(MINI)
+    batch = extractor(MIXED)
+    assert list(batch) == ["muq", "sslam", "w2vbert", "whisper"]
+    for index, waveform in enumerate(MIXED):
+        for name, alone in extractor([waveform]).items():
+            frames = alone.features.shape[1]
+            together = batch[name]
+            torch.testing.assert_close(together.features[index, :frames], alone.features[0], atol=2e-4, rtol=0)
+            assert not together.features[index, frames:].any(), name
+            assert together.lengths[index] == alone.lengths[0] == together.mask[index].sum(), name
+            assert together.mask[index, : together.lengths[index]].all(), name
+
+
+@pytest.mark.parametrize("samples", [1, 2, 79, 80, 239, 240, 480, 481, 640])
+@pytest.mark.parametrize("rate", [8000, 16000, 24000, 44100])
+def test_clips_below_the_minimum_are_padded_to_one_frame_at_25_hz(samples: int, rate: int) -> None:
+    features = AudioFeatureExtractor(MINI)([clip(samples / rate, rate)])
+    for name, item in features.items():
+        assert torch.isfinite(item.features).all(), name
+    assert features["whisper"].lengths // 4 >= 1
+    assert features["sslam"].lengths // 4 >= 1
+    assert features["w2vbert"].lengths // 2 >= 1
+    assert features["muq"].lengths // 960 >= 1
+
+
+def test_silence_is_finite() -> None:
+    for name, item in AudioFeatureExtractor(MINI)([Waveform(torch.zeros(1, 24000), 24000)]).items():
+        assert torch.isfinite(item.features).all(), name
+
+
+def test_channels_are_averaged() -> None:
+    stereo = clip(1.0, channels=2)
+    mono = Waveform(stereo.samples.mean(dim=0, keepdim=True), stereo.sample_rate)
+    extractor = AudioFeatureExtractor(MINI)
+    for name, item in extractor([stereo]).items():
+        assert torch.equal(item.features, extractor([mono])[name].features), name
+
+
+def test_padding_rows_hold_what_the_encoders_were_trained_on() -> None:
+    features = AudioFeatureExtractor(MINI)([clip(1.0), clip(5.0)])
+    sslam = features["sslam"]
+    assert sslam.features.shape == (2, 800, 128)
+    torch.testing.assert_close(sslam.features[0, 100:400], torch.full((300, 128), 4.268 / 9.138))
+    assert not sslam.features[0, 400:].any()
+    odd = AudioFeatureExtractor(MINI)([clip(1.01, 16000)])["w2vbert"]
+    assert odd.features.shape == (1, 51, 160) and int(odd.lengths) == 50
+    assert (odd.features[0, 50, 80:] == 1).all()
+
+
+def test_whisper_pieces_are_normalised_separately() -> None:
+    loud, soft = clip(4.0, 16000, seed=1), clip(4.0, 16000, seed=2)
+    soft = Waveform(soft.samples * 1e-3, 16000)
+    joined = Waveform(torch.cat([loud.samples, soft.samples], dim=1), 16000)
+    extractor = AudioFeatureExtractor({"whisper": MINI["whisper"]})
+    whole = extractor([joined])["whisper"].features
+    parts = extractor([loud, soft])["whisper"].features
+    torch.testing.assert_close(whole[0], parts.flatten(0, 1))
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 24000, 44100, 48000])
+def test_resampling_keeps_a_tone_and_the_length(rate: int) -> None:
+    count = rate // 2 + 7
+    tone = torch.sin(2 * torch.pi * 440 * torch.arange(count) / rate)[None]
+    out, lengths = resample(tone, torch.tensor([count]), rate, 16000)
+    assert int(lengths) == out.shape[1] == -(-count * 16000 // rate)
+    expected = torch.sin(2 * torch.pi * 440 * torch.arange(out.shape[1]) / 16000)
+    torch.testing.assert_close(out[0, 100:-100], expected[100:-100], atol=2e-3, rtol=0)
+
+
+def test_odd_rates_are_resampled_in_bounded_memory_by_the_same_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    wave, lengths = clip(0.5, 22050).samples, torch.tensor([11025])
+    by_kernel, _ = resample(wave, lengths, 22050, 16000)
+    monkeypatch.setattr("src.audio.resample.MAX_KERNEL_ROWS", 1)
+    by_gathering, _ = resample(wave, lengths, 22050, 16000)
+    torch.testing.assert_close(by_gathering, by_kernel, atol=1e-5, rtol=0)
+    assert MAX_KERNEL_ROWS < 16000
+    odd, odd_lengths = resample(clip(0.1, 22051).samples, torch.tensor([2205]), 22051, 16000)
+    assert odd.shape[1] == int(odd_lengths) == 1600
+
+
+def test_no_waveform_is_an_error() -> None:
+    with pytest.raises(UserError, match="no waveform"):
+        AudioFeatureExtractor(MINI)([])
+    with pytest.raises(UserError, match="waveform 1 of the batch"):
+        AudioFeatureExtractor(MINI)([clip(1.0), Waveform(torch.zeros(1, 0), 16000)])
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ConfigError, match="minimum_seconds"):
+        settings = {"kind": "muq", "sample_rate": 24000, "chunk_frames": 96000, "minimum_seconds": 0.001}
+        bind_dataclass(FeatureConfig, settings, "features")
+    with pytest.raises(ConfigError, match="known: whisper"):
+        bind_dataclass(FeatureConfig, {"kind": "clap", "sample_rate": 1, "chunk_frames": 1}, "features")
+    assert FeatureConfig("muq", 24000, 96000).minimum_samples == 24000 * MINIMUM_SECONDS
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_equals_cpu() -> None:
+    on_cpu = AudioFeatureExtractor(MINI)(MIXED)
+    on_gpu = AudioFeatureExtractor(MINI).to("cuda")(MIXED)
+    for name, item in on_cpu.items():
+        torch.testing.assert_close(on_gpu[name].to("cpu").features, item.features, atol=2e-3, rtol=0)
+        assert torch.equal(on_gpu[name].mask.cpu(), item.mask)
