@@ -9,6 +9,7 @@ from src.model.config import FrontEndConfig
 from src.model.encoders.base import Encoder
 from src.model.encoders.build import build_encoder
 from src.model.encoders.config import EncoderSpec
+from src.model.encoders.weights import load_encoder
 from src.model.front_end import AudioFrontEnd
 
 
@@ -23,8 +24,6 @@ def build_front_end(config: FrontEndConfig, llm_dim: int, encoder_weights: bool 
 
 def _encoder(name: str, spec: EncoderSpec, weights: bool) -> Encoder:
     if weights:
-        from src.model.encoders.load import load_encoder
-
         return load_encoder(name, spec, spec.weights.source, spec.weights.revision)
     return build_encoder(name, spec)
 

@@ -16,8 +16,8 @@ from src.model.masks import length_mask, zero_beyond
 class DownsamplerConformer(nn.Module):
     """Input projection, strided convolutions that halve the frame rate, optional Conformer.
 
-    ``downsampler_depth`` halvings. Every stage is convolution, GELU, norm. An odd number of frames gets one zero frame
-    before the first convolution, and very short inputs as many as the strides need.
+    ``downsampler_depth`` halvings. Every stage is convolution, GELU, norm. An odd number of frames gets one zero
+    frame before the first convolution, and very short inputs as many as the strides need.
     """
 
     def __init__(

@@ -1,0 +1,140 @@
+"""Checkpoints: round trip, where they are found, and one message for what does not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import src.model.build
+from src.common.errors import ConfigError, UserError
+from src.model.checkpoints import (
+    CONFIG_FILE,
+    STATE_FILE,
+    find_checkpoint,
+    load_adapters,
+    load_front_end,
+    read_config,
+    save_checkpoint,
+)
+from src.model.config import ModelConfig
+from src.model.front_end import AudioFrontEnd
+from tests.support.tiny_models import mini_front_end, model_config
+
+
+@pytest.fixture(autouse=True)
+def random_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoders of these checkpoints have random weights, always the same ones."""
+
+    def encoder(name: str, spec: object, weights: bool) -> object:
+        torch.manual_seed(7)
+        return src.model.build.build_encoder(name, spec)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(src.model.build, "_encoder", encoder)
+
+
+@pytest.fixture(scope="module")
+def config() -> ModelConfig:
+    return model_config("mini_alarm_p")
+
+
+@pytest.fixture
+def saved(tmp_path: Path, config: ModelConfig) -> tuple[Path, AudioFrontEnd]:
+    front_end = mini_front_end("mini_alarm_p")
+    return save_checkpoint(tmp_path / "run", front_end, config, {"step": 3}), front_end
+
+
+def test_round_trip(saved: tuple[Path, AudioFrontEnd], config: ModelConfig) -> None:
+    folder, front_end = saved
+    loaded = load_front_end(folder)
+    assert loaded.config == config and loaded.directory == folder
+    assert not loaded.front_end.training
+    expected = front_end.trained_state()
+    assert loaded.front_end.trained_state().keys() == expected.keys()
+    for name, value in loaded.front_end.trained_state().items():
+        assert torch.equal(value, expected[name]), name
+    assert sorted(loaded.feature_extractor.configs) == ["muq", "sslam", "w2vbert", "whisper"]
+
+
+def test_a_checkpoint_is_small_and_names_the_frozen_parts(saved: tuple[Path, AudioFrontEnd]) -> None:
+    folder, _ = saved
+    names = set(load_file(folder / STATE_FILE))
+    assert names and not any(name.startswith("audio_encoder") for name in names)
+    content = json.loads((folder / CONFIG_FILE).read_text())
+    assert content["extra"] == {"step": 3}
+    assert content["model"]["llm"] == "assets/mini/llm"
+    assert content["model"]["config"]["encoders"]["muq"]["weights"]["source"] == "assets/mini/encoders/muq"
+
+
+def test_the_last_checkpoint_of_a_run(saved: tuple[Path, AudioFrontEnd], config: ModelConfig, tmp_path: Path) -> None:
+    run = tmp_path / "trainer"
+    for step in (9, 100, 20):
+        save_checkpoint(run / f"checkpoint-{step}", saved[1], config)
+    (run / "checkpoint-500").mkdir()  # cut off before anything was written
+    assert find_checkpoint(run).name == "checkpoint-100"
+    save_checkpoint(run, saved[1], config)
+    assert find_checkpoint(run) == run
+
+
+def test_missing_folders_and_files(saved: tuple[Path, AudioFrontEnd], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        find_checkpoint(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=f"no {CONFIG_FILE}"):
+        find_checkpoint(tmp_path / "empty")
+    (saved[0] / STATE_FILE).unlink()
+    with pytest.raises(UserError, match=f"{STATE_FILE} is missing"):
+        load_front_end(saved[0])
+
+
+def test_broken_files(saved: tuple[Path, AudioFrontEnd]) -> None:
+    folder, _ = saved
+    (folder / STATE_FILE).write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        load_front_end(folder)
+    (folder / CONFIG_FILE).write_text("{")
+    with pytest.raises(UserError, match="cannot be read as a checkpoint configuration"):
+        read_config(folder)
+
+
+def test_every_misfit_is_named_at_once(saved: tuple[Path, AudioFrontEnd]) -> None:
+    folder, _ = saved
+    state = load_file(folder / STATE_FILE)
+    del state["audio_start_emb"]
+    state["stranger"] = torch.zeros(1)
+    state["audio_end_emb"] = torch.zeros(1, 3)
+    state["audio_adapter.adapters.muq.layer_fusion.layer_weights"] = torch.tensor([float("nan"), 0.0])
+    save_file(state, folder / STATE_FILE)
+    with pytest.raises(UserError) as caught:
+        load_front_end(folder)
+    message = str(caught.value)
+    assert "does not fit the model config" in message
+    for part in ("missing: audio_start_emb", "not expected: stranger", "(1, 3) instead of (1, 192)", "not finite: "):
+        assert part in message
+
+
+def test_adapters_from_other_runs(tmp_path: Path) -> None:
+    for name in ("whisper", "muq"):
+        single = mini_front_end(f"mini_{name}", seed=hash(name) % 100)
+        save_checkpoint(tmp_path / "runs" / name, single, model_config(f"mini_{name}"))
+    front_end = mini_front_end("mini_alarm_ca", seed=5)
+    load_adapters(front_end, tmp_path / "runs", ["whisper", "muq"])
+    for name in ("whisper", "muq"):
+        given = load_file(tmp_path / "runs" / name / STATE_FILE)
+        for key, value in given.items():
+            if key.startswith("audio_adapter."):
+                assert torch.equal(front_end.trained_state()[key], value)
+
+
+def test_adapters_that_do_not_fit(tmp_path: Path) -> None:
+    run = save_checkpoint(tmp_path / "muq", mini_front_end("mini_muq"), model_config("mini_muq"))
+    front_end = mini_front_end("mini_alarm_ca")
+    with pytest.raises(UserError, match="does not fit the model config: missing: audio_adapter.adapters.whisper"):
+        load_adapters(front_end, run, ["whisper"])
+    with pytest.raises(ConfigError, match="clap"):
+        load_adapters(front_end, run, ["clap"])
+    with pytest.raises(ConfigError, match="2 folders for 1"):
+        load_adapters(front_end, [run, run], ["muq"])
