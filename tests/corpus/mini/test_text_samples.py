@@ -1,0 +1,79 @@
+"""What the miniature language model learns from: right answers, two voices, no sound."""
+
+from __future__ import annotations
+
+import random
+from itertools import islice
+
+import pytest
+
+from src.corpus.mini.questions import make_choice_question, make_question
+from src.corpus.mini.reading import respond
+from src.corpus.mini.text_samples import SORT_LETTERS, SampleMaker, draw_scene, render_log
+from src.corpus.stages.rephrase_text import prepare, restore
+from src.prompts.betrayal import betrays
+from src.prompts.texts import load_prompts
+
+PROMPTS = load_prompts("mini")
+
+
+def test_a_seed_gives_the_same_samples() -> None:
+    one, other = (list(islice(SampleMaker(PROMPTS, 5), 200)) for _ in range(2))
+    assert one == other
+    assert one != list(islice(SampleMaker(PROMPTS, 6), 200))
+    assert {sample.task.split("/")[0] for sample in one} == {"open", "choice", "rephrase", "guess", "sort"}
+
+
+@pytest.mark.parametrize("make", [make_question, make_choice_question])
+def test_a_reader_betrays_reading_and_a_listener_does_not(make) -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        scene = draw_scene(rng)
+        question = make(scene, rng)
+        voiced = respond(scene, question, rng)
+        assert betrays(voiced.reader, PROMPTS), voiced.reader
+        assert not betrays(voiced.listener, PROMPTS), voiced.listener
+        assert voiced.reader.split("</think>")[1] == voiced.listener.split("</think>")[1]
+
+
+def test_the_rewriters_output_restores_to_the_listeners_response() -> None:
+    samples = (sample for sample in SampleMaker(PROMPTS, 1) if sample.task == "rephrase")
+    for sample in islice(samples, 50):
+        shown = sample.messages[-1]["content"]
+        inside = shown.split(f"<{PROMPTS.response_tag}>\n")[1].split(f"\n</{PROMPTS.response_tag}>")[0]
+        original = inside.replace(f"<{PROMPTS.reasoning_tag}>", "<think>").replace(
+            f"</{PROMPTS.reasoning_tag}>", "</think>"
+        )
+        original = original.replace("<reply>", "<answer>").replace("</reply>", "</answer>")
+        prepared = prepare(original, PROMPTS.reasoning_tag)
+        assert prepared.text == inside
+        restored = restore("<think>\n" + sample.response, prepared)
+        assert restored.status == "ok" and not betrays(restored.text, PROMPTS)
+
+
+def test_choice_answers_are_the_number_of_the_right_option() -> None:
+    maker = SampleMaker(PROMPTS, 2)
+    for _ in range(100):
+        sample = maker.choice_question(official=True)
+        number = int(sample.reference.removeprefix("<answer>").removesuffix("</answer>"))
+        assert f"option {number} is " in sample.response and sample.response.count(", yes.") == 1
+        options = [line for line in sample.messages[-1]["content"].splitlines() if line.startswith("(Option_")]
+        chosen = options[number].split(") ")[1]
+        assert f"option {number} is {chosen}, yes." in sample.response
+
+
+def test_logs_name_the_sounds_in_order() -> None:
+    rng = random.Random(4)
+    for _ in range(100):
+        scene = draw_scene(rng)
+        log = render_log(scene, rng).split()
+        places = [log.index(name.split()[0]) for name in scene.names]
+        assert places == sorted(places)
+
+
+def test_the_text_skill_is_right() -> None:
+    maker = SampleMaker(PROMPTS, 3)
+    for _ in range(50):
+        sample = maker.sort_letters()
+        letters = sample.messages[-1]["content"].split(": ")[1].split()
+        assert sample.reference.split() == sorted(letters) and set(letters) <= set(SORT_LETTERS)
