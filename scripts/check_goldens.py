@@ -1,6 +1,6 @@
 """Compare this implementation with recorded reference numbers and print the worst difference of every case.
 
-In: a folder of recorded cases (manifests and tensors). Out: one line per case; exit code 1 if one is out of tolerance.
+In: a folder of recorded cases (manifests and tensors). Out: one line per case, exit code 1 if any fails.
 
     python scripts/check_goldens.py DIR
 """

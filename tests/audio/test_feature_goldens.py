@@ -28,7 +28,9 @@ def test_lengths_equal_the_recorded_chain() -> None:
     strides = {"whisper": 2, "sslam": 2, "w2vbert": 1, "muq": 960}
     minimum = {name: config.minimum_seconds for name, config in FULL_SIZE.items()}
     for name, case in chain.items():
-        rate, count = (int(part[part.index(letter) + 1 :]) for part, letter in zip(name.split("_"), "rn", strict=True))
+        rate, count = (
+            int(part[part.index(letter) + 1 :]) for part, letter in zip(name.split("_"), "rn", strict=True)
+        )
         if count / rate < max(minimum.values()):
             continue  # the reference cannot encode these; ours are padded, see test_features.py
         features = extractor([Waveform(torch.zeros(1, count), rate)])
