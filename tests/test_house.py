@@ -1,0 +1,139 @@
+"""The house: rooms import in one direction, users' names stay, commands answer quickly without heavy imports."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ALLOWED = {
+    "common": set(),
+    "prompts": {"common"},
+    "audio": {"common"},
+    "model": {"common", "audio"},
+    "dataset": {"audio", "prompts", "common"},
+    "benchmarks": {"prompts", "common"},
+    "report": {"benchmarks", "prompts", "common"},
+    "quickstart": {"report", "benchmarks", "prompts", "common"},
+    "training": {"model", "dataset", "prompts", "common", "audio"},
+    "generation": {"model", "dataset", "prompts", "common", "audio"},
+    "corpus": {"generation", "dataset", "prompts", "common", "audio"},
+}
+"""What every room may import of ours, besides itself."""
+NO_TORCH = {"common", "prompts", "benchmarks", "report", "quickstart"}
+HEAVY = {"torch", "transformers", "vllm", "torchaudio", "torchcodec", "accelerate"}
+SURFACE = [
+    "README.md",
+    "ask.py",
+    "generate_vllm.py",
+    "generate_vllm_mcqa.py",
+    "quickstart.sh",
+    "requirements-cpu.txt",
+    "requirements.txt",
+    "scripts/alarm/generate_responses.py",
+    "src/configs/accelerate/cpu.yaml",
+    "src/configs/accelerate/multigpu.yaml",
+    "src/configs/dataset/mini.yaml",
+    "src/configs/model/default_inference.yaml",
+    *(
+        f"src/configs/model/{name}.yaml"
+        for name in ("alarm_ca", "alarm_p", "whisper_batch", "w2vbert", "sslam", "muq")
+    ),
+    *(f"src/configs/model/mini_{name}.yaml" for name in ("alarm_ca", "alarm_p", "whisper")),
+    "test.sh",
+    "train.py",
+]
+ENTRIES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.py", "scripts/**/*.py")
+    for path in ROOT.glob(pattern)
+    if not path.name.startswith("_")
+)
+
+
+def _imports(path: Path, top_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names: set[str] = set()
+    for node in tree.body if top_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+    return names
+
+
+def _room_files() -> list[tuple[str, Path]]:
+    return [(path.relative_to(ROOT / "src").parts[0], path) for path in sorted((ROOT / "src").rglob("*/*.py"))]
+
+
+def test_rooms_import_in_one_direction() -> None:
+    wrong = []
+    for room, path in _room_files():
+        assert room in ALLOWED, f"src/{room} is not on the map: add it here and to the README"
+        for name in _imports(path):
+            parts = name.split(".")
+            if parts[0] == "scripts" or (len(parts) == 1 and (ROOT / f"{name}.py").exists()):
+                wrong.append(f"{path.relative_to(ROOT)} imports the entry file {name}")
+            if parts[0] == "src" and len(parts) > 1 and parts[1] not in ALLOWED[room] | {room}:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_light_rooms_load_without_torch() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for room, path in _room_files()
+        if room in NO_TORCH
+        for name in _imports(path, top_only=True)
+        if name.split(".")[0] in HEAVY
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_nothing_prints_in_src() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for _, path in _room_files()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "print"
+        and not any(keyword.arg == "file" for keyword in node.keywords)
+        and path.name not in {"config.py"}
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", SURFACE)
+def test_names_that_users_rely_on_are_there(name: str) -> None:
+    assert (ROOT / name).exists()
+
+
+@pytest.mark.parametrize("script", ENTRIES)
+@pytest.mark.parametrize("from_root", [True, False])
+def test_help_answers_without_heavy_imports(script: str, from_root: bool) -> None:
+    path = ROOT / script
+    probe = (
+        "import sys, runpy\n"
+        f"sys.argv = [{str(path)!r}, '--help']\n"
+        "try:\n"
+        f"    runpy.run_path({str(path)!r}, run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    code = end.code or 0\n"
+        f"loaded = sorted(set(sys.modules) & {HEAVY!r})\n"
+        "sys.exit(code or (f'loads {loaded}' if loaded else 0))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe], cwd=ROOT if from_root else path.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(done.stdout) > 100, "help says next to nothing"
+
+
+def test_scripts_are_thin() -> None:
+    long = {name: count for name in ENTRIES if (count := len((ROOT / name).read_text().splitlines())) > 70}
+    assert not long, f"logic belongs in src/: {long}"
