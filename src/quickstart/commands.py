@@ -219,6 +219,22 @@ class Builder:
         name = generated_name(dataset, checkpoints or "no_checkpoint", MAX_TOKENS, THINKING) + suffix
         return self.layout.data / "generated" / self.parts.llm.name / name
 
+    def text_skill(self, after: Sequence[str]) -> Stage:
+        """The language model's skill that has nothing to do with audio, after the trainings."""
+        return self.stage(
+            "text_skill",
+            "Score the language model's skill on text alone again",
+            f"python scripts/mini/score_llm.py --llm {self.parts.llm} --tasks sort --out {self.text_skill_file}",
+            after,
+            self.text_skill_file,
+            files=self.files,
+        )
+
+    @property
+    def text_skill_file(self) -> Path:
+        """Where the scores of :meth:`text_skill` are."""
+        return self.layout.out / "text_skill.json"
+
     def report(self, after: Sequence[str]) -> Stage:
         """Scores and the page."""
         return self.stage(

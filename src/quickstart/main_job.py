@@ -37,6 +37,7 @@ def build_job(layout: Layout, size: Size, full: bool) -> Job:
         stages += more
         specs += answered
     stages += [stage for spec in specs for stage in builder.answers(spec)]
+    stages.append(builder.text_skill([stage.name for stage in stages if stage.name.startswith("train_")]))
     stages.append(builder.report([stage.name for stage in stages]))
     return Job(tuple(stages), _manifest(builder, specs))
 
@@ -113,6 +114,6 @@ def _manifest(builder: Builder, specs: Sequence[Answers]) -> Manifest:
             TargetSet("Targets, rephrased", str(rephrased), "rephrased"),
         ],
         trainings=[TrainingRun(title, str(layout.saved / run)) for run, title in titles],
-        text_skill=TextSkill(str(builder.parts.llm / "scores.json")),
+        text_skill=TextSkill(str(builder.parts.llm / "scores.json"), str(builder.text_skill_file)),
         stages=str(layout.out / "stages"),
     )

@@ -52,6 +52,7 @@ class Runner:
         stages that run beside it are ended, and what was done stays done.
         """
         check_stages(stages)
+        self._stopping = False
         done: dict[str, Mark] = {}
         waiting = list(stages)
         places = {stage.name: place for place, stage in enumerate(stages)}
