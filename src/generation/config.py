@@ -12,7 +12,7 @@ from src.common.seeds import row_seed
 from src.prompts import Prompts, load_prompts
 
 AudioInput = Literal["clip", "none", "other", "description"]
-"""What the model hears: the row's clip; nothing; another row's clip; or nothing, but it reads the row's description."""
+"""What the model hears: the row's clip, nothing, or another row's clip; ``description``: it reads instead."""
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,9 @@ class RunConfig:
 
     def output_name(self) -> str:
         """Name of the output folder; runs that hear something else than the clip are marked by their tag."""
+        name = self.dataset.name
         base = generated_name(
-            self.dataset.name.rstrip("/").split("/")[-1]
-            if self.dataset.name.startswith(("/", "."))
-            else self.dataset.name,
+            name.rstrip("/").split("/")[-1] if name.startswith(("/", ".")) else name,
             self.checkpoints or "no_checkpoint",
             self.model.max_tokens,
             self.model.max_thinking_tokens,

@@ -48,6 +48,9 @@ class Core(Protocol):
     def abort(self, keys: Sequence[str]) -> None:
         """Drop submitted prompts."""
 
+    def close(self) -> None:
+        """Give memory back; unusable afterwards."""
+
 
 @dataclass
 class _Running:
@@ -102,6 +105,10 @@ class Engine:
             feed.close()
             if running:
                 self.core.abort(list(running))
+
+    def close(self) -> None:
+        """Close the core; the engine cannot be used afterwards."""
+        self.core.close()
 
     def _admit(self, feed: Prefetcher[Request], running: dict[str, _Running], sampling: Sampling) -> Iterator[Result]:
         """Submit what is ready while there is room; wait for a request only if there is nothing else to do."""

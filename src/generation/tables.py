@@ -115,8 +115,8 @@ def with_texts(table: Table, name: str) -> tuple[Table, str]:
     folder = prompts_dir(name)
     if not folder.is_dir():
         raise UserError(
-            f"{name} has no text column ({', '.join(TEXT_COLUMNS)}); it has {', '.join(table.data.column_names)}, and "
-            f"there are no prompts in {folder}"
+            f"{name} has no text column ({', '.join(TEXT_COLUMNS)}) but {', '.join(table.data.column_names)}, "
+            f"and there are no prompts in {folder}"
         )
     made = open_split(folder, "train", f"prompts of {name}")
     rows = join_rows(read_keys(made, str(folder)), read_keys(table.data, name), str(folder), name)

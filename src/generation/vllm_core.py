@@ -40,10 +40,6 @@ class VllmEngine(Engine):
         core = VllmCore(llm, config, revision, tokenizer.eos_token_id)
         super().__init__(core, tokenizer, 2 * config.max_num_seqs, config.max_num_seqs)
 
-    def close(self) -> None:
-        """Give the memory back; the engine cannot be used afterwards."""
-        self.core.close()  # type: ignore[attr-defined]
-
 
 def prepare_environment() -> None:
     """Defaults that vLLM reads from the environment on import; what the user has set is left alone."""

@@ -1,0 +1,146 @@
+"""A run that is checked but not started: its rows, texts, names, and what decides its results."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src.common.naming import model_short_name
+from src.common.paths import generated_dir
+from src.generation.assemble import assemble
+from src.generation.config import RunConfig, read_prompts
+from src.generation.requests import Sampling
+from src.generation.respond import Item
+from src.generation.tables import Table, need_columns, open_tables, other_rows, with_texts
+from src.generation.tasks import Task
+from src.model.checkpoints import STATE_FILE, find_checkpoint, read_config
+from src.model.llm import resolve_source
+from src.prompts import Prompts
+from src.prompts.chat import opens_thoughts
+
+_DIGEST_UP_TO = 2**30
+
+
+@dataclass
+class Job:
+    """A checked run: its rows, texts and names; nothing heavy is loaded yet."""
+
+    config: RunConfig
+    task: Task
+    prompts: Prompts
+    llm: str
+    llm_revision: str | None
+    checkpoint_folders: list[Path]
+    tables: list[tuple[Table, str]]
+    directory: Path
+
+    @property
+    def rows(self) -> int:
+        """Number of rows over all splits."""
+        return sum(len(table.positions) for table, _ in self.tables)
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides a row's result; results made with anything else must not be mixed with these."""
+        config, model = self.config, self.config.model
+        return {
+            "task": self.task.name,
+            "dataset": {table.split: table.data._fingerprint for table, _ in self.tables},
+            "llm": [self.llm, self.llm_revision, file_digests(Path(resolve_source(self.llm)), "*.safetensors")],
+            "checkpoints": [file_digests(folder, STATE_FILE) for folder in self.checkpoint_folders],
+            "prompts": self.prompts.digest(),
+            "audio_input": config.audio_input,
+            "max_tokens": [model.max_tokens, model.max_thinking_tokens],
+            "seed": config.seed,
+            "greedy": config.greedy,
+            "max_model_len": config.engine.max_model_len,
+        }
+
+    def sampling(self) -> Sampling:
+        """Sampling settings of this run."""
+        model = self.config.model
+        return Sampling(
+            max_tokens=model.max_tokens,
+            max_thinking_tokens=model.max_thinking_tokens,
+            greedy=self.config.greedy,
+            budget_closing=self.prompts.budget_closing,
+        )
+
+    def pending(self, records: Mapping[str, Any]) -> list[tuple[Table, str, int]]:
+        """Rows without a record: table, text column, position."""
+        return [
+            (table, column, row)
+            for table, column in self.tables
+            for row in table.positions
+            if table.key(row) not in records
+        ]
+
+    def items(self, pending: list[tuple[Table, str, int]]) -> Iterator[Item]:
+        """The rows as the task asks about them."""
+        others: dict[str, list[int]] = {}
+        if self.config.audio_input == "other":
+            others = {table.split: other_rows(table, self.config.seed or 0) for table, _ in self.tables}
+        for table, column, row in pending:
+            key, cells = table.key(row), table.texts[row]
+            try:
+                content = self.task.content(cells, column, self.prompts)
+            except ValueError as error:
+                yield Item(key, error=str(error))
+                continue
+            audio = None
+            if self.config.hears:
+                audio = table.audio(others[table.split][row] if others else row)
+            yield Item(key, content, audio, cells.get("audio_description"), self.config.request_seed(key))
+
+    def finish(self, records: Mapping[str, Any]) -> dict[str, Any]:
+        """Assemble the data set; returns the counts for each split."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(resolve_source(self.llm), revision=self.llm_revision)
+        return assemble(
+            self.directory,
+            self.tables,
+            records,
+            self.task,
+            fallback=self.config.answer_fallback,
+            inside_thoughts=opens_thoughts(tokenizer),
+            save_audio=self.config.save_audio,
+        )
+
+
+def prepare(config: RunConfig, task: Task) -> Job:
+    """Check everything that can be checked without loading a model. Raises :class:`UserError`."""
+    prompts = read_prompts(config.prompts)
+    folders = [find_checkpoint(name) for name in config.checkpoints]
+    trained_with = read_config(folders[0]) if folders else None
+    llm = config.model.llm or (trained_with.llm if trained_with else "")
+    same = trained_with is not None and trained_with.llm == llm
+    revision = config.model.llm_revision or (trained_with.llm_revision if same and trained_with else None)
+    name = config.dataset.name
+    tables: list[tuple[Table, str]] = []
+    for table in open_tables(config.dataset, config.seed or 0):
+        found, column = with_texts(table, name) if task.free_text else (table, "question")
+        if not task.free_text:
+            need_columns(found, ("question", "choices"), name, "multiple choice")
+        if config.hears:
+            need_columns(found, ("audio",), name, f"audio_input={config.audio_input}")
+        if config.audio_input == "description":
+            need_columns(found, ("audio_description",), name, "audio_input=description")
+        tables.append((found, column))
+    directory = generated_dir(model_short_name(llm), config.output_name())
+    return Job(config, task, prompts, llm, revision, folders, tables, directory)
+
+
+def file_digests(folder: Path, pattern: str) -> dict[str, str]:
+    """Content hashes of the matching files, by name; the size stands for the content of very large files."""
+    digests = {}
+    for path in sorted(folder.glob(pattern)) if folder.is_dir() else ():
+        size = path.stat().st_size
+        if size > _DIGEST_UP_TO:
+            digests[path.name] = f"{size} bytes"
+        else:
+            with path.open("rb") as content:
+                digests[path.name] = hashlib.file_digest(content, "sha256").hexdigest()[:16]
+    return digests

@@ -1,0 +1,87 @@
+"""A scripted core: what each prompt is answered is decided by a function, one token a step, as a real one would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from src.generation.engine import Pass
+from src.generation.requests import Sampling, Segment
+from tests.prompts.fakes import CharTokenizer
+
+WIDTH = 8
+END = CharTokenizer().eos_token_id
+
+
+@dataclass
+class Call:
+    """One submitted pass."""
+
+    key: str
+    segments: tuple[Segment, ...]
+    max_tokens: int
+    seed: int | None
+
+
+def shown(segments: Sequence[Segment]) -> str:
+    """A prompt as text; embeddings appear as ``{frames}``."""
+    parts = []
+    for segment in segments:
+        if isinstance(segment, Tensor):
+            parts.append(f"{{{len(segment)}}}")
+        else:
+            parts.append("".join(map(chr, segment)))
+    return "".join(parts)
+
+
+class ScriptedCore:
+    """Answers ``script(prompt text)``, ended by the end-of-turn token, cut at ``max_tokens``."""
+
+    def __init__(
+        self, script: Callable[[str], str], context: int = 4096, refuse: str | None = None, width: int = WIDTH
+    ) -> None:
+        self.width, self.vocabulary, self.context = width, 0x110000, context
+        self.script = script
+        self.refuse = refuse
+        self.calls: list[Call] = []
+        self.active: dict[str, tuple[int, Pass]] = {}
+        self.most_active = 0
+        self.steps = 0
+        self.closed = False
+
+    def add(
+        self, key: str, segments: Sequence[Segment], sampling: Sampling, max_tokens: int, seed: int | None
+    ) -> None:
+        """Submit."""
+        if self.refuse and self.refuse in shown(segments):
+            raise ValueError("not this one")
+        assert max_tokens >= 1 and key not in self.active
+        self.calls.append(Call(key, tuple(segments), max_tokens, seed))
+        ids = [*map(ord, self.script(shown(segments))), END]
+        reason = "stop" if len(ids) <= max_tokens else "length"
+        ids = ids[:max_tokens]
+        self.active[key] = (len(ids), Pass(key, ids, reason))  # type: ignore[arg-type]
+        self.most_active = max(self.most_active, len(self.active))
+
+    def step(self) -> list[Pass]:
+        """One token of all."""
+        self.steps += 1
+        done = []
+        for key, (left, finished) in list(self.active.items()):
+            if left > 1:
+                self.active[key] = (left - 1, finished)
+            else:
+                del self.active[key]
+                done.append(finished)
+        return done
+
+    def abort(self, keys: Sequence[str]) -> None:
+        """Drop."""
+        for key in keys:
+            self.active.pop(key, None)
+
+    def close(self) -> None:
+        """Remember."""
+        self.closed = True

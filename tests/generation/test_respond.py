@@ -1,0 +1,104 @@
+"""Rows to prompts: order of the parts, ensembles, text oracle, no audio, bad rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from src.audio.waveform import Waveform
+from src.generation.respond import Item, Turns, hearing_requests, text_requests
+from src.prompts import load_prompts
+from tests.generation.fakes import WIDTH, shown
+from tests.prompts.fakes import CharTokenizer
+
+PROMPTS = load_prompts("mini")
+SYSTEM = "<|im_start|>system\nlisten.<|im_end|>\n"
+HEADER = "<|im_end|>\n<|im_start|>assistant\n<think>\n"
+
+
+def turns(*explicit: bool) -> Turns:
+    return Turns(CharTokenizer(), PROMPTS, "listen.", explicit or (False,))
+
+
+class FakeEars:
+    """Hears a clip as one frame for every 100 samples; cannot encode clips of 300 samples."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def encode(self, waveforms: Sequence[Waveform]) -> list[list[Tensor]]:
+        self.batches.append(len(waveforms))
+        lengths = [waveform.samples.shape[1] for waveform in waveforms]
+        if 300 in lengths:
+            raise RuntimeError("too odd")
+        return [[torch.zeros(length // 100, WIDTH)] for length in lengths]
+
+
+def clip(samples: int) -> Waveform:
+    return Waveform(torch.zeros(1, samples), 16000)
+
+
+def test_audio_comes_first_then_the_text() -> None:
+    segments = turns().hearing("what?", [torch.zeros(3, WIDTH)])
+    assert shown(segments) == f"{SYSTEM}<|im_start|>user\n{{3}}what?{HEADER}"
+
+
+def test_explicit_tags_stand_around_the_audio() -> None:
+    segments = turns(True).hearing("what?", [torch.zeros(3, WIDTH)])
+    assert shown(segments) == f"{SYSTEM}<|im_start|>user\n<start_audio>{{3}}<end_audio>what?{HEADER}"
+
+
+def test_ensemble_hears_the_clip_in_turn() -> None:
+    segments = turns(False, True).hearing("what?", [torch.zeros(3, WIDTH), torch.zeros(5, WIDTH)])
+    assert shown(segments) == (
+        f"{SYSTEM}<|im_start|>user\nyou hear the same audio 2 times. use all of them.\n"
+        "hearing 1 of 2:\n{3}\nhearing 2 of 2:\n<start_audio>{5}<end_audio>\n"
+        f"what?{HEADER}"
+    )
+
+
+def test_description_is_read_as_the_training_targets_were_made() -> None:
+    (segment,) = turns().reading("what?", "|a kick|")
+    assert shown([segment]) == (
+        f"<|im_start|>system\n{PROMPTS.self_generation_system}<|im_end|>\n"
+        f"<|im_start|>user\n<start_audio>|a kick|<end_audio>\n\nwhat?{HEADER}"
+    )
+
+
+def test_without_audio_the_text_stands_alone() -> None:
+    assert shown(turns().deaf("what?")) == f"{SYSTEM}<|im_start|>user\nwhat?{HEADER}"
+
+
+def test_clips_are_encoded_in_batches_and_bad_ones_cost_one_row() -> None:
+    items = [
+        Item("0", "what?", clip(200), seed=7),
+        Item("1", "what?", clip(300)),
+        Item("2", "what?", {"bytes": b"no audio", "path": "broken.wav"}),
+        Item("3", "what?"),
+        Item("4", error="the row has no text"),
+        Item("5", "what?", clip(500)),
+        Item("6", "what?", clip(0)),
+        Item("7", "what?", {"path": "/nowhere.wav", "bytes": None}),
+    ]
+    ears = FakeEars()
+    requests = {request.key: request for request in hearing_requests(items, ears, turns(), 4)}  # type: ignore[arg-type]
+    assert sorted(requests) == list("01234567")
+    assert ears.batches == [2, 1, 1, 1]
+    assert "{2}what?" in shown(requests["0"].segments) and requests["0"].seed == 7
+    assert "{5}what?" in shown(requests["5"].segments)
+    errors = {key: request.error for key, request in requests.items() if request.error}
+    assert set(errors) == set("123467")
+    assert "too odd" in errors["1"] and "broken.wav" in errors["2"] and errors["3"] == "the row has no audio"
+    assert errors["4"] == "the row has no text" and "/nowhere.wav" in errors["7"]
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_text_requests_carry_errors_on(read: bool) -> None:
+    items = [Item("0", "what?", description="|a kick|"), Item("1", "what?"), Item("2", error="no text")]
+    zero, one, two = text_requests(items, turns(), read)
+    assert ("a kick" in shown(zero.segments)) == read
+    assert one.error == ("the row has no audio_description" if read else None)
+    assert two.error == "no text"

@@ -1,0 +1,289 @@
+"""Runs over data sets: what is saved, bad rows, control runs, and continuing after an interruption."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import load_from_disk
+
+from src.common.config import compose
+from src.common.errors import ConfigError, UserError
+from src.generation.engine import Engine, Pass
+from src.generation.job import Job
+from src.generation.respond import Ears
+from src.generation.run import Models, generate
+from src.generation.tables import Table, other_rows
+from src.generation.tasks import FREE, MULTIPLE_CHOICE, Task
+from src.model.checkpoints import LoadedFrontEnd
+from tests.generation.conftest import choice_rows, free_rows, save_set
+from tests.generation.fakes import ScriptedCore
+from tests.prompts.fakes import CharTokenizer
+
+
+class World:
+    """A scripted run: starts it and remembers the prompts."""
+
+    def __init__(self, loaded: LoadedFrontEnd, llm: Path) -> None:
+        self.loaded, self.llm = loaded, llm
+        self.script: Callable[[str], str] = lambda prompt: "i hear it.\n</think>\n\na kick."
+        self.prompts: list[str] = []
+        self.kill_after: int | None = None
+
+    def start(self, job: Job) -> Models:
+        """Fake engine, real front end."""
+
+        def script(prompt: str) -> str:
+            self.prompts.append(prompt)
+            return self.script(prompt)
+
+        core = _MortalCore(script, self.kill_after, width=192)
+        return Models(Engine(core, CharTokenizer(), 4, 2), Ears([self.loaded]) if job.config.hears else None)
+
+    def run(self, name: str, *overrides: str, task: Task = FREE) -> Path:
+        """Run and return the output folder."""
+        program = "generate_vllm" if task is FREE else "generate_vllm_mcqa"
+        checkpoint = [f"checkpoint_name={self.loaded.directory}"]
+        given = [f"dataset.name={name}", "prompts=mini", "batch_size=3", *checkpoint, *overrides]
+        assert generate(compose(program, given), task, self.start) == 0
+        return self.folder(name)
+
+    def folder(self, name: str) -> Path:
+        """The newest output folder of a set."""
+        from src.common.paths import data_root
+
+        folders = (data_root() / "generated" / "tiny-llm").glob(f"{name}_*")
+        return max(folders, key=lambda path: path.stat().st_mtime_ns)
+
+
+class _MortalCore(ScriptedCore):
+    def __init__(self, script: Callable[[str], str], steps: int | None, width: int) -> None:
+        super().__init__(script, width=width)
+        self.left = steps
+
+    def step(self) -> list[Pass]:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+        return super().step()
+
+
+@pytest.fixture
+def world(loaded: LoadedFrontEnd, llm: Path, data_root: Path) -> World:
+    return World(loaded, llm)
+
+
+def rows(folder: Path, split: str) -> list[dict[str, Any]]:
+    return list(load_from_disk(str(folder))[split])
+
+
+def test_free_run_saves_published_and_further_columns(world: World) -> None:
+    save_set("sounds", {"known": free_rows(5), "unseen": list(reversed(free_rows(3, seed=1)))})
+    folder = world.run("sounds", "save_audio=true", "seed=0")
+    assert folder.name.startswith("sounds_") and folder.name.endswith("_seed_0_8192_1024")
+    saved = load_from_disk(str(folder))
+    assert list(saved) == ["known", "unseen"]
+    published = ["dataset_index", "context", "audio_description", "llm_answer"]
+    ours = ["answer_text", "thoughts", "response", "parse_status"]
+    record = ["finish_reason", "budget_hit", "num_tokens", "seconds", "error"]
+    assert saved["known"].column_names == [*published, *ours, *record, "audio"]
+    assert saved["unseen"]["dataset_index"] == [0, 1, 2]
+    first = saved["known"].remove_columns("audio")[0]
+    assert first["context"] == free_rows(5)[0]["prompt"]
+    assert (first["answer_text"], first["thoughts"], first["parse_status"]) == ("a kick.", "i hear it.", "answered")
+    assert first["llm_answer"] == first["response"] == "i hear it.\n</think>\n\na kick."
+    run = json.loads((folder / "run.json").read_text())
+    assert run["splits"]["known"] == {"rows": 5, "statuses": {"answered": 5}}
+    assert all(re.search(r"user\n\{\d+\}", prompt) for prompt in world.prompts)
+
+
+def test_bad_rows_are_saved_with_their_reason(world: World) -> None:
+    bad = free_rows(6)
+    bad[1]["audio"] = {"bytes": b"not audio at all", "path": "broken.wav"}
+    bad[2]["audio"] = None
+    bad[3]["prompt"] = None
+    bad[4]["audio"] = {"bytes": b"", "path": "empty.wav"}
+    save_set("sounds", {"train": bad})
+    saved = rows(world.run("sounds"), "train")
+    assert [row["parse_status"] for row in saved] == ["answered", "error", "error", "error", "error", "answered"]
+    assert "broken.wav" in saved[1]["error"] and "no audio" in saved[2]["error"] and "no text" in saved[3]["error"]
+    assert saved[1]["llm_answer"] is None and saved[1]["finish_reason"] == "error"
+    assert len(world.prompts) == 2
+
+
+def test_multiple_choice_is_read_with_a_status(world: World) -> None:
+    save_set("quiz", {"test": choice_rows(5)})
+    replies = {"0": "<answer>0</answer>", "1": "<answer>-1</answer>", "2": "no idea", "3": "<answer>7</answer>"}
+
+    def script(prompt: str) -> str:
+        found = re.search(r"which number is (\d)", prompt)
+        assert found and "(Option_1) green" in prompt and "number of the right option" in prompt
+        return "hm.\n</think>\n\n" + replies.get(found[1], "<answer>1</answer>")
+
+    world.script = script
+    saved = rows(world.run("quiz", task=MULTIPLE_CHOICE), "test")
+    assert [row["llm_answer"] for row in saved] == ["red", None, None, None, "green"]
+    assert [row["parse_status"] for row in saved] == [
+        "index",
+        "negative_index",
+        "not_a_number",
+        "out_of_range",
+        "index",
+    ]
+    assert saved[0]["choices"] == ["red", "green", "blue"] and saved[0]["thoughts"] == "hm."
+    # the published reading of the same replies, without asking the model again
+    asked = len(world.prompts)
+    saved = rows(world.run("quiz", "answer_fallback=option_0", task=MULTIPLE_CHOICE), "test")
+    assert [row["llm_answer"] for row in saved] == ["red", "blue", "red", "7", "green"]
+    assert saved[1]["parse_status"] == "negative_index" and len(world.prompts) == asked
+
+
+def test_interrupted_run_continues_where_it_was(world: World) -> None:
+    save_set("sounds", {"train": free_rows(9)})
+    world.script = lambda prompt: "x" * 20 + "</think>" + str(len(prompt))
+    undisturbed = rows(world.run("sounds", "run_tag=whole"), "train")
+    world.prompts.clear()
+    world.kill_after = 45
+    kills = 0
+    while True:
+        try:
+            folder = world.run("sounds", "run_tag=killed")
+            break
+        except KeyboardInterrupt:
+            kills += 1
+            assert kills < 10
+    assert kills >= 1
+    again = rows(folder, "train")
+    for one, other in zip(undisturbed, again, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    done_twice = len(world.prompts) - 9
+    assert done_twice <= 4 * kills  # at most what was in flight
+    # a finished run does nothing more
+    world.kill_after = 0
+    assert world.run("sounds", "run_tag=killed") == folder
+
+
+def test_limit_can_grow_and_rows_are_not_asked_twice(world: World) -> None:
+    save_set("sounds", {"train": free_rows(6)})
+    assert len(rows(world.run("sounds", "dataset.limit=2"), "train")) == 2
+    assert len(rows(world.run("sounds", "dataset.limit=5"), "train")) == 5
+    assert len(world.prompts) == 5
+    shuffled = rows(world.run("sounds", "dataset.limit=3", "dataset.shuffle=true", "seed=3"), "train")
+    assert [row["dataset_index"] for row in shuffled] != [0, 1, 2]
+
+
+def test_other_settings_do_not_mix(world: World) -> None:
+    save_set("sounds", {"train": free_rows(2)})
+    world.run("sounds")
+    with pytest.raises(UserError, match=r"other settings \(greedy\)"):
+        world.run("sounds", "greedy=true")
+    world.run("sounds", "greedy=true", "overwrite=true")
+    assert len(world.prompts) == 4
+
+
+def test_control_runs_have_folders_of_their_own(world: World) -> None:
+    save_set("sounds", {"train": free_rows(4)})
+    folders = [world.run("sounds", f"audio_input={kind}") for kind in ("none", "description", "other")]
+    assert [folder.name.rpartition("_")[2] for folder in folders] == ["none", "description", "other"]
+    none, description, other = (world.prompts[start : start + 4] for start in (0, 4, 8))
+    assert all("{" not in prompt and "<start_audio>" not in prompt for prompt in none)
+    assert all("<start_audio>[00:00" in prompt for prompt in description)
+    assert all("{" in prompt for prompt in other)
+
+
+def test_text_controls_need_no_checkpoint(world: World) -> None:
+    save_set("sounds", {"train": free_rows(2)})
+    overrides = ["checkpoint_name=null", f"model.llm={world.llm}", "audio_input=description"]
+    folder = world.run("sounds", *overrides)
+    assert folder.name == "sounds_no_checkpoint_8192_1024_description"
+
+
+def test_other_clip_is_a_seeded_derangement() -> None:
+    class Data:
+        column_names = ["audio_description"]
+
+        def __init__(self, clips: list[str]) -> None:
+            self.clips = clips
+
+        def __len__(self) -> int:
+            return len(self.clips)
+
+        def __getitem__(self, name: str) -> list[str]:
+            return self.clips
+
+    clips = [f"clip {number // 2}" for number in range(20)]  # two questions a clip
+    table = Table("test", Data(clips), tuple(range(20)))
+    others = other_rows(table, 1)
+    assert all(clips[other] != clips[row] for row, other in enumerate(others))
+    assert len(set(others)) >= 18
+    assert others == other_rows(table, 1) != other_rows(table, 2)
+    with pytest.raises(UserError, match="there is no other"):
+        other_rows(Table("test", Data(["a", "a"]), (0, 1)), 1)
+
+
+def test_rows_keep_their_seed_whatever_is_run_with_them(world: World) -> None:
+    from src.generation.config import DatasetConfig, RunConfig
+
+    config = RunConfig(DatasetConfig("sounds"), checkpoint_name="x", seed=5)
+    assert config.request_seed("train/3") == config.request_seed("train/3") != config.request_seed("train/4")
+    assert RunConfig(DatasetConfig("sounds"), checkpoint_name="x").request_seed("train/3") is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["dataset.name=nowhere"], "dataset.name=nowhere"),
+        (["dataset.split=test"], "has the splits train"),
+        (["audio_input=both"], "audio_input: got 'both'; known: clip"),
+        (["dataset.limit=0"], "limit is 0"),
+        (["checkpoint_name=null"], "checkpoint_name is required"),
+        (["engine.max_model_len=long"], "max_model_len: got 'long'"),
+        (["checkpoint_name=/nowhere"], "no such folder"),
+    ],
+)
+def test_mistakes_end_in_one_message(world: World, overrides: list[str], message: str) -> None:
+    save_set("sounds", {"train": free_rows(1)})
+    with pytest.raises(UserError, match=message):
+        world.run("sounds", *overrides)
+
+
+def test_missing_columns_are_named(world: World) -> None:
+    save_set("sounds", {"train": free_rows(1)})
+    with pytest.raises(UserError, match="no column question, choices"):
+        world.run("sounds", task=MULTIPLE_CHOICE)
+    with pytest.raises(ConfigError, match="did you mean 'mcqa_system'"):
+        world.run("sounds", "+prompts.mcqa_sistem=x")
+
+
+def test_prompts_made_for_a_corpus_are_joined_by_key(world: World) -> None:
+    from datasets import Dataset, DatasetDict
+
+    from src.common.paths import prompts_dir
+
+    made = free_rows(4)
+    texts = {row["dataset_index"]: row.pop("prompt") for row in made}
+    save_set("sounds", {"train": made})
+    with pytest.raises(UserError, match="no text column"):
+        world.run("sounds")
+    order = [2, 0, 3, 1]
+    table = Dataset.from_dict({"dataset_index": order, "prompt": [texts[index] for index in order]})
+    DatasetDict({"train": table}).save_to_disk(str(prompts_dir("sounds")))
+    saved = rows(world.run("sounds"), "train")
+    assert [row["context"] for row in saved] == [texts[index] for index in range(4)]
+
+
+def test_split_of_an_index_file(world: World) -> None:
+    import numpy as np
+
+    from src.common.paths import indexes_dir
+
+    save_set("sounds", {"train": free_rows(5)})
+    indexes_dir("sounds").mkdir(parents=True)
+    np.save(indexes_dir("sounds") / "validation_indexes.npy", np.array([4, 1]))
+    saved = rows(world.run("sounds", "dataset.split=validation"), "validation")
+    assert [row["dataset_index"] for row in saved] == [1, 4]
