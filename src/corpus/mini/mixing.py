@@ -29,9 +29,28 @@ _MOST_SECONDS = 1.1
 _OVERLAP = (-0.1, 0.15)
 _LEVEL_WINDOW = SAMPLE_RATE // 20
 _FADE = SAMPLE_RATE // 50
+_FILTER_LENGTH = 2 * SAMPLE_RATE
+_BANDS_HZ = np.geomspace(60.0, 11_000.0, 9)
+_FILTER_AXIS = np.log(np.maximum(np.fft.rfftfreq(_FILTER_LENGTH, 1 / SAMPLE_RATE), 1.0))
 _NOISE_LENGTH = int(MAX_SECONDS * SAMPLE_RATE)
 _NOISE_CORNER_HZ = 300.0
 _NOISE_SHAPE = 1 / (1 + np.fft.rfftfreq(_NOISE_LENGTH, 1 / SAMPLE_RATE) / _NOISE_CORNER_HZ)
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How far a recording is changed before it is mixed in.
+
+    ``pitch`` in semitones either way, ``equalizer`` the spread in decibels of a random smooth filter (0: none),
+    ``skip`` the most seconds left out at the start of a long one.
+    """
+
+    pitch: float = PITCH_SEMITONES
+    equalizer: float = 0.0
+    skip: float = 0.0
+
+
+SLIGHT = Variation()
 
 
 @dataclass(frozen=True)
@@ -43,16 +62,23 @@ class Clip:
     recordings: tuple[str, ...]
 
 
-def draw_clip(library: SoundLibrary, split: str, rng: np.random.Generator, events: int | None = None) -> Clip:
+def draw_clip(
+    library: SoundLibrary,
+    split: str,
+    rng: np.random.Generator,
+    events: int | None = None,
+    variation: Variation = SLIGHT,
+) -> Clip:
     """A random scene of ``split``'s recordings, rendered.
 
     Args:
         events: number of events, uniform in 1 to 3 if not given.
+        variation: how far recordings are changed.
     """
     count = events or int(rng.integers(1, MAX_EVENTS + 1))
     names = [library.names[place] for place in rng.permutation(len(library.names))[:count]]
     drawn = [library.draw(name, split, rng) for name in names]
-    sounds = [_vary(name, samples, rng) for name, (_, samples) in zip(names, drawn, strict=True)]
+    sounds = [_vary(name, samples, variation, rng) for name, (_, samples) in zip(names, drawn, strict=True)]
     onsets, lengths, duration = _lay_out(names, [len(sound) / SAMPLE_RATE for sound in sounds], rng)
     loudness = [LOUDNESS[rng.integers(len(LOUDNESS))] for _ in names]
     background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
@@ -84,11 +110,22 @@ def shift_pitch(samples: Samples, semitones: float) -> Samples:
     return np.interp(places, np.arange(len(samples)), samples).astype(np.float32)
 
 
-def _vary(name: str, samples: Samples, rng: np.random.Generator) -> Samples:
-    """A recording at a slightly different pitch. Families made by rule keep theirs: it tells the splits apart."""
-    if name in SYNTHETIC_NAMES:
-        return samples
-    return shift_pitch(samples, rng.uniform(-PITCH_SEMITONES, PITCH_SEMITONES))
+def _vary(name: str, samples: Samples, variation: Variation, rng: np.random.Generator) -> Samples:
+    """A recording changed at random. Families made by rule keep their pitch: it tells the splits apart."""
+    if name not in SYNTHETIC_NAMES:
+        skipped = int(rng.uniform(0, variation.skip) * SAMPLE_RATE) if variation.skip else 0
+        if len(samples) - skipped > _MOST_SECONDS * SAMPLE_RATE:
+            samples = samples[skipped:]
+        samples = shift_pitch(samples, rng.uniform(-variation.pitch, variation.pitch))
+    return _equalize(samples, variation.equalizer, rng) if variation.equalizer else samples
+
+
+def _equalize(samples: Samples, spread: float, rng: np.random.Generator) -> Samples:
+    """Through a random filter, smooth over the octaves."""
+    gains = rng.normal(0.0, spread, len(_BANDS_HZ))
+    filtered = np.fft.rfft(samples[:_FILTER_LENGTH], _FILTER_LENGTH)
+    filtered *= 10 ** (np.interp(_FILTER_AXIS, np.log(_BANDS_HZ), gains) / 20)
+    return np.fft.irfft(filtered, _FILTER_LENGTH)[: len(samples)].astype(np.float32)
 
 
 def _lay_out(
