@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -155,6 +156,7 @@ def _conformer_config(config: MuQArchitecture) -> Wav2Vec2ConformerConfig:
         position_embeddings_type="rotary",
         rotary_embedding_base=ROTARY_BASE,
         conv_depthwise_kernel_size=config.conv_kernel,
+        num_conv_pos_embedding_groups=math.gcd(16, config.width),  # never run, but transformers wants it to divide
         layer_norm_eps=1e-5,
         hidden_dropout=config.dropout,
         activation_dropout=config.dropout,
