@@ -36,7 +36,6 @@ class Journal:
 
     Attributes:
         ok: bool ``(rows,)``, the newest record's ``ok``; false for rows without one.
-        appended: records written by this object.
     """
 
     def __init__(self, folder: Path, keys: np.ndarray, settings: Mapping[str, Any], part: int = 0) -> None:
@@ -53,7 +52,6 @@ class Journal:
         self.folder = folder
         self.keys = keys
         self.ok = np.zeros(keys.size, dtype=bool)
-        self.appended = 0
         self._places = np.full(keys.size, -1, dtype=np.int64)
         self._inputs = np.zeros(keys.size, dtype=np.uint32)
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,6 +91,11 @@ class Journal:
         self._inputs[rows[known]] = np.array(inputs, dtype=np.int64)[known]
         self.ok[rows[known]] = np.array(good, dtype=bool)[known]
 
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(path.stat().st_size for path in self._files)
+
     def has(self, row: int, digest: int) -> bool:
         """Whether ``row`` has a record that was made from this input."""
         return bool(self._places[row] >= 0) and int(self._inputs[row]) == digest
@@ -119,7 +122,6 @@ class Journal:
         self._places[row] = (self._own << _OFFSET_BITS) | offset
         self._inputs[row] = digest
         self.ok[row] = ok
-        self.appended += 1
 
     def close(self) -> None:
         """Close all files."""

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from src.common.errors import UserError
 from src.common.seeds import row_seed
 from src.corpus.stages.journal import Journal, input_digest
 from src.corpus.stages.rephrase_text import Prepared, prepare, restore
 from src.corpus.stages.text_engine import Task
 from src.dataset.tables import KEY, open_split, read_keys
-from src.generation.requests import Result
 from src.prompts.chat import ChatTokenizer, text_ids
 from src.prompts.layouts import checker_messages, rephrase_messages, self_generation_messages
 from src.prompts.texts import Prompts
 from src.prompts.thoughts import split_response
+
+if TYPE_CHECKING:
+    from src.generation.requests import Result
 
 StageName = Literal["generate", "rephrase", "check"]
 BETRAYS = "betrays"
@@ -78,9 +82,9 @@ class ResponseJob:
         self._attempts = 0
 
     @property
-    def appended(self) -> int:
-        """Results that were made new in this run, all stages together."""
-        return sum(journal.appended for journal in self._journals.values())
+    def journal_bytes(self) -> int:
+        """Size of all results so far, all stages together."""
+        return sum(journal.size for journal in self._journals.values())
 
     def journal(self, stage: StageName, attempt: int) -> Journal:
         """The journal of a stage; the first generation belongs to the plain set, all else to the final set."""
@@ -97,9 +101,17 @@ class ResponseJob:
         for journal in self._journals.values():
             journal.close()
 
-    # one stage: tasks that are not done yet, and what becomes of a result
+    def tasks(self, stage: StageName, attempt: int) -> Iterator[Task]:
+        """What a stage has left to do for the rows that have not passed yet."""
+        makers = {"generate": self._generate_tasks, "rephrase": self._rephrase_tasks, "check": self._check_tasks}
+        return makers[stage](attempt)
 
-    def generate_tasks(self, attempt: int) -> Iterator[Task]:
+    def finisher(self, stage: StageName, attempt: int) -> Callable[[Task, Result, ChatTokenizer], None]:
+        """What keeps a result of a stage in its journal."""
+        journal = self.journal(stage, attempt)
+        return functools.partial({"generate": _generated, "rephrase": _rephrased, "check": _checked}[stage], journal)
+
+    def _generate_tasks(self, attempt: int) -> Iterator[Task]:
         """Self-generation of the rows without a response."""
         journal = self.journal("generate", attempt)
         for row in self._pending():
@@ -110,17 +122,7 @@ class ResponseJob:
                 messages = self_generation_messages(self.spec.prompts, description, prompt)
                 yield Task(row, digest, messages, self._seed(row, "generate", attempt))
 
-    def generated(self, attempt: int) -> Callable[[Task, Result, ChatTokenizer], None]:
-        """Keeps a generated response, also a cut one: the target is what the LLM said."""
-        journal = self.journal("generate", attempt)
-
-        def finish(task: Task, result: Result, tokenizer: ChatTokenizer) -> None:
-            status = "error" if result.error else "ok" if result.text.strip() else "empty"
-            _append(journal, task, status, result.text, result, tokenizer)
-
-        return finish
-
-    def rephrase_tasks(self, attempt: int) -> Iterator[Task]:
+    def _rephrase_tasks(self, attempt: int) -> Iterator[Task]:
         """Rewriting of the responses that this attempt generated."""
         source, journal = self.journal("generate", attempt), self.journal("rephrase", attempt)
         prompts = self.spec.prompts
@@ -133,19 +135,7 @@ class ResponseJob:
                     seed = self._seed(row, "rephrase", attempt)
                     yield Task(row, input_digest(text), messages, seed, prepared)
 
-    def rephrased(self, attempt: int) -> Callable[[Task, Result, ChatTokenizer], None]:
-        """Restores the format of a rewritten response; the rewriter's whole output is kept beside it."""
-        journal = self.journal("rephrase", attempt)
-
-        def finish(task: Task, result: Result, tokenizer: ChatTokenizer) -> None:
-            prepared: Prepared = task.source
-            restored = restore(result.text, prepared)
-            status = "error" if result.error else restored.status
-            _append(journal, task, status, restored.text, result, tokenizer, raw=result.text)
-
-        return finish
-
-    def check_tasks(self, attempt: int) -> Iterator[Task]:
+    def _check_tasks(self, attempt: int) -> Iterator[Task]:
         """The checker's look at the responses that came through the stages before."""
         source = self._last_text(attempt)
         journal = self.journal("check", attempt)
@@ -157,18 +147,6 @@ class ResponseJob:
                     prepared = prepare(text, prompts.reasoning_tag).text
                     messages = checker_messages(self.spec.checker_system, prompts.response_tag, prepared)
                     yield Task(row, input_digest(text), messages, self._seed(row, "check", attempt))
-
-    def checked(self, attempt: int) -> Callable[[Task, Result, ChatTokenizer], None]:
-        """Keeps the verdict."""
-        journal = self.journal("check", attempt)
-
-        def finish(task: Task, result: Result, tokenizer: ChatTokenizer) -> None:
-            status = BETRAYS if says_yes(result.text) else "ok"
-            _append(journal, task, status, result.text, result, tokenizer)
-
-        return finish
-
-    # outcomes
 
     def settle(self, attempt: int) -> int:
         """Note which rows passed in this attempt; returns how many still have no response."""
@@ -226,6 +204,25 @@ class ResponseJob:
         return row_seed(self.spec.seed, key)
 
 
+def _generated(journal: Journal, task: Task, result: Result, tokenizer: ChatTokenizer) -> None:
+    """Keep a generated response, also a cut one: the target is what the LLM said."""
+    status = "error" if result.error else "ok" if result.text.strip() else "empty"
+    _append(journal, task, status, result.text, result, tokenizer)
+
+
+def _rephrased(journal: Journal, task: Task, result: Result, tokenizer: ChatTokenizer) -> None:
+    """Restore the format of a rewritten response; the rewriter's whole output is kept beside it."""
+    prepared: Prepared = task.source
+    restored = restore(result.text, prepared)
+    status = "error" if result.error else restored.status
+    _append(journal, task, status, restored.text, result, tokenizer, raw=result.text)
+
+
+def _checked(journal: Journal, task: Task, result: Result, tokenizer: ChatTokenizer) -> None:
+    """Keep the checker's verdict."""
+    _append(journal, task, BETRAYS if says_yes(result.text) else "ok", result.text, result, tokenizer)
+
+
 def says_yes(verdict: str) -> bool:
     """Whether a checker's last line is YES; anything else counts as good."""
     lines = split_response(verdict, inside_thoughts=False).answer.split("\n")
@@ -255,8 +252,6 @@ def _append(
 
 
 def _require_columns(table: Any, spec: JobSpec) -> None:
-    from src.common.errors import UserError
-
     lacking = [column for column in (KEY, "audio_description", "prompt") if column not in table.column_names]
     if lacking:
         raise UserError(

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src.common.errors import UserError
 from src.common.log import get_logger
@@ -24,8 +24,10 @@ from src.corpus.stages.response_set import stored_result, write_response_set
 from src.corpus.stages.response_settings import ResponseSettings, SetNames
 from src.corpus.stages.text_engine import EnginePool, TextEngine, llm_mark, run_tasks
 from src.dataset.tables import native_splits
-from src.generation.requests import Sampling
 from src.prompts.texts import Prompts, load_prompts
+
+if TYPE_CHECKING:  # torch behind it: a finished run and a mistake are answered without it
+    from src.generation.requests import Sampling
 
 _log = get_logger(__name__)
 CHECKER_PROMPT = Path(__file__).resolve().parents[2] / "prompts" / "checker.md"
@@ -110,36 +112,43 @@ class _Run:
 
     def _attempt(self, jobs: Sequence[ResponseJob], attempt: int) -> int:
         """One pass over the rows without a response; returns how many are left."""
-        settings = self.settings
-        first, rewriting = samplings(settings, self.prompts)
-        engine = functools.partial(self.pool.get, settings.llm)
         for job in jobs:
-            label = f"{job.spec.dataset}/{job.spec.split}, attempt {attempt + 1}"
-            run_tasks(f"{label}: generate", engine, job.generate_tasks(attempt), first, job.generated(attempt))
-            if settings.rephrase:
-                run_tasks(
-                    f"{label}: rephrase", engine, job.rephrase_tasks(attempt), rewriting, job.rephrased(attempt)
-                )
-        if settings.checker_llm is not None:
-            checker = functools.partial(self.pool.get, settings.checker_llm)
+            self._stage(job, "generate", attempt)
+            if self.settings.rephrase:
+                self._stage(job, "rephrase", attempt)
+        if self.settings.checker_llm is not None:  # last: it needs another engine
             for job in jobs:
-                label = f"{job.spec.dataset}/{job.spec.split}, attempt {attempt + 1}: check"
-                run_tasks(label, checker, job.check_tasks(attempt), rewriting, job.checked(attempt))
+                self._stage(job, "check", attempt)
         left = sum(job.settle(attempt) for job in jobs)
-        _log.info("attempt %d of %d: %d rows without a sound response", attempt + 1, settings.attempts, left)
+        _log.info("attempt %d of %d: %d rows without a sound response", attempt + 1, self.settings.attempts, left)
         return left
+
+    def _stage(self, job: ResponseJob, stage: StageName, attempt: int) -> None:
+        def sampling() -> Sampling:
+            from src.generation.requests import Sampling
+
+            return Sampling(**sampling_options(self.settings, self.prompts, stage))
+
+        llm = self.settings.checker_llm if stage == "check" and self.settings.checker_llm else self.settings.llm
+        label = f"{job.spec.dataset}/{job.spec.split}, attempt {attempt + 1}: {stage}"
+        engine = functools.partial(self.pool.get, llm)
+        run_tasks(label, engine, job.tasks(stage, attempt), sampling, job.finisher(stage, attempt))
 
     def _write(self, dataset: str) -> dict[str, dict[str, Any]]:
         names, jobs = self.names[dataset], self.jobs[dataset]
-        changed = any(job.appended for job in jobs)
-        config = {"dataset": dataset, **asdict(self.settings), "llm_mark": self.marks["generate"]["llm"]}
+        config = {
+            "dataset": dataset,
+            **asdict(self.settings),
+            "llm_mark": self.marks["generate"]["llm"],
+            "journal_bytes": sum(job.journal_bytes for job in jobs),  # more of them: the set is out of date
+        }
         sets = {names.plain: {job.spec.split: job.plain_rows() for job in jobs}}
         if names.final != names.plain:
             sets[names.final] = {job.spec.split: job.final_rows() for job in jobs}
         summary = {}
         for name, splits in sets.items():
             folder = responses_dir(self.model, name)
-            result = None if changed else stored_result(folder, config, self.prompts)
+            result = stored_result(folder, config, self.prompts)
             if result is None:
                 result = write_response_set(folder, splits, self.prompts, config)
             summary[name] = {**result, "filter": filter_by_answer(dataset, name, self.settings.length_limits)}
@@ -149,48 +158,39 @@ class _Run:
         return summary
 
 
-def samplings(settings: ResponseSettings, prompts: Prompts) -> tuple[Sampling, Sampling]:
-    """How self-generation draws (cut at its limit, no thinking budget), and how the rewriter and the checker do."""
-    first = Sampling(
-        max_tokens=settings.max_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        top_k=settings.top_k,
-        greedy=settings.temperature == 0,
-        budget_closing=prompts.budget_closing,
-    )
-    return first, replace(
-        first, max_tokens=settings.rephrase_max_tokens, max_thinking_tokens=settings.max_thinking_tokens
-    )
+def sampling_options(settings: ResponseSettings, prompts: Prompts, stage: StageName) -> dict[str, Any]:
+    """How a stage draws: self-generation is cut at its limit; the rewriter and the checker have a thinking budget."""
+    first = stage == "generate"
+    return {
+        "max_tokens": settings.max_tokens if first else settings.rephrase_max_tokens,
+        "max_thinking_tokens": -1 if first else settings.max_thinking_tokens,
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "top_k": settings.top_k,
+        "greedy": settings.temperature == 0,
+        "budget_closing": prompts.budget_closing,
+    }
 
 
 def stage_marks(
     settings: ResponseSettings, prompts: Prompts, checker_system: str
 ) -> Mapping[StageName, Mapping[str, Any]]:
     """What every stage's results depend on: kept beside them, compared when a run goes on."""
-    first, rewriting = samplings(settings, prompts)
-    common = {"llm": llm_mark(settings.llm), "seed": settings.seed, "max_model_len": settings.max_model_len}
     tags = (prompts.response_tag, prompts.reasoning_tag)
-    marks: dict[StageName, Mapping[str, Any]] = {
-        "generate": {
-            **common,
-            **asdict(first),
-            "prompt_texts": _text_mark(
-                prompts.self_generation_system, prompts.description_open, prompts.description_close
-            ),
-        },
-        "rephrase": {
-            **common,
-            **asdict(rewriting),
-            "prompt_texts": _text_mark(prompts.rephrase_system, prompts.rephrase_instruction, *tags),
-        },
+    texts: dict[StageName, tuple[str, ...]] = {
+        "generate": (prompts.self_generation_system, prompts.description_open, prompts.description_close),
+        "rephrase": (prompts.rephrase_system, prompts.rephrase_instruction, *tags),
     }
     if settings.checker_llm is not None:
-        marks["check"] = {
-            **common,
-            **asdict(rewriting),
-            "llm": llm_mark(settings.checker_llm),
-            "prompt_texts": _text_mark(checker_system, *tags),
+        texts["check"] = (checker_system, *tags)
+    marks: dict[StageName, Mapping[str, Any]] = {}
+    for stage, shown in texts.items():
+        marks[stage] = {
+            "llm": llm_mark(settings.checker_llm if stage == "check" and settings.checker_llm else settings.llm),
+            "seed": settings.seed,
+            "max_model_len": settings.max_model_len,
+            **sampling_options(settings, prompts, stage),
+            "prompt_texts": _text_mark(*shown),
         }
     return marks
 

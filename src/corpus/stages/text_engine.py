@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from src.common.log import get_logger
 from src.common.naming import model_short_name
-from src.generation.requests import Request, Result, Sampling
 from src.prompts.chat import ChatTokenizer, text_ids
 from src.prompts.layouts import Messages
+
+if TYPE_CHECKING:  # torch behind it: not needed to find out that there is nothing to do
+    from src.generation.requests import Request, Result, Sampling
 
 _log = get_logger(__name__)
 _LOG_EVERY_S = 30.0
@@ -76,7 +78,7 @@ def run_tasks(
     name: str,
     open_engine: Callable[[], TextEngine],
     tasks: Iterator[Task],
-    sampling: Sampling,
+    sampling: Callable[[], Sampling],
     finish: Callable[[Task, Result, ChatTokenizer], None],
 ) -> None:
     """Answer ``tasks`` and hand every result to ``finish``; without a task no engine is started.
@@ -86,6 +88,8 @@ def run_tasks(
     first = next(tasks, None)
     if first is None:
         return
+    from src.generation.requests import Request
+
     engine = open_engine()
     waiting: dict[str, Task] = {}
 
@@ -98,7 +102,7 @@ def run_tasks(
 
     started = logged = time.monotonic()
     done = 0
-    for done, result in enumerate(engine.run(requests(), sampling), start=1):
+    for done, result in enumerate(engine.run(requests(), sampling()), start=1):
         finish(waiting.pop(result.key), result, engine.tokenizer)
         now = time.monotonic()
         if now - logged > _LOG_EVERY_S:

@@ -1,13 +1,16 @@
 """Self-generation and self-rephrasing over a scripted engine."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from datasets import load_from_disk
+from datasets import Dataset, DatasetDict, load_from_disk
 
 from src.common.errors import UserError
-from src.common.paths import responses_dir
+from src.common.paths import prompts_dir, responses_dir
+from src.corpus.stages import response_job, responses
 from src.corpus.stages.response_job import says_yes
 from src.corpus.stages.response_settings import ResponseSettings, SetNames
 from src.corpus.stages.responses import generate_responses
@@ -101,8 +104,6 @@ def test_a_killed_run_goes_on_where_it_stopped(root: Path, die_after: int) -> No
 
 
 def test_a_finished_run_starts_no_engine_and_a_longer_one_does_the_rest(root: Path) -> None:
-    import dataclasses
-
     limited = dataclasses.replace(SETTINGS, limit=5)
     run(FakeEngine(reader_and_listener), limited)
     assert len(rows_of(REPHRASED)) == 5
@@ -122,8 +123,6 @@ def test_a_finished_run_starts_no_engine_and_a_longer_one_does_the_rest(root: Pa
 
 
 def test_plain_responses_serve_a_later_rephrasing(root: Path) -> None:
-    import dataclasses
-
     run(FakeEngine(reader_and_listener), dataclasses.replace(SETTINGS, rephrase=False))
     engine = FakeEngine(reader_and_listener)
     run(engine)
@@ -131,10 +130,6 @@ def test_plain_responses_serve_a_later_rephrasing(root: Path) -> None:
 
 
 def test_rebuilt_inputs_are_noticed_row_by_row(root: Path) -> None:
-    import shutil
-
-    from src.common.paths import prompts_dir
-
     run(FakeEngine(reader_and_listener))
     table = load_from_disk(str(prompts_dir("mini")))
     changed = table.map(lambda row: {"prompt": "new?" if row["dataset_index"] == 4 else row["prompt"]})
@@ -148,9 +143,27 @@ def test_rebuilt_inputs_are_noticed_row_by_row(root: Path) -> None:
     assert rows_of(REPHRASED)[4]["llm_answer_with_context"].endswith("this.")
 
 
-def test_other_settings_do_not_mix(root: Path) -> None:
-    import dataclasses
+def test_a_run_killed_before_writing_the_sets_writes_them_next_time(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(FakeEngine(reader_and_listener))
+    table = load_from_disk(str(prompts_dir("mini"))).map(lambda row: {"prompt": row["prompt"] + "!"})
+    table.save_to_disk(str(root / "new"))
+    shutil.rmtree(prompts_dir("mini"))
+    (root / "new").rename(prompts_dir("mini"))
 
+    def killed(*arguments: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(responses, "write_response_set", killed)
+        run(FakeEngine(reader_and_listener))
+    engine = FakeEngine(reader_and_listener)
+    run(engine)
+    assert engine.seen == [] and rows_of(PLAIN)[0]["prompt"] == "what is number 0?!"
+
+
+def test_other_settings_do_not_mix(root: Path) -> None:
     run(FakeEngine(reader_and_listener))
     other = dataclasses.replace(SETTINGS, temperature=0.1)
     with pytest.raises(UserError, match=r"temperature: was None, is 0.1"):
@@ -184,8 +197,6 @@ def test_bad_rows_stay_with_a_status_and_leave_the_indexes(root: Path) -> None:
 
 
 def test_retries_of_unusable_rows_alone(root: Path) -> None:
-    import dataclasses
-
     failures = {"3": 1, "4": 9}
 
     def reply(prompt: str, request: Request) -> str:
@@ -202,8 +213,6 @@ def test_retries_of_unusable_rows_alone(root: Path) -> None:
 
 
 def test_a_checker_sends_betraying_rows_back(root: Path) -> None:
-    import dataclasses
-
     class Llm:
         def __init__(self, name: str) -> None:
             self.name = name
@@ -239,8 +248,6 @@ def test_a_checker_sends_betraying_rows_back(root: Path) -> None:
 
 
 def test_requests_are_pulled_as_there_is_room(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from src.corpus.stages import response_job
-
     made = []
     original = response_job.self_generation_messages
     monkeypatch.setattr(
@@ -297,10 +304,6 @@ def test_verdicts(verdict: str, yes: bool) -> None:
 
 
 def test_missing_prompts_and_bad_settings_are_user_errors(root: Path) -> None:
-    from datasets import Dataset, DatasetDict
-
-    from src.common.paths import prompts_dir
-
     with pytest.raises(UserError, match="nope_with_prompts"):
         generate_responses(["nope"], SETTINGS)
     DatasetDict({"train": Dataset.from_dict({"dataset_index": [0]})}).save_to_disk(str(prompts_dir("bare")))
