@@ -62,7 +62,7 @@ def load_front_end(
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
 ) -> LoadedFrontEnd:
-    """Front end of a checkpoint (folder or Hub id), in eval mode.
+    """Front end of a checkpoint (folder or Hub id), in eval mode; ``dtype`` is that of the trained part.
 
     Raises :class:`UserError` for a missing folder or file, and for tensors that do not fit the configuration.
     """
@@ -71,7 +71,7 @@ def load_front_end(
     assert config.llm_embedding_dim is not None
     front_end = build_front_end(config.config, config.llm_embedding_dim)
     load_state(front_end, folder)
-    front_end.requires_grad_(False).eval().to(device=device, dtype=dtype)
+    front_end.requires_grad_(False).eval().to(device).cast_trained(dtype)
     return LoadedFrontEnd(front_end, build_feature_extractor(config.config, device), config, folder)
 
 

@@ -81,7 +81,7 @@ class AdapterSet(nn.Module):
         """Streams name -> (batch, frames, dim) and lengths name -> (batch,)."""
         streams, out = {}, {}
         for name, adapter in self.adapters.items():
-            parameter = next(adapter.parameters(), None)
+            parameter = next(adapter.parameters(), next(self.parameters(), None))
             state = states[name] if parameter is None else states[name].to(parameter.dtype)
             with torch.set_grad_enabled(torch.is_grad_enabled() and name not in self.frozen):
                 streams[name] = adapter(state, lengths[name])
@@ -162,6 +162,14 @@ class AudioFrontEnd(nn.Module):
         super().train(mode)
         if self._fusion_frozen:
             self.audio_fusion.eval()
+        return self
+
+    def cast_trained(self, dtype: torch.dtype) -> AudioFrontEnd:
+        """Adapters, fusion and separators in ``dtype``; the encoders stay as they are. Returns itself."""
+        self.audio_adapter.to(dtype)
+        self.audio_fusion.to(dtype)
+        for separator in self.separators() or ():
+            separator.data = separator.data.to(dtype)
         return self
 
     def trained_state(self) -> dict[str, Tensor]:

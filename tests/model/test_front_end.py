@@ -237,6 +237,17 @@ def test_a_frozen_fusion_passes_gradients_on() -> None:
     assert all(p.grad is not None for p in front_end.audio_adapter.parameters())
 
 
+@pytest.mark.parametrize("name", ["mini_alarm_ca", "mini_alarm_p"])
+@torch.no_grad()
+def test_half_precision(name: str) -> None:
+    front_end = mini_front_end(name)
+    features = build_feature_extractor(front_end.config)([Waveform(torch.randn(1, 48000) * 0.1, 24000)])
+    expected = front_end(features)[0]
+    item = front_end.cast_trained(torch.bfloat16)(features)[0]
+    assert item.dtype == torch.bfloat16
+    assert (item.float() - expected).abs().max() < 0.05 * expected.abs().max()
+
+
 def test_freezing_an_unknown_adapter_is_an_error() -> None:
     with pytest.raises(ConfigError, match="wisper"):
         build("sum").freeze_adapters(["wisper"])
