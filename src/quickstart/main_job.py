@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from src.quickstart.commands import ADAPTERS, FUSIONS, Answers, Builder, Layout, Parts, Size
 from src.quickstart.stage import Stage
@@ -92,9 +93,10 @@ def _frozen_parts(builder: Builder) -> list[Stage]:
         builder.stage(
             "train_encoders",
             "Train the miniature encoders",
-            f"python scripts/mini/train_encoders.py --out {encoders}",
+            f"python scripts/mini/train_encoders.py --output {encoders}",
             (),
             encoders,
+            files=[Path("assets/mini/sounds")],
         ),
     ]
 
