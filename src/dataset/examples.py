@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -34,7 +35,8 @@ class Example:
     """One training example.
 
     ``start``, ``main`` and ``outputs`` are token ids of the user turn before and behind the audio and of the target;
-    ``replaced`` names the unusable rows in whose place this one stands.
+    ``replaced`` names the unusable rows in whose place this one stands. ``clip`` is a hash of the audio where clips
+    may be known already; a known clip has no ``waveform``, nor has any in the text-only control.
     """
 
     key: str
@@ -43,6 +45,7 @@ class Example:
     main: list[int]
     outputs: list[int]
     replaced: tuple[str, ...] = ()
+    clip: str = ""
 
 
 class Examples:
@@ -63,6 +66,8 @@ class Examples:
         self.tokenizer = tokenizer
         self.explicit_tags = explicit_tags
         self.audio = audio
+        self.known_clips: Container[str] | None = None
+        """Clips (hashes of their encoded audio) that need no decoding; ``None`` if nobody keeps them."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -90,13 +95,14 @@ class Examples:
         outputs = text_ids(self.tokenizer, row.target)
         if not outputs:
             raise UserError(f"{row.key} has an empty target")
-        waveform, content = None, row.context
-        if self.audio and row.audio is not None:
-            waveform = load_waveform(row.audio)
-        else:
-            content = self._describe(row)
-        turn = turn_ids(self.tokenizer, content, self.explicit_tags if waveform is not None else None)
-        return Example(row.key, waveform, turn.start, turn.main, outputs, replaced)
+        if not self.audio or row.audio is None:
+            turn = turn_ids(self.tokenizer, self._describe(row))
+            return Example(row.key, None, turn.start, turn.main, outputs, replaced)
+        clip = "" if self.known_clips is None else _hash_audio(row.audio)
+        known = self.known_clips is not None and clip in self.known_clips
+        waveform = None if known else load_waveform(row.audio)
+        turn = turn_ids(self.tokenizer, row.context, self.explicit_tags)
+        return Example(row.key, waveform, turn.start, turn.main, outputs, replaced, clip)
 
     def _describe(self, row: Row) -> str:
         """Text-only control: the description stands on a line behind the prompt."""
@@ -104,15 +110,25 @@ class Examples:
         return f"{row.context}\n{opened}{row.audio_description}{closed}"
 
 
+def _hash_audio(audio: Mapping[str, Any]) -> str:
+    """Name of a clip by its encoded bytes, or by its path where it lies in a file of its own."""
+    content = audio.get("bytes")
+    return hashlib.blake2b(
+        content if content is not None else str(audio.get("path")).encode(), digest_size=12
+    ).hexdigest()
+
+
 @dataclass(frozen=True)
 class Batch:
     """Examples of one step, undisturbed by the trainer: features are computed from it on the training device.
 
-    ``waveforms`` is ``None`` for text-only batches; ``num_targets`` counts target tokens before any cut.
+    ``waveforms`` is ``None`` for text-only batches and holds ``None`` for a clip of ``clips`` that is known already;
+    ``num_targets`` counts target tokens before any cut.
     """
 
     keys: list[str]
-    waveforms: list[Waveform] | None
+    waveforms: list[Waveform | None] | None
+    clips: list[str]
     starts: list[list[int]]
     mains: list[list[int]]
     outputs: list[list[int]]
@@ -125,13 +141,13 @@ class Batch:
 
 def collate(examples: Sequence[Example]) -> Batch:
     """Examples -> :class:`Batch`. Raises :class:`UserError` if only some of them have audio."""
-    waveforms = [example.waveform for example in examples if example.waveform is not None]
-    if waveforms and len(waveforms) != len(examples):
-        silent = next(example.key for example in examples if example.waveform is None)
-        raise UserError(f"a batch mixes rows with and without audio; {silent} has none")
+    silent = [example.key for example in examples if example.waveform is None and not example.clip]
+    if silent and len(silent) != len(examples):
+        raise UserError(f"a batch mixes rows with and without audio; {silent[0]} has none")
     return Batch(
         keys=[example.key for example in examples],
-        waveforms=waveforms or None,
+        waveforms=None if silent else [example.waveform for example in examples],
+        clips=[example.clip for example in examples],
         starts=[example.start for example in examples],
         mains=[example.main for example in examples],
         outputs=[example.outputs for example in examples],

@@ -29,6 +29,8 @@ class TrainConfig:
         resume_from_checkpoint: a checkpoint folder; true for the last whole one in the output folder, if any.
         model_max_length: positions after which an item is cut, audio included.
         length_grouping: put clips of like length into one batch.
+        encoder_cache_mb: megabytes for keeping the frozen encoders' states of each clip between epochs; 0: off.
+        encoder_cache_dir: folder in which later runs find these states again.
         random_weights: frozen parts from their configuration alone, untrained: for measurements and tests.
         prompts: prompt set whose tags stand around the audio of models with explicit audio tokens.
         check_config: stop after checking the configuration.
@@ -47,6 +49,8 @@ class TrainConfig:
     resume_from_checkpoint: bool | str | None = None
     model_max_length: int = 4096
     length_grouping: bool = True
+    encoder_cache_mb: int = 0
+    encoder_cache_dir: str | None = None
     random_weights: bool = False
     prompts: dict[str, Any] = field(default_factory=lambda: {"name": "full"})
     check_config: bool = False
@@ -58,6 +62,8 @@ class TrainConfig:
             raise ValueError("pretrained_adapters_dir and pretrained_adapters_names belong together; one is missing")
         if self.model_max_length < 1:
             raise ValueError(f"model_max_length is {self.model_max_length}, expected at least 1")
+        if self.encoder_cache_dir and not self.encoder_cache_mb:
+            raise ValueError("encoder_cache_dir has no effect unless encoder_cache_mb is above 0")
         if self.eval_mode and not self.dataset.eval:
             raise ValueError("eval_mode needs evaluation sets, and dataset.eval has none")
         if not self.eval_mode and not self.dataset.train.rows:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src.common.errors import UserError
 from src.common.log import get_logger
 from src.common.run_record import write_json, write_run_record
 from src.common.seeds import seed_everything
-from src.training.config import bind_train_config
+from src.training.config import TrainConfig, bind_train_config
+
+if TYPE_CHECKING:
+    from src.training.build import Built
+    from src.training.encoder_cache import EncoderCache
+    from src.training.trainer import AlarmTrainer
 
 log = get_logger(__name__)
 EVAL_FILE = "eval.json"
@@ -35,39 +40,60 @@ def run_training(config: Mapping[str, Any]) -> Path:
     from src.training.trainer import AlarmTrainer
 
     args = training_arguments(bound)
-    output_dir = Path(args.output_dir)
-    resume = find_resume(bound.resume_from_checkpoint, output_dir)
+    resume = find_resume(bound.resume_from_checkpoint, Path(args.output_dir))
+    if bound.check_config:
+        log.info("the configuration is in order")
+        return Path(args.output_dir)
     seed_everything(bound.seed)
     built = build_model(bound, args.bf16)
     data = open_data(bound, built.tokenizer, built.config)
     digest = weights_digest(built.model.llm)
-    trainer = AlarmTrainer(built.model, args, data, built.extractor, built.config)
-    RunCallback(output_dir).attach(trainer)
-    seconds = {"start": time.perf_counter() - started}
+    cache = _open_cache(bound, built, args.bf16)
+    trainer = AlarmTrainer(built.model, args, data, built.extractor, built.config, cache)
+    RunCallback(Path(args.output_dir)).attach(trainer)
+    ready = time.perf_counter()
     results = _evaluate(trainer, resume) if bound.eval_mode else _train(trainer, resume)
-    seconds["run"] = time.perf_counter() - started - seconds["start"]
+    if cache is not None:
+        cache.write()
     after = weights_digest(built.model.llm)
     if after != digest:
         raise UserError(f"the frozen LLM changed while training: digest {digest} before, {after} after; report this")
+    seconds = {"start": round(ready - started, 3), "run": round(time.perf_counter() - ready, 3)}
     if args.should_save:
-        if bound.eval_mode:
-            write_json(output_dir / EVAL_FILE, results)
-        write_run_record(
-            output_dir,
-            config,
-            seed=bound.seed,
-            llm_digest={"before": digest, "after": after},
-            resumed_from=None if resume is None else str(resume),
-            results=results,
-            counts={"clips": trainer.clips_seen, "rows_replaced": trainer.rows_replaced},
-            processes=args.world_size,
-            seconds=seconds,
-        )
+        _record(trainer, config, results, resume, llm_digest={"before": digest, "after": after}, seconds=seconds)
     trainer.accelerator.wait_for_everyone()
-    return output_dir
+    return Path(args.output_dir)
 
 
-def _train(trainer: Any, resume: Path | None) -> dict[str, Any]:
+def _open_cache(config: TrainConfig, built: Built, bf16: bool) -> EncoderCache | None:
+    from src.training.encoder_cache import EncoderCache
+
+    if not config.encoder_cache_mb:
+        return None
+    folder = None if config.encoder_cache_dir is None else Path(config.encoder_cache_dir)
+    precision = "bfloat16" if bf16 else "float32"
+    return EncoderCache(built.model.front_end, built.extractor, config.encoder_cache_mb, folder, precision)
+
+
+def _record(
+    trainer: AlarmTrainer, config: Mapping[str, Any], results: dict[str, Any], resume: Path | None, **extra: Any
+) -> None:
+    directory = Path(trainer.args.output_dir)
+    if config.get("eval_mode"):
+        write_json(directory / EVAL_FILE, results)
+    write_run_record(
+        directory,
+        config,
+        seed=trainer.args.seed,
+        resumed_from=None if resume is None else str(resume),
+        results=results,
+        counts={"clips": trainer.clips_seen, "rows_replaced": trainer.rows_replaced},
+        processes=trainer.args.world_size,
+        **extra,
+    )
+
+
+def _train(trainer: AlarmTrainer, resume: Path | None) -> dict[str, Any]:
     outcome = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     results = dict(outcome.metrics)
     if trainer.data.evaluation and trainer.args.eval_strategy != "no":
@@ -76,7 +102,7 @@ def _train(trainer: Any, resume: Path | None) -> dict[str, Any]:
     return results
 
 
-def _evaluate(trainer: Any, resume: Path | None) -> dict[str, Any]:
+def _evaluate(trainer: AlarmTrainer, resume: Path | None) -> dict[str, Any]:
     if resume is not None:
         trainer._load_from_checkpoint(str(resume))
     return trainer.evaluate()

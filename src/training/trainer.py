@@ -23,6 +23,7 @@ from src.model.alarm import AlarmModel
 from src.model.checkpoints import load_state, save_checkpoint
 from src.model.config import ModelConfig
 from src.model.splice import Turn
+from src.training.encoder_cache import EncoderCache
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class AlarmTrainer(Trainer):
         data: Data,
         extractor: AudioFeatureExtractor,
         model_config: ModelConfig,
-        callbacks: Sequence[Any] = (),
+        cache: EncoderCache | None = None,
     ) -> None:
         super().__init__(
             model=model,
@@ -60,13 +61,16 @@ class AlarmTrainer(Trainer):
             data_collator=collate,
             train_dataset=data.train,
             eval_dataset=dict(data.evaluation) or None,
-            callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True
         self.data = data
         self.extractor = extractor.to(args.device)
         self.model_config = model_config
+        self.cache = cache
+        for examples in (data.train, *data.evaluation.values()):
+            if examples is not None:
+                examples.known_clips = cache
         self.clips_seen = 0
         self.rows_replaced = 0
         self.train_batches: ShardedBatches | None = None
@@ -114,10 +118,18 @@ class AlarmTrainer(Trainer):
         """Features on the training device, and turns, as :meth:`AlarmModel.forward` takes them."""
         pieces = zip(inputs.starts, inputs.mains, inputs.outputs, strict=True)
         return {
-            "features": None if inputs.waveforms is None else self.extractor(inputs.waveforms),
+            "features": self._features(inputs),
             "turns": [Turn(start, main, outputs) for start, main, outputs in pieces],
             "keys": inputs.keys,
         }
+
+    def _features(self, inputs: Batch) -> Mapping[str, Any] | None:
+        if inputs.waveforms is None:
+            return None
+        if self.cache is None:
+            return self.extractor([waveform for waveform in inputs.waveforms if waveform is not None])
+        with self.accelerator.autocast():
+            return self.cache(inputs.clips, inputs.waveforms)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: the Trainer's formula knows text only."""

@@ -1,0 +1,170 @@
+"""Hidden states of the frozen encoders, kept between epochs and between runs: for small data, where it pays.
+
+A clip's states depend on its audio, the encoder's weights, its feature settings and the layers read, and on nothing
+else as long as padding is masked. So they are kept under a hash of the audio, below a hash of the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from src.audio.features import AudioFeatureExtractor
+from src.audio.waveform import Waveform
+from src.common.errors import ConfigError
+from src.common.log import get_logger
+from src.model.front_end import AudioFrontEnd
+from src.model.llm import weights_digest
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class EncodedStates:
+    """States that stand for an encoder's features: ``states (layers, batch, frames, dim)``, ``lengths (batch,)``."""
+
+    states: Tensor
+    lengths: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> EncodedStates:
+        """The states on another device; the lengths stay on the CPU, as the encoders give them."""
+        return EncodedStates(self.states.to(device, non_blocking=non_blocking), self.lengths)
+
+
+class EncodersOrStates(nn.Module):
+    """Stands in the place of a front end's encoders and lets ready states through."""
+
+    def __init__(self, encoders: nn.Module) -> None:
+        super().__init__()
+        self.computed = encoders
+
+    def forward(
+        self, features: Mapping[str, Any], layers: Mapping[str, tuple[int, ...]]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """As the encoders: states name -> (layers, batch, frames, dim) and lengths name -> (batch,)."""
+        ready = {name: item for name, item in features.items() if isinstance(item, EncodedStates)}
+        if len(ready) < len(features):
+            return self.computed(features, layers)
+        return {name: item.states for name, item in ready.items()}, {
+            name: item.lengths for name, item in ready.items()
+        }
+
+
+class EncoderCache:
+    """States of every clip met so far, up to a size; what is in it need not be decoded again.
+
+    With a ``directory``, states of earlier runs are read from there (memory-mapped) and :meth:`write` adds what this
+    run computed.
+    """
+
+    def __init__(
+        self,
+        front_end: AudioFrontEnd,
+        extractor: AudioFeatureExtractor,
+        megabytes: int,
+        directory: Path | None = None,
+        precision: str = "float32",
+    ) -> None:
+        """Take the place of the front end's encoders; ``precision`` keeps states of mixed precision apart.
+
+        Raises :class:`ConfigError` if a clip's states are not independent of its batch.
+        """
+        if not front_end.config.mask_padding:
+            raise ConfigError(
+                "encoder_cache_mb needs model.config.mask_padding=true: otherwise a clip's states depend on its batch"
+            )
+        self.extractor = extractor
+        self.layers = {name: front_end.config.layers(name) for name in sorted(front_end.config.encoders)}
+        self._encoders = front_end.audio_encoder
+        front_end.audio_encoder = EncodersOrStates(front_end.audio_encoder)  # type: ignore[assignment]
+        self._precision = precision
+        self._room = megabytes * 2**20
+        self._new: dict[str, dict[str, Tensor]] = {name: {} for name in self.layers}
+        self._folders = {} if directory is None else {name: directory / self._digest(name) for name in self.layers}
+        self._stored = {name: _open_parts(self._folders.get(name)) for name in self.layers}
+
+    def _digest(self, name: str) -> str:
+        encoder = self._encoders.encoders[name]
+        settings = f"{self.extractor.configs[name]} {self.layers[name]} {self._precision}"
+        return hashlib.sha256(f"{weights_digest(encoder)} {settings}".encode()).hexdigest()[:16]
+
+    def __contains__(self, clip: object) -> bool:
+        """Whether the states of all encoders are there."""
+        return all(clip in self._new[name] or clip in self._stored[name] for name in self.layers)
+
+    def __call__(self, clips: Sequence[str], waveforms: Sequence[Waveform | None]) -> dict[str, EncodedStates]:
+        """States of a batch by encoder; clips with a waveform are encoded, the others are taken from the cache."""
+        fresh = [place for place, waveform in enumerate(waveforms) if waveform is not None]
+        computed = self._encode([waveform for waveform in waveforms if waveform is not None])
+        result = {}
+        for name in self.layers:
+            new = dict(zip(fresh, computed[name], strict=True)) if fresh else {}
+            items = [new[place] if place in new else self._get(name, clip) for place, clip in enumerate(clips)]
+            for place, states in new.items():
+                self._keep(name, clips[place], states)
+            result[name] = _pad(items)
+        return result
+
+    @torch.no_grad()
+    def _encode(self, waveforms: list[Waveform]) -> dict[str, list[Tensor]]:
+        """Per encoder, a tensor (layers, frames_i, dim) a clip."""
+        if not waveforms:
+            return {}
+        features = self.extractor(waveforms)
+        states, lengths = self._encoders(features, self.layers)
+        return {
+            name: [states[name][:, place, : max(1, count)] for place, count in enumerate(lengths[name].tolist())]
+            for name in self.layers
+        }
+
+    def _get(self, name: str, clip: str) -> Tensor:
+        kept = self._new[name].get(clip)
+        return self._stored[name][clip].get_tensor(clip) if kept is None else kept
+
+    def _keep(self, name: str, clip: str, states: Tensor) -> None:
+        if clip in self._new[name] or clip in self._stored[name] or states.nbytes > self._room:
+            return
+        self._room -= states.nbytes
+        self._new[name][clip] = states.detach().cpu().clone()
+
+    def write(self) -> None:
+        """Add this process's new states to the directory, in a part of their own. Nothing without a directory."""
+        for name, folder in self._folders.items():
+            if not self._new[name]:
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            label = hashlib.sha256("".join(sorted(self._new[name])).encode()).hexdigest()[:16]
+            temporary = folder / f".{label}.{os.getpid()}.tmp"
+            save_file(self._new[name], temporary)
+            temporary.replace(folder / f"{label}.safetensors")
+            log.info("%d clips' states of %s kept in %s", len(self._new[name]), name, folder)
+
+
+def _open_parts(folder: Path | None) -> dict[str, Any]:
+    """Clip -> open file that holds it; a part that cannot be read is passed over, its clips are computed again."""
+    stored: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.safetensors")) if folder is not None else []:
+        try:
+            part = safe_open(path, framework="pt")
+        except Exception as error:  # safetensors raises its own type and several of Python's
+            log.warning("%s is passed over: %s", path, error)
+            continue
+        stored.update(dict.fromkeys(part.keys(), part))
+    return stored
+
+
+def _pad(items: Sequence[Tensor]) -> EncodedStates:
+    lengths = torch.tensor([item.shape[1] for item in items])
+    states = items[0].new_zeros(items[0].shape[0], len(items), int(lengths.max()), items[0].shape[2])
+    for place, item in enumerate(items):
+        states[:, place, : item.shape[1]] = item
+    return EncodedStates(states, lengths)
