@@ -3,7 +3,7 @@
 In:  LLM/ (a folder of scripts/mini/train_llm.py). Out: a JSON file, {"held_out": {task: {n, exact}}}.
      It shows that a skill on text alone is what it was before the model was used.
 
-    python scripts/mini/score_llm.py --llm assets/mini/llm --tasks sort --out runs/quickstart/text_skill.json
+    python scripts/mini/score_llm.py --llm assets/mini/llm --tasks opposite --out runs/quickstart/text_skill.json
 """
 
 from __future__ import annotations

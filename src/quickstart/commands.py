@@ -224,7 +224,7 @@ class Builder:
         return self.stage(
             "text_skill",
             "Score the language model's skill on text alone again",
-            f"python scripts/mini/score_llm.py --llm {self.parts.llm} --tasks sort --out {self.text_skill_file}",
+            f"python scripts/mini/score_llm.py --llm {self.parts.llm} --tasks opposite --out {self.text_skill_file}",
             after,
             self.text_skill_file,
             files=self.files,

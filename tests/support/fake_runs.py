@@ -236,7 +236,7 @@ def make_fake_job(folder: Path, count: int = 60, seeds: int = 0) -> Manifest:
     for name in ("mini_whisper", "mini_alarm_ca", "mini_alarm_p"):
         make_training(folder / "saved" / name)
     scores = folder / "scores.json"
-    write_json(scores, {"held_out": {"sort": {"n": 100, "exact": 0.99}, "all": {"n": 400, "exact": 0.985}}})
+    write_json(scores, {"held_out": {"opposite": {"n": 100, "exact": 0.99}, "all": {"n": 400, "exact": 0.985}}})
     make_marks(folder / "stages")
     manifest = Manifest(
         choice_set=str(choice_set),

@@ -14,6 +14,7 @@ from src.corpus.mini.scene import Scene
 from src.corpus.mini.vocabulary import SOUND_NAMES
 
 CHOICES = 4
+COUNTS = ("one", "two", "three")
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ def _after(scene: Scene, rng: random.Random, names: tuple[str, ...]) -> Question
 
 
 def _count(scene: Scene, rng: random.Random, names: tuple[str, ...]) -> Question | None:
-    count = len(scene.events)
-    answer = "there is 1 sound." if count == 1 else f"there are {count} sounds."
+    count = COUNTS[len(scene.events) - 1]
+    answer = "there is one sound." if count == "one" else f"there are {count} sounds."
     return Question("count", "how many sounds are there?", answer)
 
 
@@ -142,8 +143,8 @@ def make_choice_question(
     if question is None:
         return None
     if kind == "count":
-        count = str(len(scene.events))
-        return _with_choices(_answered(question, count), [n for n in ("1", "2", "3") if n != count], rng)
+        count = COUNTS[len(scene.events) - 1]
+        return _with_choices(_answered(question, count), [other for other in COUNTS if other != count], rng)
     if kind == "louder":
         answer = question.answer.removeprefix("the ").removesuffix(" is louder.")
         return _with_choices(_answered(question, answer), [n for n in question.subject if n != answer], rng)

@@ -10,7 +10,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from src.corpus.mini.questions import Question
+from src.corpus.mini.questions import COUNTS, Question
 from src.corpus.mini.scene import Scene
 
 READER, LISTENER = 0, 1
@@ -21,28 +21,12 @@ _VOICES: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("the description lists {s}.", "i can hear {s}."),
         ("the text mentions {s}.", "i notice {s}."),
     ),
-    "first": (
-        ("the first sound mentioned is the {a}.", "the first sound i hear is the {a}."),
-        ("the one listed first is the {a}.", "the one heard first is the {a}."),
-    ),
-    "last": (
-        ("the last sound mentioned is the {a}.", "the last sound i hear is the {a}."),
-        ("the one listed last is the {a}.", "the one heard last is the {a}."),
-    ),
-    "after": (
-        ("after the {x} it mentions the {a}.", "after the {x} i hear the {a}."),
-        ("the {x} is listed right before the {a}.", "the {x} is heard right before the {a}."),
-    ),
-    "count": (("the listed sounds are {walk}.", "the sounds i hear are {walk}."),),
-    "absent": (
-        ("the description does not mention a {a}.", "i do not hear a {a}."),
-        ("a {a} is not listed.", "a {a} is not heard."),
-    ),
-    "present": (
-        ("the description mentions a {a}.", "i do hear a {a}."),
-        ("a {a} is listed.", "a {a} is heard."),
-    ),
-    "before": (("the listed order is {walk}.", "the order i hear is {walk}."),),
+    "first": (("the first sound mentioned is the {a}.", "the first sound i hear is the {a}."),),
+    "last": (("the last sound mentioned is the {a}.", "the last sound i hear is the {a}."),),
+    "after": (("after the {x} it mentions the {a}.", "after the {x} i hear the {a}."),),
+    "order": (("the listed order is {walk}.", "the order i hear is {walk}."),),
+    "absent": (("the description does not mention a {a}.", "i do not hear a {a}."),),
+    "present": (("the description mentions a {a}.", "i do hear a {a}."),),
     "louder": (("the {a} is described as loud and the {b} as soft.", "the {a} sounds loud and the {b} soft."),),
     "background": (("the listed background is {g}.", "the background sounds {g}."),),
     "nothing": (
@@ -93,10 +77,20 @@ def respond(scene: Scene | None, question: Question, rng: random.Random) -> Voic
     if question.choices is None:
         return thoughts.finish(question.answer)
     number = question.choices.index(question.answer)
-    for place, choice in enumerate(question.choices[:number]):
-        thoughts.same(f"option {place} is {choice}, no.")
-    thoughts.same(f"option {number} is {question.answer}, yes.")
+    thoughts.same(f"the options are {_walk(question)}. so {question.answer} {number}.")
     return thoughts.finish(f"<answer>{number}</answer>")
+
+
+def _walk(question: Question) -> str:
+    """The options read aloud, each with its number on both sides: finding one then is copying what follows it."""
+    assert question.choices is not None
+    walk = []
+    for number, choice in enumerate(question.choices):
+        verdict = ""
+        if question.kind == "present":  # the only kind whose answer is not known before the options are read
+            verdict = ": yes" if choice == question.answer else ": no"
+        walk.append(f"{number} {choice} {number}{verdict}")
+    return ", ".join(walk)
 
 
 def _guess(thoughts: _Thoughts, question: Question, rng: random.Random) -> Voiced:
@@ -120,16 +114,15 @@ def _after(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
 
 
 def _numbered(scene: Scene) -> str:
-    return ", ".join(f"{number} the {name}" for number, name in enumerate(scene.names, start=1))
+    return ", ".join(f"{number} the {name}" for number, name in zip(COUNTS, scene.names, strict=False))
 
 
 def _count(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
-    thoughts.say("count", walk=_numbered(scene)).same(f"that makes {len(scene.events)}.")
+    thoughts.say("order", walk=_numbered(scene)).same(f"that makes {COUNTS[len(scene.events) - 1]}.")
 
 
 def _present(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
     if question.choices is not None:
-        _present_choice(thoughts, scene, question)
         return
     target = question.subject[0]
     for name in scene.names:
@@ -137,18 +130,10 @@ def _present(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
     thoughts.say("present" if target in scene.names else "absent", a=target)
 
 
-def _present_choice(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
-    assert question.choices is not None
-    for choice in question.choices[: question.choices.index(question.answer)]:
-        thoughts.say("absent", a=choice)
-    thoughts.say("present", a=question.answer)
-
-
 def _before(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
     one, other = question.subject
-    thoughts.say("before", walk=_numbered(scene)).same(
-        f"the {one} is number {scene.names.index(one) + 1} and the {other} is number {scene.names.index(other) + 1}."
-    )
+    places = [COUNTS[scene.names.index(name)] for name in (one, other)]
+    thoughts.say("order", walk=_numbered(scene)).same(f"the {one} is {places[0]} and the {other} is {places[1]}.")
 
 
 def _louder(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
@@ -161,7 +146,7 @@ def _describe(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
 
 
 def _sequence(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
-    thoughts.say("before", walk=_numbered(scene))
+    thoughts.say("order", walk=_numbered(scene))
 
 
 _REASONING = {

@@ -20,7 +20,13 @@ from src.prompts.options import layout_question
 from src.prompts.texts import Prompts
 
 Message = dict[str, str]
-SORT_LETTERS = "abcdefgh"
+OPPOSITES = (
+    ("hot", "cold"), ("big", "small"), ("up", "down"), ("left", "right"), ("day", "night"), ("black", "white"),
+    ("open", "closed"), ("old", "new"), ("fast", "slow"), ("high", "low"), ("wet", "dry"), ("hard", "easy"),
+    ("full", "empty"), ("near", "far"), ("early", "late"), ("rich", "poor"), ("sweet", "sour"), ("light", "dark"),
+    ("thick", "thin"), ("clean", "dirty"),
+)  # fmt: skip
+"""What the model knows that has nothing to do with audio."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +92,10 @@ class SampleMaker:
         self._rng = random.Random(seed)
         self._tasks: dict[str, tuple[float, Callable[[], TextSample]]] = {
             "open": (0.36, self.open_question),
-            "choice": (0.34, self.choice_question),
-            "rephrase": (0.18, self.rephrase),
-            "guess": (0.04, self.guess),
-            "sort": (0.08, self.sort_letters),
+            "choice": (0.35, self.choice_question),
+            "rephrase": (0.22, self.rephrase),
+            "guess": (0.03, self.guess),
+            "opposite": (0.04, self.opposite),
         }
 
     def __iter__(self) -> Iterator[TextSample]:
@@ -128,13 +134,12 @@ class SampleMaker:
         response = f"i change words of reading into words of hearing.\n</think>\n\n<answer>{after}</answer>"
         return TextSample("rephrase", tuple(messages), response)
 
-    def sort_letters(self) -> TextSample:
-        """A skill that has nothing to do with audio: put letters in order."""
-        letters = self._rng.sample(SORT_LETTERS, 4)
-        ordered = " ".join(sorted(letters))
-        content = f"sort the letters: {' '.join(letters)}"
-        response = f"in order they are {ordered}.\n</think>\n\n{ordered}"
-        return TextSample("sort", (*self._system(0.2), {"role": "user", "content": content}), response)
+    def opposite(self) -> TextSample:
+        """A skill that has nothing to do with audio: opposites."""
+        word, other = self._rng.choice(OPPOSITES)[:: self._rng.choice((1, -1))]
+        content = self._rng.choice((f"what is the opposite of {word}?", f"give the opposite of {word}."))
+        response = f"{word} and {other} are opposites.\n</think>\n\n{other}"
+        return TextSample("opposite", (*self._system(0.2), {"role": "user", "content": content}), response)
 
     def _draw(self, make: Callable[..., Question | None], kind: str | None) -> tuple[Scene, Question]:
         while True:
@@ -160,7 +165,7 @@ class SampleMaker:
         opening, closing = self._prompts.description_open, self._prompts.description_close
         style = self._rng.random()
         if style < 0.5:
-            return f"{render(scene, self._rng)}{text}"
+            return f"{render(scene, self._rng)}\n{text}"
         if style < 0.65:
             return f"{opening}{render(scene, self._rng)}{closing}{text}"
         if style < 0.8:

@@ -37,7 +37,7 @@ def test_open_answers() -> None:
     texts = {kind: question.answer for kind, question in answers.items() if question}
     assert texts["first"] == "the first sound is a kick."
     assert texts["last"] == "the last sound is a robot voice."
-    assert texts["count"] == "there are 3 sounds."
+    assert texts["count"] == "there are three sounds."
     assert texts["sequence"] == "kick, tom, robot voice."
     assert (
         texts["describe"].startswith("there is a loud kick, then a soft tom") and "faint noise" in texts["describe"]

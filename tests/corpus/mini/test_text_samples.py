@@ -9,7 +9,7 @@ import pytest
 
 from src.corpus.mini.questions import make_choice_question, make_question
 from src.corpus.mini.reading import respond
-from src.corpus.mini.text_samples import SORT_LETTERS, SampleMaker, draw_scene, render_log
+from src.corpus.mini.text_samples import OPPOSITES, SampleMaker, draw_scene, render_log
 from src.corpus.stages.rephrase_text import prepare, restore
 from src.prompts.betrayal import betrays
 from src.prompts.texts import load_prompts
@@ -21,7 +21,7 @@ def test_a_seed_gives_the_same_samples() -> None:
     one, other = (list(islice(SampleMaker(PROMPTS, 5), 200)) for _ in range(2))
     assert one == other
     assert one != list(islice(SampleMaker(PROMPTS, 6), 200))
-    assert {sample.task.split("/")[0] for sample in one} == {"open", "choice", "rephrase", "guess", "sort"}
+    assert {sample.task.split("/")[0] for sample in one} == {"open", "choice", "rephrase", "guess", "opposite"}
 
 
 @pytest.mark.parametrize("make", [make_question, make_choice_question])
@@ -56,10 +56,10 @@ def test_choice_answers_are_the_number_of_the_right_option() -> None:
     for _ in range(100):
         sample = maker.choice_question(official=True)
         number = int(sample.reference.removeprefix("<answer>").removesuffix("</answer>"))
-        assert f"option {number} is " in sample.response and sample.response.count(", yes.") == 1
         options = [line for line in sample.messages[-1]["content"].splitlines() if line.startswith("(Option_")]
         chosen = options[number].split(") ")[1]
-        assert f"option {number} is {chosen}, yes." in sample.response
+        assert f"{number} {chosen} {number}" in sample.response
+        assert f"so {chosen} {number}.\n</think>" in sample.response
 
 
 def test_logs_name_the_sounds_in_order() -> None:
@@ -74,6 +74,7 @@ def test_logs_name_the_sounds_in_order() -> None:
 def test_the_text_skill_is_right() -> None:
     maker = SampleMaker(PROMPTS, 3)
     for _ in range(50):
-        sample = maker.sort_letters()
-        letters = sample.messages[-1]["content"].split(": ")[1].split()
-        assert sample.reference.split() == sorted(letters) and set(letters) <= set(SORT_LETTERS)
+        sample = maker.opposite()
+        pair = next(pair for pair in OPPOSITES if sample.reference in pair)
+        assert set(sample.response.split(" are ")[0].split(" and ")) == set(pair)
+        assert sample.messages[-1]["content"].rstrip("?.").split()[-1] in set(pair) - {sample.reference}
