@@ -1,0 +1,167 @@
+"""Whole small runs: what they leave behind, what they train, how they go on, how they stop."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from src.common.errors import ConfigError, UserError
+from src.training.callbacks import read_metrics
+from tests.training.conftest import Run
+
+
+def losses(folder: Path) -> list[float]:
+    """Training losses by step."""
+    return [line["loss"] for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """The run record."""
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_a_run_leaves_a_checkpoint_metrics_and_a_record(run: Run) -> None:
+    folder = run("first", eval_strategy="steps", eval_steps=3)
+    state = load_file(folder / "model.safetensors")
+    assert state and not any("encoder." in name and "audio_encoder" in name for name in state)
+    lines = read_metrics(folder / "metrics.jsonl")
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
+    assert all({"learning_rate", "grad_norm", "clips_per_second", "rows_replaced"} <= set(line) for line in steps)
+    assert [line["step"] for line in lines if "eval_mini_loss" in line] == [3, 6, 6]
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    written = record(folder)
+    assert written["llm_digest"]["before"] == written["llm_digest"]["after"]
+    assert written["seed"] == 42 and written["processes"] == 1 and written["counts"]["clips"] == 24
+    assert written["results"]["eval_mini_loss"] == pytest.approx(written["results"]["eval_loss"])
+    assert not list(folder.glob("**/*.bin"))
+
+
+def test_kill_and_resume_gives_the_same_curve(run: Run) -> None:
+    whole = run("whole", model="mini_alarm_ca", max_steps=8, per_device_train_batch_size=6)
+    stopped = run(
+        "half", model="mini_alarm_ca", max_steps=8, per_device_train_batch_size=6, save_strategy="steps", save_steps=3
+    )
+    assert losses(stopped) == losses(whole)
+    for name in ("model.safetensors", "run.json", "alarm_config.json"):  # as if killed after step 7
+        (stopped / name).unlink()
+    shutil.rmtree(stopped / "checkpoint-8")
+    (stopped / "checkpoint-6" / "trainer_state.json").write_text("{ cut")
+    resumed = run(
+        "half",
+        "resume_from_checkpoint=true",
+        model="mini_alarm_ca",
+        max_steps=8,
+        per_device_train_batch_size=6,
+        save_strategy="steps",
+        save_steps=3,
+    )
+    assert record(resumed)["resumed_from"].endswith("checkpoint-3")
+    assert losses(resumed) == losses(whole)  # bit for bit, dropout included; 8 steps are more than one epoch
+    left, right = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_accumulation_weighs_tokens_as_one_big_batch_does(run: Run) -> None:
+    big = run("big", "length_grouping=false", per_device_train_batch_size=8)
+    small = run("small", "length_grouping=false", per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    assert losses(small) == pytest.approx(losses(big), rel=2e-5)
+    left, right = load_file(big / "model.safetensors"), load_file(small / "model.safetensors")
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], rtol=1e-3, atol=1e-4)
+
+
+def test_cached_encoder_states_change_nothing(run: Run, tmp_path: Path) -> None:
+    options = ("encoder_cache_mb=100", f"encoder_cache_dir={tmp_path / 'cache'}")
+    settings = {"max_steps": 12, "model": "mini_alarm_p"}
+    plain = run("plain", **settings)
+    first = run("cached", *options, **settings)
+    second = run("again", *options, **settings)
+    assert losses(first) == pytest.approx(losses(plain), rel=1e-4)
+    assert losses(second) == pytest.approx(losses(plain), rel=1e-4)
+    parts = sorted((tmp_path / "cache").glob("*/*.safetensors"))
+    assert len(parts) == 4 and sum(len(load_file(part)) for part in parts) == 4 * 32
+
+
+def test_adapters_of_earlier_runs_are_loaded_and_stay(run: Run, tmp_path: Path) -> None:
+    runs = {name: run(name, model=f"mini_{name}", max_steps=2) for name in ("whisper", "w2vbert", "sslam", "muq")}
+    names = "{" + ",".join(f"{name}:{name}" for name in runs) + "}"
+    fused = run(
+        "ca",
+        f"pretrained_adapters_dir={tmp_path}",
+        f"pretrained_adapters_names={names}",
+        "freeze_adapters=true",
+        model="mini_alarm_ca",
+    )
+    state = load_file(fused / "model.safetensors")
+    for name, folder in runs.items():
+        prefix = f"audio_adapter.adapters.{name}."
+        own = {key: value for key, value in load_file(folder / "model.safetensors").items() if key.startswith(prefix)}
+        assert own and all(torch.equal(value, state[key]) for key, value in own.items())
+
+
+def test_evaluation_only(run: Run) -> None:
+    trained = run("trained", eval_strategy="steps", eval_steps=6, save_strategy="steps", save_steps=6)
+    expected = record(trained)["results"]["eval_mini_loss"]
+    checkpoint = trained / "checkpoint-6"
+    folder = run("evaluated", "eval_mode=true", f"resume_from_checkpoint={checkpoint}", per_device_eval_batch_size=3)
+    assert json.loads((folder / "eval.json").read_text())["eval_mini_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_rows(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from src.model.alarm import AlarmModel
+
+    forward = AlarmModel.forward
+
+    def spoiled(self: AlarmModel, batch: dict[str, Any]) -> dict[str, Any]:
+        outputs = forward(self, batch)
+        return outputs | {"loss_sum": outputs["loss_sum"] * float("nan")}
+
+    monkeypatch.setattr(AlarmModel, "forward", spoiled)
+    with pytest.raises(UserError, match=r"the loss is nan at step 1; rows of the batch: mini/\d+, mini/"):
+        run("nan")
+    assert len(json.loads((tmp_path / "nan" / "not_finite_0.json").read_text())["rows"]) == 4
+
+
+def test_bf16_runs(run: Run) -> None:
+    folder = run("half_precision", bf16="true", max_steps=3)
+    assert all(value == value for value in losses(folder))
+    assert load_file(folder / "model.safetensors")["audio_start_emb"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (("frozen_adapters_names=[w2vbert]",), "frozen_adapters_names has no effect"),
+        (("pretrained_adapters_dir=x",), "belong together"),
+        (("freeze_adapters=true", "frozen_adapters_names=[whisper]"), "unknown whisper"),
+        (("model.llm_embedding_dim=64",), "llm_embedding_dim is 64"),
+        (("+training_args.lerning_rate=1",), "did you mean 'learning_rate'"),
+        (("training_args.lr_scheduler_type=cosign",), "training_args: "),
+        (("encoder_cache_dir=x",), "encoder_cache_dir has no effect"),
+    ],
+)
+def test_wrong_options_end_in_one_message(run: Run, extra: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        run("wrong", *extra)
+    assert "\n" not in str(caught.value)
+
+
+def test_resume_from_nothing(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a whole checkpoint, it lacks model.safetensors"):
+        run("none", f"resume_from_checkpoint={tmp_path / 'absent'}")
+    folder = run("fresh", "resume_from_checkpoint=true", max_steps=1)  # nothing there yet: from the beginning
+    assert record(folder)["resumed_from"] is None
+
+
+def test_configuration_check_loads_nothing(run: Run, tmp_path: Path) -> None:
+    run("checked", "check_config=true", "model.llm=/nowhere")
+    assert not (tmp_path / "checked" / "run.json").exists()
