@@ -29,6 +29,7 @@ from src.model.front_end import AudioFrontEnd
 STATE_FILE = "model.safetensors"
 CONFIG_FILE = "alarm_config.json"
 FORMAT = 1
+HUB_TIMEOUT_SECONDS = 10.0
 PUBLISHED_PREFIX = "model."
 
 
@@ -106,13 +107,21 @@ def _inside(folder: Path) -> Path:
 
 
 def _download(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
 
+    reason: Exception | None = None
     try:
-        path = snapshot_download(name, revision=revision, allow_patterns=[CONFIG_FILE, STATE_FILE])
+        # Asked once before the download, which would try for minutes when there is no connection.
+        HfApi().repo_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
+    except Exception as error:  # whatever the HTTP library raises: a copy from an earlier download will do
+        reason = error
+    try:
+        path = snapshot_download(
+            name, revision=revision, allow_patterns=[CONFIG_FILE, STATE_FILE], local_files_only=reason is not None
+        )
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"checkpoint {name!r}: no such folder, and the Hub did not give it ({reason})") from error
+        why = " ".join(str(reason or error).split())[:200]
+        raise UserError(f"checkpoint {name!r}: no such folder, and the Hub did not give it ({why})") from error
     return _inside(Path(path))
 
 

@@ -79,6 +79,18 @@ def test_the_last_checkpoint_of_a_run(saved: tuple[Path, AudioFrontEnd], config:
     assert find_checkpoint(run) == run
 
 
+def test_a_name_that_the_hub_does_not_give(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub
+
+    def unreachable(self: object, name: str, **options: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", unreachable)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"no such folder, and the Hub did not give it \(no route\)"):
+        find_checkpoint("somebody/nothing-of-that-name")
+
+
 def test_missing_folders_and_files(saved: tuple[Path, AudioFrontEnd], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         find_checkpoint(tmp_path / "nowhere")
