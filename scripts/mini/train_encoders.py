@@ -1,7 +1,7 @@
 """Pretrains the four miniature encoders as frame taggers of scenes made from the training recordings.
 
 In:  assets/mini/sounds, src/configs/model/encoder/mini_*.yaml.
-Out: assets/mini/encoders/NAME/{model.safetensors, scores.json, run.json}. About 25 minutes on one CPU core.
+Out: assets/mini/encoders/NAME/{model.safetensors, scores.json, run.json}. About 15 minutes on one CPU core.
 
     OMP_NUM_THREADS=1 python scripts/mini/train_encoders.py
 """
@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "assets/mini/encoders", help="default: %(default)s")
     parser.add_argument("--names", nargs="+", default=["whisper", "w2vbert", "sslam", "muq"], help="which encoders")
-    parser.add_argument("--steps", type=int, default=1600, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=1000, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=16, help="default: %(default)s")
     parser.add_argument("--score-clips", type=int, default=240, help="clips of each split (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
