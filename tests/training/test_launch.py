@@ -1,0 +1,67 @@
+"""The published command: ``accelerate launch`` with one and two processes on the CPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.support.golden_rules import REPO_ROOT
+from tests.training.conftest import overrides
+from tests.training.test_run import losses, record
+
+pytestmark = [pytest.mark.launch, pytest.mark.slow]
+
+
+def launch(world: Path, processes: int, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run train.py under ``accelerate launch``."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config-file", "src/configs/accelerate/cpu.yaml"]
+    command += ["--num-processes", str(processes), "--main_process_port", "0", "train.py", *options]
+    environment = {**os.environ, "ALARM_DATA_ROOT": str(world / "datasets"), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=REPO_ROOT, env=environment, capture_output=True, text=True, timeout=600)
+
+
+def test_two_processes_equal_one(world: Path, tmp_path: Path) -> None:
+    folders = {}
+    for processes in (1, 2):
+        folders[processes] = tmp_path / f"run{processes}"
+        options = overrides(
+            world,
+            folders[processes],
+            per_device_train_batch_size=8 // processes,
+            max_steps=5,
+            eval_strategy="steps",
+            eval_steps=5,
+            per_device_eval_batch_size=3,
+        )  # five steps of eight clips: the second epoch begins, and its last batch is not shared evenly
+        done = launch(world, processes, *options)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert record(folders[2])["processes"] == 2
+    assert record(folders[2])["counts"]["clips"] == record(folders[1])["counts"]["clips"]
+    assert losses(folders[2]) == pytest.approx(losses(folders[1]), rel=1e-4)
+    results = [record(folder)["results"] for folder in folders.values()]
+    assert results[0]["eval_mini_loss"] == pytest.approx(results[1]["eval_mini_loss"], rel=1e-4)
+    assert results[0]["eval_mini_tokens"] == results[1]["eval_mini_tokens"]
+    states = [load_file(folder / "model.safetensors") for folder in folders.values()]
+    for name in states[0]:
+        torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_misspelt_key_is_one_message(world: Path, tmp_path: Path, processes: int) -> None:
+    done = launch(world, processes, *overrides(world, tmp_path / "x"), "freeze_adaptors=true")
+    assert done.returncode != 0
+    ours = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(ours) == 1 and "freeze_adaptors" in ours[0]
+
+
+def test_a_misspelt_key_without_launcher(world: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "train.py", *overrides(world, tmp_path / "x"), "freeze_adaptors=true"]
+    done = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and len(done.stderr.strip().splitlines()) == 1
