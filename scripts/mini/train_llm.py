@@ -20,7 +20,10 @@ def main() -> int:
     """Parse, train, evaluate, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("assets/mini/llm"))
-    parser.add_argument("--steps", type=int, default=None, help="optimizer steps (default: the shipped recipe)")
+    parser.add_argument(
+        "--steps", type=int, default=None, help="one cycle of this length (default: the shipped recipe)"
+    )
+    parser.add_argument("--continue-at", type=int, default=0, help="take up the model in OUT at this cycle")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--held-out", type=int, default=100, help="held-out samples a task")
     parser.add_argument("--threads", type=int, default=None, help="processor threads (default: torch's choice)")
@@ -28,7 +31,8 @@ def main() -> int:
 
     from src.corpus.mini.language_model import train_mini_llm
 
-    scores = train_mini_llm(args.out, steps=args.steps, seed=args.seed, held_out=args.held_out, threads=args.threads)
+    cycles = None if args.steps is None else [(args.steps, 2e-3)]
+    scores = train_mini_llm(args.out, args.seed, args.held_out, args.threads, cycles, args.continue_at)
     for task, score in scores.items():
         print(f"{task:20s} {score['exact']:.3f} of {score['n']:.0f}")
     return 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,9 +19,10 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn import functional
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from src.common.log import get_logger
+from src.common.run_record import write_json
 from src.corpus.mini.questions import CHOICE_KINDS, OPEN_KINDS
 from src.corpus.mini.text_samples import SampleMaker, TextSample
 from src.prompts.texts import Prompts, load_prompts
@@ -38,6 +38,7 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n<think>\n' }}{%- endif %}"
 )
 IGNORE = -100
+CURVE_FILE = "curve.json"
 DECISIONS = (" same", " different", " yes", " no", "yes", "no")
 LENGTH_STEP = 32
 """Lengths are rounded up to this: few different shapes keep the processor's kernels cached."""
@@ -54,9 +55,10 @@ class MiniLLMConfig:
     head_dim: int = 32
     ffn: int = 512
     vocabulary: int = 768
-    steps: int = 2600
-    batch_tokens: int = 4096
-    learning_rate: float = 2e-3
+    cycles: tuple[tuple[int, float], ...] = ((2600, 2e-3), (1500, 1.5e-3))
+    """Optimizer steps and peak learning rate of each cycle: warm-up, then a straight line down. Every cycle starts a
+    new optimizer and draws new samples."""
+    batch_size: int = 32
     warmup: int = 200
     blend: float = 0.3
     """Share of samples whose prompt embeddings are blended with their neighbours', so that the model reads
@@ -130,26 +132,22 @@ def encode(sample: TextSample, tokenizer: PreTrainedTokenizerFast) -> tuple[list
 
 
 def batches(
-    samples: Iterable[TextSample], tokenizer: PreTrainedTokenizerFast, batch_tokens: int, pool: int = 1024
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of similar length, ``(ids, labels)`` of shape ``(batch, length)``, at most ``batch_tokens`` padded."""
+    samples: Iterable[TextSample], tokenizer: PreTrainedTokenizerFast, size: int, parts: int = 2
+) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Batches of ``size`` samples of all tasks, each as ``parts`` padded ``(ids, labels)`` of like length.
+
+    Samples are never sorted over batches: a batch of one task alone would be one update for that task in forty.
+    """
     source = iter(samples)
-    shuffler = random.Random(0)
     while True:
-        groups: dict[int, list[tuple[list[int], list[int]]]] = defaultdict(list)
-        for prompt, response in (encode(sample, tokenizer) for sample in islice(source, pool)):
-            groups[-(-(len(prompt) + len(response)) // LENGTH_STEP) * LENGTH_STEP].append((prompt, response))
-        made = [
-            _pad(pairs[begin : begin + batch_tokens // length], length, tokenizer.pad_token_id)
-            for length, pairs in groups.items()
-            for begin in range(0, len(pairs), batch_tokens // length)
-        ]
-        shuffler.shuffle(made)
-        yield from made
+        pairs = sorted((encode(sample, tokenizer) for sample in islice(source, size)), key=lambda p: len(p[0] + p[1]))
+        yield [_pad(pairs[part * size // parts : (part + 1) * size // parts], tokenizer) for part in range(parts)]
 
 
-def _pad(pairs: Sequence[tuple[list[int], list[int]]], length: int, pad_id: int) -> tuple[Tensor, Tensor]:
-    ids = torch.full((len(pairs), length), pad_id)
+def _pad(pairs: Sequence[tuple[list[int], list[int]]], tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
+    longest = max(len(prompt) + len(response) for prompt, response in pairs)
+    length = -(-longest // LENGTH_STEP) * LENGTH_STEP
+    ids = torch.full((len(pairs), length), tokenizer.pad_token_id)
     labels = torch.full((len(pairs), length), IGNORE)
     for row, (prompt, response) in enumerate(pairs):
         end = len(prompt) + len(response)
@@ -182,54 +180,56 @@ def decision_weights(tokenizer: PreTrainedTokenizerFast, vocabulary: int, weight
 
 
 def response_loss(model: Qwen3ForCausalLM, labels: Tensor, embeddings: Tensor, weights: Tensor) -> Tensor:
-    """Mean cross-entropy over the response tokens of right-padded rows, weighted by ``weights`` (vocabulary,)."""
+    """Cross-entropy summed over the response tokens of right-padded rows, weighted by ``weights`` (vocabulary,)."""
     hidden = model.model(inputs_embeds=embeddings).last_hidden_state
     targets = labels[:, 1:]
     chosen = targets != IGNORE
     with torch.autocast("cpu", enabled=False):  # the number of rows always differs: no kernel would be reused
         logits = functional.linear(hidden[:, :-1][chosen].float(), model.lm_head.weight)
-    return functional.cross_entropy(logits, targets[chosen], weight=weights)
+    return functional.cross_entropy(logits, targets[chosen], weight=weights, reduction="sum")
 
 
-def train(
+def train_cycle(
     model: Qwen3ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     samples: Iterable[TextSample],
     config: MiniLLMConfig,
+    cycle: int,
     checkpoint: Path | None = None,
 ) -> list[dict[str, float]]:
-    """Train in place; returns the logged curve (step, loss, seconds)."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
-    generator = torch.Generator().manual_seed(config.seed)
+    """Train one cycle in place; returns its curve (cycle, step, loss, seconds)."""
+    steps, peak = config.cycles[cycle]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.05)
+    generator = torch.Generator().manual_seed(config.seed + cycle)
     weights = decision_weights(tokenizer, model.config.vocab_size, config.decision_weight)
     curve: list[dict[str, float]] = []
     running, began = 0.0, time.monotonic()
     model.train()
-    for step, (ids, labels) in enumerate(islice(batches(samples, tokenizer, config.batch_tokens), config.steps), 1):
+    for step, batch in enumerate(islice(batches(samples, tokenizer, config.batch_size), steps), 1):
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _schedule(step, config)
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
-            embeddings = blend_prompt(model.model.embed_tokens(ids), labels, config.blend, generator)
-            loss = response_loss(model, labels, embeddings, weights)
-        loss.backward()
+            group["lr"] = peak * _schedule(step, steps, config.warmup)
+        targets = sum(int((labels != IGNORE).sum()) for _, labels in batch)
+        for ids, labels in batch:
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+                embeddings = blend_prompt(model.model.embed_tokens(ids), labels, config.blend, generator)
+                loss = response_loss(model, labels, embeddings, weights) / targets
+            loss.backward()
+            running += loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        running += loss.item()
         if step % 100 == 0:
-            curve.append({"step": step, "loss": running / 100, "seconds": time.monotonic() - began})
-            log.info("step %d loss %.4f (%.0f s)", step, running / 100, curve[-1]["seconds"])
+            curve.append({"cycle": cycle, "step": step, "loss": running / 100, "seconds": time.monotonic() - began})
+            log.info("cycle %d step %d loss %.4f (%.0f s)", cycle, step, running / 100, curve[-1]["seconds"])
             running = 0.0
             if checkpoint is not None and step % 500 == 0:
                 save(model, tokenizer, checkpoint)
     return curve
 
 
-def _schedule(step: int, config: MiniLLMConfig) -> float:
-    """Warm-up, then a straight line down to a fiftieth."""
-    if step < config.warmup:
-        return step / config.warmup
-    return max(0.02, (config.steps - step) / (config.steps - config.warmup))
+def _schedule(step: int, steps: int, warmup: int) -> float:
+    """Share of the peak learning rate: warm-up, then a straight line down to a fiftieth."""
+    return step / warmup if step < warmup else max(0.02, (steps - step) / max(1, steps - warmup))
 
 
 @torch.inference_mode()
@@ -279,12 +279,6 @@ def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, directory:
     tokenizer.save_pretrained(directory)
 
 
-def write_scores(directory: Path, config: MiniLLMConfig, scores: dict, curve: list[dict[str, float]]) -> None:
-    """``scores.json`` beside the weights: recipe, exact answers per task on held-out text, training curve."""
-    record = {"config": asdict(config), "held_out": scores, "curve": curve}
-    (directory / "scores.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-
-
 def held_out_samples(prompts: Prompts, per_task: int, seed: int) -> list[TextSample]:
     """Samples in the corpora's own layout, the same number of every question kind, and of the other tasks."""
     maker = SampleMaker(prompts, seed)
@@ -295,20 +289,37 @@ def held_out_samples(prompts: Prompts, per_task: int, seed: int) -> list[TextSam
 
 
 def train_mini_llm(
-    out: Path, steps: int | None = None, seed: int = 1, held_out: int = 100, threads: int | None = None
+    out: Path,
+    seed: int = 1,
+    held_out: int = 100,
+    threads: int | None = None,
+    cycles: Sequence[tuple[int, float]] | None = None,
+    continue_at: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """The whole recipe: tokenizer, model, training, held-out scores, files in ``out``."""
+    """The whole recipe: tokenizer, model, training, held-out scores, files in ``out``.
+
+    The model is saved after every cycle and on the way; ``continue_at`` takes up the one in ``out`` at that cycle.
+    """
     if threads:
         torch.set_num_threads(threads)
-    config = MiniLLMConfig(seed=seed) if steps is None else MiniLLMConfig(seed=seed, steps=steps)
+    config = MiniLLMConfig(seed=seed) if cycles is None else MiniLLMConfig(seed=seed, cycles=tuple(cycles))
     prompts = load_prompts("mini")
-    maker = SampleMaker(prompts, seed)
-    texts = (part for s in islice(maker, 4000) for part in (*(m["content"] for m in s.messages), s.response))
-    tokenizer = train_tokenizer(texts, config.vocabulary)
-    model = build_model(config, tokenizer)
+    if continue_at:
+        tokenizer = AutoTokenizer.from_pretrained(out)
+        model = Qwen3ForCausalLM.from_pretrained(out)
+        curve = json.loads((out / CURVE_FILE).read_text(encoding="utf-8"))
+    else:
+        maker = SampleMaker(prompts, seed)
+        texts = (part for s in islice(maker, 4000) for part in (*(m["content"] for m in s.messages), s.response))
+        tokenizer = train_tokenizer(texts, config.vocabulary)
+        model, curve = build_model(config, tokenizer), []
     log.info("%d parameters, %d tokens", sum(p.numel() for p in model.parameters()), len(tokenizer))
-    curve = train(model, tokenizer, maker, config, checkpoint=out)
+    for cycle in range(continue_at, len(config.cycles)):
+        maker = SampleMaker(prompts, seed + 1000 * cycle)
+        curve += train_cycle(model, tokenizer, maker, config, cycle, checkpoint=out)
+        save(model, tokenizer, out)
+        write_json(out / CURVE_FILE, curve)
     scores = evaluate(model, tokenizer, held_out_samples(prompts, held_out, seed + 1_000_000))
-    save(model, tokenizer, out)
-    write_scores(out, config, scores, curve)
+    write_json(out / "scores.json", {"config": asdict(config), "held_out": scores, "curve": curve})
+    (out / CURVE_FILE).unlink()
     return scores
