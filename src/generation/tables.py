@@ -65,6 +65,8 @@ def _native_splits(name: str) -> dict[str, Any]:
     from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
     folder = next((path for path in (raw_dir(name), Path(name)) if path.is_dir()), None)
+    if folder is None and (name.count("/") != 1 or name.startswith((".", "~", "/"))):
+        raise UserError(f"dataset.name={name}: no folder {raw_dir(name)}, and a Hub id reads OWNER/NAME")
     try:
         loaded = load_from_disk(str(folder)) if folder else load_dataset(name)
     except Exception as error:

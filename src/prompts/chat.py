@@ -7,7 +7,6 @@ tokenising: the chat template has already written them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -82,8 +81,3 @@ def chat_ids(tokenizer: ChatTokenizer, system: str | None, content: str) -> list
 def opens_thoughts(tokenizer: ChatTokenizer) -> bool:
     """Whether the assistant's header already opens the thoughts, so that a response begins inside them."""
     return split_turn(tokenizer, "")[1].rstrip().endswith("<think>")
-
-
-def join_ids(parts: Sequence[Sequence[int]]) -> list[int]:
-    """One list of ids from several."""
-    return [token for part in parts for token in part]
