@@ -39,7 +39,7 @@ CHAT_TEMPLATE = (
 )
 IGNORE = -100
 CURVE_FILE = "curve.json"
-DECISIONS = (" same", " different", " yes", " no", "yes", "no")
+DECISIONS = (" loud", " soft", " absent", " none", " faint", " strong", " one", " two", " three", "yes", "no")
 LENGTH_STEP = 32
 """Lengths are rounded up to this: few different shapes keep the processor's kernels cached."""
 
@@ -55,11 +55,11 @@ class MiniLLMConfig:
     head_dim: int = 32
     ffn: int = 512
     vocabulary: int = 768
-    cycles: tuple[tuple[int, float], ...] = ((2600, 2e-3), (1500, 1.5e-3))
+    cycles: tuple[tuple[int, float], ...] = ((2600, 2e-3), (900, 1.5e-3))
     """Optimizer steps and peak learning rate of each cycle: warm-up, then a straight line down. Every cycle starts a
     new optimizer and draws new samples."""
-    batch_size: int = 32
-    warmup: int = 200
+    batch_size: int = 24
+    warmup: int = 100
     blend: float = 0.3
     """Share of samples whose prompt embeddings are blended with their neighbours', so that the model reads
     inputs that are not exactly words."""
@@ -169,9 +169,9 @@ def blend_prompt(embeddings: Tensor, labels: Tensor, share: float, generator: to
 
 
 def decision_weights(tokenizer: PreTrainedTokenizerFast, vocabulary: int, weight: float) -> Tensor:
-    """Weight of every token in the loss: ``weight`` for the words that say whether two things are the same.
+    """Weight of every token in the loss: ``weight`` for the words that say what a look into the text found.
 
-    Comparing is a few tokens among very many that are copied; without more weight it stays at chance for long.
+    They are a few tokens among very many that are copied; without more weight they stay at chance for long.
     """
     weights = torch.ones(vocabulary)
     for word in DECISIONS:

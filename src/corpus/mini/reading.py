@@ -27,7 +27,6 @@ _VOICES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "order": (("the listed order is {walk}.", "the order i hear is {walk}."),),
     "absent": (("the description does not mention a {a}.", "i do not hear a {a}."),),
     "present": (("the description mentions a {a}.", "i do hear a {a}."),),
-    "louder": (("the {a} is described as loud and the {b} as soft.", "the {a} sounds loud and the {b} soft."),),
     "background": (("the listed background is {g}.", "the background sounds {g}."),),
     "nothing": (
         ("there is no description to go by, so i guess.", "there is nothing i hear, so i guess."),
@@ -77,20 +76,24 @@ def respond(scene: Scene | None, question: Question, rng: random.Random) -> Voic
     if question.choices is None:
         return thoughts.finish(question.answer)
     number = question.choices.index(question.answer)
-    thoughts.same(f"the options are {_walk(question)}. so {question.answer} {number}.")
+    thoughts.same(f"the options are {_walk(scene, question)}. so {question.answer} {number}.")
     return thoughts.finish(f"<answer>{number}</answer>")
 
 
-def _walk(question: Question) -> str:
+def _walk(scene: Scene, question: Question) -> str:
     """The options read aloud, each with its number on both sides: finding one then is copying what follows it."""
     assert question.choices is not None
     walk = []
     for number, choice in enumerate(question.choices):
-        verdict = ""
-        if question.kind == "present":  # the only kind whose answer is not known before the options are read
-            verdict = ": yes" if choice == question.answer else ": no"
-        walk.append(f"{number} {choice} {number}{verdict}")
+        # only "present" has an answer that is not known before the options are read
+        found = f" {_found(scene, choice)}" if question.kind == "present" else ""
+        walk.append(f"{number} {choice}{found} {number}")
     return ", ".join(walk)
+
+
+def _found(scene: Scene, name: str) -> str:
+    """What a look for ``name`` finds: its loudness, or that it is absent."""
+    return next((event.loudness for event in scene.events if event.name == name), "absent")
 
 
 def _guess(thoughts: _Thoughts, question: Question, rng: random.Random) -> Voiced:
@@ -114,7 +117,7 @@ def _after(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
 
 
 def _numbered(scene: Scene) -> str:
-    return ", ".join(f"{number} the {name}" for number, name in zip(COUNTS, scene.names, strict=False))
+    return ", ".join(f"{name} {number}" for number, name in zip(COUNTS, scene.names, strict=False))
 
 
 def _count(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
@@ -125,8 +128,7 @@ def _present(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
     if question.choices is not None:
         return
     target = question.subject[0]
-    for name in scene.names:
-        thoughts.same(f"{name} against {target}: {'same' if name == target else 'different'}.")
+    thoughts.same(f"looking for {target}: {_found(scene, target)}.")
     thoughts.say("present" if target in scene.names else "absent", a=target)
 
 
@@ -137,8 +139,8 @@ def _before(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
 
 
 def _louder(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
-    loud, soft = sorted(question.subject, key=lambda name: scene.events[scene.names.index(name)].loudness)
-    thoughts.say("louder", a=loud, b=soft)
+    for name in question.subject:
+        thoughts.same(f"looking for {name}: {_found(scene, name)}.")
 
 
 def _describe(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
