@@ -9,17 +9,30 @@ Out: a folder with the checkpoint, metrics.jsonl and run.json.
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import sys
+import time
 
-from src.common.config import hydra_cli
+from src.common.cli import run_cli
+from src.common.config import compose
+from src.common.errors import ConfigError
 
 
-def main(config: dict[str, Any]) -> None:
-    """Train as ``config`` says."""
+def main() -> None:
+    """Train as the command line says."""
+    try:
+        config = compose("train", sys.argv[1:])
+        from src.training.config import bind_train_config
+
+        bind_train_config(config)
+    except ConfigError:
+        if int(os.environ.get("RANK", "0")) > 0:
+            time.sleep(30)  # the first process says the same, and the launcher then ends the others
+        raise
     from src.training.run import run_training
 
     run_training(config)
 
 
 if __name__ == "__main__":
-    hydra_cli("train", main)
+    run_cli(main)

@@ -97,7 +97,8 @@ def _train(trainer: AlarmTrainer, resume: Path | None) -> dict[str, Any]:
     outcome = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     results = dict(outcome.metrics)
     if trainer.data.evaluation and trainer.args.eval_strategy != "no":
-        results |= trainer.evaluate()
+        done = trainer.last_evaluation
+        results |= done[1] if done is not None and done[0] == trainer.state.global_step else trainer.evaluate()
     trainer.save_model()
     return results
 

@@ -74,6 +74,8 @@ class AlarmTrainer(Trainer):
         self.clips_seen = 0
         self.rows_replaced = 0
         self.train_batches: ShardedBatches | None = None
+        self.last_evaluation: tuple[int, dict[str, float]] | None = None
+        """Step and metrics of the newest evaluation of all sets."""
         self._eval_ready = False
 
     # ---- batches
@@ -172,6 +174,7 @@ class AlarmTrainer(Trainer):
             means = _mean_losses(metrics, self.data, metric_key_prefix)
             self.log(dict(means))
             metrics.update(means)
+            self.last_evaluation = (self.state.global_step, dict(metrics))
         return metrics
 
     @torch.no_grad()

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.launch, pytest.mark.slow]
 def launch(world: Path, processes: int, *options: str) -> subprocess.CompletedProcess[str]:
     """Run train.py under ``accelerate launch``."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config-file", "src/configs/accelerate/cpu.yaml"]
-    command += ["--num-processes", str(processes), "--main_process_port", "0", "train.py", *options]
+    command += ["--num-processes", str(processes), "train.py", *options]
     environment = {**os.environ, "ALARM_DATA_ROOT": str(world / "datasets"), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=REPO_ROOT, env=environment, capture_output=True, text=True, timeout=600)
 

@@ -34,7 +34,7 @@ def test_a_run_leaves_a_checkpoint_metrics_and_a_record(run: Run) -> None:
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
     assert all({"learning_rate", "grad_norm", "clips_per_second", "rows_replaced"} <= set(line) for line in steps)
-    assert [line["step"] for line in lines if "eval_mini_loss" in line] == [3, 6, 6]
+    assert [line["step"] for line in lines if "eval_mini_loss" in line] == [3, 6]
     assert steps[-1]["loss"] < steps[0]["loss"]
     written = record(folder)
     assert written["llm_digest"]["before"] == written["llm_digest"]["after"]
