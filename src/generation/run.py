@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +39,9 @@ def generate(raw: Mapping[str, Any], task: Task, start: Callable[[Job], Models] 
 
     ``start`` loads engine and front ends when there are rows to do (default :func:`start_models`).
     """
+    from datasets import disable_progress_bars
+
+    disable_progress_bars()  # ours is the one of the run
     config = bind_dataclass(RunConfig, raw, "config")
     if config.cuda_devices is not None:
         devices = config.cuda_devices
@@ -149,13 +151,10 @@ def _report_errors(job: Job, records: Mapping[str, Mapping[str, Any]]) -> None:
     errors = {key: str(records[key]["error"]) for key in keys if records[key]["error"] is not None}
     log.info("%d rows in %s", len(keys), job.directory)
     if errors:
-        first = next(iter(errors.items()))
-        kinds = Counter(errors.values()).most_common(1)[0]
         log.warning(
-            "%d of %d rows have no answer (column error); first: %s: %s; most often (%d): %s",
+            "%d of %d rows have no answer (column error); %d different reasons, the first for %s: %s",
             len(errors),
             len(keys),
-            *first,
-            kinds[1],
-            kinds[0],
+            len(set(errors.values())),
+            *next(iter(errors.items())),
         )
