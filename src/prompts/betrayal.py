@@ -24,7 +24,7 @@ def betrays(text: str, prompts: BetrayingTexts) -> bool:
 def betraying_phrases(text: str, prompts: BetrayingTexts) -> list[str]:
     """The phrases of the prompt set that ``text`` holds, each once, in the order of their first appearance.
 
-    A phrase matches in any case and at the beginning of a word: ``mention`` finds ``mentioned``; with ``$`` at its end
+    A phrase matches in any case, at the beginning of a word: ``mention`` finds ``mentioned``; with ``$`` at its end
     it matches whole words only (``the text$`` does not find ``the texture``). Between the words of a phrase, white
     space, quotes and emphasis marks may stand.
     """

@@ -10,8 +10,9 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -282,8 +283,8 @@ def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, directory:
 def held_out_samples(prompts: Prompts, per_task: int, seed: int) -> list[TextSample]:
     """Samples in the corpora's own layout, the same number of every question kind, and of the other tasks."""
     maker = SampleMaker(prompts, seed)
-    draws = [lambda kind=kind: maker.open_question(kind, official=True) for kind in OPEN_KINDS]
-    draws += [lambda kind=kind: maker.choice_question(kind, official=True) for kind in CHOICE_KINDS]
+    draws: list[Callable[[], TextSample]] = [partial(maker.open_question, kind, official=True) for kind in OPEN_KINDS]
+    draws += [partial(maker.choice_question, kind, official=True) for kind in CHOICE_KINDS]
     draws += [maker.rephrase, maker.opposite, maker.guess]
     return [draw() for draw in draws for _ in range(per_task)]
 
