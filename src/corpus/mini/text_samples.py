@@ -29,6 +29,10 @@ OPPOSITES = (
 """What the model knows that has nothing to do with audio."""
 
 
+HARD_KINDS = ("present", "before", "louder")
+"""Open questions that take a look into the text for a given word: drawn three times as often."""
+
+
 @dataclass(frozen=True)
 class TextSample:
     """A conversation up to the model's turn, what it should write (thoughts first), and what the sample tests.
@@ -106,12 +110,13 @@ class SampleMaker:
 
     def open_question(self, kind: str | None = None, official: bool = False) -> TextSample:
         """An open question about a description; ``official`` uses the corpora's format and layout alone."""
-        scene, question = self._draw(make_question, kind or self._rng.choice(OPEN_KINDS))
+        kind = kind or self._rng.choice((*OPEN_KINDS, *HARD_KINDS, *HARD_KINDS))
+        scene, question = self._draw(make_question, kind)
         return self._about(scene, question, question.text, f"open/{question.kind}", official)
 
     def choice_question(self, kind: str | None = None, official: bool = False) -> TextSample:
         """A multiple-choice question about a description."""
-        scene, question = self._draw(make_choice_question, kind or self._rng.choice(CHOICE_KINDS))
+        scene, question = self._draw(make_choice_question, kind or self._rng.choice((*CHOICE_KINDS, "louder")))
         assert question.choices is not None
         text = layout_question(question.text, question.choices)
         return self._about(scene, question, text, f"choice/{question.kind}", official)
