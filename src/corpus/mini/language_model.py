@@ -56,7 +56,7 @@ class MiniLLMConfig:
     head_dim: int = 32
     ffn: int = 512
     vocabulary: int = 768
-    cycles: tuple[tuple[int, float], ...] = ((2600, 2e-3), (900, 1.5e-3), (500, 1.5e-3))
+    cycles: tuple[tuple[int, float], ...] = ((2600, 2e-3), (900, 1.5e-3), (500, 1.5e-3), (400, 1.5e-3))
     """Optimizer steps and peak learning rate of each cycle: warm-up, then a straight line down. Every cycle starts a
     new optimizer and draws new samples."""
     batch_size: int = 24

@@ -128,19 +128,19 @@ def _present(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
     if question.choices is not None:
         return
     target = question.subject[0]
-    thoughts.same(f"looking for {target}: {_found(scene, target)}.")
+    thoughts.same(f"looking: {target} {_found(scene, target)}.")
     thoughts.say("present" if target in scene.names else "absent", a=target)
 
 
 def _before(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
     one, other = question.subject
     places = [COUNTS[scene.names.index(name)] for name in (one, other)]
-    thoughts.say("order", walk=_numbered(scene)).same(f"the {one} is {places[0]} and the {other} is {places[1]}.")
+    thoughts.say("order", walk=_numbered(scene)).same(f"so {one} {places[0]}, {other} {places[1]}.")
 
 
 def _louder(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
-    for name in question.subject:
-        thoughts.same(f"looking for {name}: {_found(scene, name)}.")
+    found = (f"{name} {_found(scene, name)}" for name in question.subject)
+    thoughts.same(f"looking: {', '.join(found)}.")
 
 
 def _describe(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
