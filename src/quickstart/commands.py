@@ -18,6 +18,8 @@ FUSIONS = {"alarm_ca": ("ALARM-CA", tuple(ADAPTERS)), "alarm_p": ("ALARM-P", ("w
 """Fusion models: title, and the adapters that they take over, frozen."""
 LAUNCH = "accelerate launch --config-file src/configs/accelerate/cpu.yaml --num-processes 1 train.py"
 MAX_TOKENS, THINKING, TARGET_THINKING = 256, 256, 512
+CACHE_MB = 2000
+"""Every clip is heard several times by several runs: frozen encoders run once for all."""
 MINI_PROMPTS = Path("src/prompts/texts/mini.yaml")
 
 
@@ -182,7 +184,8 @@ class Builder:
             options,
             self.parts.overrides(encoders),
             f"training_args=mini prompts=mini training_args.output_dir={folder} training_args.max_steps={steps}",
-            f"training_args.eval_strategy=steps training_args.eval_steps={max(1, steps // 5)}",
+            f"training_args.eval_strategy=steps training_args.eval_steps={max(1, steps // 3)}",
+            f"encoder_cache_mb={CACHE_MB} encoder_cache_dir={self.layout.out / 'encoder_states'}",
             "" if seed is None else f"seed={seed}",
         ]
         command = " ".join(word for word in words if word)
