@@ -34,7 +34,7 @@ class Built:
 
 
 def build_model(config: TrainConfig, bf16: bool = False) -> Built:
-    """Load and assemble; the LLM is held in bfloat16 with ``bf16``, all else in float32.
+    """Load and assemble; the LLM is held in ``llm_dtype`` (auto: bfloat16 with ``bf16``), all else in float32.
 
     Raises :class:`UserError` for weights that are missing or do not fit, :class:`ConfigError` for wrong names and
     when nothing is left to train.
@@ -42,7 +42,7 @@ def build_model(config: TrainConfig, bf16: bool = False) -> Built:
     model_config = bind_dataclass(ModelConfig, config.model, "model")
     llm, tokenizer = load_llm(
         model_config.llm,
-        dtype=torch.bfloat16 if bf16 else torch.float32,
+        dtype=_llm_dtype(config.llm_dtype, bf16),
         random=config.random_weights,
         revision=model_config.llm_revision,
     )
@@ -60,6 +60,11 @@ def build_model(config: TrainConfig, bf16: bool = False) -> Built:
         raise ConfigError("nothing is left to train: unfreeze an adapter or the fusion")
     model = AlarmModel(front_end, llm, config.model_max_length)
     return Built(model, tokenizer, build_feature_extractor(model_config.config), model_config)
+
+
+def _llm_dtype(choice: str, bf16: bool) -> torch.dtype:
+    half = bf16 if choice == "auto" else choice == "bfloat16"
+    return torch.bfloat16 if half else torch.float32
 
 
 def _load_pretrained(front_end: AudioFrontEnd, config: TrainConfig) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from src.common.config import bind_dataclass
 from src.common.errors import ConfigError
 from src.dataset.mixture import DatasetConfig
+from src.model.config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,11 @@ class TrainConfig:
         frozen_adapters_names: which adapters to freeze.
         freeze_fusion: stop training the fusion.
         resume_from_checkpoint: a checkpoint folder; true for the last whole one in the output folder, if any.
+        llm_dtype: how the frozen LLM is held; auto is bfloat16 with ``training_args.bf16``, else float32.
         model_max_length: positions after which an item is cut, audio included.
         length_grouping: put clips of like length into one batch.
+        sample_generations: rows of every evaluation set to answer at each save; true means five, false none.
+        sample_tokens: tokens of such an answer at most.
         encoder_cache_mb: megabytes for keeping the frozen encoders' states of each clip between epochs; 0: off.
         encoder_cache_dir: folder in which later runs find these states again.
         random_weights: frozen parts from their configuration alone, untrained: for measurements and tests.
@@ -47,8 +51,11 @@ class TrainConfig:
     frozen_adapters_names: list[str] | None = None
     freeze_fusion: bool = False
     resume_from_checkpoint: bool | str | None = None
+    llm_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     model_max_length: int = 4096
     length_grouping: bool = True
+    sample_generations: bool | int = False
+    sample_tokens: int = 512
     encoder_cache_mb: int = 0
     encoder_cache_dir: str | None = None
     random_weights: bool = False
@@ -64,6 +71,8 @@ class TrainConfig:
             raise ValueError(f"model_max_length is {self.model_max_length}, expected at least 1")
         if self.encoder_cache_dir and not self.encoder_cache_mb:
             raise ValueError("encoder_cache_dir has no effect unless encoder_cache_mb is above 0")
+        if self.sample_generations and not self.dataset.eval:
+            raise ValueError("sample_generations answers rows of the evaluation sets, and dataset.eval has none")
         if self.eval_mode and not self.dataset.eval:
             raise ValueError("eval_mode needs evaluation sets, and dataset.eval has none")
         if not self.eval_mode and not self.dataset.train.rows:
@@ -73,6 +82,7 @@ class TrainConfig:
 def bind_train_config(config: Mapping[str, Any]) -> TrainConfig:
     """Check a composed configuration. Raises :class:`ConfigError` with every problem found."""
     bound = bind_dataclass(TrainConfig, config, "config")
+    bind_dataclass(ModelConfig, bound.model, "model")
     if not bound.training_args.get("output_dir"):
         raise ConfigError("training_args.output_dir: missing, give the folder of this run")
     return bound

@@ -37,6 +37,7 @@ def run_training(config: Mapping[str, Any]) -> Path:
     from src.training.callbacks import RunCallback
     from src.training.data import open_data
     from src.training.resume import find_resume
+    from src.training.samples import DEFAULT_ROWS, SampleCallback
     from src.training.trainer import AlarmTrainer
 
     args = training_arguments(bound)
@@ -51,13 +52,19 @@ def run_training(config: Mapping[str, Any]) -> Path:
     cache = _open_cache(bound, built, args.bf16)
     trainer = AlarmTrainer(built.model, args, data, built.extractor, built.config, cache)
     RunCallback(Path(args.output_dir)).attach(trainer)
+    if bound.sample_generations:
+        rows = DEFAULT_ROWS if bound.sample_generations is True else int(bound.sample_generations)
+        trainer.add_callback(SampleCallback(trainer, built.tokenizer, rows, bound.sample_tokens))
     ready = time.perf_counter()
     results = _evaluate(trainer, resume) if bound.eval_mode else _train(trainer, resume)
     if cache is not None:
         cache.write()
     after = weights_digest(built.model.llm)
     if after != digest:
-        raise UserError(f"the frozen LLM changed while training: digest {digest} before, {after} after; report this")
+        raise UserError(
+            f"the frozen LLM changed while training (digest {digest} before, {after} after): its weights are mapped "
+            "from its file, so do not rewrite that file during a run; train again"
+        )
     seconds = {"start": round(ready - started, 3), "run": round(time.perf_counter() - ready, 3)}
     if args.should_save:
         _record(trainer, config, results, resume, llm_digest={"before": digest, "after": after}, seconds=seconds)

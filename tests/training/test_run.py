@@ -131,10 +131,22 @@ def test_a_loss_that_is_not_finite_stops_with_its_rows(
     assert len(json.loads((tmp_path / "nan" / "not_finite_0.json").read_text())["rows"]) == 4
 
 
+def test_answers_at_every_save(run: Run) -> None:
+    folder = run("samples", "sample_generations=3", "sample_tokens=4", save_strategy="steps", save_steps=3)
+    lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3] * 3 + [6] * 3
+    assert {line["set"] for line in lines} == {"mini"} and lines[0]["key"] == "mini/0"
+    assert lines[0]["prompt"].startswith(lines[3]["prompt"][:10]) and "</think>" in lines[0]["target"]
+    assert losses(folder) == losses(run("silent"))  # answering changes nothing
+
+
 def test_bf16_runs(run: Run) -> None:
     folder = run("half_precision", bf16="true", max_steps=3)
     assert all(value == value for value in losses(folder))
     assert load_file(folder / "model.safetensors")["audio_start_emb"].dtype == torch.float32
+    whole = run("whole_precision", max_steps=3)
+    assert losses(folder) == pytest.approx(losses(whole), rel=0.03)
+    assert losses(run("llm_alone", "llm_dtype=bfloat16", max_steps=3)) == pytest.approx(losses(whole), rel=0.03)
 
 
 @pytest.mark.parametrize(
