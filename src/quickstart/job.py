@@ -59,9 +59,9 @@ def side_by_side_env(cores: int) -> dict[str, str]:
     """Variables that keep commands which run at the same time out of each other's way."""
     if cores == 1:
         return {}
-    # vLLM otherwise pins its threads to the first cores, in every process to the same ones
-    # glibc gives large tensors back to the system at once: a training step then spends a quarter of its time on page faults
+    # glibc gives large tensors back to the system at once: a quarter of a training step then goes into page faults
     memory = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(2**28)}
+    # vLLM otherwise pins its threads to the first cores, in every process to the same ones
     threads = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "TOKENIZERS_PARALLELISM": "false"}
     return memory | threads
 

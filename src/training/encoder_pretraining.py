@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Protocol
 
 import torch
@@ -63,16 +64,30 @@ class TaskSizes:
 
 @dataclass(frozen=True)
 class PretrainingSettings:
-    """Length and pace of the training."""
+    """Length and pace of one encoder's training.
 
-    steps: int = 2000
-    batch_size: int = 16
+    ``wide_init`` draws the encoder's matrices anew with a spread of one over the square root of their inputs:
+    transformers' spread of 0.02 suits widths of a thousand and leaves small encoders nearly silent.
+    """
+
+    steps: int = 1000
     learning_rate: float = 2e-3
+    wide_init: bool = False
+    batch_size: int = 16
     weight_decay: float = 0.05
     warmup: float = 0.05
     max_grad_norm: float = 1.0
     dropout: float = 0.1
     log_every: int = 50
+
+
+SETTINGS = {
+    "whisper": PretrainingSettings(steps=1500, learning_rate=6e-3, wide_init=True),
+    "w2vbert": PretrainingSettings(steps=900, learning_rate=4e-3, wide_init=True),
+    "sslam": PretrainingSettings(steps=1500, learning_rate=3e-3),
+    "muq": PretrainingSettings(steps=600, learning_rate=2e-3),
+}
+"""How the shipped miniature encoders were trained."""
 
 
 class Tagger(nn.Module):
@@ -88,6 +103,7 @@ class Tagger(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.layers = spec.layers
+        self.features = spec.features
         self.sizes = sizes
         self.tokens_per_step = SSLAM_TOKENS_PER_STEP if spec.kind == "sslam" else 1
         self.head = nn.Linear(encoder.width, sizes.classes * sizes.loudness + sizes.backgrounds)
@@ -138,7 +154,7 @@ def pretrain_encoders(
     sizes: Mapping[str, int],
     clips: Iterator[Tagged],
     score_sets: Mapping[str, Sequence[Tagged]],
-    settings: PretrainingSettings,
+    settings: Mapping[str, PretrainingSettings],
     seed: int,
     output: Path,
 ) -> None:
@@ -149,62 +165,72 @@ def pretrain_encoders(
         sizes: fields of :class:`TaskSizes`.
         clips: endless training clips.
         score_sets: clips to score on, by title.
+        settings: by name; batches are shared, so their sizes must be equal.
         seed: of the first weights and the dropout.
         output: parent of the encoders' folders.
     """
     seed_everything(seed)
     task = TaskSizes(**sizes)
     specs = {name: encoder_spec(name, yaml.safe_load(path.read_text())) for name, path in configs.items()}
-    taggers = {name: Tagger(_with_dropout(name, spec, settings.dropout), spec, task) for name, spec in specs.items()}
-    extractor = AudioFeatureExtractor({name: spec.features for name, spec in specs.items()})
+    taggers = {name: Tagger(_new_encoder(name, spec, settings[name]), spec, task) for name, spec in specs.items()}
     start = time.process_time()
-    losses = train_taggers(taggers, extractor, clips, settings)
+    losses = train_taggers(taggers, clips, settings)
     seconds = round(time.process_time() - start)
-    scores = score_all(taggers, extractor, score_sets)
+    scores = score_all(taggers, score_sets)
     for name, tagger in taggers.items():
-        folder = output / name
-        save_encoder(tagger.encoder, folder)
-        write_json(folder / "scores.json", scores[name])
-        record = {"settings": asdict(settings), "encoder": asdict(specs[name]), "seed": seed}
-        write_run_record(folder, record, losses=losses[name], cpu_seconds_of_all=seconds)
+        save_encoder(tagger.encoder, output / name)
+        write_json(output / name / "scores.json", scores[name])
+        record = {"settings": asdict(settings[name]), "encoder": asdict(specs[name]), "seed": seed}
+        write_run_record(output / name, record, losses=losses[name], cpu_seconds_of_all=seconds)
         get_logger(__name__).info("%s: %s", name, scores[name])
 
 
-def _with_dropout(name: str, spec: EncoderSpec, dropout: float) -> Encoder:
-    return build_encoder(name, replace(spec, architecture={**spec.architecture, "dropout": dropout}))
+def _new_encoder(name: str, spec: EncoderSpec, settings: PretrainingSettings) -> Encoder:
+    encoder = build_encoder(name, replace(spec, architecture={**spec.architecture, "dropout": settings.dropout}))
+    if settings.wide_init:
+        for module in encoder.modules():
+            if isinstance(module, (nn.Linear, nn.Conv1d)):
+                nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+    return encoder
 
 
 def train_taggers(
-    taggers: Mapping[str, Tagger],
-    extractor: AudioFeatureExtractor,
-    clips: Iterator[Tagged],
-    settings: PretrainingSettings,
+    taggers: Mapping[str, Tagger], clips: Iterator[Tagged], settings: Mapping[str, PretrainingSettings]
 ) -> dict[str, list[float]]:
-    """Train all taggers on the same clips, each by its own optimizer; returns the logged losses by name."""
+    """Train all taggers on the same clips, each by its own optimizer and for its own number of steps.
+
+    Returns the mean loss of every ``log_every`` steps by name.
+    """
     log = get_logger(__name__)
-    optimizers = {name: _optimizer(tagger, settings) for name, tagger in taggers.items()}
+    optimizers = {name: _optimizer(tagger, settings[name]) for name, tagger in taggers.items()}
     losses: dict[str, list[float]] = {name: [] for name in taggers}
-    running = dict.fromkeys(taggers, 0.0)
     for tagger in taggers.values():
         tagger.train()
-    for step in range(settings.steps):
-        drawn = list(islice(clips, settings.batch_size))
-        features = extractor(_waveforms(drawn, next(iter(taggers.values())).sizes))
-        for name, tagger in taggers.items():
+    for step in range(max(settings[name].steps for name in taggers)):
+        active = {name: tagger for name, tagger in taggers.items() if step < settings[name].steps}
+        some = next(iter(active))
+        drawn = list(islice(clips, settings[some].batch_size))
+        features = _extractor(active)(_waveforms(drawn, active[some].sizes))
+        for name, tagger in active.items():
             loss = tagging_loss(tagger, features[name], drawn)
             loss.backward()
-            nn.utils.clip_grad_norm_(tagger.parameters(), settings.max_grad_norm)
-            optimizer, schedule = optimizers[name]
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            running[name] += float(loss.detach())
-        if (step + 1) % settings.log_every == 0:
-            for name in taggers:
-                losses[name].append(round(running[name] / settings.log_every, 4))
-                running[name] = 0.0
-            log.info("step %d: %s", step + 1, {name: values[-1] for name, values in losses.items()})
-    return losses
+            nn.utils.clip_grad_norm_(tagger.parameters(), settings[name].max_grad_norm)
+            for part in optimizers[name]:
+                part.step()
+            tagger.zero_grad(set_to_none=True)
+            losses[name].append(float(loss.detach()))
+        if (step + 1) % settings[some].log_every == 0:
+            recent = {name: round(fmean(losses[name][-settings[name].log_every :]), 3) for name in active}
+            log.info("step %d: %s", step + 1, recent)
+    return {name: _means(values, settings[name].log_every) for name, values in losses.items()}
+
+
+def _means(values: Sequence[float], every: int) -> list[float]:
+    return [round(fmean(values[start : start + every]), 4) for start in range(0, len(values), every)]
+
+
+def _extractor(taggers: Mapping[str, Tagger]) -> AudioFeatureExtractor:
+    return AudioFeatureExtractor({name: tagger.features for name, tagger in taggers.items()})
 
 
 @dataclass(frozen=True)
@@ -221,10 +247,9 @@ class TaggingScores:
 
 
 @torch.no_grad()
-def score_tagger(
-    tagger: Tagger, extractor: AudioFeatureExtractor, name: str, clips: Sequence[Tagged]
-) -> TaggingScores:
+def score_tagger(tagger: Tagger, name: str, clips: Sequence[Tagged]) -> TaggingScores:
     """Read a trained tagger's frames on ``clips``."""
+    extractor = _extractor({name: tagger})
     tagger.eval()
     right = dict.fromkeys(("name", "name_and_loudness", "background", "whole_clip"), 0)
     events = 0
@@ -250,11 +275,11 @@ def score_tagger(
 
 
 def score_all(
-    taggers: Mapping[str, Tagger], extractor: AudioFeatureExtractor, sets: Mapping[str, Sequence[Tagged]]
+    taggers: Mapping[str, Tagger], sets: Mapping[str, Sequence[Tagged]]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Scores by encoder and by set of clips."""
     return {
-        name: {title: asdict(score_tagger(tagger, extractor, name, clips)) for title, clips in sets.items()}
+        name: {title: asdict(score_tagger(tagger, name, clips)) for title, clips in sets.items()}
         for name, tagger in taggers.items()
     }
 

@@ -84,7 +84,7 @@ def test_short_training_learns_and_is_loadable(tmp_path: Path) -> None:
     settings = PretrainingSettings(steps=12, batch_size=8, log_every=4, dropout=0.0)
     endless = (clip for group in repeat(clips) for clip in group)
     sizes = {"classes": 2, "loudness": 2, "backgrounds": 3, "sample_rate": 24_000}
-    pretrain_encoders({"muq": _config("muq")}, sizes, endless, {"same": clips}, settings, 0, tmp_path)
+    pretrain_encoders({"muq": _config("muq")}, sizes, endless, {"same": clips}, {"muq": settings}, 0, tmp_path)
     losses = json.loads((tmp_path / "muq" / "run.json").read_text())["losses"]
     assert losses[-1] < losses[0]
     scores = json.loads((tmp_path / "muq" / "scores.json").read_text())["same"]
