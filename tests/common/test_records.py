@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from src.common.cli import run_cli
 from src.common.errors import ConfigError, UserError
 from src.common.run_record import write_json, write_run_record
 from src.common.seeds import row_seed
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_run_record_says_what_made_the_run(tmp_path: Path) -> None:
@@ -47,3 +51,14 @@ def test_a_users_mistake_is_one_line_and_a_code(
         run_cli(fail)
     assert caught.value.code == code
     assert capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_output_that_nobody_reads_is_no_traceback() -> None:
+    script = "from src.common.cli import run_cli; run_cli(lambda: print('line\\n' * 100000))"
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "line\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
