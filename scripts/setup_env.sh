@@ -13,7 +13,10 @@ TORCH=2.13.0
 say() { printf '[setup] %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
-apt_install() {
+apt_# certificates of the system, as pip and curl use them: a network that brings its own is otherwise refused
+export UV_SYSTEM_CERTS=1
+
+install() {
   command -v apt-get >/dev/null || die "missing: $*; install it with your system's package manager, then run this again"
   local root=()
   [ "$(id -u)" = 0 ] || root=(sudo)
@@ -61,6 +64,9 @@ fi
 PY=$VENV/bin/python
 # uv resolves and installs in seconds what takes pip minutes
 "$PY" -m pip install -q --disable-pip-version-check 'uv>=0.9'
+
+# certificates of the system, as pip and curl use them: a network that brings its own is otherwise refused
+export UV_SYSTEM_CERTS=1
 
 install() { "$VENV/bin/uv" pip install -q --python "$PY" --index-strategy unsafe-best-match "$@"; }
 
