@@ -13,10 +13,7 @@ TORCH=2.13.0
 say() { printf '[setup] %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
-apt_# certificates of the system, as pip and curl use them: a network that brings its own is otherwise refused
-export UV_SYSTEM_CERTS=1
-
-install() {
+apt_install() {
   command -v apt-get >/dev/null || die "missing: $*; install it with your system's package manager, then run this again"
   local root=()
   [ "$(id -u)" = 0 ] || root=(sudo)
