@@ -29,9 +29,9 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=None, help="processor threads (default: torch's choice)")
     args = parser.parse_args()
 
-    from src.corpus.mini.language_model import train_mini_llm
+    from src.corpus.mini.language_model import Cycle, train_mini_llm
 
-    cycles = None if args.steps is None else [(args.steps, 2e-3)]
+    cycles = None if args.steps is None else [Cycle(args.steps, 2e-3)]
     scores = train_mini_llm(args.out, args.seed, args.held_out, args.threads, cycles, args.continue_at)
     for task, score in scores.items():
         print(f"{task:20s} {score['exact']:.3f} of {score['n']:.0f}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from src.model.encoders.config import EncoderSpec
+from src.model.init import STD
 
 REQUIRED = object()
 
@@ -202,7 +203,8 @@ class FrontEndConfig:
 
     ``mask_padding`` (default) makes an item's embedding independent of its batch; false repeats the published
     behaviour, where a shorter item sees its padding. ``frozen_adapters_drift`` repeats another published one: frozen
-    adapters stay in train mode and their batch norms go on updating.
+    adapters stay in train mode and their batch norms go on updating. ``init_std`` is the spread of new linear and
+    convolution weights; the published one suits widths of a thousand and leaves narrow models nearly silent.
     """
 
     encoders: dict[str, EncoderSpec]
@@ -211,12 +213,15 @@ class FrontEndConfig:
     use_explicit_audio_tokens: bool = False
     mask_padding: bool = True
     frozen_adapters_drift: bool = False
+    init_std: float = STD
 
     def layers(self, name: str) -> tuple[int, ...]:
         """Encoder layers that the adapter of encoder ``name`` reads."""
         return self.audio_adapter_config[name].audio_encoder_layers or self.encoders[name].layers
 
     def __post_init__(self) -> None:
+        if self.init_std <= 0:
+            raise ValueError(f"init_std is {self.init_std}, expected more than 0")
         if not self.encoders:
             raise ValueError("encoders is empty; name at least one encoder")
         if set(self.encoders) != set(self.audio_adapter_config):

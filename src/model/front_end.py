@@ -110,8 +110,8 @@ class AudioFrontEnd(nn.Module):
             self.audio_fusion = AudioFusion(config.audio_fusion_config, dims, llm_dim, config.mask_padding)
         except ValueError as error:
             raise ConfigError(f"model.config.audio_fusion_config: {error}") from error
-        init_weights(self.audio_adapter)
-        init_weights(self.audio_fusion)
+        init_weights(self.audio_adapter, config.init_std)
+        init_weights(self.audio_fusion, config.init_std)
         if not config.use_explicit_audio_tokens:
             self.audio_start_emb = nn.Parameter(torch.randn(1, llm_dim))
             self.audio_end_emb = nn.Parameter(torch.randn(1, llm_dim))

@@ -16,7 +16,7 @@ ADAPTERS = {"whisper": "AL-Whisper", "w2vbert": "AL-W2V-BERT", "sslam": "AL-SSLA
 """Encoders whose adapters are trained alone, and the titles of these systems."""
 FUSIONS = {"alarm_ca": ("ALARM-CA", tuple(ADAPTERS)), "alarm_p": ("ALARM-P", ("whisper",))}
 """Fusion models: title, and the adapters that they take over, frozen."""
-LAUNCH = "accelerate launch --config-file src/configs/accelerate/cpu.yaml --num-processes 1 train.py"
+LAUNCH = "accelerate launch --quiet --config-file src/configs/accelerate/single.yaml train.py"
 MAX_TOKENS, THINKING, TARGET_THINKING = 256, 256, 512
 CACHE_MB = 2000
 """Every clip is heard several times by several runs: frozen encoders run once for all."""

@@ -82,10 +82,10 @@ class PretrainingSettings:
 
 
 SETTINGS = {
-    "whisper": PretrainingSettings(steps=1500, learning_rate=6e-3, wide_init=True),
-    "w2vbert": PretrainingSettings(steps=900, learning_rate=4e-3, wide_init=True),
-    "sslam": PretrainingSettings(steps=1500, learning_rate=3e-3),
-    "muq": PretrainingSettings(steps=600, learning_rate=2e-3),
+    "whisper": PretrainingSettings(steps=2200, learning_rate=8e-3, wide_init=True),
+    "w2vbert": PretrainingSettings(steps=1300, learning_rate=4e-3, wide_init=True),
+    "sslam": PretrainingSettings(steps=2500, learning_rate=3e-3, wide_init=True),
+    "muq": PretrainingSettings(steps=800, learning_rate=2e-3),
 }
 """How the shipped miniature encoders were trained."""
 

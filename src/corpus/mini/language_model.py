@@ -11,7 +11,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -41,8 +41,24 @@ CHAT_TEMPLATE = (
 IGNORE = -100
 CURVE_FILE = "curve.json"
 DECISIONS = (" loud", " soft", " absent", " none", " faint", " strong", " one", " two", " three", "yes", "no")
+BLUR_REACH = 2
+"""How many places away words are mixed into a blurred log."""
 LENGTH_STEP = 32
 """Lengths are rounded up to this: few different shapes keep the processor's kernels cached."""
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """Optimizer steps and peak learning rate: warm-up, then a straight line down. Every cycle starts a new optimizer
+    and draws new samples.
+
+    ``blur`` is the share of samples whose logs are blurred, so that the model reads inputs that are not exactly
+    words. It has to learn copying first: with blurred logs from the start that took longer than 1500 steps.
+    """
+
+    steps: int
+    learning_rate: float
+    blur: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -56,14 +72,11 @@ class MiniLLMConfig:
     head_dim: int = 32
     ffn: int = 512
     vocabulary: int = 768
-    cycles: tuple[tuple[int, float], ...] = ((2600, 2e-3), (900, 1.5e-3), (500, 1.5e-3), (400, 1.5e-3))
-    """Optimizer steps and peak learning rate of each cycle: warm-up, then a straight line down. Every cycle starts a
-    new optimizer and draws new samples."""
+    cycles: tuple[Cycle, ...] = (Cycle(3500, 2e-3), Cycle(1200, 1.2e-3, blur=0.7))
     batch_size: int = 24
     warmup: int = 100
-    blend: float = 0.3
-    """Share of samples whose prompt embeddings are blended with their neighbours', so that the model reads
-    inputs that are not exactly words."""
+    noise: float = 0.1
+    """Largest spread of the noise in blurred logs; the embeddings' own spread is about 0.15."""
     decision_weight: float = 5.0
     bfloat16: bool = True
     seed: int = 1
@@ -124,49 +137,87 @@ def build_model(config: MiniLLMConfig, tokenizer: PreTrainedTokenizerFast) -> Qw
     return model
 
 
-def encode(sample: TextSample, tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int]]:
-    """Ids of the conversation up to the model's turn, and of the response with its end token."""
+@dataclass(frozen=True)
+class Encoded:
+    """Ids of the conversation up to the model's turn, which of them belong to a log, and ids of the response with its
+    end token."""
+
+    prompt: list[int]
+    in_log: list[bool]
+    response: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.response)
+
+
+def encode(sample: TextSample, tokenizer: PreTrainedTokenizerFast) -> Encoded:
+    """A sample as ids."""
     prompt = tokenizer.apply_chat_template(list(sample.messages), tokenize=False, add_generation_prompt=True)
-    ids = tokenizer(prompt, add_special_tokens=False).input_ids
+    encoding = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
+    in_log, begin = [False] * len(encoding.input_ids), 0
+    for log in sample.logs:
+        begin = prompt.index(log, begin)
+        end = begin + len(log)
+        for place, (_, stop) in enumerate(encoding.offset_mapping):
+            in_log[place] |= begin < stop <= end
+        begin = end
     response = tokenizer(sample.response, add_special_tokens=False).input_ids
-    return ids, [*response, tokenizer.eos_token_id]
+    return Encoded(encoding.input_ids, in_log, [*response, tokenizer.eos_token_id])
+
+
+@dataclass(frozen=True)
+class Part:
+    """Right-padded samples: ``ids``, ``labels`` and ``in_log``, each (samples, length)."""
+
+    ids: Tensor
+    labels: Tensor
+    in_log: Tensor
 
 
 def batches(
     samples: Iterable[TextSample], tokenizer: PreTrainedTokenizerFast, size: int, parts: int = 2
-) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Batches of ``size`` samples of all tasks, each as ``parts`` padded ``(ids, labels)`` of like length.
+) -> Iterator[list[Part]]:
+    """Batches of ``size`` samples of all tasks, each in ``parts`` of like length.
 
     Samples are never sorted over batches: a batch of one task alone would be one update for that task in forty.
     """
     source = iter(samples)
     while True:
-        pairs = sorted((encode(sample, tokenizer) for sample in islice(source, size)), key=lambda p: len(p[0] + p[1]))
-        yield [_pad(pairs[part * size // parts : (part + 1) * size // parts], tokenizer) for part in range(parts)]
+        drawn = sorted((encode(sample, tokenizer) for sample in islice(source, size)), key=len)
+        yield [_pad(drawn[part * size // parts : (part + 1) * size // parts], tokenizer) for part in range(parts)]
 
 
-def _pad(pairs: Sequence[tuple[list[int], list[int]]], tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
-    longest = max(len(prompt) + len(response) for prompt, response in pairs)
-    length = -(-longest // LENGTH_STEP) * LENGTH_STEP
-    ids = torch.full((len(pairs), length), tokenizer.pad_token_id)
-    labels = torch.full((len(pairs), length), IGNORE)
-    for row, (prompt, response) in enumerate(pairs):
-        end = len(prompt) + len(response)
-        ids[row, :end] = torch.tensor(prompt + response)
-        labels[row, len(prompt) : end] = torch.tensor(response)
-    return ids, labels
+def _pad(samples: Sequence[Encoded], tokenizer: PreTrainedTokenizerFast) -> Part:
+    length = -(-max(map(len, samples)) // LENGTH_STEP) * LENGTH_STEP
+    ids = torch.full((len(samples), length), tokenizer.pad_token_id)
+    labels = torch.full((len(samples), length), IGNORE)
+    in_log = torch.zeros(len(samples), length, dtype=torch.bool)
+    for row, sample in enumerate(samples):
+        begin, end = len(sample.prompt), len(sample)
+        ids[row, :end] = torch.tensor([*sample.prompt, *sample.response])
+        labels[row, begin:end] = torch.tensor(sample.response)
+        in_log[row, :begin] = torch.tensor(sample.in_log)
+    return Part(ids, labels, in_log)
 
 
-def blend_prompt(embeddings: Tensor, labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Mix each prompt embedding with the next one, by a random weight, in a ``share`` of the rows.
+def blur_logs(embeddings: Tensor, in_log: Tensor, share: float, noise: float, generator: torch.Generator) -> Tensor:
+    """Mix every embedding of a log with those up to two places away, by random weights, and add noise.
 
-    ``embeddings`` is ``(batch, length, dim)``; rows of the response (``labels`` set) keep their embeddings.
+    ``embeddings`` is ``(batch, length, dim)``, ``in_log`` ``(batch, length)``. A ``share`` of the rows is changed:
+    there a moment holds several words at once, as an embedding made from audio does. ``noise`` is its largest spread.
     """
-    rows = torch.rand(embeddings.shape[0], 1, 1, generator=generator) < share
-    weight = torch.rand(embeddings.shape[0], embeddings.shape[1], 1, generator=generator) * rows
-    is_prompt = (labels == IGNORE) & (labels.roll(-1, 1) == IGNORE)
-    weight = 0.5 * weight * is_prompt.unsqueeze(-1)
-    return embeddings * (1 - weight) + embeddings.roll(-1, 1) * weight
+    batch, length, dim = embeddings.shape
+    rows = torch.rand(batch, 1, generator=generator) < share
+    chosen = (in_log & rows).unsqueeze(-1)
+    shifts = range(-BLUR_REACH, BLUR_REACH + 1)
+    nearness = torch.tensor([-0.75 * abs(shift) for shift in shifts])
+    weights = 1.5 * torch.randn(batch, length, len(shifts), generator=generator) + nearness
+    inside = torch.stack([in_log.roll(shift, 1) for shift in shifts], -1)
+    weights = weights.masked_fill(~inside, -torch.inf).masked_fill(~chosen, 0).softmax(-1).to(embeddings.dtype)
+    mixed = sum(weights[..., place, None] * embeddings.roll(shift, 1) for place, shift in enumerate(shifts))
+    strength = noise * torch.rand(batch, 1, 1, generator=generator)
+    mixed = mixed + (strength * torch.randn(batch, length, dim, generator=generator)).to(embeddings.dtype)
+    return torch.where(chosen, mixed, embeddings)
 
 
 def decision_weights(tokenizer: PreTrainedTokenizerFast, vocabulary: int, weight: float) -> Tensor:
@@ -199,7 +250,7 @@ def train_cycle(
     checkpoint: Path | None = None,
 ) -> list[dict[str, float]]:
     """Train one cycle in place; returns its curve (cycle, step, loss, seconds)."""
-    steps, peak = config.cycles[cycle]
+    steps, peak, blur = astuple(config.cycles[cycle])
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.05)
     generator = torch.Generator().manual_seed(config.seed + cycle)
     weights = decision_weights(tokenizer, model.config.vocab_size, config.decision_weight)
@@ -209,11 +260,12 @@ def train_cycle(
     for step, batch in enumerate(islice(batches(samples, tokenizer, config.batch_size), steps), 1):
         for group in optimizer.param_groups:
             group["lr"] = peak * _schedule(step, steps, config.warmup)
-        targets = sum(int((labels != IGNORE).sum()) for _, labels in batch)
-        for ids, labels in batch:
+        targets = sum(int((part.labels != IGNORE).sum()) for part in batch)
+        for part in batch:
             with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
-                embeddings = blend_prompt(model.model.embed_tokens(ids), labels, config.blend, generator)
-                loss = response_loss(model, labels, embeddings, weights) / targets
+                embeddings = model.model.embed_tokens(part.ids)
+                embeddings = blur_logs(embeddings, part.in_log, blur, config.noise, generator)
+                loss = response_loss(model, part.labels, embeddings, weights) / targets
             loss.backward()
             running += loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -294,7 +346,7 @@ def train_mini_llm(
     seed: int = 1,
     held_out: int = 100,
     threads: int | None = None,
-    cycles: Sequence[tuple[int, float]] | None = None,
+    cycles: Sequence[Cycle] | None = None,
     continue_at: int = 0,
 ) -> dict[str, dict[str, float]]:
     """The whole recipe: tokenizer, model, training, held-out scores, files in ``out``.
@@ -321,6 +373,9 @@ def train_mini_llm(
         save(model, tokenizer, out)
         write_json(out / CURVE_FILE, curve)
     scores = evaluate(model, tokenizer, held_out_samples(prompts, held_out, seed + 1_000_000))
-    write_json(out / "scores.json", {"config": asdict(config), "held_out": scores, "curve": curve})
+    maker = SampleMaker(prompts, seed + 2_000_000)
+    logs = [maker.log_question(kind) for kind in OPEN_KINDS for _ in range(held_out)]
+    record = {"config": asdict(config), "held_out": scores, "logs": evaluate(model, tokenizer, logs), "curve": curve}
+    write_json(out / "scores.json", record)
     (out / CURVE_FILE).unlink()
     return scores

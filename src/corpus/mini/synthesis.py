@@ -1,7 +1,8 @@
 """Sound families made by rule: beep, rising and falling sweep, hiss, with random parameters.
 
-Every family has one main parameter (a frequency) whose range is cut into cells on a logarithmic axis. A cell
-belongs to one split, so that "unseen" means frequencies that no training scene has used.
+The families also differ in timbre and envelope, as recorded classes do. Every family has one main parameter (a
+frequency) whose range is cut into cells on a logarithmic axis. A cell belongs to one split, so that "unseen" means
+frequencies that no training scene has used.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ SPLITS = ("train", "validation", "test")
 _CELLS = 20
 _CELL_SPLIT = tuple({3: "validation", 1: "test"}.get(cell % 5, "train") for cell in range(_CELLS))
 _RANGES = {
-    "beep": (450.0, 3200.0),
+    "beep": (700.0, 2800.0),
     "rising sweep": (250.0, 900.0),
-    "falling sweep": (1200.0, 4000.0),
+    "falling sweep": (1200.0, 3600.0),
     "hiss": (2500.0, 6500.0),
 }
 assert set(SYNTHETIC_NAMES) <= set(SOUND_NAMES)
@@ -62,39 +63,40 @@ def _edges(samples: NDArray[np.float64], attack: float, release: float) -> NDArr
     return shaped
 
 
-def _tone(phase: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """A sine with a random share of weak odd harmonics."""
-    third, fifth = rng.uniform(0, 0.35), rng.uniform(0, 0.2)
-    return np.sin(phase) + third * np.sin(3 * phase) + fifth * np.sin(5 * phase)
+def _tone(phase: NDArray[np.float64], shares: tuple[float, ...]) -> NDArray[np.float64]:
+    """A sine and its harmonics 2, 3, ... with these amplitudes."""
+    return sum((share * np.sin(order * phase) for order, share in enumerate(shares, start=2)), np.sin(phase))
 
 
 def _beep(frequency: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """A steady tone of one pitch, whole or in two to four equal pulses."""
-    seconds = rng.uniform(0.35, 0.8)
-    tone = _tone(2 * np.pi * frequency * _time(seconds), rng)
-    pulses = int(rng.integers(1, 4))
+    """Two to four equal pulses of one pitch, with odd harmonics."""
+    tone = _tone(2 * np.pi * frequency * _time(rng.uniform(0.35, 0.8)), (0.0, rng.uniform(0.1, 0.4)))
+    pulses = int(rng.integers(2, 5))
     gate = np.zeros_like(tone)
     length = len(tone) / pulses
     for pulse in range(pulses):
-        start, stop = int(pulse * length), int((pulse + (1.0 if pulses == 1 else 0.6)) * length)
+        start, stop = int(pulse * length), int((pulse + 0.65) * length)
         gate[start:stop] = _edges(np.ones(stop - start), 0.005, 0.01)
     return tone * gate
 
 
-def _sweep(start: float, stop: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    time = _time(rng.uniform(0.45, 0.9))
-    place = time / time[-1]
-    frequency = start * (stop / start) ** place
-    phase = 2 * np.pi * np.cumsum(frequency) / SAMPLE_RATE
-    return _edges(_tone(phase, rng), 0.02, 0.04)
+def _sweep(start: float, stop: float, seconds: float, shares: tuple[float, ...]) -> NDArray[np.float64]:
+    place = np.linspace(0, 1, int(seconds * SAMPLE_RATE))
+    phase = 2 * np.pi * np.cumsum(start * (stop / start) ** place) / SAMPLE_RATE
+    return _tone(phase, shares)
 
 
 def _rising(frequency: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    return _sweep(frequency, frequency * rng.uniform(2.5, 5.0), rng)
+    """A nearly pure tone that climbs 2.5 to 5 fold and grows louder."""
+    tone = _sweep(frequency, frequency * rng.uniform(2.5, 5.0), rng.uniform(0.45, 0.9), (rng.uniform(0, 0.1),))
+    return _edges(tone * np.linspace(rng.uniform(0.1, 0.3), 1, len(tone)), 0.02, 0.03)
 
 
 def _falling(frequency: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    return _sweep(frequency, frequency / rng.uniform(2.5, 5.0), rng)
+    """A buzzing tone that drops 2.5 to 5 fold and dies away."""
+    shares = (rng.uniform(0.5, 0.7), rng.uniform(0.3, 0.5))
+    tone = _sweep(frequency, frequency / rng.uniform(2.5, 5.0), rng.uniform(0.45, 0.9), shares)
+    return _edges(tone * np.linspace(1, rng.uniform(0.1, 0.3), len(tone)), 0.01, 0.04)
 
 
 def _hiss(frequency: float, rng: np.random.Generator) -> NDArray[np.float64]:

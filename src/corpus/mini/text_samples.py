@@ -29,6 +29,11 @@ OPPOSITES = (
 """What the model knows that has nothing to do with audio."""
 
 
+HEARD = "heard: "
+HEARD_SHARE = 0.12
+"""Share of descriptions that are introduced as heard; they are answered in a listener's voice. A large model can
+speak in both voices; so can this one, and it takes the listener's only where the input calls for it."""
+
 HARD_KINDS = ("present", "before", "louder")
 """Open questions that take a look into the text for a given word: drawn three times as often."""
 
@@ -37,12 +42,14 @@ HARD_KINDS = ("present", "before", "louder")
 class TextSample:
     """A conversation up to the model's turn, what it should write (thoughts first), and what the sample tests.
 
-    ``reference`` is the text that must follow ``</think>``.
+    ``logs`` are the parts of the messages that are logs, in order. ``reference`` is the text that must follow
+    ``</think>``.
     """
 
     task: str
     messages: tuple[Message, ...]
     response: str
+    logs: tuple[str, ...] = ()
 
     @property
     def reference(self) -> str:
@@ -62,30 +69,46 @@ def render_log(scene: Scene, rng: random.Random) -> str:
     filler = {"none": (".",), "faint": ("faint", "."), "strong": ("strong",)}[scene.background]
     words = _filler(filler, rng)
     for event in scene.events:
-        head = event.name.split()[0] if rng.random() < 0.5 else event.name
-        style = rng.randrange(3)
-        if style == 0:
-            run = [event.loudness, *[head] * rng.randint(1, 9)]
-        elif style == 1:
-            run = [event.loudness, head] * rng.randint(1, 5)
-        else:
-            run = [head, *[event.loudness] * rng.randint(1, 4), *[head] * rng.randint(0, 5)]
-        words += run + _filler(filler, rng)
+        run = _run(event, rng)
+        slips = rng.random() < 0.3
+        words += [rng.choice(filler) if slips and place and rng.random() < 0.15 else w for place, w in enumerate(run)]
+        words += _filler(filler, rng)
     return " ".join(words)
+
+
+def _run(event: Event, rng: random.Random) -> list[str]:
+    """One event of a log: its name and loudness by turns, in blocks, or as it comes."""
+    head = event.name.split()[0] if rng.random() < 0.5 else event.name
+    style, length = rng.randrange(4), rng.choice((1, 2, 3, 5, 8, 12, 18))
+    if style == 0:
+        return [event.loudness, *[head] * length]
+    if style == 1:
+        return [event.loudness, head] * (1 + length // 2)
+    if style == 2:
+        return [head, *[event.loudness] * rng.randint(1, 4), *[head] * (length // 2)]
+    return [head, *(rng.choice((event.loudness, *event.name.split())) for _ in range(length)), event.loudness]
 
 
 def _filler(words: tuple[str, ...], rng: random.Random) -> list[str]:
     return [rng.choice(words) for _ in range(rng.choice((0, 1, 2, 4, 8, 14)))]
 
 
-def render(scene: Scene, rng: random.Random) -> str:
+@dataclass(frozen=True)
+class Rendering:
+    """A description as it is written down; a ``log`` may reach the model blurred."""
+
+    text: str
+    log: bool = False
+
+
+def render(scene: Scene, rng: random.Random) -> Rendering:
     """The scene as somebody might write it down: caption with or without its frame, or a log."""
     style = rng.random()
-    if style < 0.45:
-        return describe(scene)
-    if style < 0.55:
-        return f"{scene.sequence} (background: {scene.background})"
-    return render_log(scene, rng)
+    if style < 0.3:
+        return Rendering(describe(scene))
+    if style < 0.4:
+        return Rendering(f"{scene.sequence} (background: {scene.background})")
+    return Rendering(render_log(scene, rng), log=True)
 
 
 class SampleMaker:
@@ -120,6 +143,13 @@ class SampleMaker:
         assert question.choices is not None
         text = layout_question(question.text, question.choices)
         return self._about(scene, question, text, f"choice/{question.kind}", official)
+
+    def log_question(self, kind: str) -> TextSample:
+        """An open question about a log, without a system turn."""
+        scene, question = self._draw(make_question, kind)
+        log = render_log(scene, self._rng)
+        message = {"role": "user", "content": f"{log}\n{question.text}"}
+        return TextSample(f"log/{kind}", (message,), respond(scene, question, self._rng).reader, (log,))
 
     def guess(self) -> TextSample:
         """A question without any description."""
@@ -160,24 +190,28 @@ class SampleMaker:
         return ({"role": "system", "content": self._rng.choice(texts)},)
 
     def _about(self, scene: Scene, question: Question, text: str, task: str, official: bool) -> TextSample:
-        response = respond(scene, question, self._rng).reader
-        if official or self._rng.random() < 0.35:
-            return TextSample(task, tuple(self_generation_messages(self._prompts, describe(scene), text)), response)
-        return TextSample(task, (*self._system(), {"role": "user", "content": self._content(scene, text)}), response)
+        voiced = respond(scene, question, self._rng)
+        if official or self._rng.random() < 0.25:
+            messages = tuple(self_generation_messages(self._prompts, describe(scene), text))
+            return TextSample(task, messages, voiced.reader)
+        heard = self._rng.random() < HEARD_SHARE
+        content, logs = self._content(scene, text, HEARD if heard else "")
+        messages = (*self._system(), {"role": "user", "content": content})
+        return TextSample(task, messages, voiced.listener if heard else voiced.reader, logs)
 
-    def _content(self, scene: Scene, text: str) -> str:
-        """The description before the question, in one of the layouts that also occur with audio in its place."""
-        opening, closing = self._prompts.description_open, self._prompts.description_close
+    def _content(self, scene: Scene, text: str, opening: str) -> tuple[str, tuple[str, ...]]:
+        """The description before the question, in one of the layouts that also occur with audio in its place; and
+        the logs in it."""
         style = self._rng.random()
-        if style < 0.5:
-            return f"{render(scene, self._rng)}\n{text}"
-        if style < 0.65:
-            return f"{opening}{render(scene, self._rng)}{closing}{text}"
+        once = render(scene, self._rng)
         if style < 0.8:
-            return f"{opening}{render(scene, self._rng)}{closing}\n\n{text}"
-        times = 2
-        parts = [self._prompts.ensemble_intro.format(n=times)]
-        for number in range(1, times + 1):
-            heading = self._prompts.ensemble_heading.format(i=number, n=times)
-            parts.append(f"{heading}\n{render(scene, self._rng)}\n")
-        return "".join(part if part.endswith("\n") else part + "\n" for part in parts) + text
+            tags = (self._prompts.description_open, self._prompts.description_close)
+            before, after = ("", "\n") if style < 0.5 else (tags[0], tags[1] + ("" if style < 0.65 else "\n\n"))
+            return f"{opening}{before}{once.text}{after}{text}", (once.text,) if once.log else ()
+        hearings = (once, render(scene, self._rng))
+        parts = [self._prompts.ensemble_intro.format(n=len(hearings))]
+        for number, hearing in enumerate(hearings, 1):
+            heading = self._prompts.ensemble_heading.format(i=number, n=len(hearings))
+            parts.append(f"{heading}\n{opening}{hearing.text}\n")
+        content = "".join(part if part.endswith("\n") else part + "\n" for part in parts) + text
+        return content, tuple(hearing.text for hearing in hearings if hearing.log)

@@ -9,7 +9,7 @@ import pytest
 
 from src.corpus.mini.questions import make_choice_question, make_question
 from src.corpus.mini.reading import respond
-from src.corpus.mini.text_samples import OPPOSITES, SampleMaker, draw_scene, render_log
+from src.corpus.mini.text_samples import HEARD, OPPOSITES, SampleMaker, draw_scene, render_log
 from src.corpus.stages.rephrase_text import prepare, restore
 from src.prompts.betrayal import betrays
 from src.prompts.texts import load_prompts
@@ -69,6 +69,24 @@ def test_logs_name_the_sounds_in_order() -> None:
         log = render_log(scene, rng).split()
         places = [log.index(name.split()[0]) for name in scene.names]
         assert places == sorted(places)
+
+
+def test_only_what_is_introduced_as_heard_is_answered_by_a_listener() -> None:
+    about = [s for s in islice(SampleMaker(PROMPTS, 8), 1500) if s.task.startswith(("open", "choice"))]
+    heard = [sample for sample in about if HEARD in sample.messages[-1]["content"]]
+    assert 0.05 < len(heard) / len(about) < 0.15
+    for sample in about:
+        assert betrays(sample.response, PROMPTS) == (sample not in heard), sample.response
+
+
+def test_logs_of_a_sample_stand_in_its_messages_in_order() -> None:
+    samples = [sample for sample in islice(SampleMaker(PROMPTS, 9), 500) if sample.logs]
+    assert any(len(sample.logs) == 2 for sample in samples)
+    for sample in samples:
+        rest = sample.messages[-1]["content"]
+        for log in sample.logs:
+            assert log in rest
+            rest = rest.split(log, 1)[1]
 
 
 def test_the_text_skill_is_right() -> None:
