@@ -14,6 +14,8 @@ from src.report.manifest import Role, SystemRuns
 
 ADAPTERS = {"whisper": "AL-Whisper", "w2vbert": "AL-W2V-BERT", "sslam": "AL-SSLAM", "muq": "AL-MuQ"}
 """Encoders whose adapters are trained alone, and the titles of these systems."""
+MAIN_ENCODER = "whisper"
+"""Its stream is the one that both fusions enrich: its adapter is trained for ``Size.main_steps``."""
 FUSIONS = {"alarm_ca": ("ALARM-CA", tuple(ADAPTERS)), "alarm_p": ("ALARM-P", ("whisper",))}
 """Fusion models: title, and the adapters that they take over, frozen."""
 LAUNCH = "accelerate launch --quiet --config-file src/configs/accelerate/single.yaml train.py"
@@ -31,6 +33,7 @@ class Size:
     validation_scenes: int
     open_questions: int
     choice_questions: int
+    main_steps: int
     adapter_steps: int
     fusion_steps: int
 
@@ -143,8 +146,8 @@ class Builder:
         return self._training(
             run,
             f"Train {ADAPTERS[encoder]}: the adapter of one encoder",
-            f"model=mini_{encoder} dataset={dataset}",
-            self.size.adapter_steps,
+            f"model=mini_{encoder} dataset={dataset} training_args=mini",
+            self.size.main_steps if encoder == MAIN_ENCODER else self.size.adapter_steps,
             (encoder,),
             ("responses",),
             seed,
@@ -154,7 +157,9 @@ class Builder:
         """Training of a fusion model on frozen adapters; ``adapters`` names the run of each."""
         title, frozen = FUSIONS[model]
         names = ",".join(f"{name}:{adapters[name]}" for name in frozen)
-        options = f"model=mini_{model} dataset=mini pretrained_adapters_dir={self.layout.saved} "
+        options = (
+            f"model=mini_{model} dataset=mini training_args=mini_fusion pretrained_adapters_dir={self.layout.saved} "
+        )
         options += f"'pretrained_adapters_names={{{names}}}' freeze_adapters=true"
         if len(frozen) < len(ADAPTERS):
             options += f" 'frozen_adapters_names=[{','.join(frozen)}]'"
@@ -183,7 +188,7 @@ class Builder:
             LAUNCH,
             options,
             self.parts.overrides(encoders),
-            f"training_args=mini prompts=mini training_args.output_dir={folder} training_args.max_steps={steps}",
+            f"prompts=mini training_args.output_dir={folder} training_args.max_steps={steps}",
             f"training_args.eval_strategy=steps training_args.eval_steps={max(1, steps // 3)}",
             f"encoder_cache_mb={CACHE_MB} encoder_cache_dir={self.layout.out / 'encoder_states'}",
             "" if seed is None else f"seed={seed}",

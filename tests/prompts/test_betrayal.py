@@ -52,8 +52,8 @@ def test_no_phrases_and_blank_phrases_betray_nothing() -> None:
 @pytest.mark.parametrize("name", ["mini", "full"])
 def test_shipped_sets_tell_a_reader_from_a_listener(name: str) -> None:
     prompts = load_prompts(name)
-    assert betrays("the description says: a loud kick. the first sound mentioned is the kick.", prompts)
-    assert not betrays("i hear a loud kick. the first sound i hear is the kick.\n</think>\n\nit is a kick.", prompts)
+    assert betrays("the description says: kick loud. the first sound mentioned is the kick.", prompts)
+    assert not betrays("i hear: kick loud. the first sound i hear is the kick.\n</think>\n\nit is a kick.", prompts)
 
 
 def test_the_miniature_worlds_two_voices_are_told_apart() -> None:

@@ -38,6 +38,7 @@ def overrides(world: Path, output: Path, *extra: str, model: str = "mini_w2vbert
         "per_device_train_batch_size": 4,
         "logging_steps": 1,
         "warmup_steps": 2,
+        "learning_rate": 2e-3,
         **training_args,
     }
     return [

@@ -31,7 +31,7 @@ NAME, TEST_NAME, BENCHMARK_NAME = "mini", "mini_test", "mini_mcqa"
 TEST_SPLITS = {"known": "train", "unseen": "test"}
 """Splits of the two test sets, and the recordings that their scenes are made of."""
 CHOICE_SHARE = 0.25
-_RECIPE_VERSION = 2
+_RECIPE_VERSION = 3
 _COMPLETED = ".completed"
 _DRAWS = 200
 

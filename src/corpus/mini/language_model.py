@@ -72,7 +72,7 @@ class MiniLLMConfig:
     head_dim: int = 32
     ffn: int = 512
     vocabulary: int = 768
-    cycles: tuple[Cycle, ...] = (Cycle(3500, 2e-3), Cycle(1200, 1.2e-3, blur=0.7))
+    cycles: tuple[Cycle, ...] = (Cycle(3500, 2e-3), Cycle(900, 1.2e-3, blur=0.7), Cycle(600, 1e-3, blur=0.8))
     batch_size: int = 24
     warmup: int = 100
     noise: float = 0.1
@@ -204,14 +204,16 @@ def blur_logs(embeddings: Tensor, in_log: Tensor, share: float, noise: float, ge
     """Mix every embedding of a log with those up to two places away, by random weights, and add noise.
 
     ``embeddings`` is ``(batch, length, dim)``, ``in_log`` ``(batch, length)``. A ``share`` of the rows is changed:
-    there a moment holds several words at once, as an embedding made from audio does. ``noise`` is its largest spread.
+    there a moment holds several words at once, as an embedding made from audio does; how far and how evenly they
+    mix is drawn for each row. ``noise`` is its largest spread.
     """
     batch, length, dim = embeddings.shape
     rows = torch.rand(batch, 1, generator=generator) < share
     chosen = (in_log & rows).unsqueeze(-1)
     shifts = range(-BLUR_REACH, BLUR_REACH + 1)
-    nearness = torch.tensor([-0.75 * abs(shift) for shift in shifts])
-    weights = 1.5 * torch.randn(batch, length, len(shifts), generator=generator) + nearness
+    reach = torch.rand(batch, 1, 1, generator=generator) * torch.tensor([-1.0 * abs(shift) for shift in shifts])
+    unevenness = 1.5 * torch.rand(batch, 1, 1, generator=generator)
+    weights = unevenness * torch.randn(batch, length, len(shifts), generator=generator) + reach
     inside = torch.stack([in_log.roll(shift, 1) for shift in shifts], -1)
     weights = weights.masked_fill(~inside, -torch.inf).masked_fill(~chosen, 0).softmax(-1).to(embeddings.dtype)
     mixed = sum(weights[..., place, None] * embeddings.roll(shift, 1) for place, shift in enumerate(shifts))

@@ -88,7 +88,7 @@ def _louder(scene: Scene, rng: random.Random, names: tuple[str, ...]) -> Questio
 
 def _describe(scene: Scene, rng: random.Random, names: tuple[str, ...]) -> Question | None:
     background = "no noise" if scene.background == "none" else f"{scene.background} noise"
-    return Question("describe", "describe the audio.", f"there is {scene.sequence}, with {background} behind.")
+    return Question("describe", "describe the audio.", f"the sounds are {scene.sequence}, with {background} behind.")
 
 
 def _sequence(scene: Scene, rng: random.Random, names: tuple[str, ...]) -> Question | None:

@@ -17,9 +17,9 @@ READER, LISTENER = 0, 1
 
 _VOICES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "opening": (
-        ("the description says: {s}.", "i hear {s}."),
-        ("the description lists {s}.", "i can hear {s}."),
-        ("the text mentions {s}.", "i notice {s}."),
+        ("the description says: {s}.", "i hear: {s}."),
+        ("the description lists: {s}.", "i can hear: {s}."),
+        ("the text mentions: {s}.", "i notice: {s}."),
     ),
     "first": (("the first sound mentioned is the {a}.", "the first sound i hear is the {a}."),),
     "last": (("the last sound mentioned is the {a}.", "the last sound i hear is the {a}."),),

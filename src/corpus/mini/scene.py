@@ -25,8 +25,11 @@ class Event:
 
     @property
     def phrase(self) -> str:
-        """The event with its loudness, e.g. ``a loud kick``."""
-        return f"a {self.loudness} {self.name}"
+        """The event with its loudness, e.g. ``kick loud``.
+
+        The name comes first: a small model that has written it finds the loudness where it found the name.
+        """
+        return f"{self.name} {self.loudness}"
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Scene:
 
     @property
     def sequence(self) -> str:
-        """The events in words, e.g. ``a loud kick, then a soft tom``."""
+        """The events in words, e.g. ``kick loud, then tom soft``."""
         return join_phrases([event.phrase for event in self.events])
 
     def to_json(self) -> str:
@@ -74,7 +77,7 @@ def join_phrases(phrases: Sequence[str]) -> str:
 def describe(scene: Scene) -> str:
     """The scene's description in the corpora's format, caption style.
 
-    ``[00:00-00:03] |a loud kick, then a soft tom| (duration: 3s, events: 2, background: faint)``
+    ``[00:00-00:03] |kick loud, then tom soft| (duration: 3s, events: 2, background: faint)``
     """
     return describe_audio(
         scene.duration,

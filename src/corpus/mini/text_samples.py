@@ -79,11 +79,11 @@ def render_log(scene: Scene, rng: random.Random) -> str:
 def _run(event: Event, rng: random.Random) -> list[str]:
     """One event of a log: its name and loudness by turns, in blocks, or as it comes."""
     head = event.name.split()[0] if rng.random() < 0.5 else event.name
-    style, length = rng.randrange(4), rng.choice((1, 2, 3, 5, 8, 12, 18))
+    style, length = rng.choice((0, 1, 1, 1, 2, 3)), rng.choice((1, 2, 3, 5, 8, 12, 18))
     if style == 0:
-        return [event.loudness, *[head] * length]
+        return [head, event.loudness, *[head] * length]
     if style == 1:
-        return [event.loudness, head] * (1 + length // 2)
+        return [head, event.loudness] * (1 + length // 2)
     if style == 2:
         return [head, *[event.loudness] * rng.randint(1, 4), *[head] * (length // 2)]
     return [head, *(rng.choice((event.loudness, *event.name.split())) for _ in range(length)), event.loudness]

@@ -17,8 +17,7 @@ SCENE = Scene((Event("kick", "loud", 0), Event("tom", "soft", 1), Event("robot v
 
 def test_description_is_the_corpora_format() -> None:
     assert describe(SCENE) == (
-        "[00:00-00:03] |a loud kick, then a soft tom, then a loud robot voice| "
-        "(duration: 3s, events: 3, background: faint)"
+        "[00:00-00:03] |kick loud, then tom soft, then robot voice loud| (duration: 3s, events: 3, background: faint)"
     )
     assert Scene.from_json(SCENE.to_json()) == SCENE
 
@@ -40,7 +39,7 @@ def test_open_answers() -> None:
     assert texts["count"] == "there are three sounds."
     assert texts["sequence"] == "kick, tom, robot voice."
     assert (
-        texts["describe"].startswith("there is a loud kick, then a soft tom") and "faint noise" in texts["describe"]
+        texts["describe"].startswith("the sounds are kick loud, then tom soft") and "faint noise" in texts["describe"]
     )
 
 
