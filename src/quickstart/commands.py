@@ -189,7 +189,7 @@ class Builder:
             options,
             self.parts.overrides(encoders),
             f"prompts=mini training_args.output_dir={folder} training_args.max_steps={steps}",
-            f"training_args.eval_strategy=steps training_args.eval_steps={max(1, steps // 3)}",
+            f"training_args.eval_strategy=steps training_args.eval_steps={max(1, steps // 2)}",
             f"encoder_cache_mb={CACHE_MB} encoder_cache_dir={self.layout.out / 'encoder_states'}",
             "" if seed is None else f"seed={seed}",
         ]

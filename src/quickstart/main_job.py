@@ -10,7 +10,7 @@ from src.quickstart.commands import ADAPTERS, FUSIONS, Answers, Builder, Layout,
 from src.quickstart.stage import Stage
 from src.report.manifest import Manifest, TargetSet, TextSkill, TrainingRun
 
-SIZES = {"default": Size(1600, 160, 120, 240, 500, 300, 300), "small": Size(48, 8, 6, 12, 4, 4, 4)}
+SIZES = {"default": Size(1600, 160, 120, 240, 750, 300, 500), "small": Size(48, 8, 6, 12, 4, 4, 4)}
 ABLATION_SEEDS = (1, 2, 3)
 
 
