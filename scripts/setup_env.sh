@@ -53,6 +53,9 @@ fi
 if ! ldconfig -p 2>/dev/null | grep -q libavcodec && ! command -v ffmpeg >/dev/null; then apt_install ffmpeg; fi
 
 PYTHON_BIN=$(find_python)
+# torchcodec's libraries are linked against libpython, which Debian's python3 leaves out.
+LIBPYTHON=$("$PYTHON_BIN" -c 'import sys; print("libpython%d.%d" % sys.version_info[:2])')
+if ! "$PYTHON_BIN" -c "import ctypes; ctypes.CDLL('$LIBPYTHON.so.1.0')" 2>/dev/null; then apt_install "$LIBPYTHON"; fi
 if [ ! -x "$VENV/bin/python" ]; then
   say "making $VENV with $("$PYTHON_BIN" --version)"
   # Debian's Python comes without ensurepip
