@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole method in miniature on any machine: set-up, data, training, generation, scores, report.
 #
-# ./quickstart.sh                 about ten minutes on two cores; run again, it skips what is done
+# ./quickstart.sh                 about 12 minutes on two cores; run again, it skips what is done
 # ./quickstart.sh --setup-only    stop after the set-up
 # ./quickstart.sh --full          retrain everything from nothing and run the ablations over 3 seeds (hours)
 set -euo pipefail

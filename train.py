@@ -20,18 +20,14 @@ from src.common.errors import ConfigError
 
 def main() -> None:
     """Train as the command line says."""
-    try:
-        config = compose("train", sys.argv[1:])
-        from src.training.config import bind_train_config
+    from src.training.run import run_training
 
-        bind_train_config(config)
+    try:
+        run_training(compose("train", sys.argv[1:]))
     except ConfigError:
         if int(os.environ.get("RANK", "0")) > 0:
             time.sleep(30)  # the first process says the same, and the launcher then ends the others
         raise
-    from src.training.run import run_training
-
-    run_training(config)
 
 
 if __name__ == "__main__":

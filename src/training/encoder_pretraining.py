@@ -206,11 +206,13 @@ def train_taggers(
     losses: dict[str, list[float]] = {name: [] for name in taggers}
     for tagger in taggers.values():
         tagger.train()
+    active: dict[str, Tagger] = {}
     for step in range(max(settings[name].steps for name in taggers)):
-        active = {name: tagger for name, tagger in taggers.items() if step < settings[name].steps}
-        some = next(iter(active))
+        left = {name: tagger for name, tagger in taggers.items() if step < settings[name].steps}
+        if left.keys() != active.keys():
+            active, extractor, some = left, _extractor(left), next(iter(left))
         drawn = list(islice(clips, settings[some].batch_size))
-        features = _extractor(active)(_waveforms(drawn, active[some].sizes))
+        features = extractor(_waveforms(drawn, active[some].sizes))
         for name, tagger in active.items():
             loss = tagging_loss(tagger, features[name], drawn)
             loss.backward()
