@@ -16,7 +16,7 @@ from src.generation.requests import Sampling
 from src.generation.respond import Item
 from src.generation.tables import Table, need_columns, open_tables, other_rows, with_texts
 from src.generation.tasks import Task
-from src.model.checkpoints import STATE_FILE, find_checkpoint, read_config
+from src.model.checkpoints import Checkpoint, open_checkpoint
 from src.model.llm import resolve_source
 from src.prompts import Prompts
 from src.prompts.chat import opens_thoughts
@@ -33,7 +33,7 @@ class Job:
     prompts: Prompts
     llm: str
     llm_revision: str | None
-    checkpoint_folders: list[Path]
+    checkpoints: list[Checkpoint]
     tables: list[tuple[Table, str]]
     directory: Path
 
@@ -49,7 +49,7 @@ class Job:
             "task": self.task.name,
             "dataset": {table.split: table.data._fingerprint for table, _ in self.tables},
             "llm": [self.llm, self.llm_revision, file_digests(Path(resolve_source(self.llm)), "*.safetensors")],
-            "checkpoints": [file_digests(folder, STATE_FILE) for folder in self.checkpoint_folders],
+            "checkpoints": [checkpoint.digest() for checkpoint in self.checkpoints],
             "prompts": self.prompts.digest(),
             "audio_input": config.audio_input,
             "max_tokens": [model.max_tokens, model.max_thinking_tokens],
@@ -96,9 +96,9 @@ class Job:
 
     def finish(self, records: Mapping[str, Any]) -> dict[str, Any]:
         """Assemble the data set; returns the counts for each split."""
-        from transformers import AutoTokenizer
+        from src.model.llm import load_tokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(resolve_source(self.llm), revision=self.llm_revision)
+        tokenizer = load_tokenizer(self.llm, self.llm_revision)
         return assemble(
             self.directory,
             self.tables,
@@ -113,8 +113,8 @@ class Job:
 def prepare(config: RunConfig, task: Task) -> Job:
     """Check everything that can be checked without loading a model. Raises :class:`UserError`."""
     prompts = read_prompts(config.prompts)
-    folders = [find_checkpoint(name) for name in config.checkpoints]
-    trained_with = read_config(folders[0]) if folders else None
+    checkpoints = [open_checkpoint(name) for name in config.checkpoints]
+    trained_with = checkpoints[0].config if checkpoints else None
     llm = config.model.llm or (trained_with.llm if trained_with else "")
     same = trained_with is not None and trained_with.llm == llm
     revision = config.model.llm_revision or (trained_with.llm_revision if same and trained_with else None)
@@ -130,7 +130,7 @@ def prepare(config: RunConfig, task: Task) -> Job:
             need_columns(found, ("audio_description",), name, "audio_input=description")
         tables.append((found, column))
     directory = generated_dir(model_short_name(llm), config.output_name())
-    return Job(config, task, prompts, llm, revision, folders, tables, directory)
+    return Job(config, task, prompts, llm, revision, checkpoints, tables, directory)
 
 
 def file_digests(folder: Path, pattern: str) -> dict[str, str]:

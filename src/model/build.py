@@ -6,9 +6,7 @@ import torch
 
 from src.audio.features import AudioFeatureExtractor
 from src.model.config import FrontEndConfig
-from src.model.encoders.base import Encoder
 from src.model.encoders.build import build_encoder
-from src.model.encoders.config import EncoderSpec
 from src.model.encoders.weights import load_encoder
 from src.model.front_end import AudioFrontEnd
 
@@ -18,14 +16,8 @@ def build_front_end(config: FrontEndConfig, llm_dim: int, encoder_weights: bool 
 
     Raises :class:`UserError` for weights that cannot be found and for parts whose widths do not fit.
     """
-    encoders = {name: _encoder(name, spec, encoder_weights) for name, spec in config.encoders.items()}
-    return AudioFrontEnd(config, llm_dim, encoders)
-
-
-def _encoder(name: str, spec: EncoderSpec, weights: bool) -> Encoder:
-    if weights:
-        return load_encoder(name, spec, spec.weights.source, spec.weights.revision)
-    return build_encoder(name, spec)
+    make = load_encoder if encoder_weights else build_encoder
+    return AudioFrontEnd(config, llm_dim, {name: make(name, spec) for name, spec in config.encoders.items()})
 
 
 def build_feature_extractor(config: FrontEndConfig, device: torch.device | str = "cpu") -> AudioFeatureExtractor:

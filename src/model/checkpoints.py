@@ -1,8 +1,9 @@
 """Checkpoints: the trained state of a front end, and a config that names the frozen parts.
 
-A checkpoint folder holds ``model.safetensors`` (adapters, fusion, separators; published names without ``model.``) and
-``alarm_config.json`` (the model configuration: LLM, encoders with source and revision, front end). A Trainer's output
-folder stands for the last checkpoint in it; any other name is asked of the Hub.
+Our form is a folder with ``model.safetensors`` (adapters, fusion, separators; published names without ``model.``) and
+``alarm_config.json`` (the model configuration: LLM, encoders with source and revision, front end). The published form
+is the whole model in one or many safetensors files (:mod:`src.model.published`); only the tensors that are needed are
+read. A Trainer's output folder stands for the last checkpoint in it; any other name is asked of the Hub.
 """
 
 from __future__ import annotations
@@ -11,50 +12,128 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from src.audio.features import AudioFeatureExtractor
 from src.common.config import bind_dataclass
 from src.common.errors import ConfigError, UserError
-from src.model.build import build_feature_extractor, build_front_end
+from src.model import published
+from src.model.build import build_feature_extractor
 from src.model.config import ModelConfig
+from src.model.encoders.base import Encoder
+from src.model.encoders.weights import fill_encoder, load_encoder
 from src.model.front_end import AudioFrontEnd
+from src.model.tensor_files import INDEX_FILE, WEIGHTS_FILE, TensorFiles, folder_files, hub_files, tensors_digest
 
-STATE_FILE = "model.safetensors"
 CONFIG_FILE = "alarm_config.json"
 FORMAT = 1
 HUB_TIMEOUT_SECONDS = 10.0
-PUBLISHED_PREFIX = "model."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was found; its tensors are read when they are asked for.
+
+    Attributes:
+        name: as it was given.
+        tensors: all that its files hold.
+        config_file: our configuration; None for a published checkpoint without one.
+        folder: where it lies, None on the Hub.
+        revision: commit on the Hub.
+    """
+
+    name: str
+    tensors: TensorFiles
+    config_file: Path | None
+    folder: Path | None = None
+    revision: str | None = None
+
+    @cached_property
+    def config(self) -> ModelConfig:
+        """The model's configuration, from its file or recognised by the tensors."""
+        if self.config_file is not None:
+            return read_config(self.config_file)
+        names = self.trained
+        shapes = self.tensors.shapes(names.values())
+        needed = self.tensors.shapes([published.EMBEDDINGS] if published.EMBEDDINGS in self.tensors.file_of else [])
+        own = {name: shapes[stored] for name, stored in names.items()}
+        width = next((shape[-1] for shape in (*needed.values(), *map(own.get, published.SEPARATORS)) if shape), 0)
+        return published.recognise(own, published.encoder_names(self.tensors.file_of), width, self.name)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the encoders are in it, as in the published form."""
+        return bool(self.tensors.names(published.ENCODER_PREFIX))
+
+    @property
+    def trained(self) -> dict[str, str]:
+        """Names of adapters, fusion and separators, as in a front end, and the names that they are stored under."""
+        stored = self.tensors.names()
+        if self.whole:
+            stored = [
+                name
+                for name in self.tensors.names(published.AUDIO_PREFIX)
+                if not name.startswith(published.ENCODER_PREFIX)
+            ]
+        return {name.removeprefix(published.PREFIX): name for name in stored}
+
+    def state(self, prefix: str = "", dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """The trained tensors below ``prefix``, by their names in a front end."""
+        own = {stored: name for name, stored in self.trained.items() if name.startswith(prefix)}
+        return {own[stored]: value for stored, value in self.tensors.read(own, dtype)}
+
+    def encoder(self, name: str, dtype: torch.dtype = torch.float32) -> Encoder:
+        """A frozen encoder: its own, or the one that its configuration names."""
+        spec = self.config.config.encoders[name]
+        if not self.whole:
+            return load_encoder(name, spec, dtype=dtype)
+        return fill_encoder(name, spec, self.tensors, f"{published.ENCODER_PREFIX}{name}.", dtype)
+
+    def digest(self) -> str:
+        """SHA-256 over the trained tensors."""
+        return tensors_digest(self.state())
 
 
 @dataclass(frozen=True)
 class LoadedFrontEnd:
-    """A front end ready for inference, what computes its features, and the configuration it was trained with."""
+    """A front end ready for inference, what computes its features, the configuration it was trained with, and the
+    checkpoint's name."""
 
     front_end: AudioFrontEnd
     feature_extractor: AudioFeatureExtractor
     config: ModelConfig
-    directory: Path
+    name: str
 
 
 def save_checkpoint(
     directory: str | Path, front_end: AudioFrontEnd, config: ModelConfig, extra: Mapping[str, Any] | None = None
 ) -> Path:
     """Write the trained state and the configuration; ``extra`` is kept as given (JSON values). Returns the folder."""
+    state = {name: value.detach().cpu().contiguous() for name, value in front_end.trained_state().items()}
+    return write_checkpoint(directory, state, config.with_width(front_end.llm_dim), extra)
+
+
+def write_checkpoint(
+    directory: str | Path, state: Mapping[str, Tensor], config: ModelConfig, extra: Mapping[str, Any] | None = None
+) -> Path:
+    """As :func:`save_checkpoint`, from the trained tensors by name."""
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().cpu().contiguous() for name, value in front_end.trained_state().items()}
-    save_file(state, folder / STATE_FILE, metadata={"format": "pt"})
-    described = config.as_dict() | {"llm_embedding_dim": front_end.llm_dim}
-    content = {"format": FORMAT, "model": described, "extra": dict(extra or {})}
-    (folder / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    save_file(dict(state), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    write_config(folder, config, extra)
     return folder
+
+
+def write_config(folder: Path, config: ModelConfig, extra: Mapping[str, Any] | None = None) -> None:
+    """Write ``alarm_config.json``; ``extra`` is kept as given."""
+    content = {"format": FORMAT, "model": config.as_dict(), "extra": dict(extra or {})}
+    (folder / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def load_front_end(
@@ -62,36 +141,49 @@ def load_front_end(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
+    encoder_dtype: torch.dtype = torch.float32,
 ) -> LoadedFrontEnd:
-    """Front end of a checkpoint (folder or Hub id), in eval mode; ``dtype`` is that of the trained part.
+    """Front end of a checkpoint (folder or Hub id, our form or the published one), in eval mode.
 
-    Raises :class:`UserError` for a missing folder or file, and for tensors that do not fit the configuration.
+    ``dtype`` is that of the trained part. Raises :class:`UserError` for a missing folder or file, and for tensors
+    that do not fit the configuration.
     """
-    folder = find_checkpoint(name, revision)
-    config = read_config(folder)
+    checkpoint = open_checkpoint(name, revision)
+    config = checkpoint.config
     assert config.llm_embedding_dim is not None
-    front_end = build_front_end(config.config, config.llm_embedding_dim)
-    load_state(front_end, folder)
-    front_end.requires_grad_(False).eval().to(device).cast_trained(dtype)
-    return LoadedFrontEnd(front_end, build_feature_extractor(config.config, device), config, folder)
+    encoders = {name: checkpoint.encoder(name, encoder_dtype) for name in config.config.encoders}
+    with torch.device("meta"):
+        front_end = AudioFrontEnd(config.config, config.llm_embedding_dim, encoders)
+    _load_into(front_end, checkpoint.state(dtype=dtype), front_end.trained_state(), checkpoint.name, assign=True)
+    front_end.requires_grad_(False).eval().to(device)
+    return LoadedFrontEnd(front_end, build_feature_extractor(config.config, device), config, checkpoint.name)
 
 
-def find_checkpoint(name: str | Path, revision: str | None = None) -> Path:
-    """Folder of a checkpoint: ``name`` itself, the last ``checkpoint-N`` in it, or a download from the Hub."""
+def open_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint:
+    """Find a checkpoint: the folder ``name``, the last ``checkpoint-N`` in it, or a repository of the Hub.
+
+    From the Hub come the configuration and the index at once, other files when they are needed. Raises
+    :class:`UserError` when there is no checkpoint of that name.
+    """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return _inside(folder)
+        folder = _inside(folder)
+        fetch = folder_files(folder)
+        tensors = TensorFiles.open(f"checkpoint {str(folder)!r}", fetch)
+        if tensors is None:
+            raise UserError(f"checkpoint {str(folder)!r}: {WEIGHTS_FILE} is missing; the checkpoint is incomplete")
+        return Checkpoint(str(name), tensors, fetch(CONFIG_FILE), folder)
     text = str(name)
     looks_local = (
         folder.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1 or folder.parent.is_dir()
     )
     if looks_local:
         raise UserError(f"checkpoint {text!r}: no such folder; expected a checkpoint folder or a Hub id OWNER/NAME")
-    return _download(text, revision)
+    return _of_hub(text, revision)
 
 
 def _inside(folder: Path) -> Path:
-    if (folder / CONFIG_FILE).is_file():
+    if any((folder / file).is_file() for file in (CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE)):
         return folder
     steps = [
         (int(match.group(1)), path)
@@ -100,34 +192,36 @@ def _inside(folder: Path) -> Path:
     ]
     if not steps:
         raise UserError(
-            f"checkpoint {str(folder)!r}: no {CONFIG_FILE} in it nor in a checkpoint-N below it; "
-            "expected a folder written by train.py"
+            f"checkpoint {str(folder)!r}: no {CONFIG_FILE} in it nor in a checkpoint-N below it, and no "
+            f"{WEIGHTS_FILE}; expected a folder written by train.py or a published checkpoint"
         )
     return max(steps)[1]
 
 
-def _download(name: str, revision: str | None) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
+def _of_hub(name: str, revision: str | None) -> Checkpoint:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
     reason: Exception | None = None
     try:
-        # Asked once before the download, which would try for minutes when there is no connection.
-        HfApi().repo_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS)
+        # Asked once before the downloads, which would try for minutes when there is no connection.
+        revision = HfApi().repo_info(name, revision=revision, timeout=HUB_TIMEOUT_SECONDS).sha
     except Exception as error:  # whatever the HTTP library raises: a copy from an earlier download will do
         reason = error
+    fetch = hub_files(name, revision, offline=reason is not None)
+    config_file = tensors = None
     try:
-        path = snapshot_download(
-            name, revision=revision, allow_patterns=[CONFIG_FILE, STATE_FILE], local_files_only=reason is not None
-        )
-    except (OSError, ValueError) as error:
-        why = " ".join(str(reason or error).split())[:200]
-        raise UserError(f"checkpoint {name!r}: no such folder, and the Hub did not give it ({why})") from error
-    return _inside(Path(path))
+        config_file, tensors = fetch(CONFIG_FILE), TensorFiles.open(f"checkpoint {name!r}", fetch)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = reason or error
+    if tensors is None:
+        why = "it holds no safetensors files" if reason is None else " ".join(str(reason).split())[:200]
+        raise UserError(f"checkpoint {name!r}: no such folder, and the Hub did not give it ({why})") from reason
+    return Checkpoint(name, tensors, config_file, revision=revision)
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """The model configuration of a checkpoint folder. Raises :class:`UserError` when it cannot be read or bound."""
-    path = folder / CONFIG_FILE
+def read_config(path: Path) -> ModelConfig:
+    """The configuration in an ``alarm_config.json``. Raises :class:`UserError` when it cannot be read or bound."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version, model = content["format"], content["model"]
@@ -144,21 +238,9 @@ def read_config(folder: Path) -> ModelConfig:
     return config
 
 
-def read_state(folder: Path) -> dict[str, Tensor]:
-    """Tensors of a checkpoint folder by name below ``model.``. Raises :class:`UserError` otherwise."""
-    path = folder / STATE_FILE
-    if not path.is_file():
-        raise UserError(f"checkpoint {str(folder)!r}: {STATE_FILE} is missing; the checkpoint is incomplete")
-    try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error})") from error
-    return {name.removeprefix(PUBLISHED_PREFIX): value for name, value in state.items()}
-
-
 def load_state(front_end: AudioFrontEnd, folder: Path) -> None:
     """Load adapters, fusion and separators. Raises :class:`UserError` naming every tensor that does not fit."""
-    _load_into(front_end, read_state(folder), front_end.trained_state(), str(folder))
+    _load_into(front_end, open_checkpoint(folder).state(), front_end.trained_state(), str(folder))
 
 
 def load_adapters(front_end: AudioFrontEnd, dirs: str | Path | Sequence[str | Path], names: Sequence[str]) -> None:
@@ -178,18 +260,28 @@ def load_adapters(front_end: AudioFrontEnd, dirs: str | Path | Sequence[str | Pa
     if len(dirs) != len(names):
         raise ConfigError(f"pretrained_adapters_dir: got {len(dirs)} folders for {len(names)} adapter names")
     for directory, name in zip(dirs, names, strict=True):
-        folder = find_checkpoint(directory)
-        prefix = f"audio_adapter.adapters.{name}."
-        given = {key: value for key, value in read_state(folder).items() if key.startswith(prefix)}
+        prefix = adapter_prefix(name)
         expected = {key: value for key, value in front_end.trained_state().items() if key.startswith(prefix)}
-        _load_into(front_end, given, expected, f"{folder} (adapter {name})")
+        given = open_checkpoint(directory).state(prefix)
+        _load_into(front_end, given, expected, f"{directory} (adapter {name})")
 
 
-def _load_into(front_end: AudioFrontEnd, given: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:
+def adapter_prefix(name: str) -> str:
+    """How the names of an encoder's adapter tensors begin."""
+    return f"audio_adapter.adapters.{name}."
+
+
+def _load_into(
+    front_end: AudioFrontEnd,
+    given: dict[str, Tensor],
+    expected: Mapping[str, Tensor],
+    where: str,
+    assign: bool = False,
+) -> None:
     problems = misfits(given, expected)
     if problems:
         raise UserError(f"checkpoint {where} does not fit the model config: {'; '.join(problems)}")
-    front_end.load_state_dict(given, strict=False)
+    front_end.load_state_dict(given, strict=False, assign=assign)
 
 
 def misfits(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:

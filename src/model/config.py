@@ -252,6 +252,10 @@ class ModelConfig:
     llm_revision: str | None = None
     llm_embedding_dim: int | None = None
 
+    def with_width(self, llm_dim: int) -> ModelConfig:
+        """The same with the LLM's width written down."""
+        return dataclasses.replace(self, llm_embedding_dim=llm_dim)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain containers, as written to ``alarm_config.json``; binds back to the same configuration."""
         return _plain(dataclasses.asdict(self))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,10 @@ from torch import nn
 
 from src.common.errors import UserError
 from src.common.paths import REPO_ROOT
+from src.model.tensor_files import find_tensors, tensors_digest
+
+EMBEDDING_NAMES = (["embed_tokens", "weight"], ["wte", "weight"], ["embed_in", "weight"])
+"""How transformers' decoder-only families end the name of their input embeddings."""
 
 
 def resolve_source(name: str) -> str:
@@ -32,20 +35,41 @@ def load_llm(
 
     ``random`` builds the architecture with fresh weights. Raises :class:`UserError` when nothing can be loaded.
     """
-    source = resolve_source(name)
-    config = _config(name, revision)
+    config = llm_config(name, revision)
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision)
         if random:
             chosen = torch.float32 if dtype == "auto" else dtype
             model = transformers.AutoModelForCausalLM.from_config(config, dtype=chosen)
         else:
-            model = transformers.AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                resolve_source(name), revision=revision, dtype=dtype
+            )
     except (OSError, ValueError) as error:
         raise UserError(f"LLM {name!r} cannot be loaded: {_one_line(error)}") from error
-    return freeze(model.to(device)), tokenizer
+    return freeze(model.to(device)), load_tokenizer(name, revision)
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> Any:
+    """The tokenizer of an LLM. Raises :class:`UserError` when there is none."""
+    try:
+        return transformers.AutoTokenizer.from_pretrained(resolve_source(name), revision=revision)
+    except (OSError, ValueError) as error:
+        raise UserError(f"LLM {name!r}: no usable tokenizer ({_one_line(error)})") from error
+
+
+def load_input_embeddings(name: str, revision: str | None = None, dtype: torch.dtype | None = None) -> nn.Embedding:
+    """The frozen input embeddings of an LLM or of a published checkpoint; none of its other tensors are read.
+
+    ``dtype`` is that of the file where it is not given. Raises :class:`UserError` when the table cannot be found.
+    """
+    tensors = find_tensors("LLM", name, revision)
+    tables = [tensor for tensor in tensors.names() if tensor.split(".")[-2:] in EMBEDDING_NAMES]
+    if len(tables) != 1:
+        raise UserError(f"LLM {name!r}: expected one table of input embeddings, found {', '.join(tables) or 'none'}")
+    [(_, table)] = tensors.read(tables, dtype)
+    return nn.Embedding.from_pretrained(table, freeze=True)
 
 
 def freeze(model: nn.Module) -> nn.Module:
@@ -55,7 +79,7 @@ def freeze(model: nn.Module) -> nn.Module:
 
 def llm_width(name: str, revision: str | None = None) -> int:
     """Embedding width, read from the config alone."""
-    return config_width(_config(name, revision))
+    return config_width(llm_config(name, revision))
 
 
 def config_width(config: Any) -> int:
@@ -65,14 +89,11 @@ def config_width(config: Any) -> int:
 
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers in the state dict, by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return tensors_digest(model.state_dict())
 
 
-def _config(name: str, revision: str | None) -> Any:
+def llm_config(name: str, revision: str | None = None) -> Any:
+    """The transformers config of an LLM. Raises :class:`UserError` when there is none."""
     try:
         return transformers.AutoConfig.from_pretrained(resolve_source(name), revision=revision)
     except (OSError, ValueError) as error:

@@ -27,7 +27,7 @@ def loaded(llm: Path) -> LoadedFrontEnd:
     config = model_config("mini_whisper", f"model.llm={llm}")
     front_end = mini_front_end("mini_whisper").requires_grad_(False)
     folder = save_checkpoint(llm.parent / "checkpoint", front_end, config)
-    return LoadedFrontEnd(front_end, build_feature_extractor(config.config), config, folder)
+    return LoadedFrontEnd(front_end, build_feature_extractor(config.config), config, str(folder))
 
 
 @pytest.fixture

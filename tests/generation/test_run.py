@@ -47,7 +47,7 @@ class World:
     def run(self, name: str, *overrides: str, task: Task = FREE) -> Path:
         """Run and return the output folder."""
         program = "generate_vllm" if task is FREE else "generate_vllm_mcqa"
-        checkpoint = [f"checkpoint_name={self.loaded.directory}"]
+        checkpoint = [f"checkpoint_name={self.loaded.name}"]
         given = [f"dataset.name={name}", "prompts=mini", "batch_size=3", *checkpoint, *overrides]
         assert generate(compose(program, given), task, self.start) == 0
         return self.folder(name)

@@ -10,18 +10,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import src.model.build
+import src.model.checkpoints
 from src.common.errors import ConfigError, UserError
 from src.model.checkpoints import (
     CONFIG_FILE,
-    STATE_FILE,
-    find_checkpoint,
     load_adapters,
     load_front_end,
+    open_checkpoint,
     read_config,
     save_checkpoint,
 )
 from src.model.config import ModelConfig
 from src.model.front_end import AudioFrontEnd
+from src.model.tensor_files import WEIGHTS_FILE
 from tests.support.tiny_models import mini_front_end, model_config
 
 
@@ -29,11 +30,11 @@ from tests.support.tiny_models import mini_front_end, model_config
 def random_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     """Encoders of these checkpoints have random weights, always the same ones."""
 
-    def encoder(name: str, spec: object, weights: bool) -> object:
+    def encoder(name: str, spec: object, dtype: torch.dtype) -> object:
         torch.manual_seed(7)
-        return src.model.build.build_encoder(name, spec)  # type: ignore[arg-type]
+        return src.model.build.build_encoder(name, spec).to(dtype)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(src.model.build, "_encoder", encoder)
+    monkeypatch.setattr(src.model.checkpoints, "load_encoder", encoder)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def saved(tmp_path: Path, config: ModelConfig) -> tuple[Path, AudioFrontEnd]:
 def test_round_trip(saved: tuple[Path, AudioFrontEnd], config: ModelConfig) -> None:
     folder, front_end = saved
     loaded = load_front_end(folder)
-    assert loaded.config == config and loaded.directory == folder
+    assert loaded.config == config
     assert not loaded.front_end.training
     expected = front_end.trained_state()
     assert loaded.front_end.trained_state().keys() == expected.keys()
@@ -61,7 +62,7 @@ def test_round_trip(saved: tuple[Path, AudioFrontEnd], config: ModelConfig) -> N
 
 def test_a_checkpoint_is_small_and_names_the_frozen_parts(saved: tuple[Path, AudioFrontEnd]) -> None:
     folder, _ = saved
-    names = set(load_file(folder / STATE_FILE))
+    names = set(load_file(folder / WEIGHTS_FILE))
     assert names and not any(name.startswith("audio_encoder") for name in names)
     content = json.loads((folder / CONFIG_FILE).read_text())
     assert content["extra"] == {"step": 3}
@@ -74,9 +75,9 @@ def test_the_last_checkpoint_of_a_run(saved: tuple[Path, AudioFrontEnd], config:
     for step in (9, 100, 20):
         save_checkpoint(run / f"checkpoint-{step}", saved[1], config)
     (run / "checkpoint-500").mkdir()  # cut off before anything was written
-    assert find_checkpoint(run).name == "checkpoint-100"
+    assert open_checkpoint(run).folder.name == "checkpoint-100"
     save_checkpoint(run, saved[1], config)
-    assert find_checkpoint(run) == run
+    assert open_checkpoint(run).folder == run
 
 
 def test_a_name_that_the_hub_does_not_give(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -88,38 +89,38 @@ def test_a_name_that_the_hub_does_not_give(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", unreachable)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match=r"no such folder, and the Hub did not give it \(no route\)"):
-        find_checkpoint("somebody/nothing-of-that-name")
+        open_checkpoint("somebody/nothing-of-that-name")
 
 
 def test_missing_folders_and_files(saved: tuple[Path, AudioFrontEnd], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
-        find_checkpoint(tmp_path / "nowhere")
+        open_checkpoint(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=f"no {CONFIG_FILE}"):
-        find_checkpoint(tmp_path / "empty")
-    (saved[0] / STATE_FILE).unlink()
-    with pytest.raises(UserError, match=f"{STATE_FILE} is missing"):
+        open_checkpoint(tmp_path / "empty")
+    (saved[0] / WEIGHTS_FILE).unlink()
+    with pytest.raises(UserError, match=f"{WEIGHTS_FILE} is missing"):
         load_front_end(saved[0])
 
 
 def test_broken_files(saved: tuple[Path, AudioFrontEnd]) -> None:
     folder, _ = saved
-    (folder / STATE_FILE).write_bytes(b"nonsense")
+    (folder / WEIGHTS_FILE).write_bytes(b"nonsense")
     with pytest.raises(UserError, match="not a readable safetensors file"):
         load_front_end(folder)
     (folder / CONFIG_FILE).write_text("{")
     with pytest.raises(UserError, match="cannot be read as a checkpoint configuration"):
-        read_config(folder)
+        read_config(folder / CONFIG_FILE)
 
 
 def test_every_misfit_is_named_at_once(saved: tuple[Path, AudioFrontEnd]) -> None:
     folder, _ = saved
-    state = load_file(folder / STATE_FILE)
+    state = load_file(folder / WEIGHTS_FILE)
     del state["audio_start_emb"]
     state["stranger"] = torch.zeros(1)
     state["audio_end_emb"] = torch.zeros(1, 3)
     state["audio_adapter.adapters.muq.layer_fusion.layer_weights"] = torch.tensor([float("nan"), 0.0])
-    save_file(state, folder / STATE_FILE)
+    save_file(state, folder / WEIGHTS_FILE)
     with pytest.raises(UserError) as caught:
         load_front_end(folder)
     message = str(caught.value)
@@ -135,7 +136,7 @@ def test_adapters_from_other_runs(tmp_path: Path) -> None:
     front_end = mini_front_end("mini_alarm_ca", seed=5)
     load_adapters(front_end, tmp_path / "runs", ["whisper", "muq"])
     for name in ("whisper", "muq"):
-        given = load_file(tmp_path / "runs" / name / STATE_FILE)
+        given = load_file(tmp_path / "runs" / name / WEIGHTS_FILE)
         for key, value in given.items():
             if key.startswith("audio_adapter."):
                 assert torch.equal(front_end.trained_state()[key], value)

@@ -86,10 +86,10 @@ def test_bad_sources_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(UserError, match="holds no model.safetensors"):
         load_encoder("muq", settings, tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(UserError, match="cannot be read as safetensors"):
+    with pytest.raises(UserError, match="not a readable safetensors file"):
         load_encoder("muq", settings, tmp_path)
 
-    def offline(repo: str, file: str, revision: str | None) -> str:
+    def offline(repo: str, file: str, revision: str | None, **_: object) -> str:
         raise OSError(f"no connection to fetch {file}")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
@@ -105,7 +105,7 @@ def test_hub_shards_are_fetched_by_the_index(tmp_path: Path, monkeypatch: pytest
     index = {"weight_map": {key: "part.safetensors" for key in encoder.state_dict()}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
 
-    def fetch(repo: str, file: str, revision: str | None) -> str:
+    def fetch(repo: str, file: str, revision: str | None, **_: object) -> str:
         if not (tmp_path / file).is_file():
             raise EntryNotFoundError(f"{file} is not in {repo}")
         return str(tmp_path / file)

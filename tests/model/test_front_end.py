@@ -19,6 +19,7 @@ from src.model.front_end import AudioFrontEnd
 from src.model.init import STD
 from tests.support.golden_rules import require_goldens
 from tests.support.tiny_models import (
+    FULL_MODELS,
     MINI_MODELS,
     StandInEncoder,
     mini_front_end,
@@ -27,7 +28,6 @@ from tests.support.tiny_models import (
 )
 
 NAMES = ("muq", "sslam", "w2vbert", "whisper")
-FULL_MODELS = ("alarm_ca", "alarm_p", "whisper_batch", "w2vbert", "sslam", "muq")
 WIDTH, LLM = 12, 16
 ENCODER = {
     "features": {"kind": "whisper", "sample_rate": 16000, "chunk_frames": 400},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -11,11 +12,11 @@ CHAT_TEMPLATE = (
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
-def save_tiny_llm(folder: Path, width: int = 192) -> Path:
+def save_tiny_llm(folder: Path, width: int = 192, family: Literal["qwen3", "llama"] = "qwen3") -> Path:
     """Write ``folder`` (named ``llm``, so that its short name is that of the response folders); returns it."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate([*SPECIAL, *alphabet])}
@@ -27,7 +28,8 @@ def save_tiny_llm(folder: Path, width: int = 192) -> Path:
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(str(folder))
     torch.manual_seed(0)
-    config = Qwen3Config(
+    config = AutoConfig.for_model(
+        family,
         vocab_size=len(vocabulary),
         hidden_size=width,
         intermediate_size=64,
@@ -40,5 +42,5 @@ def save_tiny_llm(folder: Path, width: int = 192) -> Path:
         pad_token_id=0,
         eos_token_id=2,
     )
-    Qwen3ForCausalLM(config).save_pretrained(str(folder))
+    AutoModelForCausalLM.from_config(config).save_pretrained(str(folder))
     return folder

@@ -13,6 +13,7 @@ from src.model.build import build_front_end
 from src.model.config import ModelConfig
 from src.model.front_end import AudioFrontEnd
 
+FULL_MODELS = ("alarm_ca", "alarm_p", "whisper_batch", "w2vbert", "sslam", "muq")
 MINI_MODELS = ("mini_alarm_ca", "mini_alarm_p", "mini_whisper", "mini_w2vbert", "mini_sslam", "mini_muq")
 
 

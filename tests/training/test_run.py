@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from src.common.errors import ConfigError, UserError
+from src.model.checkpoints import open_checkpoint
 from src.training.callbacks import read_metrics
+from tests.support.tiny_llm import save_tiny_llm
 from tests.training.conftest import Run
 
 
@@ -104,6 +106,16 @@ def test_adapters_of_earlier_runs_are_loaded_and_stay(run: Run, tmp_path: Path) 
         prefix = f"audio_adapter.adapters.{name}."
         own = {key: value for key, value in load_file(folder / "model.safetensors").items() if key.startswith(prefix)}
         assert own and all(torch.equal(value, state[key]) for key, value in own.items())
+
+
+def test_another_family_of_language_models(run: Run, tmp_path: Path) -> None:
+    """A Llama of another width, by name alone: the width is read from its config, and the checkpoint answers."""
+    llm = save_tiny_llm(tmp_path / "llm", width=48, family="llama")
+    trained = run("llama", f"model.llm={llm}", "model.llm_embedding_dim=null", "seed=1")
+    assert losses(trained)[-1] < losses(trained)[0]
+    config = open_checkpoint(trained).config
+    assert config.llm_embedding_dim == 48 and config.llm == str(llm)
+    assert load_file(trained / "model.safetensors")["audio_start_emb"].shape == (1, 48)
 
 
 def test_evaluation_only(run: Run) -> None:

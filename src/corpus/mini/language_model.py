@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFas
 from src.common.log import get_logger
 from src.common.run_record import write_json
 from src.corpus.mini.questions import CHOICE_KINDS, OPEN_KINDS
-from src.corpus.mini.text_samples import SampleMaker, TextSample
+from src.corpus.mini.text_samples import LOG_SHARE, SampleMaker, TextSample
 from src.prompts.texts import Prompts, load_prompts
 
 log = get_logger(__name__)
@@ -52,12 +52,14 @@ class Cycle:
     """Optimizer steps and peak learning rate: warm-up, then a straight line down. Every cycle starts a new optimizer
     and draws new samples.
 
-    ``blur`` is the share of samples whose logs are blurred, so that the model reads inputs that are not exactly
-    words. It has to learn copying first: with blurred logs from the start that took longer than 1500 steps.
+    ``logs`` is the share of logs among freely written descriptions, ``blur`` the share of samples whose logs are
+    blurred, so that the model reads inputs that are not exactly words. It has to learn copying first, which short
+    captions teach soonest: with blurred logs from the start it took longer than 1600 steps.
     """
 
     steps: int
     learning_rate: float
+    logs: float = LOG_SHARE
     blur: float = 0.0
 
 
@@ -72,7 +74,12 @@ class MiniLLMConfig:
     head_dim: int = 32
     ffn: int = 512
     vocabulary: int = 768
-    cycles: tuple[Cycle, ...] = (Cycle(3500, 2e-3), Cycle(900, 1.2e-3, blur=0.7), Cycle(600, 1e-3, blur=0.8))
+    cycles: tuple[Cycle, ...] = (
+        Cycle(1300, 2e-3, logs=0.0),
+        Cycle(1300, 2e-3),
+        Cycle(800, 1.2e-3, blur=0.7),
+        Cycle(500, 1e-3, blur=0.8),
+    )
     batch_size: int = 24
     warmup: int = 100
     noise: float = 0.1
@@ -252,15 +259,15 @@ def train_cycle(
     checkpoint: Path | None = None,
 ) -> list[dict[str, float]]:
     """Train one cycle in place; returns its curve (cycle, step, loss, seconds)."""
-    steps, peak, blur = astuple(config.cycles[cycle])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.05)
+    steps, peak, _, blur = astuple(config.cycles[cycle])
+    optimizers = build_optimizers(model, peak)
     generator = torch.Generator().manual_seed(config.seed + cycle)
     weights = decision_weights(tokenizer, model.config.vocab_size, config.decision_weight)
     curve: list[dict[str, float]] = []
     running, began = 0.0, time.monotonic()
     model.train()
     for step, batch in enumerate(islice(batches(samples, tokenizer, config.batch_size), steps), 1):
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = peak * _schedule(step, steps, config.warmup)
         targets = sum(int((part.labels != IGNORE).sum()) for part in batch)
         for part in batch:
@@ -271,8 +278,9 @@ def train_cycle(
             loss.backward()
             running += loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         if step % 100 == 0:
             curve.append({"cycle": cycle, "step": step, "loss": running / 100, "seconds": time.monotonic() - began})
             log.info("cycle %d step %d loss %.4f (%.0f s)", cycle, step, running / 100, curve[-1]["seconds"])
@@ -280,6 +288,19 @@ def train_cycle(
             if checkpoint is not None and step % 500 == 0:
                 save(model, tokenizer, checkpoint)
     return curve
+
+
+def build_optimizers(model: Qwen3ForCausalLM, learning_rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, AdamW for the embeddings and norms.
+
+    With AdamW alone, looking things up came four times later (loss 0.15 after 1300 steps instead of 350).
+    """
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed_tokens" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim < 2 or "embed_tokens" in name]
+    return [
+        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
 
 
 def _schedule(step: int, steps: int, warmup: int) -> float:
@@ -370,7 +391,7 @@ def train_mini_llm(
         model, curve = build_model(config, tokenizer), []
     log.info("%d parameters, %d tokens", sum(p.numel() for p in model.parameters()), len(tokenizer))
     for cycle in range(continue_at, len(config.cycles)):
-        maker = SampleMaker(prompts, seed + 1000 * cycle)
+        maker = SampleMaker(prompts, seed + 1000 * cycle, config.cycles[cycle].logs)
         curve += train_cycle(model, tokenizer, maker, config, cycle, checkpoint=out)
         save(model, tokenizer, out)
         write_json(out / CURVE_FILE, curve)

@@ -34,6 +34,9 @@ HEARD_SHARE = 0.12
 """Share of descriptions that are introduced as heard; they are answered in a listener's voice. A large model can
 speak in both voices; so can this one, and it takes the listener's only where the input calls for it."""
 
+LOG_SHARE = 0.6
+"""Share of logs among freely written descriptions."""
+
 HARD_KINDS = ("present", "before", "louder")
 """Open questions that take a look into the text for a given word: drawn three times as often."""
 
@@ -101,21 +104,24 @@ class Rendering:
     log: bool = False
 
 
-def render(scene: Scene, rng: random.Random) -> Rendering:
-    """The scene as somebody might write it down: caption with or without its frame, or a log."""
-    style = rng.random()
-    if style < 0.3:
+def render(scene: Scene, rng: random.Random, log_share: float = LOG_SHARE) -> Rendering:
+    """The scene as somebody might write it down: a log, or a caption with or without its frame."""
+    if rng.random() < log_share:
+        return Rendering(render_log(scene, rng), log=True)
+    if rng.random() < 0.75:
         return Rendering(describe(scene))
-    if style < 0.4:
-        return Rendering(f"{scene.sequence} (background: {scene.background})")
-    return Rendering(render_log(scene, rng), log=True)
+    return Rendering(f"{scene.sequence} (background: {scene.background})")
 
 
 class SampleMaker:
-    """Draws samples of every task in fixed shares from one seeded generator."""
+    """Draws samples of every task in fixed shares from one seeded generator.
 
-    def __init__(self, prompts: Prompts, seed: int) -> None:
+    ``log_share`` is the share of logs among descriptions that are not in the corpora's own layout.
+    """
+
+    def __init__(self, prompts: Prompts, seed: int, log_share: float = LOG_SHARE) -> None:
         self._prompts = prompts
+        self._log_share = log_share
         self._rng = random.Random(seed)
         self._tasks: dict[str, tuple[float, Callable[[], TextSample]]] = {
             "open": (0.36, self.open_question),
@@ -203,12 +209,12 @@ class SampleMaker:
         """The description before the question, in one of the layouts that also occur with audio in its place; and
         the logs in it."""
         style = self._rng.random()
-        once = render(scene, self._rng)
+        once = render(scene, self._rng, self._log_share)
         if style < 0.8:
             tags = (self._prompts.description_open, self._prompts.description_close)
             before, after = ("", "\n") if style < 0.5 else (tags[0], tags[1] + ("" if style < 0.65 else "\n\n"))
             return f"{opening}{before}{once.text}{after}{text}", (once.text,) if once.log else ()
-        hearings = (once, render(scene, self._rng))
+        hearings = (once, render(scene, self._rng, self._log_share))
         parts = [self._prompts.ensemble_intro.format(n=len(hearings))]
         for number, hearing in enumerate(hearings, 1):
             heading = self._prompts.ensemble_heading.format(i=number, n=len(hearings))

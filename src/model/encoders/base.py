@@ -30,6 +30,9 @@ class Encoder(nn.Module, ABC):
     unused_prefixes: ClassVar[tuple[str, ...]] = ()
     """Tensors of published checkpoints that the forward never reads, by prefix of their name in this module."""
 
+    float32: ClassVar[tuple[str, ...]] = ("num_batches_tracked",)
+    """Endings of names whose tensors keep their precision when the encoder is loaded in another one."""
+
     def __init__(self, encoder: nn.Module, chunk_frames: int, width: int, num_states: int) -> None:
         super().__init__()
         self.encoder = encoder

@@ -39,6 +39,8 @@ class MuQEncoder(Encoder):
         "encoder.model.conformer.pos_conv_embed.",
     )
 
+    float32 = ("num_batches_tracked", "inv_freq")
+
     def __init__(self, backbone: MuQBackbone, chunk_frames: int) -> None:
         config = backbone.model.conformer.config
         super().__init__(backbone, chunk_frames, config.hidden_size, config.num_hidden_layers + 1)
@@ -86,7 +88,7 @@ class MuQModel(nn.Module):
         """States of ``samples (chunks, n)`` with ``mask (chunks, n / 960)`` bool, one at a time."""
         with torch.autocast(samples.device.type, enabled=False):
             mel = muq_mel(samples, self.num_mels, self.fft_size, self.sample_rate)
-        hidden = self.conv(mel).masked_fill(~mask[..., None], 0.0)
+        hidden = self.conv(mel.to(self.conv.linear.weight.dtype)).masked_fill(~mask[..., None], 0.0)
         attention_mask = create_bidirectional_mask(
             config=self.conformer.config, inputs_embeds=hidden, attention_mask=mask
         )

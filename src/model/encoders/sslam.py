@@ -85,7 +85,7 @@ class EATModel(nn.Module):
 
     def forward(self, chunks: Tensor) -> Iterator[Tensor]:
         """Outputs of the blocks ``(chunks, 1 + tokens, width)``, class token first, one at a time."""
-        tokens = self.fixed_positional_encoder(self.local_encoder(chunks))
+        tokens = self.fixed_positional_encoder(self.local_encoder(chunks.to(self.extra_tokens.dtype)))
         hidden = torch.cat([self.extra_tokens.expand(len(tokens), -1, -1), tokens], dim=1)
         hidden = self.dropout(self.pre_norm(hidden))
         for block in self.blocks:

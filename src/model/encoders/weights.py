@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -16,11 +15,9 @@ from src.common.log import get_logger
 from src.model.encoders.base import Encoder
 from src.model.encoders.build import build_encoder
 from src.model.encoders.config import EncoderSpec, encoder_spec
+from src.model.tensor_files import WEIGHTS_FILE, TensorFiles, find_tensors
 
 log = get_logger(__name__)
-REPO_ROOT = Path(__file__).resolve().parents[3]
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 
 # How the names in a file may relate to ours: saved by us, published without the "encoder." of our module, or the
 # encoder half of a published encoder-decoder.
@@ -36,8 +33,9 @@ def load_encoder(
     config: EncoderSpec | Mapping[str, Any],
     source: str | Path | None = None,
     revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Encoder:
-    """A trained encoder in float32 on the CPU, in eval mode.
+    """A trained encoder in ``dtype`` on the CPU, in eval mode.
 
     Args:
         name: used in messages.
@@ -45,6 +43,7 @@ def load_encoder(
         source: a folder holding ``model.safetensors`` (relative to the working directory or the repository root),
             such a file, or a Hub id.
         revision: branch, tag or commit of a Hub id.
+        dtype: of the weights; tensors named in :attr:`Encoder.float32` stay as they are.
 
     Raises:
         ConfigError: wrong keys in ``config``.
@@ -54,11 +53,20 @@ def load_encoder(
     spec = encoder_spec(name, config)
     if source is None:
         source, revision = spec.weights.source, revision or spec.weights.revision
-    files = _weight_files(name, str(source), revision)
+    files = find_tensors(f"encoder {name}: weights", str(source), revision)
+    log.info("encoder %s: weights of %s%s", name, source, f" at {revision}" if revision else "")
+    return fill_encoder(name, spec, files, dtype=dtype)
+
+
+def fill_encoder(
+    name: str, spec: EncoderSpec, files: TensorFiles, prefix: str = "", dtype: torch.dtype = torch.float32
+) -> Encoder:
+    """An encoder, in eval mode, with the tensors of ``files`` below ``prefix``; otherwise as :func:`load_encoder`."""
     with torch.device("meta"):
         encoder = build_encoder(name, spec)
-    encoder.load_state_dict(_fitting_state(encoder, files, f"encoder {name}: {source}"), assign=True)
-    log.info("encoder %s: weights of %s%s", name, source, f" at {revision}" if revision else "")
+    encoder.load_state_dict(
+        _fitting_state(encoder, files, prefix, dtype, f"encoder {name}: {files.where}"), assign=True
+    )
     return encoder.eval()
 
 
@@ -71,91 +79,39 @@ def save_encoder(encoder: Encoder, directory: str | Path) -> Path:
     return path
 
 
-def _weight_files(name: str, source: str, revision: str | None) -> list[Path]:
-    for base in (Path.cwd(), REPO_ROOT):
-        path = base / source
-        if path.is_file():
-            return [path]
-        if path.is_dir():
-            return _files_in(name, path)
-    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
-        return _hub_files(name, source, revision)
-    raise UserError(
-        f"encoder {name}: weights {source} do not exist; give a folder with {WEIGHTS_FILE} or a Hub id (owner/name)"
-    )
-
-
-def _files_in(name: str, folder: Path) -> list[Path]:
-    files = sorted(folder.glob("model*.safetensors"))
-    if not files:
-        raise UserError(f"encoder {name}: folder {folder} holds no {WEIGHTS_FILE}; only safetensors are read")
-    return files
-
-
-def _hub_files(name: str, repo: str, revision: str | None) -> list[Path]:
-    import json
-
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-
-    def fetch(file: str) -> Path:
-        return Path(hf_hub_download(repo, file, revision=revision))
-
-    where = f"encoder {name}: weights {repo}" + (f" at revision {revision}" if revision else "")
-    try:
-        try:
-            return [fetch(WEIGHTS_FILE)]
-        except LocalEntryNotFoundError:
-            raise
-        except EntryNotFoundError:
-            shards = json.loads(fetch(INDEX_FILE).read_text(encoding="utf-8"))["weight_map"].values()
-            return [fetch(shard) for shard in sorted(set(shards))]
-    except (HfHubHTTPError, LocalEntryNotFoundError, EntryNotFoundError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"{where} cannot be fetched from the Hugging Face Hub ({reason}); check the name, the revision and the "
-            "connection, or give a local folder"
-        ) from error
-
-
-def _fitting_state(encoder: Encoder, files: list[Path], where: str) -> dict[str, Tensor]:
+def _fitting_state(
+    encoder: Encoder, files: TensorFiles, prefix: str, dtype: torch.dtype, where: str
+) -> dict[str, Tensor]:
     """The encoder's complete state dict; raises ``UserError`` naming every tensor in ``files`` that does not fit."""
     expected = encoder.state_dict()
-    stored = _read(files, where)
+    stored = [name.removeprefix(prefix) for name in files.names(prefix)]
     rename = max(RENAMES, key=lambda rule: sum(rule(name) in expected for name in stored))
-    found = {rename(name): tensor for name, tensor in stored.items()}
+    named = {rename(name): prefix + name for name in stored}
     optional = encoder.unused_prefixes
     with torch.device("cpu"):
-        state = {name: torch.zeros(t.shape) for name, t in expected.items() if name.startswith(optional)}
+        state = {name: torch.zeros(t.shape, dtype=dtype) for name, t in expected.items() if name.startswith(optional)}
         counters = {name: torch.tensor(0) for name in expected if name.endswith(".num_batches_tracked")}
         state |= {**counters, **encoder.computed_tensors()}
-    extra = sorted(name for name in found if name not in expected and not name.startswith(optional))
-    misshapen = []
-    broken = []
-    for name, tensor in found.items():
-        if name not in expected:
-            continue
-        if tensor.shape == expected[name].shape:
-            state[name] = tensor.float() if tensor.is_floating_point() else tensor
+    problems: dict[str, list[str]] = {
+        "missing": sorted(set(expected) - set(state) - set(named)),
+        "extra": sorted(name for name in named if name not in expected and not name.startswith(optional)),
+        "misshapen": [],
+        "not finite": [],
+    }
+    fitting: dict[torch.dtype, dict[str, str]] = {dtype: {}, torch.float32: {}}
+    shapes = files.shapes([named[name] for name in named if name in expected])
+    for name, tensor in expected.items():
+        shape = shapes.get(named.get(name, ""), tensor.shape)
+        if shape == tensor.shape and name in named:
+            fitting[torch.float32 if name.endswith(encoder.float32) else dtype][named[name]] = name
+        elif shape != tensor.shape and not name.startswith(optional):
+            problems["misshapen"].append(f"{name} is {shape}, expected {tuple(tensor.shape)}")
+    for wanted, names in fitting.items():
+        for source, tensor in files.read(names, wanted):
+            state[names[source]] = tensor
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                broken.append(name)
-        elif not name.startswith(optional):
-            misshapen.append(f"{name} is {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}")
-    shaped_wrong = {entry.split(" ")[0] for entry in misshapen}
-    missing = sorted(set(expected) - set(state) - shaped_wrong)
-    problems = {"missing": missing, "extra": extra, "misshapen": sorted(misshapen), "not finite": sorted(broken)}
+                problems["not finite"].append(names[source])
     if any(problems.values()):
-        text = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+        text = "; ".join(f"{kind}: {', '.join(sorted(names))}" for kind, names in problems.items() if names)
         raise UserError(f"{where} does not fit the configured {type(encoder).__name__}: {text}")
     return state
-
-
-def _read(files: list[Path], where: str) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    try:
-        for path in files:
-            with safe_open(str(path), framework="pt") as file:
-                tensors.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{where}: {path} cannot be read as safetensors ({error}); fetch or save it again") from error
-    return tensors

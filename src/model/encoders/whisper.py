@@ -46,7 +46,7 @@ class WhisperEncoder(Encoder):
     def states(self, chunks: Tensor, mask: Tensor) -> Iterator[Tensor]:
         """See :meth:`Encoder.states`; ``chunks (chunks, chunk_frames, mels)``, the mask is not used."""
         backbone = self.encoder
-        hidden = gelu(backbone.conv1(chunks.transpose(1, 2)))
+        hidden = gelu(backbone.conv1(chunks.to(backbone.conv1.weight.dtype).transpose(1, 2)))
         hidden = gelu(backbone.conv2(hidden)).transpose(1, 2)
         hidden = hidden + backbone.embed_positions.weight
         hidden = dropout(hidden, backbone.dropout, self.training)

@@ -1,0 +1,191 @@
+"""Publishing a checkpoint on the Hugging Face Hub, with a model card that says what made it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData
+
+from src.common.errors import UserError
+from src.model.checkpoints import CONFIG_FILE, Checkpoint
+from src.model.config import ModelConfig
+from src.model.export import export_published
+from src.model.tensor_files import WEIGHTS_FILE
+
+RECORD_FILE = "run.json"
+CARD_FILE = "README.md"
+TRAINED_PART = """An audio front end for a frozen reasoning language model, trained with ALARM (Audio-Language
+Alignment for Reasoning Models). This repository holds what was trained; the language model and the audio encoders are
+frozen and come from their own repositories.
+"""
+WHOLE = """A frozen reasoning language model with an audio front end, trained with ALARM (Audio-Language Alignment for
+Reasoning Models): the whole model in one place.
+"""
+OURS = (WEIGHTS_FILE, CONFIG_FILE, RECORD_FILE)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of a ``results.json``: ``value`` with its 95 % interval over ``n`` items."""
+
+    system: str
+    metric: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+
+def read_scores(path: Path, system: str | None = None) -> list[Score]:
+    """The overall scores of a ``results.json``, of one system where ``system`` is given.
+
+    Parts of a score (names with two slashes or more) are left out. Raises :class:`UserError` for a file of another
+    form, and for a system that is not in it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows = content["rows"] if isinstance(content, Mapping) else content
+        scores = [Score(**row) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: not a table of results ({error!r}); expected rows of system, metric, value, low, high, n"
+        ) from error
+    known = sorted({score.system for score in scores})
+    if system is not None and system not in known:
+        raise UserError(f"{path}: has no system {system!r}; known: {', '.join(known)}")
+    return [s for s in scores if (system is None or s.system == system) and s.metric.count("/") < 2]
+
+
+def model_card(checkpoint: Checkpoint, repo: str, licence: str, scores: Sequence[Score] = ()) -> ModelCard:
+    """The card of a checkpoint: what it is made of and trained on, how to use it, scores, licence."""
+    config, record = checkpoint.config, _record(checkpoint)
+    data = ModelCardData(
+        license=licence,
+        base_model=[config.llm, *(spec.weights.source for spec in config.config.encoders.values())],
+        pipeline_tag="audio-text-to-text",
+        tags=["alarm", "audio", "reasoning"],
+        library_name="alarm",
+    )
+    parts = [
+        f"---\n{data.to_yaml()}\n---\n",
+        f"# {repo.split('/')[-1]}\n",
+        WHOLE if checkpoint.whole else TRAINED_PART,
+        "## Use\n",
+        f'```bash\npython ask.py FILE.wav "What do you hear?" checkpoint_name={repo} prompts=full\n'
+        f"python generate_vllm.py dataset.name=DATASET checkpoint_name={repo}\n```\n",
+        "## Parts\n",
+        _parts_table(config),
+        "## Training\n",
+        _training(record),
+        "## Scores\n",
+        _score_table(scores),
+        "## Licence\n",
+        f"{licence}. The frozen parts have licences of their own; see their repositories.\n",
+    ]
+    return ModelCard("\n".join(parts))
+
+
+def _record(checkpoint: Checkpoint) -> dict[str, Any]:
+    path = None if checkpoint.folder is None else checkpoint.folder / RECORD_FILE
+    if path is None or not path.is_file():
+        return {}
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _data(config: Mapping[str, Any]) -> str:
+    """The data set configuration of a run, and the response sets in it."""
+    dataset = config.get("dataset", {})
+    sets = [str(row[0]) for row in dataset.get("train", {}).get("rows", []) if row]
+    return f"{dataset.get('name', 'not recorded')}: {', '.join(sets)}" if sets else "not recorded"
+
+
+def _parts_table(config: ModelConfig) -> str:
+    rows = [("language model (frozen)", config.llm, config.llm_revision or "")]
+    for name, spec in config.config.encoders.items():
+        adapter = config.config.audio_adapter_config[name].adapter_name
+        layers = ", ".join(map(str, config.config.layers(name)))
+        rows.append(
+            (f"{name} (frozen), layers {layers}, adapter {adapter}", spec.weights.source, spec.weights.revision or "")
+        )
+    rows.append((f"fusion: {config.config.audio_fusion_config.fusion_type}", "in this repository", ""))
+    return _table(("part", "source", "revision"), rows)
+
+
+def _training(record: Mapping[str, Any]) -> str:
+    if not record:
+        return "There is no record of the training beside the weights.\n"
+    config, counts = record.get("config", {}), record.get("counts", {})
+    names = ("learning_rate", "lr_scheduler_type", "per_device_train_batch_size", "gradient_accumulation_steps",
+             "max_steps", "num_train_epochs", "bf16")  # fmt: skip
+    arguments = config.get("training_args", {})
+    rows = [("data", _data(config)), ("seed", str(record.get("seed")))]
+    rows += [(name, str(arguments[name])) for name in names if name in arguments]
+    rows += [(name, str(value)) for name, value in counts.items()]
+    rows.append(("git commit", str(record.get("git", {}).get("commit"))))
+    rows.append(("versions", ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())))
+    return _table(("setting", "value"), rows)
+
+
+def _score_table(scores: Sequence[Score]) -> str:
+    if not scores:
+        return "Not evaluated yet.\n"
+    rows = []
+    for score in scores:
+        interval = "" if score.low is None or score.high is None else f"{score.low:.3f} to {score.high:.3f}"
+        rows.append(
+            (score.system, score.metric, f"{score.value:.3f}", interval, "" if score.n is None else str(score.n))
+        )
+    return _table(("system", "metric", "value", "95 % interval", "n"), rows)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def stage_upload(
+    checkpoint: Checkpoint, folder: Path, repo: str, licence: str, scores: Sequence[Score] = (), whole: bool = False
+) -> Path:
+    """Lay out in ``folder`` what is to be published: our form, or with ``whole`` the published one, and the card."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if whole:
+        export_published(checkpoint, folder)
+    elif checkpoint.folder is None:
+        raise UserError(f"checkpoint {checkpoint.name!r} is on the Hub already; give a local folder")
+    else:
+        for file in OURS:
+            if (checkpoint.folder / file).is_file():
+                shutil.copy2(checkpoint.folder / file, folder / file)
+    model_card(checkpoint, repo, licence, scores).save(folder / CARD_FILE)
+    return folder
+
+
+def upload(
+    checkpoint: Checkpoint,
+    repo: str,
+    licence: str,
+    scores: Sequence[Score] = (),
+    whole: bool = False,
+    private: bool = True,
+) -> CommitInfo:
+    """Publish a checkpoint as ``repo`` (OWNER/NAME), which is made where it does not exist.
+
+    Raises :class:`UserError` when the Hub refuses.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        stage_upload(checkpoint, Path(folder), repo, licence, scores, whole)
+        api = HfApi()
+        try:
+            api.create_repo(repo, private=private, exist_ok=True)
+            return api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload ALARM checkpoint")
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"{repo}: the Hub did not take the upload ({reason}); is `hf auth login` done?"
+            ) from error

@@ -1,0 +1,115 @@
+"""From our checkpoints to the published form and back, without loss."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from src.common.errors import UserError
+from src.model import published
+from src.model.checkpoints import Checkpoint, adapter_prefix, open_checkpoint, write_checkpoint, write_config
+from src.model.llm import llm_config, load_tokenizer
+from src.model.tensor_files import INDEX_FILE, find_tensors
+
+SHARD_BYTES = 5 * 10**9
+HEAD = "lm_head.weight"
+
+
+def export_published(checkpoint: Checkpoint, out: str | Path, shard_bytes: int = SHARD_BYTES) -> Path:
+    """Write the whole model under the published names: LLM, encoders, and the trained part; returns the folder.
+
+    LLM and encoders are those that the configuration names: the LLM as it is stored, the encoders in float32. Beside
+    them lie the LLM's ``config.json`` and tokenizer, and our configuration. Not more than one shard and one encoder
+    are in memory at a time. Raises :class:`UserError` when a frozen part cannot be found.
+    """
+    folder, config = Path(out), checkpoint.config
+    folder.mkdir(parents=True, exist_ok=True)
+    llm = llm_config(config.llm, config.llm_revision)
+    tokenizer = load_tokenizer(config.llm, config.llm_revision)
+    write_shards(_whole_model(checkpoint, bool(llm.tie_word_embeddings)), folder, shard_bytes)
+    llm.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_config(folder, config)
+    return folder
+
+
+def import_published(checkpoint: Checkpoint, out: str | Path) -> Path:
+    """Write the trained part of a checkpoint of any form as one of ours; returns the folder."""
+    return write_checkpoint(out, checkpoint.state(), checkpoint.config, {"source": checkpoint.name})
+
+
+def export_adapters(checkpoints: Sequence[str], out: str | Path, only: Sequence[str] | None = None) -> dict[str, str]:
+    """Write every adapter of the checkpoints as ``out/ENCODER``, for ``pretrained_adapters_dir``.
+
+    Returns encoder name -> checkpoint. Raises :class:`UserError` when two checkpoints hold the same adapter, or none
+    of them one that ``only`` names.
+    """
+    found: dict[str, Checkpoint] = {}
+    for name in checkpoints:
+        checkpoint = open_checkpoint(name)
+        for encoder in checkpoint.config.config.encoders:
+            if only is not None and encoder not in only:
+                continue
+            if encoder in found:
+                raise UserError(
+                    f"the adapter {encoder} is in {found[encoder].name} and in {name}: choose with --encoders"
+                )
+            found[encoder] = checkpoint
+    lacking = [encoder for encoder in only or () if encoder not in found]
+    if lacking:
+        raise UserError(f"no adapter {', '.join(lacking)} in {', '.join(checkpoints)}; there are {', '.join(found)}")
+    for encoder, checkpoint in found.items():
+        state = checkpoint.state(adapter_prefix(encoder))
+        write_checkpoint(
+            Path(out) / encoder, state, checkpoint.config, {"source": checkpoint.name, "adapter": encoder}
+        )
+    return {encoder: checkpoint.name for encoder, checkpoint in found.items()}
+
+
+def _whole_model(checkpoint: Checkpoint, tied: bool) -> Iterator[tuple[str, Tensor]]:
+    config = checkpoint.config
+    llm = find_tensors("LLM", config.llm, config.llm_revision)
+    yield from llm.read([name for name in llm.names() if not (tied and name == HEAD)])
+    for name in sorted(config.config.encoders):
+        encoder = checkpoint.encoder(name)
+        prefix = f"{published.ENCODER_PREFIX}{name}."
+        yield from ((prefix + inner, value) for inner, value in encoder.state_dict().items())
+    yield from ((published.PREFIX + name, value) for name, value in checkpoint.state().items())
+
+
+def write_shards(tensors: Iterable[tuple[str, Tensor]], folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
+    """Write tensors as they come to numbered safetensors files of at most ``shard_bytes``, and their index."""
+    shards: list[list[str]] = []
+    waiting: dict[str, Tensor] = {}
+    used = total = 0
+
+    def write() -> None:
+        save_file({name: value.contiguous() for name, value in waiting.items()}, _part(folder, len(shards) + 1))
+        shards.append(list(waiting))
+        waiting.clear()
+
+    for name, value in tqdm(tensors, desc="tensors", unit="", disable=None):
+        if waiting and used + value.nbytes > shard_bytes:
+            write()
+            used = 0
+        waiting[name] = value
+        used += value.nbytes
+        total += value.nbytes
+    if waiting:
+        write()
+    weight_map = {}
+    for number, names in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        _part(folder, number).rename(folder / file)
+        weight_map |= dict.fromkeys(names, file)
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _part(folder: Path, number: int) -> Path:
+    return folder / f".part-{number:05d}.safetensors"

@@ -1,0 +1,235 @@
+"""Tensors of a model spread over safetensors files: names and shapes first, values when asked, in bounded memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from src.common.errors import UserError
+from src.common.paths import REPO_ROOT
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = WEIGHTS_FILE + ".index.json"
+OPEN_BYTES = 2**29
+"""A file is closed after so many bytes: while it is open, pages of it that were read count as memory in use."""
+
+Fetch = Callable[[str], Path | None]
+"""Path of a file of the source by its name there, downloaded if need be; None where there is no such file."""
+
+
+@dataclass(frozen=True)
+class TensorFiles:
+    """Which file of a source holds which tensor.
+
+    Attributes:
+        where: the source, for messages.
+        file_of: file name by tensor name.
+        fetch: where a file lies; called for the files that are read alone.
+    """
+
+    where: str
+    file_of: Mapping[str, str]
+    fetch: Fetch = field(repr=False)
+
+    @classmethod
+    def open(cls, where: str, fetch: Fetch) -> TensorFiles | None:
+        """The tensors of a source: by its index, or those of its one file; None where it has neither.
+
+        Raises :class:`UserError` for an index or a file that cannot be read.
+        """
+        index = fetch(INDEX_FILE)
+        if index is not None:
+            try:
+                file_of = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{where}: {index} cannot be read as an index of tensors ({error!r})") from error
+            return cls(where, file_of, fetch)
+        path = fetch(WEIGHTS_FILE)
+        return None if path is None else cls.of_files(where, [path])
+
+    @classmethod
+    def of_files(cls, where: str, paths: Collection[Path]) -> TensorFiles:
+        """The tensors of local files."""
+        by_name = {path.name: path for path in paths}
+        file_of = {name: path.name for path in paths for name in _names(path, where)}
+        return cls(where, file_of, by_name.get)
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Names that begin with ``prefix``, in order."""
+        return sorted(name for name in self.file_of if name.startswith(prefix))
+
+    def shapes(self, names: Collection[str]) -> dict[str, tuple[int, ...]]:
+        """Shapes by name; only the headers of the files are read."""
+        return {name: shape for name, (shape, _) in self.headers(names).items()}
+
+    def headers(self, names: Collection[str]) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and safetensors dtype (``F32``, ``BF16``, ...) by name."""
+        found = {}
+        for path, members in self._by_file(names):
+            with _opened(path, self.where) as file:
+                for name in members:
+                    part = file.get_slice(name)
+                    found[name] = (tuple(part.get_shape()), str(part.get_dtype()))
+        return found
+
+    def read(self, names: Collection[str], dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Name and value, file by file; floating-point tensors in ``dtype`` where it is given.
+
+        Raises :class:`UserError` for a file that is missing or broken.
+        """
+        for path, members in self._by_file(names):
+            waiting = list(members)
+            while waiting:
+                used = 0
+                with _opened(path, self.where) as file:
+                    while waiting and used < OPEN_BYTES:
+                        name = waiting.pop(0)
+                        stored = file.get_tensor(name)
+                        used += stored.nbytes
+                        wanted = dtype if dtype is not None and stored.is_floating_point() else stored.dtype
+                        yield name, torch.empty(stored.shape, dtype=wanted, device="cpu").copy_(stored)
+                        del stored
+
+    def _by_file(self, names: Collection[str]) -> Iterator[tuple[Path, list[str]]]:
+        members: dict[str, list[str]] = {}
+        for name in names:
+            members.setdefault(self.file_of[name], []).append(name)
+        for file, inside in sorted(members.items()):
+            path = self.fetch(file)
+            if path is None:
+                raise UserError(f"{self.where}: {file} is missing, it should hold {inside[0]}; fetch it again")
+            yield path, inside
+
+
+@contextmanager
+def _opened(path: Path, where: str) -> Iterator[safe_open]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{where}: {path} is not a readable safetensors file ({error}); fetch or save it again"
+        ) from error
+
+
+def _names(path: Path, where: str) -> list[str]:
+    with _opened(path, where) as file:
+        return list(file.keys())
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def num_bytes(header: tuple[tuple[int, ...], str]) -> int:
+    """Size of a tensor by its header."""
+    shape, dtype = header
+    return math.prod(shape) * int("".join(filter(str.isdigit, dtype)) or 8) // 8
+
+
+def folder_files(folder: Path) -> Fetch:
+    """Files of a local folder."""
+
+    def fetch(file: str) -> Path | None:
+        path = folder / file
+        return path if path.is_file() else None
+
+    return fetch
+
+
+def hub_files(repo: str, revision: str | None, offline: bool = False) -> Fetch:
+    """Files of a Hub repository, downloaded one by one into its cache as they are asked for.
+
+    ``offline`` takes what the cache holds. Otherwise the returned function raises huggingface_hub's own errors when
+    the Hub cannot be reached and the file is not in the cache.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    def fetch(file: str) -> Path | None:
+        try:
+            return Path(hf_hub_download(repo, file, revision=revision, local_files_only=offline))
+        except LocalEntryNotFoundError:
+            if offline:
+                return None
+            raise
+        except EntryNotFoundError:
+            return None
+
+    return fetch
+
+
+def find_tensors(what: str, source: str, revision: str | None = None) -> TensorFiles:
+    """The tensors of a local file or folder (relative to the working directory or the repository), or of the Hub.
+
+    ``what`` begins the message of the :class:`UserError` when there are none.
+    """
+    for base in (Path.cwd(), REPO_ROOT):
+        path = base / source
+        if path.is_file():
+            return TensorFiles.of_files(source, [path])
+        if path.is_dir():
+            tensors = TensorFiles.open(source, folder_files(path))
+            if tensors is None:
+                shards = sorted(path.glob("model*.safetensors"))
+                if not shards:
+                    raise UserError(f"{what}: folder {path} holds no {WEIGHTS_FILE}; only safetensors are read")
+                tensors = TensorFiles.of_files(source, shards)
+            return tensors
+    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
+        return _find_on_hub(what, source, revision)
+    raise UserError(f"{what} {source} do not exist; give a folder with {WEIGHTS_FILE} or a Hub id (owner/name)")
+
+
+def _find_on_hub(what: str, repo: str, revision: str | None) -> TensorFiles:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    where = f"{what} {repo}" + (f" at revision {revision}" if revision else "")
+    reason = f"it holds no {WEIGHTS_FILE}; only safetensors are read"
+    try:
+        tensors = TensorFiles.open(repo, hub_files(repo, revision))
+        if tensors is not None:
+            return dataclasses.replace(tensors, fetch=_told(tensors.fetch, where))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = _one_line(error)
+    raise UserError(_not_fetched(where, reason))
+
+
+def _told(fetch: Fetch, where: str) -> Fetch:
+    """``fetch`` with the Hub's errors as :class:`UserError`."""
+
+    from huggingface_hub.errors import HfHubHTTPError
+
+    def told(file: str) -> Path | None:
+        try:
+            return fetch(file)
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            raise UserError(_not_fetched(where, _one_line(error))) from error
+
+    return told
+
+
+def _not_fetched(where: str, reason: str) -> str:
+    return (
+        f"{where} cannot be fetched from the Hugging Face Hub ({reason}); check the name, the revision and the "
+        "connection, or give a local folder"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,212 @@
+"""The published form: export and back without loss, recognised by its tensors, and only what is needed is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from src.common.errors import UserError
+from src.model import tensor_files
+from src.model.checkpoints import (
+    CONFIG_FILE,
+    Checkpoint,
+    load_adapters,
+    load_front_end,
+    open_checkpoint,
+    save_checkpoint,
+)
+from src.model.encoders.weights import load_encoder
+from src.model.export import export_adapters, export_published, import_published
+from src.model.llm import load_input_embeddings, load_llm
+from src.model.published import known_models, model_config
+from src.model.tensor_files import INDEX_FILE, WEIGHTS_FILE, TensorFiles
+from tests.support.tiny_models import FULL_MODELS, MINI_MODELS, mini_front_end
+
+SHARD_BYTES = 3_000_000
+
+
+def make(folder: Path, name: str = "mini_alarm_ca", *, explicit: bool = False) -> Path:
+    overrides = ["model.config.use_explicit_audio_tokens=true"] if explicit else []
+    front_end = mini_front_end(name, *overrides)
+    from tests.support.tiny_models import model_config as with_overrides
+
+    return save_checkpoint(folder, front_end, with_overrides(name, *overrides))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(ours, the same in the published form)."""
+    base = tmp_path_factory.mktemp("published")
+    ours = make(base / "ours")
+    return ours, export_published(open_checkpoint(ours), base / "whole", SHARD_BYTES)
+
+
+def test_the_published_form_has_the_published_names(exported: tuple[Path, Path]) -> None:
+    whole = exported[1]
+    index = json.loads((whole / INDEX_FILE).read_text())
+    names = set(index["weight_map"])
+    assert "model.embed_tokens.weight" in names and "model.norm.weight" in names and "lm_head.weight" not in names
+    assert "model.audio_encoder.encoders.sslam.encoder.model.extra_tokens" in names
+    assert "model.audio_adapter.adapters.muq.layer_fusion.layer_weights" in names
+    assert {"model.audio_start_emb", "model.audio_end_emb"} <= names
+    files = sorted(set(index["weight_map"].values()))
+    assert len(files) > 2 and all((whole / file).stat().st_size < SHARD_BYTES * 1.2 for file in files)
+    stored = {name: tensor for file in files for name, tensor in load_file(whole / file).items()}
+    assert set(stored) == names
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in stored.values())
+    assert not list(whole.glob(".part*"))
+
+
+def test_there_and_back_without_loss(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    ours, whole = exported
+    again = import_published(open_checkpoint(whole), tmp_path / "again")
+    before, after = load_file(ours / WEIGHTS_FILE), load_file(again / WEIGHTS_FILE)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert open_checkpoint(again).config == open_checkpoint(ours).config
+    assert open_checkpoint(again).digest() == open_checkpoint(whole).digest() == open_checkpoint(ours).digest()
+
+
+def test_front_ends_of_both_forms_compute_the_same(exported: tuple[Path, Path]) -> None:
+    ours, whole = (load_front_end(folder).front_end for folder in exported)
+    expected, state = ours.state_dict(), whole.state_dict()
+    assert expected.keys() == state.keys()
+    assert all(torch.equal(expected[name], state[name]) for name in expected)
+    assert not any(tensor.is_meta for tensor in [*whole.parameters(), *whole.buffers()])
+    assert not any(parameter.requires_grad for parameter in whole.parameters())
+
+
+@pytest.mark.parametrize("name", MINI_MODELS)
+def test_a_published_checkpoint_without_our_configuration_is_recognised(name: str, tmp_path: Path) -> None:
+    whole = export_published(open_checkpoint(make(tmp_path / "ours", name)), tmp_path / "whole")
+    (whole / CONFIG_FILE).unlink()
+    found = open_checkpoint(whole).config
+    expected = open_checkpoint(tmp_path / "ours").config
+    assert found.config.audio_fusion_config == expected.config.audio_fusion_config
+    assert found.config.audio_adapter_config == expected.config.audio_adapter_config
+    assert found.llm == expected.llm
+
+
+def test_explicit_tags_are_recognised_by_the_missing_separators(tmp_path: Path) -> None:
+    ours = make(tmp_path / "ours", "mini_whisper", explicit=True)
+    whole = export_published(open_checkpoint(ours), tmp_path / "whole")
+    (whole / CONFIG_FILE).unlink()
+    assert open_checkpoint(whole).config.config.use_explicit_audio_tokens
+
+
+def test_an_unknown_model_is_described(tmp_path: Path) -> None:
+    whole = export_published(open_checkpoint(make(tmp_path / "ours", "mini_whisper")), tmp_path / "whole", 10**9)
+    (whole / CONFIG_FILE).unlink()
+    file = whole / "model-00001-of-00001.safetensors"
+    state = load_file(file)
+    state["model.audio_adapter.adapters.whisper.llm_proj.bias"] = torch.zeros(7)
+    save_file(state, file)
+    with pytest.raises(UserError, match=r"mini_whisper differs in audio_adapter.adapters.whisper.llm_proj.bias"):
+        _ = open_checkpoint(whole).config
+
+
+def test_all_models_are_known() -> None:
+    assert set(known_models()) >= {*FULL_MODELS, *MINI_MODELS} and "default_inference" not in known_models()
+    assert model_config("alarm_ca").llm_revision
+
+
+def test_only_the_files_with_needed_tensors_are_fetched(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    """The LLM's layers are never asked for: here their files do not even exist."""
+    whole = exported[1]
+    weight_map = json.loads((whole / INDEX_FILE).read_text())["weight_map"]
+    needed = {file for name, file in weight_map.items() if name.startswith("model.audio_")}
+    assert needed < set(weight_map.values())
+    partial = tmp_path / "partial"
+    partial.mkdir()
+    for file in [*needed, INDEX_FILE, CONFIG_FILE]:
+        (partial / file).symlink_to(whole / file)
+    asked: list[str] = []
+    original = tensor_files.folder_files(partial)
+
+    def fetch(file: str) -> Path | None:
+        asked.append(file)
+        return original(file)
+
+    tensors = TensorFiles.open("partial", fetch)
+    assert tensors is not None
+    checkpoint = Checkpoint("partial", tensors, partial / CONFIG_FILE, partial)
+    checkpoint.state()
+    checkpoint.encoder("muq")
+    assert set(asked) <= needed | {INDEX_FILE}
+    load_front_end(partial)
+    (partial / sorted(needed)[0]).unlink()
+    with pytest.raises(UserError, match=r"is missing, it should hold model\.audio_"):
+        load_front_end(partial)
+
+
+def test_every_misfit_of_an_encoder_is_named(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    whole = export_published(open_checkpoint(exported[0]), tmp_path / "whole", 10**9)
+    file = whole / "model-00001-of-00001.safetensors"
+    state = load_file(file)
+    prefix = "model.audio_encoder.encoders.whisper.encoder."
+    del state[f"{prefix}conv1.bias"]
+    state[f"{prefix}conv2.bias"] = torch.zeros(5)
+    save_file(state, file)
+    index = json.loads((whole / INDEX_FILE).read_text())
+    del index["weight_map"][f"{prefix}conv1.bias"]
+    (whole / INDEX_FILE).write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"missing: encoder\.conv1\.bias; misshapen: encoder\.conv2\.bias is \(5,\)"):
+        load_front_end(whole)
+
+
+def test_bfloat16_front_end_is_close_and_half_the_size(exported: tuple[Path, Path]) -> None:
+    loaded = load_front_end(exported[1], dtype=torch.bfloat16, encoder_dtype=torch.bfloat16)
+    kept = {name for name, tensor in loaded.front_end.state_dict().items() if tensor.dtype == torch.float32}
+    assert kept == {name for name in kept if name.endswith("inv_freq")}
+    exact = load_front_end(exported[1])
+    from src.audio.waveform import Waveform
+
+    clip = [Waveform(torch.randn(1, 40000, generator=torch.Generator().manual_seed(0)) * 0.1, 16000)]
+    with torch.inference_mode():
+        short = loaded.front_end(loaded.feature_extractor(clip))[0].float()
+        long = exact.front_end(exact.feature_extractor(clip))[0]
+    assert torch.nn.functional.cosine_similarity(short, long, dim=-1).min() > 0.98
+
+
+def test_input_embeddings_alone(exported: tuple[Path, Path]) -> None:
+    llm, _ = load_llm("assets/mini/llm")
+    for source in ("assets/mini/llm", str(exported[1])):
+        table = load_input_embeddings(source)
+        assert torch.equal(table.weight, llm.get_input_embeddings().weight) and not table.weight.requires_grad
+
+
+def test_the_exported_language_model_loads_by_transformers(exported: tuple[Path, Path]) -> None:
+    from transformers import AutoTokenizer
+
+    assert AutoTokenizer.from_pretrained(exported[1]).eos_token == "<|im_end|>"
+    llm, _ = load_llm("assets/mini/llm")
+    state = llm.state_dict()
+    for name, tensor in open_checkpoint(exported[1]).tensors.read(["model.layers.0.mlp.up_proj.weight"]):
+        assert torch.equal(tensor, state[name])
+
+
+def test_adapters_taken_out_of_checkpoints(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    single = make(tmp_path / "single", "mini_muq")
+    written = export_adapters([str(exported[1])], tmp_path / "adapters", ["whisper", "sslam"])
+    assert set(written) == {"whisper", "sslam"}
+    front_end = mini_front_end("mini_alarm_ca", seed=9)
+    load_adapters(front_end, tmp_path / "adapters", ["whisper", "sslam"])
+    expected = load_file(exported[0] / WEIGHTS_FILE)
+    for name, value in front_end.trained_state().items():
+        if name.startswith(("audio_adapter.adapters.whisper.", "audio_adapter.adapters.sslam.")):
+            assert torch.equal(value, expected[name]), name
+    with pytest.raises(UserError, match="the adapter muq is in"):
+        export_adapters([str(single), str(exported[0])], tmp_path / "more")
+    with pytest.raises(UserError, match="no adapter clap"):
+        export_adapters([str(single)], tmp_path / "more", ["clap"])
+
+
+def test_encoders_load_from_the_shipped_folders_in_bfloat16() -> None:
+    config = model_config("mini_alarm_ca").config
+    for name, spec in config.encoders.items():
+        encoder = load_encoder(name, spec, dtype=torch.bfloat16)
+        assert {p.dtype for p in encoder.parameters()} == {torch.bfloat16}
