@@ -29,8 +29,10 @@ HEAVY = {"torch", "transformers", "vllm", "torchaudio", "torchcodec", "accelerat
 SURFACE = [
     "README.md",
     "ask.py",
+    "docs/fidelity.md",
     "generate_vllm.py",
     "generate_vllm_mcqa.py",
+    "get_pretrained_adapters.py",
     "quickstart.sh",
     "requirements-cpu.txt",
     "requirements.txt",
@@ -46,6 +48,7 @@ SURFACE = [
     *(f"src/configs/model/mini_{name}.yaml" for name in ("alarm_ca", "alarm_p", "whisper")),
     "test.sh",
     "train.py",
+    "upload_model.py",
 ]
 ENTRIES = sorted(
     path.relative_to(ROOT).as_posix()

@@ -41,6 +41,7 @@ CHAT_TEMPLATE = (
 IGNORE = -100
 CURVE_FILE = "curve.json"
 DECISIONS = (" loud", " soft", " absent", " none", " faint", " strong", " one", " two", " three", "yes", "no")
+NUMBERS = (" 0", " 1", " 2", " 3", "0", "1", "2", "3")
 BLUR_REACH = 2
 """How many places away words are mixed into a blurred log."""
 LENGTH_STEP = 32
@@ -54,13 +55,15 @@ class Cycle:
 
     ``logs`` is the share of logs among freely written descriptions, ``blur`` the share of samples whose logs are
     blurred, so that the model reads inputs that are not exactly words. It has to learn copying first, which short
-    captions teach soonest: with blurred logs from the start it took longer than 1600 steps.
+    captions teach soonest: with blurred logs from the start it took longer than 1600 steps. ``numbers`` is the weight
+    of the options' numbers in the loss: looking one up is learnt last.
     """
 
     steps: int
     learning_rate: float
     logs: float = LOG_SHARE
     blur: float = 0.0
+    numbers: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,9 @@ class MiniLLMConfig:
     cycles: tuple[Cycle, ...] = (
         Cycle(1300, 2e-3, logs=0.0),
         Cycle(1300, 2e-3),
-        Cycle(800, 1.2e-3, blur=0.7),
-        Cycle(500, 1e-3, blur=0.8),
+        Cycle(1200, 2e-3, logs=0.2, numbers=5.0),
+        Cycle(800, 1.2e-3, blur=0.7, numbers=5.0),
+        Cycle(500, 1e-3, blur=0.8, numbers=5.0),
     )
     batch_size: int = 24
     warmup: int = 100
@@ -229,14 +233,18 @@ def blur_logs(embeddings: Tensor, in_log: Tensor, share: float, noise: float, ge
     return torch.where(chosen, mixed, embeddings)
 
 
-def decision_weights(tokenizer: PreTrainedTokenizerFast, vocabulary: int, weight: float) -> Tensor:
-    """Weight of every token in the loss: ``weight`` for the words that say what a look into the text found.
+def decision_weights(
+    tokenizer: PreTrainedTokenizerFast, vocabulary: int, weight: float, numbers: float = 1.0
+) -> Tensor:
+    """Weight of every token in the loss: ``weight`` for the words that say what a look into the text found, and
+    ``numbers`` for the options' numbers.
 
     They are a few tokens among very many that are copied; without more weight they stay at chance for long.
     """
     weights = torch.ones(vocabulary)
-    for word in DECISIONS:
-        weights[tokenizer(word, add_special_tokens=False).input_ids[0]] = weight
+    for words, value in ((DECISIONS, weight), (NUMBERS, numbers)):
+        for word in words:
+            weights[tokenizer(word, add_special_tokens=False).input_ids[0]] = value
     return weights
 
 
@@ -259,10 +267,10 @@ def train_cycle(
     checkpoint: Path | None = None,
 ) -> list[dict[str, float]]:
     """Train one cycle in place; returns its curve (cycle, step, loss, seconds)."""
-    steps, peak, _, blur = astuple(config.cycles[cycle])
+    steps, peak, _, blur, numbers = astuple(config.cycles[cycle])
     optimizers = build_optimizers(model, peak)
     generator = torch.Generator().manual_seed(config.seed + cycle)
-    weights = decision_weights(tokenizer, model.config.vocab_size, config.decision_weight)
+    weights = decision_weights(tokenizer, model.config.vocab_size, config.decision_weight, numbers)
     curve: list[dict[str, float]] = []
     running, began = 0.0, time.monotonic()
     model.train()
