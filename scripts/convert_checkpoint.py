@@ -24,7 +24,10 @@ def main() -> None:
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("--to", choices=("alarm", "published"), required=True, dest="form")
     parser.add_argument("--shard-gb", type=float, default=5.0, help="largest file of the published form (default: 5)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of our form (default: as stored)")
     args = parser.parse_args()
+
+    import torch
 
     from src.model.checkpoints import open_checkpoint
     from src.model.export import export_published, import_published
@@ -33,7 +36,7 @@ def main() -> None:
     if args.form == "published":
         print(export_published(checkpoint, args.out, int(args.shard_gb * 1e9)))
     else:
-        print(import_published(checkpoint, args.out))
+        print(import_published(checkpoint, args.out, args.dtype and getattr(torch, args.dtype)))
 
 
 if __name__ == "__main__":

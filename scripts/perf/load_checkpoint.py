@@ -55,6 +55,12 @@ def main() -> None:
 
 def compare(folder: Path) -> list[BenchRow]:
     """Both ways, each in a process of its own; ours first, so that a cold file cache costs ours."""
+    import torch
+
+    from src.model.checkpoints import open_checkpoint
+    from src.model.export import import_published
+    from src.model.tensor_files import WEIGHTS_FILE
+
     seen = {}
     for way in ("ours", "baseline"):
         command = [sys.executable, __file__, "--folder", str(folder), "--load", way]
@@ -64,7 +70,11 @@ def compare(folder: Path) -> list[BenchRow]:
     if ours is None:
         raise SystemExit("loading failed; run with --load ours to see why")
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e9
-    return [
+    with tempfile.TemporaryDirectory() as out:
+        smaller = import_published(open_checkpoint(folder), out, torch.bfloat16) / WEIGHTS_FILE
+        converted = smaller.stat().st_size / 1e9
+    rows = [BenchRow(f"{folder.name}: our form in bfloat16, against the whole model", "GB", converted, size, "disk")]
+    return rows + [
         BenchRow(f"load {folder.name}, {size:.1f} GB: {what}", unit, ours[key], base and base[key], "cpu")
         for what, unit, key in (("time", "s", "seconds"), ("peak memory", "GB", "peak_gb"))
     ]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -38,9 +39,12 @@ def export_published(checkpoint: Checkpoint, out: str | Path, shard_bytes: int =
     return folder
 
 
-def import_published(checkpoint: Checkpoint, out: str | Path) -> Path:
-    """Write the trained part of a checkpoint of any form as one of ours; returns the folder."""
-    return write_checkpoint(out, checkpoint.state(), checkpoint.config, {"source": checkpoint.name})
+def import_published(checkpoint: Checkpoint, out: str | Path, dtype: torch.dtype | None = None) -> Path:
+    """Write the trained part of a checkpoint of any form as one of ours; returns the folder.
+
+    As stored, or in ``dtype``: ALARM-CA takes 489 MB in float32 and 245 MB in bfloat16, as a GPU runs it anyway.
+    """
+    return write_checkpoint(out, checkpoint.state(dtype=dtype), checkpoint.config, {"source": checkpoint.name})
 
 
 def export_adapters(checkpoints: Sequence[str], out: str | Path, only: Sequence[str] | None = None) -> dict[str, str]:

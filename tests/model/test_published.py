@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -68,6 +69,8 @@ def test_there_and_back_without_loss(exported: tuple[Path, Path], tmp_path: Path
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert open_checkpoint(again).config == open_checkpoint(ours).config
+    half = import_published(open_checkpoint(whole), tmp_path / "half", torch.bfloat16)
+    assert (half / WEIGHTS_FILE).stat().st_size < 0.6 * (ours / WEIGHTS_FILE).stat().st_size
     assert open_checkpoint(again).digest() == open_checkpoint(whole).digest() == open_checkpoint(ours).digest()
 
 
@@ -210,3 +213,56 @@ def test_encoders_load_from_the_shipped_folders_in_bfloat16() -> None:
     for name, spec in config.encoders.items():
         encoder = load_encoder(name, spec, dtype=torch.bfloat16)
         assert {p.dtype for p in encoder.parameters()} == {torch.bfloat16}
+
+
+def test_from_the_hub_only_the_shards_of_the_front_end_come(
+    exported: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+
+    whole = exported[1]
+    asked: list[tuple[str, str | None]] = []
+
+    def info(self: object, name: str, revision: str | None, timeout: float) -> object:
+        return SimpleNamespace(sha="c0ffee")
+
+    def fetch(repo: str, file: str, revision: str | None, local_files_only: bool) -> str:
+        assert repo == "someone/ALARM-CA" and not local_files_only
+        if file == CONFIG_FILE or not (whole / file).is_file():
+            raise EntryNotFoundError(f"no {file}")
+        asked.append((file, revision))
+        return str(whole / file)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", info)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    loaded = load_front_end("someone/ALARM-CA")
+    assert loaded.config.config.audio_fusion_config.fusion_type == "crossattention"
+    weight_map = json.loads((whole / INDEX_FILE).read_text())["weight_map"]
+    needed = {
+        file
+        for name, file in weight_map.items()
+        if name.startswith("model.audio_") or name.endswith("embed_tokens.weight")
+    }
+    assert {file for file, _ in asked} == needed | {INDEX_FILE} and needed < set(weight_map.values())
+    assert {revision for _, revision in asked} == {"c0ffee"}, "all files come from one commit"
+
+
+def test_without_a_connection_the_cached_files_do(
+    exported: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def unreachable(self: object, name: str, **options: object) -> None:
+        raise ConnectionError("no route")
+
+    def cached(repo: str, file: str, revision: str | None, local_files_only: bool) -> str:
+        assert local_files_only
+        if not (exported[0] / file).is_file():
+            raise LocalEntryNotFoundError(f"{file} is not in the cache")
+        return str(exported[0] / file)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", unreachable)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", cached)
+    assert open_checkpoint("someone/ours").digest() == open_checkpoint(exported[0]).digest()
