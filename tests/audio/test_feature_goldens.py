@@ -11,19 +11,19 @@ from src.audio.features import AudioFeatureExtractor
 from src.audio.waveform import Waveform
 from src.model.encoders.build import build_encoder
 from tests.support.golden_features import FULL_SIZE, check_features
-from tests.support.golden_rules import require_goldens
+from tests.support.golden_rules import goldens_dir
 
 
 @pytest.mark.slow
 def test_features_equal_the_recorded_ones() -> None:
-    results = list(check_features(require_goldens()))
+    results = list(check_features(goldens_dir()))
     assert len(results) == 16
     assert all(result.passed for result in results), [result.line() for result in results if not result.passed]
 
 
 @pytest.mark.slow
 def test_lengths_equal_the_recorded_chain() -> None:
-    chain = json.loads((require_goldens() / "lengths.json").read_text(encoding="utf-8"))["chain"]
+    chain = json.loads((goldens_dir() / "lengths.json").read_text(encoding="utf-8"))["chain"]
     extractor = AudioFeatureExtractor(FULL_SIZE)
     strides = {"whisper": 2, "sslam": 2, "w2vbert": 1, "muq": 960}
     minimum = {name: config.minimum_seconds for name, config in FULL_SIZE.items()}
@@ -42,7 +42,7 @@ def test_lengths_equal_the_recorded_chain() -> None:
 
 
 def test_encoder_lengths_equal_the_recorded_ones() -> None:
-    table = json.loads((require_goldens() / "lengths.json").read_text(encoding="utf-8"))["encoder_calc_length"]
+    table = json.loads((goldens_dir() / "lengths.json").read_text(encoding="utf-8"))["encoder_calc_length"]
     architecture = {"width": 16, "num_layers": 1, "num_heads": 4}
     extra = {
         "whisper": {"ffn_dim": 8},

@@ -21,7 +21,7 @@ from src.model.encoders.config import encoder_spec
 from src.model.encoders.muq import rotary_table
 from src.model.encoders.whisper import WhisperEncoder
 from tests.support.golden_encoders import check_encoders
-from tests.support.golden_rules import require_goldens
+from tests.support.golden_rules import goldens_dir
 
 KINDS = ("whisper", "w2vbert", "sslam", "muq")
 MINI = tuple(f"mini_{kind}" for kind in KINDS)
@@ -51,14 +51,14 @@ def encode(encoder: Encoder, batch: EncoderFeatures, layers: tuple[int, ...]) ->
 
 @pytest.mark.slow
 def test_recorded_cases() -> None:
-    results = list(check_encoders(require_goldens()))
+    results = list(check_encoders(goldens_dir()))
     assert len(results) == 11 * 2 + 2 + 4
     assert all(result.passed for result in results), [result.line() for result in results if not result.passed]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_full_size_has_the_published_names_and_shapes(kind: str) -> None:
-    path = require_goldens().parent / f"state_dict_{STATE_DICTS.get(kind, kind)}.json"
+    path = goldens_dir().parent / f"state_dict_{STATE_DICTS.get(kind, kind)}.json"
     entries = json.loads(path.read_text(encoding="utf-8"))["entries"]
     prefix = f"model.audio_encoder.encoders.{kind}."
     published = {name.removeprefix(prefix): entry[0] for name, entry in entries.items() if name.startswith(prefix)}

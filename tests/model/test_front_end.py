@@ -17,7 +17,7 @@ from src.model.build import build_feature_extractor
 from src.model.config import FrontEndConfig, ModelConfig
 from src.model.front_end import AudioFrontEnd
 from src.model.init import STD
-from tests.support.golden_rules import require_goldens
+from tests.support.golden_rules import goldens_dir
 from tests.support.tiny_models import (
     FULL_MODELS,
     MINI_MODELS,
@@ -295,7 +295,7 @@ def test_initial_values() -> None:
 @pytest.mark.parametrize("name", FULL_MODELS)
 def test_full_size_names_and_shapes(name: str) -> None:
     """The trainable part has exactly the published tensors."""
-    entries = json.loads((require_goldens().parent / f"state_dict_{name}.json").read_text())["entries"]
+    entries = json.loads((goldens_dir().parent / f"state_dict_{name}.json").read_text())["entries"]
     expected = {
         key.removeprefix("model."): tuple(shape)
         for key, (shape, _) in entries.items()

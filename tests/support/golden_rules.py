@@ -17,24 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-REPO_ROOT = Path(__file__).resolve().parents[2]
 
-
-def goldens_dir() -> Path | None:
-    """Folder of the recorded cases: ``$ALARM_GOLDENS``, else ``../shared/reference/goldens``; None if absent."""
+def goldens_dir() -> Path:
+    """Folder of the recorded cases: ``$ALARM_GOLDENS``, else ``tests/reference/goldens``."""
     configured = os.environ.get("ALARM_GOLDENS")
-    folder = Path(configured) if configured else REPO_ROOT.parent / "shared" / "reference" / "goldens"
-    return folder if folder.is_dir() else None
-
-
-def require_goldens() -> Path:
-    """The folder of :func:`goldens_dir`; skips the calling test, with the reason, when there is none."""
-    import pytest  # here, so that scripts which only need the rules run without it
-
-    folder = goldens_dir()
-    if folder is None:
-        pytest.skip("recorded reference numbers not found: set ALARM_GOLDENS to their folder")
-    return folder
+    return Path(configured) if configured else Path(__file__).resolve().parents[1] / "reference" / "goldens"
 
 
 def rule_a(name: str, shape: tuple[int, ...], kind: str) -> Tensor:
