@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.golden_rules import REPO_ROOT
+from src.common.paths import REPO_ROOT
 from tests.training.conftest import overrides
 from tests.training.test_run import losses, record
 
