@@ -20,10 +20,11 @@ from src.common.errors import ConfigError
 
 def main() -> None:
     """Train as the command line says."""
-    from src.training.run import run_training
-
     try:
-        run_training(compose("train", sys.argv[1:]))
+        config = compose("train", sys.argv[1:])
+        from src.training.run import run_training  # torch, not needed for --help
+
+        run_training(config)
     except ConfigError:
         if int(os.environ.get("RANK", "0")) > 0:
             time.sleep(30)  # the first process says the same, and the launcher then ends the others

@@ -138,5 +138,7 @@ def test_help_answers_without_heavy_imports(script: str, from_root: bool) -> Non
 
 
 def test_scripts_are_thin() -> None:
-    long = {name: count for name in ENTRIES if (count := len((ROOT / name).read_text().splitlines())) > 70}
+    """All but the performance programs, which hold their own baselines."""
+    thin = [name for name in ENTRIES if not name.startswith("scripts/perf/")]
+    long = {name: count for name in thin if (count := len((ROOT / name).read_text().splitlines())) > 70}
     assert not long, f"logic belongs in src/: {long}"
