@@ -21,7 +21,7 @@ def sslam_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) -> t
     """
     inside = torch.arange(samples.shape[1], device=samples.device) < lengths[:, None]
     mean = samples.sum(dim=1, keepdim=True) / lengths[:, None]
-    centred = (samples - mean).masked_fill(~inside, 0.0)
+    centred = (samples - mean).masked_fill_(~inside, 0.0)
     filters = kaldi_filters(config.num_mels, config.sample_rate, samples.device)
     fbank = kaldi_fbank(centred, symmetric_hann(1.0, samples.device), filters)
 
@@ -30,7 +30,7 @@ def sslam_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) -> t
     total = pad_multiple(fbank.shape[1], chunk)
     fbank = torch.nn.functional.pad(fbank, (0, 0, 0, total - fbank.shape[1]))
     position = torch.arange(total, device=samples.device)
-    features = (fbank.masked_fill((position >= frames[:, None])[..., None], 0.0) - MEAN) / (2 * STD)
+    features = fbank.masked_fill_((position >= frames[:, None])[..., None], 0.0).sub_(MEAN).div_(2 * STD)
     own_total = -(-frames // chunk) * chunk
-    features = features.masked_fill((position >= own_total[:, None])[..., None], 0.0)
+    features = features.masked_fill_((position >= own_total[:, None])[..., None], 0.0)
     return features, prefix_mask(frames, total), frames

@@ -31,7 +31,7 @@ def w2vbert_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) ->
     valid = (position < frames[:, None])[..., None]
     normalised = _normalise(fbank, valid, frames[:, None, None])
     odd = ((position == frames[:, None]) & (frames % 2 == 1)[:, None])[..., None]
-    normalised = normalised.masked_fill(odd, PADDING_VALUE)
+    normalised = normalised.masked_fill_(odd, PADDING_VALUE)
     rows = frames // 2
     return normalised.reshape(len(samples), total // 2, -1), prefix_mask(rows, total // 2), rows
 
@@ -39,6 +39,6 @@ def w2vbert_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) ->
 def _normalise(fbank: Tensor, valid: Tensor, counts: Tensor) -> Tensor:
     """Zero mean and unit variance (n - 1) of each mel bin over a clip's ``valid`` frames; zero elsewhere."""
     mean = fbank.masked_fill(~valid, 0.0).sum(dim=1, keepdim=True) / counts
-    centred = (fbank - mean).masked_fill(~valid, 0.0)
+    centred = (fbank - mean).masked_fill_(~valid, 0.0)
     variance = centred.square().sum(dim=1, keepdim=True) / (counts - 1)
-    return centred / (variance + VARIANCE_FLOOR).sqrt()
+    return centred.div_((variance + VARIANCE_FLOOR).sqrt())

@@ -7,6 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
+from src.audio.blocks import by_clip
 from src.audio.config import FeatureConfig
 from src.audio.spectral import mel_filters, pad_multiple, power_spectrum, prefix_mask
 
@@ -29,7 +30,7 @@ def whisper_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) ->
     starts = torch.arange(0, total, piece, device=samples.device)
     used = (starts < lengths[:, None]).flatten()
     features = samples.new_zeros(len(pieces), config.chunk_frames, config.num_mels)
-    features[used] = _log_mel(pieces[used], config)
+    features[used] = by_clip(lambda some: _log_mel(some, config), pieces[used])
     frames = -(-lengths // HOP)
     return features.view(batch, -1, config.num_mels), prefix_mask(frames, total // HOP), frames
 
@@ -39,9 +40,9 @@ def _log_mel(pieces: Tensor, config: FeatureConfig) -> Tensor:
     spectrum = torch.stft(pieces, FFT, HOP, window=_window(pieces.device), return_complex=True)
     power = power_spectrum(spectrum[..., :-1]).transpose(1, 2)
     filters = mel_filters(config.num_mels, FFT, config.sample_rate, "slaney", pieces.device)
-    log_mel = (power @ filters).clamp_min(POWER_FLOOR).log10()
+    log_mel = (power @ filters).clamp_min_(POWER_FLOOR).log10_()
     floor = log_mel.amax(dim=(1, 2), keepdim=True) - DYNAMIC_RANGE
-    return (log_mel.maximum(floor) + 4.0) / 4.0
+    return log_mel.maximum(floor).add_(4.0).div_(4.0)
 
 
 @functools.lru_cache(maxsize=8)
