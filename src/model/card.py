@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData
 
 from src.common.errors import UserError
+from src.common.paths import REPO_ROOT
 from src.model.checkpoints import CONFIG_FILE, Checkpoint
 from src.model.config import ModelConfig
 from src.model.export import export_published
@@ -65,9 +66,10 @@ def read_scores(path: Path, system: str | None = None) -> list[Score]:
 def model_card(checkpoint: Checkpoint, repo: str, licence: str, scores: Sequence[Score] = ()) -> ModelCard:
     """The card of a checkpoint: what it is made of and trained on, how to use it, scores, licence."""
     config, record = checkpoint.config, _record(checkpoint)
+    sources = [config.llm, *(spec.weights.source for spec in config.config.encoders.values())]
     data = ModelCardData(
         license=licence,
-        base_model=[config.llm, *(spec.weights.source for spec in config.config.encoders.values())],
+        base_model=[source for source in sources if not (REPO_ROOT / source).exists()] or None,
         pipeline_tag="audio-text-to-text",
         tags=["alarm", "audio", "reasoning"],
         library_name="alarm",

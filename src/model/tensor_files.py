@@ -20,7 +20,7 @@ from src.common.paths import REPO_ROOT
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = WEIGHTS_FILE + ".index.json"
-OPEN_BYTES = 2**29
+OPEN_BYTES = 2**28
 """A file is closed after so many bytes: while it is open, pages of it that were read count as memory in use."""
 
 Fetch = Callable[[str], Path | None]
