@@ -11,11 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from src.common.config import compose
 from src.common.errors import ConfigError, UserError
+from src.common.paths import REPO_ROOT
+from src.generation.ask import ask
 from src.model.checkpoints import open_checkpoint
 from src.training.callbacks import read_metrics
 from tests.support.tiny_llm import save_tiny_llm
 from tests.training.conftest import Run
+
+CLIP = REPO_ROOT / "assets" / "mini" / "sounds" / "flac" / "bd_klub_0.flac"
 
 
 def losses(folder: Path) -> list[float]:
@@ -116,6 +121,9 @@ def test_another_family_of_language_models(run: Run, tmp_path: Path) -> None:
     config = open_checkpoint(trained).config
     assert config.llm_embedding_dim == 48 and config.llm == str(llm)
     assert load_file(trained / "model.safetensors")["audio_start_emb"].shape == (1, 48)
+    limits = ["model.max_tokens=6", "model.max_thinking_tokens=-1", "greedy=true"]
+    pieces = ask(str(CLIP), "what is it?", compose("ask", [f"checkpoint_name={trained}", *limits]))
+    assert {part for part, _ in pieces} <= {"thoughts", "answer"}
 
 
 def test_evaluation_only(run: Run) -> None:
