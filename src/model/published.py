@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Collection, Mapping
 
 import torch
-import yaml
 
 from src.common.config import CONFIG_DIR, bind_dataclass, compose
 from src.common.errors import ConfigError, UserError
@@ -24,6 +23,8 @@ PREFIX = "model."
 AUDIO_PREFIX = PREFIX + "audio_"
 ENCODER_PREFIX = AUDIO_PREFIX + "encoder.encoders."
 EMBEDDINGS = PREFIX + "embed_tokens.weight"
+GENERATION_SETTINGS = "default_inference"
+"""The one file of ``src/configs/model`` that is not a model: it says how much a model may write."""
 SEPARATORS = ("audio_start_emb", "audio_end_emb")
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -44,8 +45,7 @@ def model_config(name: str) -> ModelConfig:
 
 def known_models() -> list[str]:
     """Names of the model configurations: the published ones first, then the miniatures."""
-    paths = (CONFIG_DIR / "model").glob("*.yaml")
-    names = [path.stem for path in paths if "config" in (yaml.safe_load(path.read_text(encoding="utf-8")) or {})]
+    names = {path.stem for path in (CONFIG_DIR / "model").glob("*.yaml")} - {GENERATION_SETTINGS}
     return sorted(names, key=lambda name: (name.startswith("mini_"), name))
 
 
