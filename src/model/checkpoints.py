@@ -124,6 +124,8 @@ def write_checkpoint(
 ) -> Path:
     """As :func:`save_checkpoint`, from the trained tensors by name."""
     folder = Path(directory)
+    if (folder / INDEX_FILE).exists():  # it would be read instead of what is written here
+        raise UserError(f"{folder}: holds a published checkpoint ({INDEX_FILE}); choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     save_file(dict(state), folder / WEIGHTS_FILE, metadata={"format": "pt"})
     write_config(folder, config, extra)

@@ -15,6 +15,8 @@ from src.model.encoders.config import EncoderSpec
 from src.model.init import STD
 
 REQUIRED = object()
+PINNED_LLMS = {"Qwen/Qwen3-4B-Thinking-2507": "768f209d9ea81521153ed38c47d515654e938aea"}
+"""Commits of language models on the Hub, by id: ``model.llm=`` alone then chooses another one, unpinned."""
 
 ADAPTER_OPTIONS: dict[str, dict[str, Any]] = {
     "downsampler_conformer": {
@@ -251,6 +253,10 @@ class ModelConfig:
     config: FrontEndConfig
     llm_revision: str | None = None
     llm_embedding_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.llm_revision is None:
+            object.__setattr__(self, "llm_revision", PINNED_LLMS.get(self.llm))
 
     def with_width(self, llm_dim: int) -> ModelConfig:
         """The same with the LLM's width written down."""

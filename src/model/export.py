@@ -29,6 +29,8 @@ def export_published(checkpoint: Checkpoint, out: str | Path, shard_bytes: int =
     are in memory at a time. Raises :class:`UserError` when a frozen part cannot be found.
     """
     folder, config = Path(out), checkpoint.config
+    if any(folder.glob("*.safetensors")):
+        raise UserError(f"{folder}: holds a checkpoint already; choose another folder for the published form")
     folder.mkdir(parents=True, exist_ok=True)
     llm = llm_config(config.llm, config.llm_revision)
     tokenizer = load_tokenizer(config.llm, config.llm_revision)

@@ -46,6 +46,21 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return ours, export_published(open_checkpoint(ours), base / "whole", SHARD_BYTES)
 
 
+def test_the_two_forms_never_share_a_folder(exported: tuple[Path, Path]) -> None:
+    ours, whole = exported
+    with pytest.raises(UserError, match="holds a checkpoint already"):
+        export_published(open_checkpoint(ours), ours)
+    with pytest.raises(UserError, match="holds a published checkpoint"):
+        import_published(open_checkpoint(ours), whole)
+
+
+def test_another_language_model_is_not_asked_for_at_the_pinned_commit() -> None:
+    from tests.support.tiny_models import model_config as with_overrides
+
+    assert with_overrides("alarm_ca").llm_revision
+    assert with_overrides("alarm_ca", "model.llm=someone/llama").llm_revision is None
+
+
 def test_the_published_form_has_the_published_names(exported: tuple[Path, Path]) -> None:
     whole = exported[1]
     index = json.loads((whole / INDEX_FILE).read_text())
