@@ -44,6 +44,11 @@ class AlarmModel(nn.Module):
         self.max_length = max_length
         self._plain_head: bool | None = None
 
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """Names of the LLM's layer classes: what FSDP shares out one by one."""
+        return sorted({type(module).__name__ for module in self.llm.modules() if _is_layer(module)})
+
     def train(self, mode: bool = True) -> AlarmModel:
         """The front end and the dropout of LoRA layers follow ``mode``; the LLM itself stays in eval mode."""
         super().train(mode)

@@ -40,6 +40,7 @@ from src.model.tensor_files import (
     hub_files,
     misfits,
     tensors_digest,
+    whole,
 )
 
 CONFIG_FILE = "alarm_config.json"
@@ -143,13 +144,18 @@ def save_checkpoint(
     config: ModelConfig,
     extra: Mapping[str, Any] | None = None,
     llm: Any = None,
+    write: bool = True,
 ) -> Path:
     """Write the trained state and the configuration; ``extra`` is kept as given (JSON values). Returns the folder.
 
-    ``llm`` is the language model that holds the LoRA layers; it is not needed where ``config`` asks for none.
+    ``llm`` is the language model that holds the LoRA layers; it is not needed where ``config`` asks for none. Where
+    the model is shared out, all processes must call this, and one of them with ``write``.
     """
-    state = {name: value.detach().cpu().contiguous() for name, value in front_end.trained_state().items()}
-    return write_checkpoint(directory, state, config.with_width(front_end.llm_dim), extra, lora_of(llm))
+    state = {name: whole(value) for name, value in front_end.trained_state().items()}
+    lora = lora_of(llm)
+    if not write:
+        return Path(directory)
+    return write_checkpoint(directory, state, config.with_width(front_end.llm_dim), extra, lora)
 
 
 def write_checkpoint(

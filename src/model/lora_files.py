@@ -16,7 +16,7 @@ from torch import Tensor
 from src.common.errors import UserError
 from src.model.llm import load_llm
 from src.model.lora import ADAPTER, copy_tensors, has_lora, inject, lora_tensors
-from src.model.tensor_files import Fetch, TensorFiles, misfits
+from src.model.tensor_files import Fetch, TensorFiles, misfits, whole
 
 FOLDER = "lora"
 WEIGHTS = "adapter_model.safetensors"
@@ -38,7 +38,7 @@ def lora_of(llm: Any) -> Lora | None:
         return None
     settings = llm.peft_config[ADAPTER].to_dict()
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in lora_tensors(llm).items()}
+    tensors = {name: whole(value) for name, value in lora_tensors(llm).items()}
     return Lora(tensors, {**plain, "inference_mode": True})
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from src.common.errors import UserError
 from src.common.paths import REPO_ROOT
@@ -127,12 +128,18 @@ def _names(path: Path, where: str) -> list[str]:
         return list(file.keys())
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor on the CPU; put together from all processes where it is shared out (then all must call this)."""
+    gathered = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return gathered.detach().cpu().contiguous()
+
+
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, dtypes, shapes and bytes, by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(whole(tensor).flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

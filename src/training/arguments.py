@@ -60,6 +60,9 @@ def training_arguments(config: TrainConfig) -> Any:
             values.setdefault("ddp_backend", "gloo")
     if config.eval_mode or not config.dataset.eval:
         values["eval_strategy"] = "no"
+    if not (values.get("bf16") or values.get("fp16")):
+        # What the run is told decides, not the launcher's file: its precision would go unrecorded.
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
     try:
         args = TrainingArguments(**values)
     except (ValueError, TypeError, ImportError) as error:

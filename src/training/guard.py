@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from src.common.errors import UserError
 from src.common.log import get_logger
@@ -56,7 +57,7 @@ class FiniteGuard:
         """
         if self._bad:
             return False
-        norm = float(norm)
+        norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         if math.isfinite(norm):
             return True
         self._report(f"the gradient's norm is {norm}", self._keys, step)

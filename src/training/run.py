@@ -133,6 +133,7 @@ def _record(
             "steps_skipped": trainer.guard.skipped,
         },
         processes=trainer.args.world_size,
+        distributed=trainer.accelerator.distributed_type.value,
         response_sets_skipped=list(trainer.data.skipped),
         **extra,
     )
@@ -144,6 +145,8 @@ def _train(trainer: AlarmTrainer, resume: Path | None) -> dict[str, Any]:
         log.info("%s is of the last step: nothing is left to train", resume)
         trainer._load_from_checkpoint(str(resume))
     else:
+        if resume is not None and trainer.is_fsdp_enabled:  # before the model is shared out
+            trainer._load_from_checkpoint(str(resume))
         outcome = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
         results = dict(outcome.metrics)
     if trainer.data.evaluation and trainer.args.eval_strategy != "no":

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback
 
 from src.common.log import get_logger
@@ -80,12 +83,14 @@ class SampleCallback(TrainerCallback):
         """Answers with the present weights; returns the scores (nothing but in the first process)."""
         step = self.trainer.state.global_step
         self._done_at = step
-        if self._scorer is None:
+        if self._scorer is None and not self.trainer.is_fsdp_enabled:
             return {}
         scores: dict[str, float] = {}
         try:
             with random_state_kept():
                 lines = [{"step": step} | line for batch in self._batches() for line in self._answer(batch)]
+                if self._scorer is None:  # it took part because the model is shared out
+                    return {}
                 for mode, kind in KINDS.items():
                     chosen = [line for line in lines if line["mode"] == mode]
                     found = self._scorer([line["answer"] for line in chosen], [line["target"] for line in chosen])
@@ -113,7 +118,7 @@ class SampleCallback(TrainerCallback):
         inputs = self.trainer._prepare_inputs(batch)
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         turns = [Turn(turn.start, turn.main) for turn in inputs["turns"]]
-        with self.trainer.accelerator.autocast():
+        with self.trainer.accelerator.autocast(), _at_hand(model):
             answers = greedy_answers(model, turns, inputs["features"], self.tokenizer, self.max_tokens)
         return [
             {
@@ -132,6 +137,19 @@ class SampleCallback(TrainerCallback):
         header = turn_ids(self.tokenizer, "").main
         text = main[: -len(header)] if main[-len(header) :] == header else main
         return self.tokenizer.decode(text, skip_special_tokens=True)
+
+
+@contextmanager
+def _at_hand(model: nn.Module) -> Iterator[None]:
+    """Parts of a shared-out model that are not called through its forward, whole on every process for a while."""
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    model.unshard()
+    try:
+        yield
+    finally:
+        model.reshard()
 
 
 def pick_rows(evaluation: Mapping[str, Examples], count: int) -> list[Pick]:

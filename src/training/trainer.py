@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
 from src.audio.features import AudioFeatureExtractor
@@ -24,6 +26,7 @@ from src.model.config import ModelConfig
 from src.model.splice import Turn
 from src.training.encoder_cache import EncoderCache
 from src.training.guard import FiniteGuard
+from src.training.sharded import load_optimizer, save_optimizer
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class AlarmTrainer(Trainer):
             eval_dataset=dict(data.evaluation) or None,
         )
         self.remove_callback(PrinterCallback)
+        if self.is_fsdp_enabled:  # autocast chooses the precision, operation by operation, here as elsewhere
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
         self.model_accepts_loss_kwargs = True
         self.data = data
         self.extractor = extractor.to(args.device)
@@ -185,7 +190,8 @@ class AlarmTrainer(Trainer):
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
         """Sum of the micro-batch over the step's tokens; processes average gradients, hence the factor."""
-        outputs = model(inputs)
+        with self.accelerator.autocast():
+            outputs = model(inputs)
         items = outputs["num_targets"] if num_items_in_batch is None else num_items_in_batch
         loss = outputs["loss_sum"] * self.args.world_size / items.clamp(min=1)
         return (loss, outputs) if return_outputs else loss
@@ -223,7 +229,8 @@ class AlarmTrainer(Trainer):
         # A process that has no row of its own keeps the others company, uncounted: sharded models run in step.
         counted = self.args.process_index < len(dataloader.dataset)  # type: ignore[arg-type]
         for batch in (batch for step in dataloader for batch in step):
-            outputs = self.model(self._prepare_inputs(batch))
+            with self.accelerator.autocast():
+                outputs = self.model(self._prepare_inputs(batch))
             sums += counted * torch.stack(
                 [outputs["loss_sum"], outputs["num_targets"], sums.new_tensor(len(batch))]
             ).to(sums)
@@ -247,11 +254,37 @@ class AlarmTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Write adapters, fusion and separators, LoRA, and the configuration that names the frozen parts."""
         extra = {"step": self.state.global_step, "seed": self.args.seed}
-        model = self._alarm()
-        save_checkpoint(output_dir or self.args.output_dir, model.front_end, self.model_config, extra, model.llm)
+        model, folder = self._alarm(), output_dir or self.args.output_dir
+        save_checkpoint(folder, model.front_end, self.model_config, extra, model.llm, write=self.args.should_save)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As usual; where the model is shared out, every process gives its part."""
+        if self.is_fsdp_enabled:
+            self._save(output_dir)
+        else:
+            super().save_model(output_dir, _internal_call)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """The same files whether the model is shared out or not."""
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        save_optimizer(self.model, self.optimizer.optimizer, Path(output_dir), self.args.should_save)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """From the files of any run, shared out or not."""
+        if not self.is_fsdp_enabled or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        load_optimizer(self.model, self.optimizer.optimizer, Path(checkpoint))
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Put a checkpoint's trained state into the model."""
+        """Put a checkpoint's trained state into the model; once it is shared out, that has been done."""
+        if self.is_fsdp_enabled and isinstance(next(self._alarm().parameters()), DTensor):
+            return
         load_state(self._alarm().front_end, self._alarm().llm, Path(resume_from_checkpoint))
 
     def _alarm(self) -> AlarmModel:

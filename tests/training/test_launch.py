@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,14 +21,16 @@ from tests.training.test_run import losses, record
 pytestmark = [pytest.mark.launch, pytest.mark.slow]
 
 
-def launch(world: Path, processes: int, *options: str) -> subprocess.CompletedProcess[str]:
+def launch(
+    world: Path, processes: int, *options: str, config: str = "cpu", program: str = "train.py"
+) -> subprocess.CompletedProcess[str]:
     """Run train.py under ``accelerate launch``."""
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     if processes == 1:
         command += ["--quiet", "--config-file", "src/configs/accelerate/single.yaml"]
     else:
-        command += ["--config-file", "src/configs/accelerate/cpu.yaml", "--num-processes", str(processes)]
-    command += ["train.py", *options]
+        command += ["--config-file", f"src/configs/accelerate/{config}.yaml", "--num-processes", str(processes)]
+    command += [program, *options]
     environment = {**os.environ, "ALARM_DATA_ROOT": str(world / "datasets"), "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=REPO_ROOT, env=environment, capture_output=True, text=True, timeout=600)
 
@@ -66,6 +69,49 @@ def test_two_processes_equal_one(world: Path, tmp_path: Path) -> None:
     states = [load_file(folder / "model.safetensors") for folder in folders.values()]
     for name in states[0]:
         torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_shared_out_model_trains_and_goes_on_like_a_whole_one(world: Path, tmp_path: Path) -> None:
+    """FSDP on two processes: the losses, files and resumed curve of one process, in both directions."""
+
+    def train(name: str, processes: int, steps: int) -> Path:
+        options = overrides(
+            world,
+            tmp_path / name,
+            "sample_generations=2",
+            "sample_tokens=3",
+            "resume_from_checkpoint=true",
+            max_steps=steps,
+            lr_scheduler_type="constant",
+            per_device_train_batch_size=4 // processes,
+            gradient_accumulation_steps=2,
+            save_strategy="steps",
+            save_steps=3,
+            eval_strategy="steps",
+            eval_steps=3,
+        )
+        shared = {"config": "fsdp", "program": "tests/support/fsdp_on_cpu.py"} if processes > 1 else {}
+        done = launch(world, processes, *options, **shared)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert record(tmp_path / name)["distributed"] == ("FSDP" if shared else "NO")
+        return tmp_path / name
+
+    whole, shared = train("whole", 1, 6), train("shared", 2, 3)
+    files = [{path.name for path in (folder / "checkpoint-3").iterdir()} for folder in (whole, shared)]
+    assert files[0] - {"rng_state.pth"} == files[1] - {"rng_state_0.pth", "rng_state_1.pth"}
+    first, other = (load_file(folder / "checkpoint-3" / "model.safetensors") for folder in (whole, shared))
+    for name, value in first.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-4, msg=name)
+    answers = [(folder / "samples.jsonl").read_text().splitlines()[:2] for folder in (whole, shared)]
+    assert answers[0] == answers[1] and len(answers[0]) == 2
+    assert record(shared)["llm_digest"]["after"] == record(whole)["llm_digest"]["after"]
+    shutil.copytree(shared, tmp_path / "moved")
+    for folder in (train("shared", 2, 6), train("moved", 1, 6)):
+        assert record(folder)["resumed_from"].endswith("checkpoint-3")
+        assert losses(folder) == pytest.approx(losses(whole), rel=1e-3)
+        assert record(folder)["results"]["eval_mini_loss"] == pytest.approx(
+            record(whole)["results"]["eval_mini_loss"], rel=1e-3
+        )
 
 
 def test_a_killed_run_goes_on_with_the_same_losses(world: Path, tmp_path: Path) -> None:
