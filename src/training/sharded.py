@@ -22,7 +22,7 @@ _OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 def save_optimizer(model: nn.Module, optimizer: Any, directory: Path, write: bool) -> None:
     """Write the optimizer's state as one process would. All processes must call this; those with ``write`` write."""
-    named = get_optimizer_state_dict(model, optimizer, options=_OPTIONS)
+    named: Any = get_optimizer_state_dict(model, optimizer, options=_OPTIONS)
     if not write:
         return
     places = {name: place for place, name in enumerate(_in_groups(named["param_groups"]))}
@@ -33,11 +33,13 @@ def save_optimizer(model: nn.Module, optimizer: Any, directory: Path, write: boo
 
 def load_optimizer(model: nn.Module, optimizer: Any, directory: Path) -> None:
     """Share out the optimizer's state that any run has written. All processes must call this."""
-    names = _in_groups(get_optimizer_state_dict(model, optimizer)["param_groups"])
+    named: Any = get_optimizer_state_dict(model, optimizer)
+    names = _in_groups(named["param_groups"])
     saved = torch.load(directory / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
     groups = [{**group, "params": [names[place] for place in group["params"]]} for group in saved["param_groups"]]
     state = {names[place]: values for place, values in saved["state"].items()}
-    set_optimizer_state_dict(model, optimizer, {"state": state, "param_groups": groups}, options=_OPTIONS)
+    whole: Any = {"state": state, "param_groups": groups}
+    set_optimizer_state_dict(model, optimizer, whole, options=_OPTIONS)
 
 
 def _in_groups(groups: Any) -> list[str]:
