@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from src.audio.waveform import Waveform, load_waveform
 from src.common.errors import UserError
 from src.common.log import get_logger
+from src.generation.ears import Ears
 from src.generation.requests import Request, Segment
-from src.model.checkpoints import LoadedFrontEnd, load_front_end
 from src.prompts import Prompts
 from src.prompts.chat import ChatTokenizer, chat_ids, system_ids, text_ids, turn_ids
 from src.prompts.layouts import self_generation_messages
@@ -35,40 +34,6 @@ class Item:
     description: str | None = None
     seed: int | None = None
     error: str | None = None
-
-
-class Ears:
-    """One or several front ends; several hear the same clip one after another (an ensemble)."""
-
-    def __init__(self, loaded: Sequence[LoadedFrontEnd]) -> None:
-        self.loaded = list(loaded)
-
-    @classmethod
-    def load(cls, checkpoints: Sequence[str], device: torch.device | str, dtype: torch.dtype) -> Ears:
-        """Load checkpoints. Raises :class:`UserError` if one is unusable or they belong to different LLMs."""
-        loaded = [load_front_end(name, device, dtype) for name in checkpoints]
-        llms = {each.config.llm: name for each, name in zip(loaded, checkpoints, strict=True)}
-        if len(llms) > 1:
-            listed = ", ".join(f"{name} ({llm})" for llm, name in llms.items())
-            raise UserError(f"checkpoint_name: an ensemble needs one language model, got {listed}")
-        return cls(loaded)
-
-    @property
-    def explicit_tags(self) -> list[bool]:
-        """For each front end, whether the marks around the audio are text instead of learned rows."""
-        return [each.front_end.separators() is None for each in self.loaded]
-
-    @torch.inference_mode()
-    def encode(self, waveforms: Sequence[Waveform]) -> list[list[Tensor]]:
-        """For each clip, one ``(frames, llm_dim)`` tensor a front end, learned separators included, on the CPU."""
-        heard: list[list[Tensor]] = [[] for _ in waveforms]
-        for each in self.loaded:
-            separators = each.front_end.separators()
-            embedded = each.front_end(each.feature_extractor(waveforms))
-            for place, frames in zip(heard, embedded, strict=True):
-                rows = [frames] if separators is None else [separators[0], frames, separators[1]]
-                place.append(torch.cat([row.to(frames) for row in rows]).cpu())
-        return heard
 
 
 class Turns:
