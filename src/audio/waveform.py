@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from src.common.errors import UserError
+
+AudioFault = Literal["missing_audio", "empty_audio", "unreadable_audio"]
+
+
+class AudioError(UserError):
+    """Audio that cannot be used; ``fault`` says in which way."""
+
+    def __init__(self, message: str, fault: AudioFault = "unreadable_audio") -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,8 @@ def load_waveform(source: Any, sample_rate: int | None = None) -> Waveform:
         sample_rate: samples per second of an array; ignored for the other forms, which carry their own.
 
     Raises:
-        UserError: the file is missing, unreadable, holds no samples or samples that are not finite; it is named.
+        AudioError: the file is missing, unreadable, holds no samples or samples that are not finite; it is named.
+            Also for a ``source`` of another form.
     """
     if isinstance(source, Waveform):
         return _checked(source, "waveform")
@@ -57,7 +68,7 @@ def load_waveform(source: Any, sample_rate: int | None = None) -> Waveform:
         return _from_decoder(source, "audio decoder")
     if isinstance(source, (Tensor, np.ndarray, list, tuple)):
         return _from_array(source, sample_rate, "audio array")
-    raise UserError(
+    raise AudioError(
         f"audio: got {type(source).__name__}, expected a path, URL, bytes, array, data-set cell or AudioDecoder"
     )
 
@@ -70,7 +81,10 @@ def _from_cell(cell: Mapping[str, Any]) -> Waveform:
         return _decode(cell["bytes"], name)
     if cell.get("path"):
         return _from_path(name)
-    raise UserError(f"audio cell with keys {sorted(cell)}: expected 'array' and 'sampling_rate', 'bytes', or 'path'")
+    raise AudioError(
+        f"audio cell with keys {sorted(cell)}: expected 'array' and 'sampling_rate', 'bytes', or 'path'",
+        "missing_audio",
+    )
 
 
 def _from_path(path: str) -> Waveform:
@@ -78,13 +92,15 @@ def _from_path(path: str) -> Waveform:
         return _decode(path, path)
     if not Path(path).is_file():
         what = "is a folder" if Path(path).is_dir() else "does not exist"
-        raise UserError(f"audio file {path} {what}; give the path of an audio file")
+        raise AudioError(f"audio file {path} {what}; give the path of an audio file", "missing_audio")
     if Path(path).stat().st_size == 0:
-        raise UserError(f"audio file {path} is empty (0 bytes); replace it or leave it out")
+        raise AudioError(f"audio file {path} is empty (0 bytes); replace it or leave it out", "empty_audio")
     return _decode(path, path)
 
 
 def _decode(encoded: str | bytes, name: str) -> Waveform:
+    if not encoded:
+        raise AudioError(f"{name}: is empty (0 bytes); replace it or leave it out", "empty_audio")
     try:
         from torchcodec.decoders import AudioDecoder
     except (ImportError, RuntimeError, OSError) as error:
@@ -109,14 +125,14 @@ def _from_decoder(decoder: Any, name: str) -> Waveform:
 
 def _from_array(array: Any, sample_rate: int | None, name: str) -> Waveform:
     if not sample_rate or sample_rate <= 0:
-        raise UserError(f"{name}: got sampling rate {sample_rate}, expected a positive number of samples per second")
+        raise AudioError(f"{name}: got sampling rate {sample_rate}, expected a positive number of samples per second")
     samples = torch.as_tensor(array)
     if not samples.is_floating_point():
         samples = samples.float() / (torch.iinfo(samples.dtype).max + 1)
     if samples.ndim == 1:
         samples = samples[None]
     if samples.ndim != 2:
-        raise UserError(f"{name}: got an array of shape {tuple(samples.shape)}, expected (n,) or (channels, n)")
+        raise AudioError(f"{name}: got an array of shape {tuple(samples.shape)}, expected (n,) or (channels, n)")
     if samples.shape[0] > samples.shape[1] > 0:
         samples = samples.T
     return _checked(Waveform(samples.float().contiguous(), int(sample_rate)), name)
@@ -124,14 +140,14 @@ def _from_array(array: Any, sample_rate: int | None, name: str) -> Waveform:
 
 def _checked(waveform: Waveform, name: str) -> Waveform:
     if waveform.samples.numel() == 0:
-        raise UserError(f"{name}: holds no audio samples; replace it or leave it out")
+        raise AudioError(f"{name}: holds no audio samples; replace it or leave it out", "empty_audio")
     if not torch.isfinite(waveform.samples).all():
-        raise UserError(f"{name}: holds samples that are not finite (NaN or infinity); replace it or leave it out")
+        raise AudioError(f"{name}: holds samples that are not finite (NaN or infinity); replace it or leave it out")
     return waveform
 
 
-def _unreadable(name: str, error: Exception) -> UserError:
-    return UserError(f"{name}: cannot be read as audio ({_first_line(error)}); check that the file is whole")
+def _unreadable(name: str, error: Exception) -> AudioError:
+    return AudioError(f"{name}: cannot be read as audio ({_first_line(error)}); check that the file is whole")
 
 
 def _first_line(error: Exception) -> str:

@@ -5,27 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
-from src.audio.waveform import Waveform, load_waveform
+from src.audio.waveform import AudioError, Waveform, load_waveform
 from src.common.errors import UserError
 from src.common.log import get_logger
 from src.generation.ears import Ears
-from src.generation.requests import Request, Segment
+from src.generation.requests import Fault, Request, Segment
 from src.prompts import Prompts
 from src.prompts.chat import ChatTokenizer, chat_ids, system_ids, text_ids, turn_ids
 from src.prompts.layouts import self_generation_messages
 
 log = get_logger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Item:
     """One row to be answered: the user's ``content``, and the ``audio`` in any form :func:`load_waveform` takes.
 
-    ``seed`` as in :class:`Request`; an item with ``error`` only carries the reason on.
+    ``seed`` as in :class:`Request`; an item with ``fault`` only carries the reason on.
     """
 
     key: str
@@ -33,7 +34,7 @@ class Item:
     audio: Any = None
     description: str | None = None
     seed: int | None = None
-    error: str | None = None
+    fault: Fault | None = None
 
 
 class Turns:
@@ -81,15 +82,21 @@ class Turns:
         return text_ids(self._tokenizer, text + ("" if text.endswith("\n") else "\n") + after)
 
 
-def hearing_requests(items: Iterable[Item], ears: Ears, turns: Turns, batch_size: int) -> Iterator[Request]:
-    """Encode the items' audio in batches and write their prompts; bad audio becomes a request with ``error``."""
+def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of ``size``, the last one shorter."""
     source = iter(items)
-    while batch := list(islice(source, batch_size)):
+    while batch := list(islice(source, size)):
+        yield batch
+
+
+def hearing_requests(batches: Iterable[Sequence[Item]], ears: Ears, turns: Turns) -> Iterator[Request]:
+    """Encode the items' audio batch by batch and write their prompts; bad audio becomes a request with ``fault``."""
+    for batch in batches:
         good: list[tuple[Item, Waveform]] = []
         for item in batch:
             waveform, fault = _load(item)
             if waveform is None:
-                yield Request(item.key, error=fault)
+                yield Request(item.key, fault=fault)
             else:
                 good.append((item, waveform))
         yield from _encode(good, ears, turns)
@@ -98,24 +105,26 @@ def hearing_requests(items: Iterable[Item], ears: Ears, turns: Turns, batch_size
 def text_requests(items: Iterable[Item], turns: Turns, read: bool) -> Iterator[Request]:
     """Prompts without audio: with the description in its place if ``read``, with nothing otherwise."""
     for item in items:
-        if item.error is not None:
-            yield Request(item.key, error=item.error)
+        if item.fault is not None:
+            yield Request(item.key, fault=item.fault)
         elif read and not item.description:
-            yield Request(item.key, error="the row has no audio_description")
+            yield Request(item.key, fault=Fault("missing_text", "the row has no audio_description"))
         else:
             segments = turns.reading(item.content, item.description or "") if read else turns.deaf(item.content)
             yield Request(item.key, segments, item.seed)
 
 
-def _load(item: Item) -> tuple[Waveform | None, str | None]:
-    if item.error is not None:
-        return None, item.error
+def _load(item: Item) -> tuple[Waveform | None, Fault | None]:
+    if item.fault is not None:
+        return None, item.fault
     if item.audio is None:
-        return None, "the row has no audio"
+        return None, Fault("missing_audio", "the row has no audio")
     try:
         return load_waveform(item.audio), None
-    except UserError as error:
-        return None, str(error)
+    except AudioError as error:
+        return None, Fault(error.fault, str(error))
+    except Exception as error:  # noqa: BLE001 - whatever a decoder raises costs this row alone
+        return None, Fault("unreadable_audio", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
 def _encode(good: Sequence[tuple[Item, Waveform]], ears: Ears, turns: Turns) -> Iterator[Request]:
@@ -130,7 +139,8 @@ def _encode(good: Sequence[tuple[Item, Waveform]], ears: Ears, turns: Turns) -> 
                 yield from _encode([pair], ears, turns)
             return
         log.debug("encoding %s failed", good[0][0].key, exc_info=True)
-        yield Request(good[0][0].key, error=f"audio cannot be encoded: {' '.join(str(error).split())[:300]}")
+        reason = f"audio cannot be encoded: {' '.join(str(error).split())[:300]}"
+        yield Request(good[0][0].key, fault=Fault("unencodable_audio", reason))
         return
     for (item, _), clips in zip(good, heard, strict=True):
         yield Request(item.key, turns.hearing(item.content, clips), item.seed)

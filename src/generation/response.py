@@ -13,7 +13,7 @@ from src.common.log import get_logger, setup_logging
 from src.generation.ears import Ears
 from src.generation.engine import Engine
 from src.generation.requests import Result, Sampling
-from src.generation.respond import Item, Turns, hearing_requests
+from src.generation.respond import Item, Turns, hearing_requests, in_batches
 from src.generation.tables import TEXT_COLUMNS
 from src.generation.vllm_core import VllmCore, prepare_environment
 from src.model.wrapped_llms.qwen3 import Qwen3AudioWrappedFeatureExtractor
@@ -85,7 +85,9 @@ def get_response(
         max_thinking_tokens=max_thinking_tokens,
         budget_closing=texts.budget_closing,
     )
-    results = _by_place(engine.run(hearing_requests(items, ears, turns, BATCH_SIZE), sampling), len(prompts))
+    results = _by_place(
+        engine.run(hearing_requests(in_batches(items, BATCH_SIZE), ears, turns), sampling), len(prompts)
+    )
     answers = [extract_answer(result.text) for result in results]
     if not debug:
         return answers

@@ -78,3 +78,4 @@ def _choice_columns(
 
 FREE = Task("free", True, lambda prompts: prompts.generation_system, _free_content, _free_columns)
 MULTIPLE_CHOICE = Task("mcqa", False, lambda prompts: prompts.mcqa_system, _choice_content, _choice_columns)
+TASKS = {task.name: task for task in (FREE, MULTIPLE_CHOICE)}

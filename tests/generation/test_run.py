@@ -13,12 +13,13 @@ from datasets import load_from_disk
 
 from src.common.config import compose
 from src.common.errors import ConfigError, UserError
+from src.generation.ears import Ears
 from src.generation.engine import Engine, Pass
 from src.generation.job import Job
-from src.generation.respond import Ears
-from src.generation.run import Models, generate
+from src.generation.run import generate
 from src.generation.tables import Table, other_rows
 from src.generation.tasks import FREE, MULTIPLE_CHOICE, Task
+from src.generation.work import Models
 from src.model.checkpoints import LoadedFrontEnd
 from tests.generation.conftest import choice_rows, free_rows, save_set
 from tests.generation.fakes import ScriptedCore
@@ -44,12 +45,12 @@ class World:
         core = _MortalCore(script, self.kill_after, width=192)
         return Models(Engine(core, CharTokenizer(), 4, 2), Ears([self.loaded]) if job.config.hears else None)
 
-    def run(self, name: str, *overrides: str, task: Task = FREE) -> Path:
+    def run(self, name: str, *overrides: str, task: Task = FREE, code: int = 0) -> Path:
         """Run and return the output folder."""
         program = "generate_vllm" if task is FREE else "generate_vllm_mcqa"
         checkpoint = [f"checkpoint_name={self.loaded.name}"]
         given = [f"dataset.name={name}", "prompts=mini", "batch_size=3", *checkpoint, *overrides]
-        assert generate(compose(program, given), task, self.start) == 0
+        assert generate(compose(program, given), task, self.start) == code
         return self.folder(name)
 
     def folder(self, name: str) -> Path:
@@ -90,7 +91,7 @@ def test_free_run_saves_published_and_further_columns(world: World) -> None:
     assert list(saved) == ["known", "unseen"]
     published = ["dataset_index", "context", "audio_description", "llm_answer"]
     ours = ["answer_text", "thoughts", "response", "parse_status"]
-    record = ["finish_reason", "budget_hit", "num_tokens", "seconds", "error"]
+    record = ["status", "finish_reason", "budget_hit", "num_tokens", "seconds", "error"]
     assert saved["known"].column_names == [*published, *ours, *record, "audio"]
     assert saved["unseen"]["dataset_index"] == [0, 1, 2]
     first = saved["known"].remove_columns("audio")[0]
@@ -98,7 +99,7 @@ def test_free_run_saves_published_and_further_columns(world: World) -> None:
     assert (first["answer_text"], first["thoughts"], first["parse_status"]) == ("a kick.", "i hear it.", "answered")
     assert first["llm_answer"] == first["response"] == "i hear it.\n</think>\n\na kick."
     run = json.loads((folder / "run.json").read_text())
-    assert run["splits"]["known"] == {"rows": 5, "statuses": {"answered": 5}}
+    assert run["splits"]["known"] == {"rows": 5, "outcomes": {"ok": 5}, "statuses": {"answered": 5}}
     assert all(re.search(r"user\n\{\d+\}", prompt) for prompt in world.prompts)
 
 
@@ -114,6 +115,11 @@ def test_bad_rows_are_saved_with_their_reason(world: World) -> None:
     assert "broken.wav" in saved[1]["error"] and "no audio" in saved[2]["error"] and "no text" in saved[3]["error"]
     assert saved[1]["llm_answer"] is None and saved[1]["finish_reason"] == "error"
     assert len(world.prompts) == 2
+    statuses = ["ok", "unreadable_audio", "missing_audio", "missing_text", "empty_audio", "ok"]
+    assert [row["status"] for row in saved] == statuses
+    run = json.loads((world.folder("sounds") / "run.json").read_text())
+    assert run["splits"]["train"]["outcomes"]["ok"] == 2 and len(run["splits"]["train"]["outcomes"]) == 5
+    world.run("sounds", "strict=true", code=3)
 
 
 def test_multiple_choice_is_read_with_a_status(world: World) -> None:
