@@ -57,6 +57,10 @@ def generate(
 
         run_trial(job, start or start_models)
         return 0
+    if config.push_to_hub:
+        from src.generation.hub import repo_name
+
+        log.info("the answers will be sent to %s", repo_name(config))  # found out before hours of work
     settings = job.settings()
     with Shards(job.directory, settings, config.overwrite) as shards:
         records = shards.read()
@@ -82,7 +86,7 @@ def generate(
     if config.push_to_hub:
         from src.generation.hub import push
 
-        push(job)
+        push(job.directory, config)
     return BAD_ROWS if bad and config.strict else 0
 
 
