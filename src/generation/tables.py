@@ -99,6 +99,10 @@ def _indexed_split(name: str, split: str, splits: dict[str, Any]) -> Any:
         )
     data = splits["train"]
     wanted = np.sort(np.load(path, allow_pickle=False))
+    if KEY not in data.column_names:  # the indexes then are positions
+        if wanted.size and not 0 <= wanted[0] <= wanted[-1] < len(data):
+            raise UserError(f"{path} names rows up to {wanted[-1]}, but {name} has {len(data)} rows and no {KEY}")
+        return data.select(wanted)
     return data.select(join_rows(read_keys(data, name), wanted, name, str(path)))
 
 

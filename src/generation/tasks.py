@@ -41,7 +41,8 @@ def _free_columns(
 ) -> dict[str, Any]:
     response = record["response"]
     split = None if response is None else split_response(response, inside_thoughts)
-    described = {"audio_description": row["audio_description"]} if "audio_description" in row else {}
+    about = next((name for name in ("audio_description", "question") if name in row), None)
+    described = {} if about is None else {"audio_description": row[about]}
     return {
         "context": row[text_column],
         **described,

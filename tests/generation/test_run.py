@@ -45,13 +45,13 @@ class World:
         core = _MortalCore(script, self.kill_after, width=192)
         return Models(Engine(core, CharTokenizer(), 4, 2), Ears([self.loaded]) if job.config.hears else None)
 
-    def run(self, name: str, *overrides: str, task: Task = FREE, code: int = 0) -> Path:
+    def run(self, name: str, *overrides: str, task: Task = FREE, code: int = 0, fold: str = "") -> Path:
         """Run and return the output folder."""
         program = "generate_vllm" if task is FREE else "generate_vllm_mcqa"
         checkpoint = [f"checkpoint_name={self.loaded.name}"]
         given = [f"dataset.name={name}", "prompts=mini", "batch_size=3", *checkpoint, *overrides]
         assert generate(compose(program, given), task, self.start) == code
-        return self.folder(name)
+        return self.folder(fold or name)
 
     def folder(self, name: str) -> Path:
         """The newest output folder of a set."""
@@ -293,3 +293,47 @@ def test_split_of_an_index_file(world: World) -> None:
     np.save(indexes_dir("sounds") / "validation_indexes.npy", np.array([4, 1]))
     saved = rows(world.run("sounds", "dataset.split=validation"), "validation")
     assert [row["dataset_index"] for row in saved] == [1, 4]
+
+
+def test_a_set_without_dataset_index_goes_by_position(world: World) -> None:
+    import numpy as np
+
+    from src.common.paths import indexes_dir
+
+    made = [{name: row[name] for name in ("audio", "prompt")} for row in free_rows(5)]
+    save_set("sounds", {"train": made})
+    assert [row["dataset_index"] for row in rows(world.run("sounds"), "train")] == list(range(5))
+    indexes_dir("sounds").mkdir(parents=True)
+    np.save(indexes_dir("sounds") / "dev_indexes.npy", np.array([3, 1]))
+    saved = rows(world.run("sounds", "dataset.split=dev", "run_tag=dev"), "dev")
+    assert [row["context"] for row in saved] == [made[1]["prompt"], made[3]["prompt"]]
+    np.save(indexes_dir("sounds") / "far_indexes.npy", np.array([3, 9]))
+    with pytest.raises(UserError, match="rows up to 9, but sounds has 5 rows"):
+        world.run("sounds", "dataset.split=far", "run_tag=far")
+
+
+@pytest.mark.parametrize("column", ["content", "context", "prompt"])
+def test_the_text_may_stand_in_any_of_three_columns(world: World, column: str) -> None:
+    made = [{"audio": row["audio"], "question": "about it", column: row["prompt"]} for row in free_rows(2)]
+    save_set("sounds", {"train": made})
+    saved = rows(world.run("sounds"), "train")
+    assert [row["context"] for row in saved] == [row["prompt"] for row in free_rows(2)]
+    assert saved[0]["audio_description"] == "about it"
+
+
+def test_a_data_set_of_the_hub(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    folder = save_set("sounds", {"validation": free_rows(3), "test": free_rows(2)})
+    asked = []
+
+    def load(name: str) -> Any:
+        asked.append(name)
+        return load_from_disk(str(folder))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    world.run(
+        "someone/sounds", "dataset.split=validation", "dataset.limit=-1", "model=alarm_ca", fold="someone_sounds"
+    )
+    saved = load_from_disk(str(world.folder("someone_sounds")))
+    assert asked == ["someone/sounds"] and list(saved) == ["validation"] and len(saved["validation"]) == 3
