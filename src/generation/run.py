@@ -48,11 +48,12 @@ def generate(
 
     disable_progress_bars()  # ours is the one of the run
     config = read_run_config(raw)
+    trial = config.dry_run or config.dataset.debug_ind >= 0
     open_workers = open_workers or choose_workers(config)
-    if config.devices and open_workers is None:
+    if config.devices and (trial or open_workers is None):
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(config.devices)
     job = prepare(config, task)
-    if config.dry_run or config.dataset.debug_ind >= 0:
+    if trial:
         from src.generation.trial import run_trial
 
         run_trial(job, start or start_models)
