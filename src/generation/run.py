@@ -111,15 +111,17 @@ def _records(
 ) -> Iterator[Record]:
     """Records of the pending rows as they finish; without any nothing is loaded."""
     if not pending:
-        return
-    if open_workers is None:
-        models = start(job)
-        with closing(models.engine):
-            yield from answer_rows(job, models, in_batches(pending, job.config.batch_size))
-    else:
+        return iter(())
+    if open_workers is not None:
         workers: Workers = open_workers(raw, job.task.name)
-        with closing(workers):
-            yield from dispatch(workers, pending)
+        return _then_close(dispatch(workers, pending), workers)
+    models = start(job)
+    return _then_close(answer_rows(job, models, in_batches(pending, job.config.batch_size)), models.engine)
+
+
+def _then_close(records: Iterator[Record], resource: Any) -> Iterator[Record]:
+    with closing(resource):
+        yield from records
 
 
 def with_progress(records: Iterator[Record], total: int) -> Iterator[Record]:

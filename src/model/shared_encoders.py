@@ -40,6 +40,7 @@ class EncoderStore:
             same = next((encoder for encoder, _ in known if equal_weights(encoder, loaded)), None)
             if same is None:
                 known.append((loaded, bundled))
+            if same is None or same is loaded:
                 return loaded
         log.info("encoder %s: shared with a checkpoint before", name)
         return same
