@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, cast
 
 from src.common.errors import UserError
 from src.common.log import setup_logging
@@ -54,10 +54,11 @@ class LocalWorkers:
     def wait(self) -> Iterator[tuple[int, Message]]:
         """What workers have told; :class:`Lost` for one whose process has ended."""
         number_of = {id(pipe): number for number, pipe in self._pipes.items()}
-        for pipe in wait(list(self._pipes.values())):
+        for pipe in cast(list[Any], wait(list(self._pipes.values()))):
             number = number_of[id(pipe)]
+            message: Message
             try:
-                message = pipe.recv()  # type: ignore[union-attr]
+                message = pipe.recv()
             except (EOFError, ConnectionError):
                 self._processes[number].join(END_SECONDS)
                 message = Lost(f"its process ended with exit code {self._processes[number].exitcode}")

@@ -61,8 +61,8 @@ class RayWorkers:
             "max_concurrency": 2,  # rows come in while records are waited for
             "runtime_env": {"env_vars": environment},
         }
-        actor = ray.remote(RayWorker).options(**options)
-        self._actors = [actor.remote(os.getcwd(), dict(raw), task, start) for _ in range(self.count)]
+        actor: Any = ray.remote(RayWorker).options(**options)
+        self._actors: list[Any] = [actor.remote(os.getcwd(), dict(raw), task, start) for _ in range(self.count)]
         self._waiting = {handle.take.remote(): number for number, handle in enumerate(self._actors)}
         self._placed = False
 

@@ -71,7 +71,8 @@ def get_response(
     """
     if len(prompts) != len(audio_list):
         raise UserError(f"get_response: got {len(prompts)} prompts and {len(audio_list)} clips, expected one each")
-    extractors = list(feature_extractor) if isinstance(feature_extractor, (list, tuple)) else [feature_extractor]
+    given: Any = feature_extractor
+    extractors = list(given) if isinstance(given, (list, tuple)) else [given]
     texts = load_prompts(prompt_set)
     engine = _engine_over(llm, tokenizer, sample)
     ears = Ears([each.loaded for each in extractors])

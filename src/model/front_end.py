@@ -135,9 +135,8 @@ class AudioFrontEnd(nn.Module):
 
     def fuse(self, states: dict[str, Tensor], lengths: dict[str, Tensor]) -> list[Tensor]:
         """As :meth:`forward`, from the encoders' hidden states in :attr:`layers` and their lengths."""
-        streams, lengths = self.audio_adapter(states, lengths)
-        fused, lengths = self.audio_fusion(streams, lengths)
-        return [item[: max(1, count)] for item, count in zip(fused, lengths.tolist(), strict=True)]
+        fused, frames = self.audio_fusion(*self.audio_adapter(states, lengths))
+        return [item[: max(1, count)] for item, count in zip(fused, frames.tolist(), strict=True)]
 
     @property
     def layers(self) -> dict[str, tuple[int, ...]]:
