@@ -24,6 +24,8 @@ from src.model.llm import resolve_source
 
 log = get_logger(__name__)
 GIB = 1024**3
+CPU_BLOCK = 32
+"""Tokens of a cache block on a CPU: of vLLM's 128, most prompts and continuations could reuse none."""
 
 
 class VllmEngine(Engine):
@@ -192,8 +194,10 @@ def _llm_options(llm: str, config: EngineConfig, revision: str | None) -> dict[s
     }
     if on_gpu:
         options["gpu_memory_utilization"] = config.gpu_memory_utilization
-    elif "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-        options["kv_cache_memory_bytes"] = int(config.kv_cache_gib * GIB)
+    else:
+        options["block_size"] = CPU_BLOCK
+        if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+            options["kv_cache_memory_bytes"] = int(config.kv_cache_gib * GIB)
     return options
 
 
