@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from src.common.errors import UserError
 
-AudioFault = Literal["missing_audio", "empty_audio", "unreadable_audio"]
+AudioFault = Literal["missing_audio", "empty_audio", "unreadable_audio", "too_long"]
 
 
 class AudioError(UserError):
@@ -42,7 +43,7 @@ class Waveform:
         return self.samples[0] if self.samples.shape[0] == 1 else self.samples.mean(dim=0)
 
 
-def load_waveform(source: Any, sample_rate: int | None = None) -> Waveform:
+def load_waveform(source: Any, sample_rate: int | None = None, max_seconds: float = math.inf) -> Waveform:
     """Decode ``source`` at its own rate.
 
     Args:
@@ -51,6 +52,7 @@ def load_waveform(source: Any, sample_rate: int | None = None) -> Waveform:
             array or tensor ``(n,)`` or ``(channels, n)`` together with ``sample_rate``. Integer arrays are scaled to
             [-1, 1]; a two-dimensional array with more rows than columns is taken as ``(n, channels)``.
         sample_rate: samples per second of an array; ignored for the other forms, which carry their own.
+        max_seconds: longer audio is an error, where its header tells the length before it is decoded.
 
     Raises:
         AudioError: the file is missing, unreadable, holds no samples or samples that are not finite; it is named.
@@ -59,13 +61,13 @@ def load_waveform(source: Any, sample_rate: int | None = None) -> Waveform:
     if isinstance(source, Waveform):
         return _checked(source, "waveform")
     if isinstance(source, (str, Path)):
-        return _from_path(str(source))
+        return _from_path(str(source), max_seconds)
     if isinstance(source, (bytes, bytearray)):
-        return _decode(bytes(source), f"audio bytes ({len(source)} bytes)")
+        return _decode(bytes(source), f"audio bytes ({len(source)} bytes)", max_seconds)
     if isinstance(source, Mapping):
-        return _from_cell(source)
+        return _from_cell(source, max_seconds)
     if hasattr(source, "get_all_samples"):
-        return _from_decoder(source, "audio decoder")
+        return _from_decoder(source, "audio decoder", max_seconds)
     if isinstance(source, (Tensor, np.ndarray, list, tuple)):
         return _from_array(source, sample_rate, "audio array")
     raise AudioError(
@@ -73,32 +75,32 @@ def load_waveform(source: Any, sample_rate: int | None = None) -> Waveform:
     )
 
 
-def _from_cell(cell: Mapping[str, Any]) -> Waveform:
+def _from_cell(cell: Mapping[str, Any], max_seconds: float) -> Waveform:
     name = str(cell.get("path") or "audio cell")
     if cell.get("array") is not None:
         return _from_array(cell["array"], cell.get("sampling_rate"), name)
     if cell.get("bytes") is not None:
-        return _decode(cell["bytes"], name)
+        return _decode(cell["bytes"], name, max_seconds)
     if cell.get("path"):
-        return _from_path(name)
+        return _from_path(name, max_seconds)
     raise AudioError(
         f"audio cell with keys {sorted(cell)}: expected 'array' and 'sampling_rate', 'bytes', or 'path'",
         "missing_audio",
     )
 
 
-def _from_path(path: str) -> Waveform:
+def _from_path(path: str, max_seconds: float) -> Waveform:
     if path.startswith(("http://", "https://")):
-        return _decode(path, path)
+        return _decode(path, path, max_seconds)
     if not Path(path).is_file():
         what = "is a folder" if Path(path).is_dir() else "does not exist"
         raise AudioError(f"audio file {path} {what}; give the path of an audio file", "missing_audio")
     if Path(path).stat().st_size == 0:
         raise AudioError(f"audio file {path} is empty (0 bytes); replace it or leave it out", "empty_audio")
-    return _decode(path, path)
+    return _decode(path, path, max_seconds)
 
 
-def _decode(encoded: str | bytes, name: str) -> Waveform:
+def _decode(encoded: str | bytes, name: str, max_seconds: float) -> Waveform:
     if not encoded:
         raise AudioError(f"{name}: is empty (0 bytes); replace it or leave it out", "empty_audio")
     try:
@@ -112,10 +114,13 @@ def _decode(encoded: str | bytes, name: str) -> Waveform:
         decoder = AudioDecoder(encoded)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise _unreadable(name, error) from error
-    return _from_decoder(decoder, name)
+    return _from_decoder(decoder, name, max_seconds)
 
 
-def _from_decoder(decoder: Any, name: str) -> Waveform:
+def _from_decoder(decoder: Any, name: str, max_seconds: float) -> Waveform:
+    seconds = getattr(getattr(decoder, "metadata", None), "duration_seconds", None) or 0.0
+    if seconds > max_seconds:
+        raise AudioError(f"{name}: {seconds:.0f} s of audio, expected at most {max_seconds:.0f} s", "too_long")
     try:
         decoded = decoder.get_all_samples()
     except (RuntimeError, ValueError, IndexError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,9 @@ from src.common.errors import UserError
 from src.model.checkpoints import LoadedFrontEnd, load_front_end
 from src.model.front_end import run_encoder
 from src.model.shared_encoders import EncoderStore, share_encoders
+
+PROBES = (2, 6)
+"""Seconds."""
 
 
 @dataclass
@@ -56,6 +60,13 @@ class Ears:
     def explicit_tags(self) -> list[bool]:
         """For each front end, whether the marks around the audio are text instead of learned rows."""
         return [each.front_end.separators() is None for each in self.loaded]
+
+    def longest(self, positions: int) -> float:
+        """Seconds of audio that take more than ``positions`` for certain; found by encoding two short clips."""
+        made = [Waveform(torch.zeros(1, 16000 * seconds), 16000) for seconds in PROBES]
+        short, long = (sum(map(len, clip)) for clip in self.encode(made))
+        rate = (long - short) / (PROBES[1] - PROBES[0])
+        return 1.1 * positions / rate if rate > 0 else math.inf
 
     @torch.inference_mode()
     def encode(self, waveforms: Sequence[Waveform]) -> list[list[Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,7 +11,6 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from src.audio.waveform import AudioError, Waveform, load_waveform
-from src.common.errors import UserError
 from src.common.log import get_logger
 from src.generation.ears import Ears
 from src.generation.requests import Fault, Request, Segment
@@ -89,12 +89,17 @@ def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield batch
 
 
-def hearing_requests(batches: Iterable[Sequence[Item]], ears: Ears, turns: Turns) -> Iterator[Request]:
-    """Encode the items' audio batch by batch and write their prompts; bad audio becomes a request with ``fault``."""
+def hearing_requests(
+    batches: Iterable[Sequence[Item]], ears: Ears, turns: Turns, max_seconds: float = math.inf
+) -> Iterator[Request]:
+    """Encode the items' audio batch by batch and write their prompts; bad audio becomes a request with ``fault``.
+
+    Clips beyond ``max_seconds`` are not even decoded: hours of audio in one file would fill the memory.
+    """
     for batch in batches:
         good: list[tuple[Item, Waveform]] = []
         for item in batch:
-            waveform, fault = _load(item)
+            waveform, fault = _load(item, max_seconds)
             if waveform is None:
                 yield Request(item.key, fault=fault)
             else:
@@ -114,13 +119,13 @@ def text_requests(items: Iterable[Item], turns: Turns, read: bool) -> Iterator[R
             yield Request(item.key, segments, item.seed)
 
 
-def _load(item: Item) -> tuple[Waveform | None, Fault | None]:
+def _load(item: Item, max_seconds: float) -> tuple[Waveform | None, Fault | None]:
     if item.fault is not None:
         return None, item.fault
     if item.audio is None:
         return None, Fault("missing_audio", "the row has no audio")
     try:
-        return load_waveform(item.audio), None
+        return load_waveform(item.audio, max_seconds=max_seconds), None
     except AudioError as error:
         return None, Fault(error.fault, str(error))
     except Exception as error:  # noqa: BLE001 - whatever a decoder raises costs this row alone
@@ -133,7 +138,7 @@ def _encode(good: Sequence[tuple[Item, Waveform]], ears: Ears, turns: Turns) -> 
         return
     try:
         heard = ears.encode([waveform for _, waveform in good])
-    except (UserError, RuntimeError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever one clip does to the front end costs its row alone
         if len(good) > 1:
             for pair in good:
                 yield from _encode([pair], ears, turns)

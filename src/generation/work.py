@@ -59,7 +59,8 @@ def make_requests(job: Job, models: Models, batches: Iterable[Sequence[RowRef]])
         turns = Turns(engine.tokenizer, job.prompts, system)
         read = job.config.audio_input == "description"
         return text_requests((item for batch in items for item in batch), turns, read)
-    return hearing_requests(items, ears, Turns(engine.tokenizer, job.prompts, system, ears.explicit_tags))
+    turns = Turns(engine.tokenizer, job.prompts, system, ears.explicit_tags)
+    return hearing_requests(items, ears, turns, ears.longest(engine.core.context))
 
 
 def to_record(result: Result) -> Record:

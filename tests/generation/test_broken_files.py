@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, DatasetDict, load_from_disk
 
+from src.audio.waveform import Waveform
 from src.common.paths import raw_dir
 from src.model.checkpoints import LoadedFrontEnd
 from tests.generation.conftest import free_rows, save_set
@@ -56,3 +57,23 @@ def test_texts_that_cannot_be_used_are_reported_too(world: World) -> None:
     saved = load_from_disk(str(world.run("texts")))["train"]
     assert saved["status"] == ["ok", "missing_text", "too_long", "ok"]
     assert "does not fit the context of 4096" in saved["error"][2]
+
+
+def test_hours_of_audio_in_one_file_are_not_decoded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from src.audio import waveform
+    from tests.support.tiny_corpus import wav_bytes
+
+    rows = free_rows(3)
+    rows[1]["audio"] = {"bytes": wav_bytes(200.0, 1), "path": "hours.wav"}
+    save_set("long", {"train": rows})
+    decoded = []
+    check = waveform._checked
+
+    def checked(found: Waveform, name: str) -> Waveform:
+        decoded.append(name)
+        return check(found, name)
+
+    monkeypatch.setattr(waveform, "_checked", checked)
+    saved = load_from_disk(str(world.run("long")))["train"]
+    assert saved["status"] == ["ok", "too_long", "ok"] and "200 s of audio" in saved["error"][1]
+    assert "hours.wav" not in decoded and len(decoded) == 2

@@ -112,6 +112,30 @@ def test_one_worker_for_each_device(overrides: list[str], count: int, monkeypatc
     assert worker_environment(2, "GPU-7") == {"CUDA_VISIBLE_DEVICES": "GPU-7"}
 
 
+def test_a_ray_cluster_is_asked_for_as_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("src.generation.ray_workers.RayWorkers", lambda *args: asked.append(args))
+    given = [
+        "dataset.name=x",
+        "checkpoint_name=y",
+        "engine=ray",
+        "engine.workers=3",
+        "engine.ray_address=10.1.1.1:6379",
+    ]
+    chosen = choose_workers(read_run_config(compose("generate_vllm", given)))
+    assert chosen is not None
+    chosen({"a": 1}, "free")
+    assert asked == [({"a": 1}, "free", 3, "10.1.1.1:6379")]
+
+
+def test_ray_is_asked_for_only_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    from src.generation.ray_workers import RayWorkers
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match="pip install ray"):
+        RayWorkers({}, "free", 2)
+
+
 def config(llm: Path, *overrides: str) -> dict[str, Any]:
     given = ["dataset.name=sounds", "prompts=mini", "audio_input=none", f"model.llm={llm}", *overrides]
     return compose("generate_vllm", given)
