@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -86,9 +87,9 @@ def get_response(
         max_thinking_tokens=max_thinking_tokens,
         budget_closing=texts.budget_closing,
     )
-    results = _by_place(
-        engine.run(hearing_requests(in_batches(items, BATCH_SIZE), ears, turns), sampling), len(prompts)
-    )
+    requests = hearing_requests(in_batches(items, BATCH_SIZE), ears, turns)
+    with closing(engine.run(requests, sampling)) as finishing:  # a bad clip leaves nothing behind in the engine
+        results = _by_place(finishing, len(prompts))
     answers = [extract_answer(result.text) for result in results]
     if not debug:
         return answers
@@ -114,7 +115,7 @@ def _text(prompt: str | Mapping[str, Any], place: int) -> str:
     return found
 
 
-def _by_place(results: Iterator[Result], count: int) -> list[Result]:
+def _by_place(results: Iterable[Result], count: int) -> list[Result]:
     found: dict[int, Result] = {}
     for result in results:
         if result.error is not None:

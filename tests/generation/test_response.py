@@ -68,6 +68,7 @@ def test_bad_clips_and_prompts_are_named(extractor: object, core: ScriptedCore) 
         ask(["a", "b"], [wav_bytes(0.5, 0)], extractor)
     with pytest.raises(UserError, match="clip 1: .*cannot be read as audio"):
         ask(["a", "b"], [wav_bytes(0.5, 0), b"no audio"], extractor)
+    assert not core.active, "nothing is left in the engine"
     with pytest.raises(UserError, match="prompt 0 holds no text"):
         ask([{"question": "a"}], [wav_bytes(0.5, 0)], extractor)
 
