@@ -4,6 +4,8 @@ In: a data set with audio and a text column (prompt, content or context), a chec
 below data/datasets/generated; a run that was interrupted continues when it is started again.
 
     python generate_vllm.py dataset.name=mini_test checkpoint_name=saved/mini_alarm_ca prompts=mini
+
+In Python: from generate_vllm import get_response; see the README.
 """
 
 from __future__ import annotations
@@ -11,6 +13,16 @@ from __future__ import annotations
 from typing import Any
 
 from src.common.config import hydra_cli
+
+
+def __getattr__(name: str) -> Any:
+    """``get_response``, loaded when it is asked for: the command line's help needs no torch."""
+    if name != "get_response":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from src.generation.response import get_response, prepare_script
+
+    prepare_script()
+    return get_response
 
 
 def main(config: dict[str, Any]) -> int:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -30,18 +33,23 @@ SURFACE = [
     "README.md",
     "ask.py",
     "docs/fidelity.md",
+    "docs/generation.md",
     "docs/training.md",
     "generate_vllm.py",
     "generate_vllm_mcqa.py",
     "get_pretrained_adapters.py",
     "quickstart.sh",
     "requirements-cpu.txt",
+    "requirements-ray.txt",
     "requirements.txt",
     "scripts/alarm/generate_responses.py",
+    "scripts/check_kills.py",
     "scripts/plot_curves.py",
     "src/configs/accelerate/cpu.yaml",
+    "src/configs/accelerate/fsdp.yaml",
     "src/configs/accelerate/multigpu.yaml",
     "src/configs/dataset/mini.yaml",
+    "src/configs/engine/ray.yaml",
     "src/configs/lora/default.yaml",
     "src/configs/model/default_inference.yaml",
     *(
@@ -49,6 +57,7 @@ SURFACE = [
         for name in ("alarm_ca", "alarm_p", "whisper_batch", "w2vbert", "sslam", "muq")
     ),
     *(f"src/configs/model/mini_{name}.yaml" for name in ("alarm_ca", "alarm_p", "whisper")),
+    "src/model/wrapped_llms/qwen3.py",
     "test.sh",
     "train_alarm_ca.sh",
     "train_alarm_p.sh",
@@ -119,6 +128,21 @@ def test_nothing_prints_in_src() -> None:
 @pytest.mark.parametrize("name", SURFACE)
 def test_names_that_users_rely_on_are_there(name: str) -> None:
     assert (ROOT / name).exists()
+
+
+def test_the_names_that_scripts_import_are_there() -> None:
+    with patch.dict(os.environ):  # the import prepares vLLM
+        from generate_vllm import get_response
+    from src.model.wrapped_llms.qwen3 import Qwen3AudioWrappedFeatureExtractor
+
+    asked = ["prompts", "audio_list", "llm", "feature_extractor", "sample", "tokenizer", "system_prompt"]
+    asked += ["max_thinking_tokens", "debug"]
+    assert list(inspect.signature(get_response).parameters)[: len(asked)] == asked
+    made = list(inspect.signature(Qwen3AudioWrappedFeatureExtractor).parameters)
+    assert made == ["model_config", "checkpoint_name", "tokenizer"]
+    published = ["llm", "max_tokens", "max_thinking_tokens", "max_model_len", "max_num_seq", "max_num_batched_tokens"]
+    known = (ROOT / "src/configs/model/default_inference.yaml").read_text()
+    assert all(f"\n{name}:" in known for name in [*published, "gpu_memory_utilization", "seed"])
 
 
 @pytest.mark.parametrize("script", ENTRIES)

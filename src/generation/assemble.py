@@ -13,7 +13,7 @@ from src.generation.tables import Table
 from src.generation.tasks import Task
 from src.prompts.options import AnswerFallback
 
-RECORD_COLUMNS = ("finish_reason", "budget_hit", "num_tokens", "seconds", "error")
+RECORD_COLUMNS = ("status", "finish_reason", "budget_hit", "num_tokens", "seconds", "error")
 
 
 def assemble(
@@ -26,7 +26,8 @@ def assemble(
     inside_thoughts: bool,
     save_audio: bool,
 ) -> dict[str, Any]:
-    """Write the data set below ``directory`` and return the counts of rows by parse status for each split.
+    """Write the data set below ``directory`` and return, for each split, the counts of rows by outcome and by
+    parse status.
 
     ``tables`` are splits with the name of their text column; ``records`` hold a record for each of their rows.
     """
@@ -41,7 +42,12 @@ def assemble(
         ]
         saved[table.split] = _split(table, rows, lines, save_audio)
         statuses = Counter(line["parse_status"] for line in lines)
-        counts[table.split] = {"rows": len(lines), "statuses": dict(sorted(statuses.items()))}
+        outcomes = Counter(line["status"] for line in lines)
+        counts[table.split] = {
+            "rows": len(lines),
+            "outcomes": dict(sorted(outcomes.items())),
+            "statuses": dict(sorted(statuses.items())),
+        }
     _replace(directory, DatasetDict(saved))
     return counts
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from src.common.config import bind_dataclass
 from src.common.errors import ConfigError
 from src.common.naming import generated_name
 from src.common.seeds import row_seed
@@ -13,33 +14,46 @@ from src.prompts import Prompts, load_prompts
 
 AudioInput = Literal["clip", "none", "other", "description"]
 """What the model hears: the row's clip, nothing, or another row's clip; ``description``: it reads instead."""
+ARCHITECTURE_KEYS = ("config", "llm_embedding_dim")
 
 
 @dataclass(frozen=True)
 class DatasetConfig:
     """Which rows: ``name`` of a local set (below ``data/datasets/raw``, or a folder) or Hub id.
 
-    ``split`` ``None`` is all splits. ``shuffle`` draws the rows that ``limit`` keeps from the whole split, seeded.
+    ``split`` ``None`` is all splits. ``limit`` ``None`` or -1 is all rows; ``shuffle`` draws the rows that it keeps
+    from the whole split, seeded. ``debug_ind`` from 0 on asks for that row of the first split alone.
     """
 
     name: str
     split: str | None = None
     limit: int | None = None
     shuffle: bool = False
+    debug_ind: int = -1
 
     def __post_init__(self) -> None:
+        if self.limit == -1:
+            object.__setattr__(self, "limit", None)
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit is {self.limit}, expected at least 1, or null for all rows")
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The language model (``None``: the one the checkpoint was trained with) and how much it may write."""
+    """The language model (``None``: the one the checkpoint was trained with) and how much it may write.
+
+    The limits of vLLM stand here too, under the published names; :class:`EngineConfig` takes them over.
+    """
 
     llm: str | None = None
     llm_revision: str | None = None
     max_tokens: int = 8192
     max_thinking_tokens: int = 1024
+    max_model_len: int = 16384
+    max_num_seq: int = 32
+    max_num_batched_tokens: int = 16384
+    gpu_memory_utilization: float = 0.7
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -55,6 +69,8 @@ class EngineConfig:
     than it gives back on short runs. ``kv_cache_gib`` is used on a CPU alone; on a GPU ``gpu_memory_utilization`` is
     the share of memory for weights and cache. A checkpoint's ``lora`` is computed beside the language model
     (request), or added to the weights of a temporary copy (merge); auto is request on a GPU and merge on a CPU.
+    ``workers`` (front ends with an engine each) run as processes of this machine, or with ``cluster="ray"`` on the
+    machines of the Ray cluster at ``ray_address``.
     """
 
     max_model_len: int = 16384
@@ -66,6 +82,13 @@ class EngineConfig:
     enforce_eager: bool | None = None
     lora: Literal["auto", "request", "merge"] = "auto"
     seed: int = 0
+    workers: int | None = None
+    cluster: Literal["ray"] | None = None
+    ray_address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers is {self.workers}, expected at least 1, or null")
 
 
 @dataclass(frozen=True)
@@ -84,6 +107,13 @@ class RunConfig:
     overwrite: bool = False
     answer_fallback: Literal["none", "option_0"] = "none"
     cuda_devices: str | int | list[int] | None = None
+    strict: bool = False
+    dry_run: bool = False
+    dry_run_rows: int = 16
+    push_to_hub: bool = False
+    hf_username: str | None = None
+    hf_repo_name: str | None = None
+    hf_public: bool = False
     prompts: dict[str, Any] = field(default_factory=lambda: {"name": "full"})
     engine: EngineConfig = field(default_factory=EngineConfig)
 
@@ -94,6 +124,17 @@ class RunConfig:
             raise ValueError("model.llm or checkpoint_name is required to know the language model")
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}, expected at least 1")
+        if self.dry_run_rows < 1:
+            raise ValueError(f"dry_run_rows is {self.dry_run_rows}, expected at least 1")
+
+    @property
+    def devices(self) -> list[str]:
+        """GPUs of the run as ``CUDA_VISIBLE_DEVICES`` names them; none given: empty."""
+        given = self.cuda_devices
+        if given is None:
+            return []
+        listed = given if isinstance(given, list) else str(given).split(",")
+        return [name for each in listed if (name := str(each).strip())]
 
     @property
     def hears(self) -> bool:
@@ -123,6 +164,16 @@ class RunConfig:
     def request_seed(self, key: str) -> int | None:
         """Seed of one row, or ``None`` in a run without a seed."""
         return None if self.seed is None else row_seed(self.seed, key)
+
+
+def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
+    """The checked configuration of a run.
+
+    What a model config (``model=alarm_ca``) says of the architecture is left out: the checkpoint's own counts. Raises
+    :class:`ConfigError` with all wrong keys.
+    """
+    model = {name: value for name, value in raw.get("model", {}).items() if name not in ARCHITECTURE_KEYS}
+    return bind_dataclass(RunConfig, {**raw, "model": model}, "config")
 
 
 def read_prompts(settings: Mapping[str, Any], where: str = "prompts") -> Prompts:

@@ -7,14 +7,14 @@ so far are submitted again, most of it from the prefix cache), while all others 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from src.common.log import get_logger
 from src.common.seeds import row_seed
 from src.generation.prefetch import Prefetcher
-from src.generation.requests import FinishReason, Request, Result, Sampling, Segment, find_fault, prompt_length
+from src.generation.requests import Fault, FinishReason, Request, Result, Sampling, Segment, find_fault, prompt_length
 from src.prompts.chat import opens_thoughts, text_ids
 from src.prompts.thoughts import CLOSE_THOUGHTS, OPEN_THOUGHTS
 
@@ -79,7 +79,7 @@ class Engine:
         self._hidden = special - set(close if len(close) == 1 else ())
         self._serial = 0
 
-    def run(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Result]:
+    def run(self, requests: Iterable[Request], sampling: Sampling) -> Generator[Result, None, None]:
         """Results in the order in which they finish, one for each request.
 
         ``requests`` is iterated in another thread, so that preparing (encoding audio) and decoding overlap. A
@@ -106,6 +106,11 @@ class Engine:
             if running:
                 self.core.abort(list(running))
 
+    @property
+    def capacity(self) -> int:
+        """Requests that it holds at a time, submitted or prepared."""
+        return self._max_in_flight + self._ahead
+
     def close(self) -> None:
         """Close the core; the engine cannot be used afterwards."""
         self.core.close()
@@ -116,18 +121,18 @@ class Engine:
             request = feed.take(wait=not running)
             if request is None:
                 return
-            fault = request.error or find_fault(
+            fault = request.fault or find_fault(
                 request.segments, self.core.width, self.core.vocabulary, self.core.context
             )
             if fault is not None:
-                yield Result(request.key, finish_reason="error", error=fault)
+                yield Result.of_fault(request.key, fault)
                 continue
             state = _Running(request, time.monotonic())
             try:
                 running[self._start(state, sampling)] = state
             except Exception as error:  # noqa: BLE001 - one prompt that is refused must not end the run
                 log.debug("request %s was refused", request.key, exc_info=True)
-                yield Result(request.key, finish_reason="error", error=f"refused by the engine: {error}")
+                yield Result.of_fault(request.key, Fault("refused", f"refused by the engine: {error}"))
 
     def _start(self, state: _Running, sampling: Sampling) -> str:
         """First pass; with a budget of 0 the thoughts are closed at once."""

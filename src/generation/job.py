@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +13,9 @@ from src.common.naming import model_short_name
 from src.common.paths import generated_dir
 from src.generation.assemble import assemble
 from src.generation.config import RunConfig, read_prompts
-from src.generation.requests import Sampling
+from src.generation.requests import Fault, Sampling
 from src.generation.respond import Item
-from src.generation.tables import Table, need_columns, open_tables, other_rows, with_texts
+from src.generation.tables import RowRef, Table, need_columns, open_tables, other_rows, with_texts
 from src.generation.tasks import Task
 from src.model.checkpoints import Checkpoint, open_checkpoint, shared_lora
 from src.model.llm import resolve_source
@@ -75,30 +75,33 @@ class Job:
             budget_closing=self.prompts.budget_closing,
         )
 
-    def pending(self, records: Mapping[str, Any]) -> list[tuple[Table, str, int]]:
-        """Rows without a record: table, text column, position."""
+    def pending(self, records: Mapping[str, Any]) -> list[RowRef]:
+        """Rows without a record."""
         return [
-            (table, column, row)
-            for table, column in self.tables
-            for row in table.positions
-            if table.key(row) not in records
+            (table.split, row) for table, _ in self.tables for row in table.positions if table.key(row) not in records
         ]
 
-    def items(self, pending: list[tuple[Table, str, int]]) -> Iterator[Item]:
+    @cached_property
+    def _others(self) -> dict[str, list[int]]:
+        """For ``audio_input=other``: the rows whose clips are heard."""
+        if self.config.audio_input != "other":
+            return {}
+        return {table.split: other_rows(table, self.config.seed or 0) for table, _ in self.tables}
+
+    def items(self, rows: Iterable[RowRef]) -> Iterator[Item]:
         """The rows as the task asks about them."""
-        others: dict[str, list[int]] = {}
-        if self.config.audio_input == "other":
-            others = {table.split: other_rows(table, self.config.seed or 0) for table, _ in self.tables}
-        for table, column, row in pending:
+        tables, others = {table.split: (table, column) for table, column in self.tables}, self._others
+        for split, row in rows:
+            table, column = tables[split]
             key, cells = table.key(row), table.texts[row]
             try:
                 content = self.task.content(cells, column, self.prompts)
             except ValueError as error:
-                yield Item(key, error=str(error))
+                yield Item(key, fault=Fault("missing_text", str(error)))
                 continue
             audio = None
             if self.config.hears:
-                audio = table.audio(others[table.split][row] if others else row)
+                audio = table.audio(others[split][row] if others else row)
             yield Item(key, content, audio, cells.get("audio_description"), self.config.request_seed(key))
 
     def finish(self, records: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,19 +14,40 @@ Segment = Sequence[int] | Tensor
 
 FinishReason = Literal["stop", "length", "error"]
 
+RowStatus = Literal[
+    "ok",
+    "missing_text",
+    "missing_audio",
+    "empty_audio",
+    "unreadable_audio",
+    "unencodable_audio",
+    "bad_prompt",
+    "too_long",
+    "refused",
+]
+"""What became of a row: answered, or why not; ``refused`` is the engine's own doing."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why there is no response: the kind, for counting, and the reason in words."""
+
+    status: RowStatus
+    reason: str
+
 
 @dataclass(frozen=True, eq=False)
 class Request:
     """One prompt: its ``segments`` in order of time, and a ``key`` that names the result.
 
-    ``seed`` makes a sampled answer repeatable whatever else runs beside it. A request with ``error`` could not be
-    prepared (say, its audio is unreadable); the engine passes the reason on as the result.
+    ``seed`` makes a sampled answer repeatable whatever else runs beside it. A request with ``fault`` could not be
+    prepared (say, its audio is unreadable); the engine passes it on as the result.
     """
 
     key: str
     segments: tuple[Segment, ...] = ()
     seed: int | None = None
-    error: str | None = None
+    fault: Fault | None = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +57,7 @@ class Result:
     ``text`` holds all that was written: the thoughts (without the ``<think>`` that the prompt ended with), a closing
     sentence if the thinking budget ran out (``budget_hit``), and the answer; no end-of-turn token. ``token_ids`` are
     its tokens, with the closing sentence and the end-of-turn token. ``seconds`` is the time from the engine's taking
-    the request to its end. ``error`` is the reason why there is no response.
+    the request to its end. ``error`` is the reason why there is no response, ``status`` its kind.
     """
 
     key: str
@@ -46,6 +67,12 @@ class Result:
     budget_hit: bool = False
     seconds: float = 0.0
     error: str | None = None
+    status: RowStatus = "ok"
+
+    @classmethod
+    def of_fault(cls, key: str, fault: Fault) -> Result:
+        """The result of a request that was not run."""
+        return cls(key, finish_reason="error", error=fault.reason, status=fault.status)
 
     @property
     def num_tokens(self) -> int:
@@ -81,7 +108,7 @@ def prompt_length(segments: Sequence[Segment]) -> int:
     return sum(len(segment) for segment in segments)
 
 
-def find_fault(segments: Sequence[Segment], width: int, vocabulary: int, context: int) -> str | None:
+def find_fault(segments: Sequence[Segment], width: int, vocabulary: int, context: int) -> Fault | None:
     """Why these segments must not reach the engine, or ``None``.
 
     Checked here because the engine does not survive it: embeddings that are not finite spoil the next request, a
@@ -91,14 +118,16 @@ def find_fault(segments: Sequence[Segment], width: int, vocabulary: int, context
         if isinstance(segment, Tensor):
             if segment.ndim != 2 or segment.shape[1] != width or not segment.is_floating_point():
                 shape = "x".join(map(str, segment.shape))
-                return f"embeddings of shape {shape} ({segment.dtype}), expected frames x {width}, floating point"
+                expected = f"expected frames x {width}, floating point"
+                return Fault("bad_prompt", f"embeddings of shape {shape} ({segment.dtype}), {expected}")
             if not bool(torch.isfinite(segment).all()):
-                return "embeddings are not finite (NaN or infinity)"
+                return Fault("bad_prompt", "embeddings are not finite (NaN or infinity)")
         elif len(segment) and not (min(segment) >= 0 and max(segment) < vocabulary):
-            return f"token id outside of the vocabulary of {vocabulary}"
+            return Fault("bad_prompt", f"token id outside of the vocabulary of {vocabulary}")
     length = prompt_length(segments)
     if length == 0:
-        return "empty prompt"
+        return Fault("bad_prompt", "empty prompt")
     if length >= context:
-        return f"prompt of {length} tokens does not fit the context of {context} (engine.max_model_len)"
+        reason = f"prompt of {length} tokens does not fit the context of {context} (model.max_model_len)"
+        return Fault("too_long", reason)
     return None

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
-from src.audio.waveform import Waveform, load_waveform
-from src.common.errors import UserError
+from src.audio.waveform import AudioError, Waveform, load_waveform
 from src.common.log import get_logger
-from src.generation.requests import Request, Segment
-from src.model.checkpoints import LoadedFrontEnd, load_front_end
+from src.generation.ears import Ears
+from src.generation.requests import Fault, Request, Segment
 from src.prompts import Prompts
 from src.prompts.chat import ChatTokenizer, chat_ids, system_ids, text_ids, turn_ids
 from src.prompts.layouts import self_generation_messages
 
 log = get_logger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Item:
     """One row to be answered: the user's ``content``, and the ``audio`` in any form :func:`load_waveform` takes.
 
-    ``seed`` as in :class:`Request`; an item with ``error`` only carries the reason on.
+    ``seed`` as in :class:`Request`; an item with ``fault`` only carries the reason on.
     """
 
     key: str
@@ -34,41 +34,7 @@ class Item:
     audio: Any = None
     description: str | None = None
     seed: int | None = None
-    error: str | None = None
-
-
-class Ears:
-    """One or several front ends; several hear the same clip one after another (an ensemble)."""
-
-    def __init__(self, loaded: Sequence[LoadedFrontEnd]) -> None:
-        self.loaded = list(loaded)
-
-    @classmethod
-    def load(cls, checkpoints: Sequence[str], device: torch.device | str, dtype: torch.dtype) -> Ears:
-        """Load checkpoints. Raises :class:`UserError` if one is unusable or they belong to different LLMs."""
-        loaded = [load_front_end(name, device, dtype) for name in checkpoints]
-        llms = {each.config.llm: name for each, name in zip(loaded, checkpoints, strict=True)}
-        if len(llms) > 1:
-            listed = ", ".join(f"{name} ({llm})" for llm, name in llms.items())
-            raise UserError(f"checkpoint_name: an ensemble needs one language model, got {listed}")
-        return cls(loaded)
-
-    @property
-    def explicit_tags(self) -> list[bool]:
-        """For each front end, whether the marks around the audio are text instead of learned rows."""
-        return [each.front_end.separators() is None for each in self.loaded]
-
-    @torch.inference_mode()
-    def encode(self, waveforms: Sequence[Waveform]) -> list[list[Tensor]]:
-        """For each clip, one ``(frames, llm_dim)`` tensor a front end, learned separators included, on the CPU."""
-        heard: list[list[Tensor]] = [[] for _ in waveforms]
-        for each in self.loaded:
-            separators = each.front_end.separators()
-            embedded = each.front_end(each.feature_extractor(waveforms))
-            for place, frames in zip(heard, embedded, strict=True):
-                rows = [frames] if separators is None else [separators[0], frames, separators[1]]
-                place.append(torch.cat([row.to(frames) for row in rows]).cpu())
-        return heard
+    fault: Fault | None = None
 
 
 class Turns:
@@ -116,15 +82,26 @@ class Turns:
         return text_ids(self._tokenizer, text + ("" if text.endswith("\n") else "\n") + after)
 
 
-def hearing_requests(items: Iterable[Item], ears: Ears, turns: Turns, batch_size: int) -> Iterator[Request]:
-    """Encode the items' audio in batches and write their prompts; bad audio becomes a request with ``error``."""
+def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of ``size``, the last one shorter."""
     source = iter(items)
-    while batch := list(islice(source, batch_size)):
+    while batch := list(islice(source, size)):
+        yield batch
+
+
+def hearing_requests(
+    batches: Iterable[Sequence[Item]], ears: Ears, turns: Turns, max_seconds: float = math.inf
+) -> Iterator[Request]:
+    """Encode the items' audio batch by batch and write their prompts; bad audio becomes a request with ``fault``.
+
+    Clips beyond ``max_seconds`` are not even decoded: hours of audio in one file would fill the memory.
+    """
+    for batch in batches:
         good: list[tuple[Item, Waveform]] = []
         for item in batch:
-            waveform, fault = _load(item)
+            waveform, fault = _load(item, max_seconds)
             if waveform is None:
-                yield Request(item.key, error=fault)
+                yield Request(item.key, fault=fault)
             else:
                 good.append((item, waveform))
         yield from _encode(good, ears, turns)
@@ -133,24 +110,26 @@ def hearing_requests(items: Iterable[Item], ears: Ears, turns: Turns, batch_size
 def text_requests(items: Iterable[Item], turns: Turns, read: bool) -> Iterator[Request]:
     """Prompts without audio: with the description in its place if ``read``, with nothing otherwise."""
     for item in items:
-        if item.error is not None:
-            yield Request(item.key, error=item.error)
+        if item.fault is not None:
+            yield Request(item.key, fault=item.fault)
         elif read and not item.description:
-            yield Request(item.key, error="the row has no audio_description")
+            yield Request(item.key, fault=Fault("missing_text", "the row has no audio_description"))
         else:
             segments = turns.reading(item.content, item.description or "") if read else turns.deaf(item.content)
             yield Request(item.key, segments, item.seed)
 
 
-def _load(item: Item) -> tuple[Waveform | None, str | None]:
-    if item.error is not None:
-        return None, item.error
+def _load(item: Item, max_seconds: float) -> tuple[Waveform | None, Fault | None]:
+    if item.fault is not None:
+        return None, item.fault
     if item.audio is None:
-        return None, "the row has no audio"
+        return None, Fault("missing_audio", "the row has no audio")
     try:
-        return load_waveform(item.audio), None
-    except UserError as error:
-        return None, str(error)
+        return load_waveform(item.audio, max_seconds=max_seconds), None
+    except AudioError as error:
+        return None, Fault(error.fault, str(error))
+    except Exception as error:  # noqa: BLE001 - whatever a decoder raises costs this row alone
+        return None, Fault("unreadable_audio", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
 def _encode(good: Sequence[tuple[Item, Waveform]], ears: Ears, turns: Turns) -> Iterator[Request]:
@@ -159,13 +138,14 @@ def _encode(good: Sequence[tuple[Item, Waveform]], ears: Ears, turns: Turns) -> 
         return
     try:
         heard = ears.encode([waveform for _, waveform in good])
-    except (UserError, RuntimeError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever one clip does to the front end costs its row alone
         if len(good) > 1:
             for pair in good:
                 yield from _encode([pair], ears, turns)
             return
         log.debug("encoding %s failed", good[0][0].key, exc_info=True)
-        yield Request(good[0][0].key, error=f"audio cannot be encoded: {' '.join(str(error).split())[:300]}")
+        reason = f"audio cannot be encoded: {' '.join(str(error).split())[:300]}"
+        yield Request(good[0][0].key, fault=Fault("unencodable_audio", reason))
         return
     for (item, _), clips in zip(good, heard, strict=True):
         yield Request(item.key, turns.hearing(item.content, clips), item.seed)

@@ -5,23 +5,25 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from typing import Any
 
-from src.common.config import bind_dataclass
 from src.common.log import get_logger
 from src.common.run_record import write_run_record
-from src.generation.config import RunConfig
-from src.generation.engine import Engine
+from src.generation.config import RunConfig, read_run_config
+from src.generation.dispatch import OpenWorkers, Workers, dispatch
 from src.generation.job import Job, prepare
-from src.generation.requests import Request, Result, Sampling
-from src.generation.respond import Ears, Turns, hearing_requests, text_requests
+from src.generation.respond import in_batches
 from src.generation.shards import Shards
-from src.generation.tables import Table
+from src.generation.tables import RowRef
 from src.generation.tasks import FREE, MULTIPLE_CHOICE, Task
+from src.generation.work import Record, Start, answer_rows, start_models
 
 log = get_logger(__name__)
+BAD_ROWS = 3
+"""Exit code of a strict run in which rows have no answer."""
 
 
 def generate_free(config: Mapping[str, Any]) -> int:
@@ -34,129 +36,121 @@ def generate_choices(config: Mapping[str, Any]) -> int:
     return generate(config, MULTIPLE_CHOICE)
 
 
-def generate(raw: Mapping[str, Any], task: Task, start: Callable[[Job], Models] | None = None) -> int:
+def generate(
+    raw: Mapping[str, Any], task: Task, start: Start | None = None, open_workers: OpenWorkers | None = None
+) -> int:
     """Run the resolved configuration ``raw``; rows that fail are saved with their reason and counted.
 
-    ``start`` loads engine and front ends when there are rows to do (default :func:`start_models`).
+    ``start`` loads engine and front ends when there are rows to do (default :func:`start_models`), ``open_workers``
+    the workers of a run with several. Returns 0, or 3 if rows have no answer and the run is strict.
     """
     from datasets import disable_progress_bars
 
     disable_progress_bars()  # ours is the one of the run
-    config = bind_dataclass(RunConfig, raw, "config")
-    if config.cuda_devices is not None:
-        devices = config.cuda_devices
-        listed = ",".join(map(str, devices)) if isinstance(devices, list) else str(devices)
-        os.environ["CUDA_VISIBLE_DEVICES"] = listed
+    config = read_run_config(raw)
+    trial = config.dry_run or config.dataset.debug_ind >= 0
+    open_workers = open_workers or choose_workers(config)
+    if config.devices and (trial or open_workers is None):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(config.devices)
     job = prepare(config, task)
+    if trial:
+        from src.generation.trial import run_trial
+
+        run_trial(job, start or start_models)
+        return 0
+    if config.push_to_hub:
+        from src.generation.hub import repo_name
+
+        log.info("the answers will be sent to %s", repo_name(config))  # found out before hours of work
     settings = job.settings()
     with Shards(job.directory, settings, config.overwrite) as shards:
         records = shards.read()
         pending = job.pending(records)
         log.info("%s: %d rows to do, %d done before", job.directory, len(pending), job.rows - len(pending))
         started = time.monotonic()
-        if pending:
-            _run_pending(job, pending, shards, records, start or start_models)
-    counts = job.finish(records)
-    write_run_record(
-        job.directory,
-        raw,
-        task=task.name,
-        settings=settings,
-        splits=counts,
-        rows_this_run=len(pending),
-        seconds_this_run=round(time.monotonic() - started, 1),
-    )
-    _report_errors(job, records)
-    return 0
-
-
-@dataclass(frozen=True)
-class Models:
-    """What is loaded for a run: the engine, and front ends if clips are heard."""
-
-    engine: Engine
-    ears: Ears | None
-
-
-def start_models(job: Job) -> Models:
-    """vLLM with the job's language model, and the checkpoints' front ends beside it."""
-    import torch
-
-    from src.generation.vllm_core import VllmEngine, prepare_environment
-    from src.generation.vllm_lora import prepared_llm
-
-    prepare_environment()
-    on_gpu = torch.cuda.is_available()
-    device, dtype = ("cuda:0", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
-    ears = Ears.load(job.config.checkpoints, device, dtype) if job.config.hears else None
-    with prepared_llm(job.llm, job.llm_revision, job.lora, job.config.engine.lora) as (llm, revision, lora):
-        return Models(VllmEngine(llm, job.config.engine, revision, lora), ears)
-
-
-def _run_pending(
-    job: Job,
-    pending: list[tuple[Table, str, int]],
-    shards: Shards,
-    records: dict[str, dict[str, Any]],
-    start: Callable[[Job], Models],
-) -> None:
-    models = start(job)
-    try:
-        requests = make_requests(job, pending, models)
-        for record in respond(models.engine, requests, job.sampling(), len(pending)):
+        source = _records(job, raw, pending, start or start_models, open_workers)
+        for record in with_progress(source, len(pending)):
             shards.append(record)
             records[record["key"]] = record
-    finally:
-        models.engine.close()
+        seconds = time.monotonic() - started
+        counts = job.finish(records)
+        write_run_record(
+            job.directory,
+            raw,
+            task=task.name,
+            settings=settings,
+            splits=counts,
+            rows_this_run=len(pending),
+            seconds_this_run=round(seconds, 1),
+        )
+    bad = _report_bad_rows(job, records)
+    if config.push_to_hub:
+        from src.generation.hub import push
+
+        push(job.directory, config)
+    return BAD_ROWS if bad and config.strict else 0
 
 
-def make_requests(job: Job, pending: list[tuple[Table, str, int]], models: Models) -> Iterator[Request]:
-    """Requests of the pending rows, prepared as they are asked for."""
-    items, engine, ears = job.items(pending), models.engine, models.ears
-    system = job.task.system(job.prompts)
-    if ears is None:
-        turns = Turns(engine.tokenizer, job.prompts, system)
-        return text_requests(items, turns, read=job.config.audio_input == "description")
-    turns = Turns(engine.tokenizer, job.prompts, system, ears.explicit_tags)
-    return hearing_requests(items, ears, turns, job.config.batch_size)
+def choose_workers(config: RunConfig) -> OpenWorkers | None:
+    """How the workers of a run are started; ``None`` for one engine in this process."""
+    engine = config.engine
+    if engine.cluster == "ray":
+        from src.generation.ray_workers import RayWorkers
+
+        return lambda raw, task: RayWorkers(raw, task, engine.workers, engine.ray_address)
+    count = engine.workers or len(config.devices)
+    if count < 2:
+        return None
+    from src.generation.local_workers import LocalWorkers
+
+    return lambda raw, task: LocalWorkers(raw, task, count, config.devices)
 
 
-def respond(engine: Engine, requests: Iterator[Request], sampling: Sampling, total: int) -> Iterator[dict[str, Any]]:
-    """Records of finished rows, with a progress bar: rows/s and tokens/s."""
+def _records(
+    job: Job, raw: Mapping[str, Any], pending: list[RowRef], start: Start, open_workers: OpenWorkers | None
+) -> Iterator[Record]:
+    """Records of the pending rows as they finish; without any nothing is loaded."""
+    if not pending:
+        return iter(())
+    if open_workers is not None:
+        workers: Workers = open_workers(raw, job.task.name)
+        return _then_close(dispatch(workers, pending), workers)
+    models = start(job)
+    return _then_close(answer_rows(job, models, in_batches(pending, job.config.batch_size)), models.engine)
+
+
+def _then_close(records: Iterator[Record], resource: Any) -> Iterator[Record]:
+    with closing(resource):
+        yield from records
+
+
+def with_progress(records: Iterator[Record], total: int) -> Iterator[Record]:
+    """The records, with a progress bar: rows/s, tokens/s, time left."""
     from tqdm import tqdm
 
     started, tokens = time.monotonic(), 0
     interval = 0.5 if sys.stderr.isatty() else 15
-    with tqdm(total=total, unit="row", mininterval=interval, dynamic_ncols=True) as bar:
-        for result in engine.run(requests, sampling):
-            tokens += result.num_tokens
+    with tqdm(total=total, unit="row", mininterval=interval, dynamic_ncols=True, disable=not total) as bar:
+        for record in records:
+            tokens += record["num_tokens"]
             bar.set_postfix_str(f"{tokens / (time.monotonic() - started):.0f} tokens/s", refresh=False)
             bar.update()
-            yield to_record(result)
+            yield record
 
 
-def to_record(result: Result) -> dict[str, Any]:
-    """What a shard keeps of a result."""
-    return {
-        "key": result.key,
-        "response": None if result.error is not None else result.text,
-        "finish_reason": result.finish_reason,
-        "budget_hit": result.budget_hit,
-        "num_tokens": result.num_tokens,
-        "seconds": result.seconds,
-        "error": result.error,
-    }
-
-
-def _report_errors(job: Job, records: Mapping[str, Mapping[str, Any]]) -> None:
-    keys = [table.key(row) for table, _ in job.tables for row in table.positions]
-    errors = {key: str(records[key]["error"]) for key in keys if records[key]["error"] is not None}
-    log.info("%d rows in %s", len(keys), job.directory)
-    if errors:
+def _report_bad_rows(job: Job, records: Mapping[str, Record]) -> int:
+    """Log how many rows have no answer, and why; returns their number."""
+    rows = [records[table.key(row)] for table, _ in job.tables for row in table.positions]
+    bad = [record for record in rows if record["error"] is not None]
+    log.info("%d rows in %s", len(rows), job.directory)
+    if bad:
+        kinds = ", ".join(f"{name} {count}" for name, count in Counter(each["status"] for each in bad).most_common())
         log.warning(
-            "%d of %d rows have no answer (column error); %d different reasons, the first for %s: %s",
-            len(errors),
-            len(keys),
-            len(set(errors.values())),
-            *next(iter(errors.items())),
+            "%d of %d rows have no answer: %s (columns status, error); the first is %s: %s",
+            len(bad),
+            len(rows),
+            kinds,
+            bad[0]["key"],
+            bad[0]["error"],
         )
+    return len(bad)

@@ -6,8 +6,11 @@ reads what is there and does the rest. A line that was cut by a kill is dropped,
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -20,22 +23,26 @@ from src.common.run_record import write_json
 log = get_logger(__name__)
 FOLDER = ".shards"
 SETTINGS = "settings.json"
+LOCK_SECONDS = 20.0
+"""How long to wait for the end of another run; a killed one's processes may take a moment."""
 
 
 class Shards:
     """The shards of one output folder.
 
     ``settings`` are all that decides a row's result. Results of other settings are an error, or with ``overwrite``
-    removed.
+    removed. While it is open, no other run can open the folder: a :class:`UserError`.
     """
 
     def __init__(self, directory: Path, settings: Mapping[str, Any], overwrite: bool = False) -> None:
         self.folder = directory / FOLDER
         self._file: Any = None
+        self._lock: int | None = _lock(directory)
         wanted = json.loads(json.dumps(settings))
         known = self._known_settings()
         if known is not None and known != wanted:
             if not overwrite:
+                self.close()
                 differing = sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
                 raise UserError(
                     f"{directory} holds results of other settings ({', '.join(differing)}); give overwrite=true to "
@@ -43,6 +50,8 @@ class Shards:
                 )
             log.info("%s: replacing results of other settings", directory)
             shutil.rmtree(directory)
+            self.close()
+            self._lock = _lock(directory)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / SETTINGS, wanted)
 
@@ -69,10 +78,13 @@ class Shards:
         self._file.flush()
 
     def close(self) -> None:
-        """Close the shard of this run."""
+        """Close the shard of this run, and give the folder free."""
         if self._file is not None:
             self._file.close()
             self._file = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def __enter__(self) -> Shards:
         return self
@@ -90,3 +102,22 @@ class Shards:
             return json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             return {}
+
+
+def _lock(directory: Path) -> int | None:
+    """An open descriptor that holds the folder; ``None`` on file systems without locks."""
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY)
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError as error:
+            if time.monotonic() > until:
+                os.close(descriptor)
+                raise UserError(f"{directory}: another run is writing here; wait for it, or end it") from error
+            time.sleep(0.2)
+        except OSError:
+            os.close(descriptor)
+            return None

@@ -19,6 +19,15 @@ from src.generation.config import DatasetConfig
 TEXT_COLUMNS = ("prompt", "content", "context")
 
 
+RowRef = tuple[str, int]
+"""A row of a run: split and position in it."""
+
+
+def row_key(row: RowRef) -> str:
+    """The row's key in records."""
+    return f"{row[0]}/{row[1]}"
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """One split: the data set (audio undecoded), the positions of the chosen rows, and the split's name."""
@@ -42,7 +51,7 @@ class Table:
 
     def key(self, position: int) -> str:
         """Key of a row: split and position in it."""
-        return f"{self.split}/{position}"
+        return row_key((self.split, position))
 
     def dataset_index(self, position: int) -> int:
         """The row's ``dataset_index``; its position in sets without one."""
@@ -90,6 +99,10 @@ def _indexed_split(name: str, split: str, splits: dict[str, Any]) -> Any:
         )
     data = splits["train"]
     wanted = np.sort(np.load(path, allow_pickle=False))
+    if KEY not in data.column_names:  # the indexes then are positions
+        if wanted.size and not 0 <= wanted[0] <= wanted[-1] < len(data):
+            raise UserError(f"{path} names rows up to {wanted[-1]}, but {name} has {len(data)} rows and no {KEY}")
+        return data.select(wanted)
     return data.select(join_rows(read_keys(data, name), wanted, name, str(path)))
 
 

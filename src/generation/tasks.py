@@ -41,7 +41,8 @@ def _free_columns(
 ) -> dict[str, Any]:
     response = record["response"]
     split = None if response is None else split_response(response, inside_thoughts)
-    described = {"audio_description": row["audio_description"]} if "audio_description" in row else {}
+    about = next((name for name in ("audio_description", "question") if name in row), None)
+    described = {} if about is None else {"audio_description": row[about]}
     return {
         "context": row[text_column],
         **described,
@@ -78,3 +79,4 @@ def _choice_columns(
 
 FREE = Task("free", True, lambda prompts: prompts.generation_system, _free_content, _free_columns)
 MULTIPLE_CHOICE = Task("mcqa", False, lambda prompts: prompts.mcqa_system, _choice_content, _choice_columns)
+TASKS = {task.name: task for task in (FREE, MULTIPLE_CHOICE)}

@@ -25,6 +25,8 @@ from src.model.llm import resolve_source
 
 log = get_logger(__name__)
 GIB = 1024**3
+CPU_BLOCK = 32
+"""Tokens of a cache block on a CPU: of vLLM's 128, most prompts and continuations could reuse none."""
 
 
 class VllmEngine(Engine):
@@ -40,7 +42,7 @@ class VllmEngine(Engine):
 
         config, llm = config or EngineConfig(), resolve_source(llm)
         tokenizer = AutoTokenizer.from_pretrained(llm, revision=revision)
-        core = VllmCore(llm, config, revision, tokenizer.eos_token_id, lora)
+        core = VllmCore.start(llm, config, revision, tokenizer.eos_token_id, lora)
         super().__init__(core, tokenizer, 2 * config.max_num_seqs, config.max_num_seqs)
 
 
@@ -55,32 +57,18 @@ def prepare_environment() -> None:
 
 
 class VllmCore:
-    """vLLM's engine, reduced to submit, step and abort."""
+    """vLLM's engine, reduced to submit, step and abort.
 
-    def __init__(
-        self,
-        llm: str,
-        config: EngineConfig,
-        revision: str | None,
-        end_of_turn: int | None,
-        lora: Path | None = None,
-    ) -> None:
-        prepare_environment()
-        try:
-            from vllm import LLM
-        except ImportError as error:
-            raise UserError(
-                f"vLLM does not load ({error}); install requirements.txt (GPU) or requirements-cpu.txt"
-            ) from error
-        options = _llm_options(llm, config, revision) | ({} if lora is None else lora_options(lora))
-        try:
-            self._llm: Any = LLM(**options)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:400]
-            hint = "" if lora is None else " (with LoRA beside it; engine.lora=merge adds LoRA to its weights first)"
-            raise UserError(f"vLLM cannot load the language model {llm!r}{hint}: {reason}") from error
+    ``llm`` is a ready ``vllm.LLM``, with prompt embeddings enabled. ``params`` (``vllm.SamplingParams``) replaces the
+    settings of :class:`Sampling` but for the bounds on tokens. ``lora``, a folder in PEFT's format, goes with every
+    request; ``llm`` must have room for it.
+    """
+
+    def __init__(self, llm: Any, end_of_turn: int | None, params: Any = None, lora: Path | None = None) -> None:
+        self._llm = llm
+        self._given = params
         self._lora = None if lora is None else lora_request(lora)
-        model = self._llm.llm_engine.model_config
+        model = llm.llm_engine.model_config
         self.width = int(model.get_inputs_embeds_size())
         self.vocabulary = int(model.get_vocab_size())
         self.context = int(model.max_model_len)
@@ -90,7 +78,33 @@ class VllmCore:
         listed = [ends] if isinstance(ends, int) else list(ends or ())
         self._stops = sorted({*listed, *([] if end_of_turn is None else [end_of_turn])})
         self._defaults = model.get_diff_sampling_param()
-        log.info("vLLM ready: %s, %s, context %d", llm, str(self._dtype).removeprefix("torch."), self.context)
+
+    @classmethod
+    def start(
+        cls,
+        llm: str,
+        config: EngineConfig,
+        revision: str | None,
+        end_of_turn: int | None,
+        lora: Path | None = None,
+    ) -> VllmCore:
+        """Load a language model. Raises :class:`UserError` if that fails."""
+        prepare_environment()
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise UserError(
+                f"vLLM does not load ({error}); install requirements.txt (GPU) or requirements-cpu.txt"
+            ) from error
+        options = _llm_options(llm, config, revision) | ({} if lora is None else lora_options(lora))
+        try:
+            core = cls(LLM(**options), end_of_turn, lora=lora)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:400]
+            hint = "" if lora is None else " (with LoRA beside it; engine.lora=merge adds LoRA to its weights first)"
+            raise UserError(f"vLLM cannot load the language model {llm!r}{hint}: {reason}") from error
+        log.info("vLLM ready: %s, %s, context %d", llm, str(core._dtype).removeprefix("torch."), core.context)
+        return core
 
     def add(
         self, key: str, segments: Sequence[Segment], sampling: Sampling, max_tokens: int, seed: int | None
@@ -122,6 +136,8 @@ class VllmCore:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        if self._given is not None:
+            return self._as_given(max_tokens, seed, RequestOutputKind.FINAL_ONLY)
         own = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
         drawn: dict[str, Any] = {
             **self._defaults,
@@ -137,6 +153,16 @@ class VllmCore:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
+
+    def _as_given(self, max_tokens: int, seed: int | None, output_kind: Any) -> Any:
+        """The caller's own settings for one pass."""
+        params = self._given.clone()
+        params.max_tokens, params.seed, params.output_kind, params.n = max_tokens, seed, output_kind, 1
+        params.min_tokens = min(params.min_tokens, max_tokens)
+        if not params.ignore_eos:
+            params.stop_token_ids = sorted({*(params.stop_token_ids or ()), *self._stops})
+        params.detokenize = bool(params.stop)  # stop strings are looked for in the text
+        return params
 
 
 def engine_input(segments: Sequence[Segment], width: int, dtype: torch.dtype) -> Any:
@@ -182,8 +208,10 @@ def _llm_options(llm: str, config: EngineConfig, revision: str | None) -> dict[s
     }
     if on_gpu:
         options["gpu_memory_utilization"] = config.gpu_memory_utilization
-    elif "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-        options["kv_cache_memory_bytes"] = int(config.kv_cache_gib * GIB)
+    else:
+        options["block_size"] = CPU_BLOCK
+        if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+            options["kv_cache_memory_bytes"] = int(config.kv_cache_gib * GIB)
     return options
 
 

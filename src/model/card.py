@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData
 
 from src.common.errors import UserError
+from src.common.markdown import markdown_table
 from src.common.paths import REPO_ROOT
 from src.model.checkpoints import CONFIG_FILE, Checkpoint
 from src.model.config import ModelConfig
@@ -122,7 +123,7 @@ def _parts_table(config: ModelConfig) -> str:
         what = f"LoRA on the language model: r {config.lora.r}, alpha {config.lora.alpha}, layers {layers}"
         rows.append((what, "`lora/` in this repository, in PEFT's format", ""))
     rows.append((f"fusion: {config.config.audio_fusion_config.fusion_type}", "in this repository", ""))
-    return _table(("part", "source", "revision"), rows)
+    return markdown_table(("part", "source", "revision"), rows)
 
 
 def _training(record: Mapping[str, Any]) -> str:
@@ -137,7 +138,7 @@ def _training(record: Mapping[str, Any]) -> str:
     rows += [(name, str(value)) for name, value in counts.items()]
     rows.append(("git commit", str(record.get("git", {}).get("commit"))))
     rows.append(("versions", ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())))
-    return _table(("setting", "value"), rows)
+    return markdown_table(("setting", "value"), rows)
 
 
 def _score_table(scores: Sequence[Score]) -> str:
@@ -149,12 +150,7 @@ def _score_table(scores: Sequence[Score]) -> str:
         rows.append(
             (score.system, score.metric, f"{score.value:.3f}", interval, "" if score.n is None else str(score.n))
         )
-    return _table(("system", "metric", "value", "95 % interval", "n"), rows)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return markdown_table(("system", "metric", "value", "95 % interval", "n"), rows)
 
 
 def stage_upload(

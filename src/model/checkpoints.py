@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from src.model.encoders.base import Encoder
 from src.model.encoders.weights import fill_encoder, load_encoder
 from src.model.front_end import AudioFrontEnd
 from src.model.lora_files import Lora, find_lora, lora_of, read_lora, restore_lora, write_lora
+from src.model.shared_encoders import EncoderStore
 from src.model.tensor_files import (
     INDEX_FILE,
     WEIGHTS_FILE,
@@ -190,16 +191,21 @@ def load_front_end(
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
     encoder_dtype: torch.dtype = torch.float32,
+    shared: EncoderStore | None = None,
 ) -> LoadedFrontEnd:
     """Front end of a checkpoint (folder or Hub id, our form or the published one), in eval mode.
 
-    ``dtype`` is that of the trained part. Raises :class:`UserError` for a missing folder or file, and for tensors
-    that do not fit the configuration.
+    ``dtype`` is that of the trained part. Encoders in ``shared`` are used, others added to it. Raises
+    :class:`UserError` for a missing folder or file, and for tensors that do not fit the configuration.
     """
     checkpoint = open_checkpoint(name, revision)
     config = checkpoint.config
     assert config.llm_embedding_dim is not None
-    encoders = {name: checkpoint.encoder(name, encoder_dtype) for name in config.config.encoders}
+    store = EncoderStore() if shared is None else shared
+    encoders = {
+        name: store.get(name, spec, partial(checkpoint.encoder, name, encoder_dtype), checkpoint.whole)
+        for name, spec in config.config.encoders.items()
+    }
     with torch.device("meta"):
         front_end = AudioFrontEnd(config.config, config.llm_embedding_dim, encoders)
     _load_into(front_end, checkpoint.state(dtype=dtype), front_end.trained_state(), checkpoint.name, assign=True)

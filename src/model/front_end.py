@@ -39,10 +39,14 @@ class EncoderSet(nn.Module):
         """Hidden states name -> (layers, batch, frames, dim) and lengths name -> (batch,), on the CPU."""
         states, lengths = {}, {}
         for name, encoder in self.encoders.items():
-            batch = features[name]
-            states[name] = encoder(batch.features, batch.mask, layers[name])
-            lengths[name] = encoder.calc_length(batch.lengths).cpu()  # type: ignore[operator]
+            states[name], lengths[name] = run_encoder(encoder, features[name], layers[name])
         return states, lengths
+
+
+@torch.no_grad()
+def run_encoder(encoder: Any, batch: EncoderFeatures, layers: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Hidden states (layers, batch, frames, dim) of one encoder, and lengths (batch,) on the CPU."""
+    return encoder(batch.features, batch.mask, layers), encoder.calc_length(batch.lengths).cpu()
 
 
 class AdapterSet(nn.Module):
@@ -127,10 +131,22 @@ class AudioFrontEnd(nn.Module):
         if missing:
             raise UserError(f"front end: features for {', '.join(missing)} are missing; got {', '.join(features)}")
         on_device = {name: features[name].to(self.device, non_blocking=True) for name in self._layers}
-        states, lengths = self.audio_encoder(on_device, self._layers)
-        streams, lengths = self.audio_adapter(states, lengths)
-        fused, lengths = self.audio_fusion(streams, lengths)
-        return [item[: max(1, count)] for item, count in zip(fused, lengths.tolist(), strict=True)]
+        return self.fuse(*self.audio_encoder(on_device, self._layers))
+
+    def fuse(self, states: dict[str, Tensor], lengths: dict[str, Tensor]) -> list[Tensor]:
+        """As :meth:`forward`, from the encoders' hidden states in :attr:`layers` and their lengths."""
+        fused, frames = self.audio_fusion(*self.audio_adapter(states, lengths))
+        return [item[: max(1, count)] for item, count in zip(fused, frames.tolist(), strict=True)]
+
+    @property
+    def layers(self) -> dict[str, tuple[int, ...]]:
+        """Hidden states that are read, by encoder name."""
+        return dict(self._layers)
+
+    def enclosed(self, frames: Tensor) -> Tensor:
+        """Embeddings (frames, llm_dim) of a clip with its learned separators, if there are any, around them."""
+        marks = self.separators()
+        return frames if marks is None else torch.cat([marks[0].to(frames), frames, marks[1].to(frames)])
 
     @property
     def device(self) -> torch.device:

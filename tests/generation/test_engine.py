@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from src.generation.engine import Engine
-from src.generation.requests import Request, Result, Sampling, find_fault
+from src.generation.requests import Fault, Request, Result, Sampling, find_fault
 from tests.generation.fakes import WIDTH, ScriptedCore
 from tests.prompts.fakes import CharTokenizer
 
@@ -109,7 +109,7 @@ def test_bad_requests_become_errors_and_never_reach_the_core() -> None:
         Request("empty", ()),
         Request("vocabulary", ([1, 0x110000],)),
         Request("negative", ([-1],)),
-        Request("unreadable", error="file is broken"),
+        Request("unreadable", fault=Fault("unreadable_audio", "file is broken")),
         Request("refused", (ids("refuse me"),)),
     ]
     core = ScriptedCore(lambda prompt: "a", context=40, refuse="refuse")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from src.audio.waveform import Waveform
+from src.generation.requests import Fault
 from src.generation.respond import Item, Turns, hearing_requests, text_requests
 from src.prompts import load_prompts
 from tests.generation.fakes import WIDTH, shown
@@ -78,18 +79,19 @@ def test_clips_are_encoded_in_batches_and_bad_ones_cost_one_row() -> None:
         Item("1", "what?", clip(300)),
         Item("2", "what?", {"bytes": b"no audio", "path": "broken.wav"}),
         Item("3", "what?"),
-        Item("4", error="the row has no text"),
+        Item("4", fault=Fault("missing_text", "the row has no text")),
         Item("5", "what?", clip(500)),
         Item("6", "what?", clip(0)),
         Item("7", "what?", {"path": "/nowhere.wav", "bytes": None}),
     ]
     ears = FakeEars()
-    requests = {request.key: request for request in hearing_requests(items, ears, turns(), 4)}  # type: ignore[arg-type]
+    made = hearing_requests([items[:4], items[4:]], ears, turns())  # type: ignore[arg-type]
+    requests = {request.key: request for request in made}
     assert sorted(requests) == list("01234567")
     assert ears.batches == [2, 1, 1, 1]
     assert "{2}what?" in shown(requests["0"].segments) and requests["0"].seed == 7
     assert "{5}what?" in shown(requests["5"].segments)
-    errors = {key: request.error for key, request in requests.items() if request.error}
+    errors = {key: request.fault.reason for key, request in requests.items() if request.fault}
     assert set(errors) == set("123467")
     assert "too odd" in errors["1"] and "broken.wav" in errors["2"] and errors["3"] == "the row has no audio"
     assert errors["4"] == "the row has no text" and "/nowhere.wav" in errors["7"]
@@ -97,8 +99,12 @@ def test_clips_are_encoded_in_batches_and_bad_ones_cost_one_row() -> None:
 
 @pytest.mark.parametrize("read", [True, False])
 def test_text_requests_carry_errors_on(read: bool) -> None:
-    items = [Item("0", "what?", description="|a kick|"), Item("1", "what?"), Item("2", error="no text")]
+    items = [
+        Item("0", "what?", description="|a kick|"),
+        Item("1", "what?"),
+        Item("2", fault=Fault("missing_text", "no text")),
+    ]
     zero, one, two = text_requests(items, turns(), read)
     assert ("a kick" in shown(zero.segments)) == read
-    assert one.error == ("the row has no audio_description" if read else None)
-    assert two.error == "no text"
+    assert (one.fault and one.fault.reason) == ("the row has no audio_description" if read else None)
+    assert two.fault and two.fault.reason == "no text"

@@ -13,12 +13,13 @@ from datasets import load_from_disk
 
 from src.common.config import compose
 from src.common.errors import ConfigError, UserError
+from src.generation.ears import Ears
 from src.generation.engine import Engine, Pass
 from src.generation.job import Job
-from src.generation.respond import Ears
-from src.generation.run import Models, generate
+from src.generation.run import generate
 from src.generation.tables import Table, other_rows
 from src.generation.tasks import FREE, MULTIPLE_CHOICE, Task
+from src.generation.work import Models
 from src.model.checkpoints import LoadedFrontEnd
 from tests.generation.conftest import choice_rows, free_rows, save_set
 from tests.generation.fakes import ScriptedCore
@@ -44,13 +45,13 @@ class World:
         core = _MortalCore(script, self.kill_after, width=192)
         return Models(Engine(core, CharTokenizer(), 4, 2), Ears([self.loaded]) if job.config.hears else None)
 
-    def run(self, name: str, *overrides: str, task: Task = FREE) -> Path:
+    def run(self, name: str, *overrides: str, task: Task = FREE, code: int = 0, fold: str = "") -> Path:
         """Run and return the output folder."""
         program = "generate_vllm" if task is FREE else "generate_vllm_mcqa"
         checkpoint = [f"checkpoint_name={self.loaded.name}"]
         given = [f"dataset.name={name}", "prompts=mini", "batch_size=3", *checkpoint, *overrides]
-        assert generate(compose(program, given), task, self.start) == 0
-        return self.folder(name)
+        assert generate(compose(program, given), task, self.start) == code
+        return self.folder(fold or name)
 
     def folder(self, name: str) -> Path:
         """The newest output folder of a set."""
@@ -90,7 +91,7 @@ def test_free_run_saves_published_and_further_columns(world: World) -> None:
     assert list(saved) == ["known", "unseen"]
     published = ["dataset_index", "context", "audio_description", "llm_answer"]
     ours = ["answer_text", "thoughts", "response", "parse_status"]
-    record = ["finish_reason", "budget_hit", "num_tokens", "seconds", "error"]
+    record = ["status", "finish_reason", "budget_hit", "num_tokens", "seconds", "error"]
     assert saved["known"].column_names == [*published, *ours, *record, "audio"]
     assert saved["unseen"]["dataset_index"] == [0, 1, 2]
     first = saved["known"].remove_columns("audio")[0]
@@ -98,7 +99,7 @@ def test_free_run_saves_published_and_further_columns(world: World) -> None:
     assert (first["answer_text"], first["thoughts"], first["parse_status"]) == ("a kick.", "i hear it.", "answered")
     assert first["llm_answer"] == first["response"] == "i hear it.\n</think>\n\na kick."
     run = json.loads((folder / "run.json").read_text())
-    assert run["splits"]["known"] == {"rows": 5, "statuses": {"answered": 5}}
+    assert run["splits"]["known"] == {"rows": 5, "outcomes": {"ok": 5}, "statuses": {"answered": 5}}
     assert all(re.search(r"user\n\{\d+\}", prompt) for prompt in world.prompts)
 
 
@@ -114,6 +115,11 @@ def test_bad_rows_are_saved_with_their_reason(world: World) -> None:
     assert "broken.wav" in saved[1]["error"] and "no audio" in saved[2]["error"] and "no text" in saved[3]["error"]
     assert saved[1]["llm_answer"] is None and saved[1]["finish_reason"] == "error"
     assert len(world.prompts) == 2
+    statuses = ["ok", "unreadable_audio", "missing_audio", "missing_text", "empty_audio", "ok"]
+    assert [row["status"] for row in saved] == statuses
+    run = json.loads((world.folder("sounds") / "run.json").read_text())
+    assert run["splits"]["train"]["outcomes"]["ok"] == 2 and len(run["splits"]["train"]["outcomes"]) == 5
+    world.run("sounds", "strict=true", code=3)
 
 
 def test_multiple_choice_is_read_with_a_status(world: World) -> None:
@@ -287,3 +293,47 @@ def test_split_of_an_index_file(world: World) -> None:
     np.save(indexes_dir("sounds") / "validation_indexes.npy", np.array([4, 1]))
     saved = rows(world.run("sounds", "dataset.split=validation"), "validation")
     assert [row["dataset_index"] for row in saved] == [1, 4]
+
+
+def test_a_set_without_dataset_index_goes_by_position(world: World) -> None:
+    import numpy as np
+
+    from src.common.paths import indexes_dir
+
+    made = [{name: row[name] for name in ("audio", "prompt")} for row in free_rows(5)]
+    save_set("sounds", {"train": made})
+    assert [row["dataset_index"] for row in rows(world.run("sounds"), "train")] == list(range(5))
+    indexes_dir("sounds").mkdir(parents=True)
+    np.save(indexes_dir("sounds") / "dev_indexes.npy", np.array([3, 1]))
+    saved = rows(world.run("sounds", "dataset.split=dev", "run_tag=dev"), "dev")
+    assert [row["context"] for row in saved] == [made[1]["prompt"], made[3]["prompt"]]
+    np.save(indexes_dir("sounds") / "far_indexes.npy", np.array([3, 9]))
+    with pytest.raises(UserError, match="rows up to 9, but sounds has 5 rows"):
+        world.run("sounds", "dataset.split=far", "run_tag=far")
+
+
+@pytest.mark.parametrize("column", ["content", "context", "prompt"])
+def test_the_text_may_stand_in_any_of_three_columns(world: World, column: str) -> None:
+    made = [{"audio": row["audio"], "question": "about it", column: row["prompt"]} for row in free_rows(2)]
+    save_set("sounds", {"train": made})
+    saved = rows(world.run("sounds"), "train")
+    assert [row["context"] for row in saved] == [row["prompt"] for row in free_rows(2)]
+    assert saved[0]["audio_description"] == "about it"
+
+
+def test_a_data_set_of_the_hub(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    folder = save_set("sounds", {"validation": free_rows(3), "test": free_rows(2)})
+    asked = []
+
+    def load(name: str) -> Any:
+        asked.append(name)
+        return load_from_disk(str(folder))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    world.run(
+        "someone/sounds", "dataset.split=validation", "dataset.limit=-1", "model=alarm_ca", fold="someone_sounds"
+    )
+    saved = load_from_disk(str(world.folder("someone_sounds")))
+    assert asked == ["someone/sounds"] and list(saved) == ["validation"] and len(saved["validation"]) == 3

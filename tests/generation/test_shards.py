@@ -36,5 +36,15 @@ def test_other_settings_are_refused_or_replaced(tmp_path: Path) -> None:
         shards.append({"key": "a"})
     with pytest.raises(UserError, match=r"other settings \(seed\).*overwrite=true"):
         Shards(tmp_path, {"seed": 2, "llm": "a"})
-    assert Shards(tmp_path, {"seed": 1, "llm": "a"}, overwrite=True).read()  # same settings: continued
-    assert not Shards(tmp_path, {"seed": 2, "llm": "a"}, overwrite=True).read()
+    with Shards(tmp_path, {"seed": 1, "llm": "a"}, overwrite=True) as shards:
+        assert shards.read()  # same settings: continued
+    with Shards(tmp_path, {"seed": 2, "llm": "a"}, overwrite=True) as shards:
+        assert not shards.read()
+
+
+def test_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.generation.shards.LOCK_SECONDS", 0.1)
+    with Shards(tmp_path, {}), pytest.raises(UserError, match="another run is writing here"):
+        Shards(tmp_path, {})
+    with Shards(tmp_path, {}) as shards:
+        assert not shards.read()

@@ -1,0 +1,134 @@
+"""Answers to a list of questions about clips from Python, with the caller's own ``vllm.LLM``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from src.common.errors import UserError
+from src.common.log import get_logger, setup_logging
+from src.generation.ears import Ears
+from src.generation.engine import Engine
+from src.generation.requests import Result, Sampling
+from src.generation.respond import Item, Turns, hearing_requests, in_batches
+from src.generation.tables import TEXT_COLUMNS
+from src.generation.vllm_core import VllmCore, prepare_environment
+from src.generation.vllm_lora import lora_options
+from src.model.checkpoints import shared_lora
+from src.model.wrapped_llms.qwen3 import Qwen3AudioWrappedFeatureExtractor
+from src.prompts import load_prompts
+from src.prompts.thoughts import extract_answer
+
+log = get_logger(__name__)
+BATCH_SIZE = 8
+
+
+def prepare_script() -> None:
+    """Set what must be set before vLLM is imported.
+
+    The engine stays in the script's process: a process of its own would be spawned once a front end is on the GPU,
+    and would run the script again where it has no ``if __name__ == "__main__"``.
+    """
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    prepare_environment()
+    if not torch.cuda.is_available():
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; otherwise a share of all memory
+
+
+def get_response(
+    prompts: Sequence[str | Mapping[str, Any]],
+    audio_list: Sequence[Any],
+    llm: Any,
+    feature_extractor: Qwen3AudioWrappedFeatureExtractor | Sequence[Qwen3AudioWrappedFeatureExtractor],
+    sample: Any,
+    tokenizer: Any,
+    system_prompt: str,
+    max_thinking_tokens: int = -1,
+    debug: bool = False,
+    prompt_set: str = "full",
+) -> Any:
+    """Answer each prompt about its clip.
+
+    Args:
+        prompts: texts, or rows of a data set with a text column (``prompt``, ``content`` or ``context``).
+        audio_list: a clip for each: torchcodec ``AudioDecoder`` or any form that ``load_waveform`` takes.
+        llm: ``vllm.LLM`` with ``enable_prompt_embeds=True``.
+        feature_extractor: the front end of a checkpoint; several are an ensemble and hear the clip in turn.
+        sample: ``vllm.SamplingParams``; ``max_tokens`` bounds each of the two passes.
+        tokenizer: of the language model.
+        system_prompt: text of the system turn.
+        max_thinking_tokens: thinking budget; negative: none.
+        debug: log every whole response with its thoughts, and return the tokens of the last one as well.
+        prompt_set: texts between the parts of an ensemble and at the end of a budget (``full`` or ``mini``).
+
+    Returns:
+        One answer a prompt: the text in ``<answer>`` tags, without tags the whole response with its thoughts. With
+        ``debug`` a pair: the answers, and the token ids of the last response.
+
+    Raises:
+        UserError: numbers of prompts and clips differ, a clip or prompt cannot be used (it is named by its place), or
+            a checkpoint has LoRA and ``llm`` was made without room for it.
+    """
+    if len(prompts) != len(audio_list):
+        raise UserError(f"get_response: got {len(prompts)} prompts and {len(audio_list)} clips, expected one each")
+    given: Any = feature_extractor
+    extractors = list(given) if isinstance(given, (list, tuple)) else [given]
+    texts = load_prompts(prompt_set)
+    engine = _engine_over(llm, tokenizer, sample, shared_lora([each.checkpoint for each in extractors]))
+    ears = Ears([each.loaded for each in extractors])
+    turns = Turns(tokenizer, texts, system_prompt, ears.explicit_tags)
+    items = (
+        Item(str(place), _text(prompt, place), audio, seed=sample.seed)
+        for place, (prompt, audio) in enumerate(zip(prompts, audio_list, strict=True))
+    )
+    sampling = Sampling(
+        max_tokens=sample.max_tokens or engine.core.context,
+        max_thinking_tokens=max_thinking_tokens,
+        budget_closing=texts.budget_closing,
+    )
+    requests = hearing_requests(in_batches(items, BATCH_SIZE), ears, turns)
+    with closing(engine.run(requests, sampling)) as finishing:  # a bad clip leaves nothing behind in the engine
+        results = _by_place(finishing, len(prompts))
+    answers = [extract_answer(result.text) for result in results]
+    if not debug:
+        return answers
+    setup_logging()
+    for result in results:
+        log.info("response %s, %d tokens:\n%s", result.key, result.num_tokens, result.text)
+    return answers, list(results[-1].token_ids) if results else []
+
+
+def _engine_over(llm: Any, tokenizer: Any, sample: Any, lora: Path | None) -> Engine:
+    config = llm.llm_engine.vllm_config
+    if lora is not None and config.lora_config is None:
+        wanted = ", ".join(f"{name}={value!r}" for name, value in lora_options(lora).items())
+        raise UserError(
+            f"get_response: the checkpoint was trained with LoRA: make the language model by LLM({wanted})"
+        )
+    at_once = int(config.scheduler_config.max_num_seqs)
+    core = VllmCore(llm, tokenizer.eos_token_id, sample, lora)
+    return Engine(core, tokenizer, 2 * at_once, at_once)
+
+
+def _text(prompt: str | Mapping[str, Any], place: int) -> str:
+    """The user's text; published scripts also pass whole rows."""
+    found = prompt
+    if isinstance(prompt, Mapping):
+        found = next((prompt[name] for name in TEXT_COLUMNS if name in prompt), None)  # type: ignore[assignment]
+    if not isinstance(found, str):
+        raise UserError(f"get_response: prompt {place} holds no text; expected a text or a row with a column prompt")
+    return found
+
+
+def _by_place(results: Iterable[Result], count: int) -> list[Result]:
+    found: dict[int, Result] = {}
+    for result in results:
+        if result.error is not None:
+            raise UserError(f"get_response: clip {result.key}: {result.error}")
+        found[int(result.key)] = result
+    return [found[place] for place in range(count)]

@@ -1,0 +1,116 @@
+"""Front ends that have encoders in common load and run them once, and hear the same as apart."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.audio.waveform import Waveform
+from src.generation.ears import Ears
+from src.model import checkpoints as checkpoint_module
+from src.model.checkpoints import Checkpoint, load_front_end, save_checkpoint
+from src.model.encoders.base import Encoder
+from src.model.export import export_published
+from src.model.wrapped_llms.qwen3 import Qwen3AudioWrappedFeatureExtractor
+from tests.support.tiny_models import mini_front_end, model_config
+
+LENGTHS = (9000, 30000)
+CLIPS = [
+    Waveform(torch.randn(1, count, generator=torch.Generator().manual_seed(count)) / 9, 16000) for count in LENGTHS
+]
+
+
+@pytest.fixture(scope="module")
+def pair(llm: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A fusion of four encoders, and a single one of them; both name the shipped encoders."""
+    folder = tmp_path_factory.mktemp("ears")
+    names = []
+    for seed, name in enumerate(("mini_alarm_ca", "mini_whisper")):
+        front_end = mini_front_end(name, seed=seed)
+        names.append(str(save_checkpoint(folder / name, front_end, model_config(name, f"model.llm={llm}"))))
+    return names[0], names[1]
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Counts loaded encoders and their forward passes from here on."""
+    counts = {"loaded": 0, "run": 0}
+    load, forward = Checkpoint.encoder, Encoder.forward
+
+    def loading(self: Checkpoint, *args: Any) -> Encoder:
+        counts["loaded"] += 1
+        return load(self, *args)
+
+    def running(self: Encoder, *args: Any) -> Any:
+        counts["run"] += 1
+        return forward(self, *args)
+
+    monkeypatch.setattr(checkpoint_module.Checkpoint, "encoder", loading)
+    monkeypatch.setattr(Encoder, "forward", running)
+    return counts
+
+
+def alone(names: tuple[str, ...]) -> list[list[Any]]:
+    """What each checkpoint hears by itself."""
+    return [Ears([load_front_end(name)]).encode(CLIPS) for name in names]
+
+
+def assert_same(heard: list[list[Any]], apart: list[list[Any]]) -> None:
+    for clip, embeddings in enumerate(heard):
+        for place, embedding in enumerate(embeddings):
+            assert torch.equal(embedding, apart[place][clip][0])
+
+
+def test_an_ensemble_runs_a_common_encoder_once(pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    apart = alone(pair)
+    counts = count_calls(monkeypatch)
+    ears = Ears.load(pair, "cpu", torch.float32)
+    assert_same(ears.encode(CLIPS), apart)
+    assert counts == {"loaded": 4, "run": 4}
+
+
+def test_checkpoints_of_the_published_form_are_compared_by_their_weights(
+    pair: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = [
+        str(export_published(checkpoint_module.open_checkpoint(name), tmp_path / str(number)))
+        for number, name in enumerate(pair)
+    ]
+    apart = alone(pair)
+    counts = count_calls(monkeypatch)
+    ears = Ears.load(whole, "cpu", torch.float32)
+    assert_same(ears.encode(CLIPS), apart)
+    assert counts == {"loaded": 5, "run": 4}  # the fifth was read to be compared, and dropped
+    one, other = (each.front_end.audio_encoder.encoders["whisper"] for each in ears.loaded)
+    assert one is other
+
+
+def test_front_ends_made_one_by_one_share_as_well(pair: tuple[str, str], llm: Path) -> None:
+    apart = alone(pair)
+    made = [Qwen3AudioWrappedFeatureExtractor({"llm": str(llm)}, name, None).to("cpu") for name in pair]
+    for place, each in enumerate(made):
+        for clip, heard in enumerate(each(CLIPS)):
+            assert torch.equal(heard, apart[place][clip][0])
+    ears = Ears([each.loaded for each in made])
+    assert_same(ears.encode(CLIPS), apart)
+    assert len({id(e) for each in made for e in each.front_end.audio_encoder.encoders.values()}) == 4
+
+
+@pytest.mark.parametrize("what", ["revision", "weights"])
+def test_other_revisions_and_other_weights_are_not_shared(pair: tuple[str, str], what: str) -> None:
+    first, second = (load_front_end(pair[1]) for _ in range(2))
+    if what == "weights":
+        with torch.no_grad():
+            next(second.front_end.audio_encoder.parameters()).add_(0.5)
+    else:
+        spec = second.config.config.encoders["whisper"]
+        pinned = dataclasses.replace(spec, weights=dataclasses.replace(spec.weights, revision="abc"))
+        second.config.config.encoders["whisper"] = pinned
+    ears = Ears([first, second])
+    one, other = (each.front_end.audio_encoder.encoders["whisper"] for each in ears.loaded)
+    assert one is not other
+    left, right = ears.encode(CLIPS)[0]
+    assert torch.equal(left, right) == (what == "revision")

@@ -1,0 +1,112 @@
+"""The README's Python example as it stands, on the miniature; what get_response says about bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from src.common.errors import UserError
+from src.common.paths import REPO_ROOT
+from src.generation import response
+from src.generation.engine import Engine
+from src.model.checkpoints import LoadedFrontEnd, save_checkpoint
+from src.model.wrapped_llms.qwen3 import Qwen3AudioWrappedFeatureExtractor
+from tests.generation.fakes import ScriptedCore
+from tests.prompts.fakes import CharTokenizer
+from tests.support.tiny_corpus import wav_bytes
+from tests.support.tiny_llm import save_tiny_llm
+from tests.support.tiny_models import mini_front_end, model_config
+
+
+@pytest.fixture
+def extractor(loaded: LoadedFrontEnd, llm: Path) -> Qwen3AudioWrappedFeatureExtractor:
+    return Qwen3AudioWrappedFeatureExtractor({"llm": str(llm)}, loaded.name, None)
+
+
+@pytest.fixture
+def core(monkeypatch: pytest.MonkeyPatch) -> ScriptedCore:
+    """In place of vLLM."""
+    made = ScriptedCore(lambda prompt: f"hm.</think>so <answer> {len(prompt)} </answer>", width=192)
+    monkeypatch.setattr(response, "_engine_over", lambda llm, tokenizer, sample: Engine(made, CharTokenizer(), 2, 1))
+    return made
+
+
+def ask(prompts: list, clips: list, extractor: object, **options: object) -> object:
+    sample = SimpleNamespace(seed=3, max_tokens=50)
+    return response.get_response(
+        prompts=prompts,
+        audio_list=clips,
+        llm=None,
+        feature_extractor=extractor,
+        sample=sample,
+        tokenizer=CharTokenizer(),
+        system_prompt="listen.",
+        **options,
+    )
+
+
+def test_one_answer_a_prompt_in_their_order(extractor: object, core: ScriptedCore) -> None:
+    clips = [wav_bytes(0.5 + 0.2 * number, number) for number in range(5)]
+    questions = ["a", {"context": "bb", "x": 1}, {"content": "ccc"}, {"prompt": "dddd"}, "eeeee"]
+    answers = ask(questions, clips, extractor)
+    assert [int(answer) for answer in answers] == sorted(int(answer) for answer in answers)
+    assert {call.seed for call in core.calls} == {3} and len(core.calls) == 5
+    answers, tokens = ask(questions[:1], clips[:1], [extractor, extractor], debug=True, max_thinking_tokens=4)
+    assert len(answers) == 1 and "".join(map(chr, tokens)).startswith("hm.<")
+
+
+def test_bad_clips_and_prompts_are_named(extractor: object, core: ScriptedCore) -> None:
+    with pytest.raises(UserError, match="2 prompts and 1 clips"):
+        ask(["a", "b"], [wav_bytes(0.5, 0)], extractor)
+    with pytest.raises(UserError, match="clip 1: .*cannot be read as audio"):
+        ask(["a", "b"], [wav_bytes(0.5, 0), b"no audio"], extractor)
+    assert not core.active, "nothing is left in the engine"
+    with pytest.raises(UserError, match="prompt 0 holds no text"):
+        ask([{"question": "a"}], [wav_bytes(0.5, 0)], extractor)
+
+
+def test_a_checkpoint_of_another_language_model_is_refused(loaded: LoadedFrontEnd, tmp_path: Path) -> None:
+    other = save_tiny_llm(tmp_path / "narrow", width=64)
+    with pytest.raises(UserError, match="192 wide, .*narrow takes 64"):
+        Qwen3AudioWrappedFeatureExtractor({"llm": str(other)}, loaded.name, None)
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_the_readme_example_runs(tmp_path: Path) -> None:
+    """Only the names of models and the device differ. The miniature's context is lengthened to the default one."""
+    llm = shutil.copytree(REPO_ROOT / "assets/mini/llm", tmp_path / "llm")
+    config = json.loads((llm / "config.json").read_text())
+    (llm / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 16384}))
+    settings = (REPO_ROOT / "src/configs/model/default_inference.yaml").read_text()
+    mini = tmp_path / "mini_inference.yaml"
+    mini.write_text(settings.replace("Qwen/Qwen3-4B-Thinking-2507", str(llm)))
+    names = []
+    for seed, name in enumerate(("mini_alarm_ca", "mini_whisper")):
+        config = model_config(name, f"model.llm={llm}")
+        names.append(str(save_checkpoint(tmp_path / name, mini_front_end(name, seed=seed), config)))
+    (example,) = re.findall(r"```python\n(.*?)```", (REPO_ROOT / "README.md").read_text(), re.DOTALL)
+    for ours, theirs in {
+        "src/configs/model/default_inference.yaml": str(mini),
+        "Blinorot/ALARM-CA": names[0],
+        "Blinorot/AL-Whisper-Instruct-R": names[1],
+        '.to("cuda")': '.to("cpu")',
+    }.items():
+        assert example.count(ours) == 1
+        example = example.replace(ours, theirs)
+    script = tmp_path / "example.py"
+    script.write_text(example)
+    environment = {**os.environ, "PYTHONPATH": str(REPO_ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=REPO_ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip().splitlines()[-1].strip()
