@@ -17,6 +17,7 @@ ALLOWED = {
     "model": {"common", "audio"},
     "dataset": {"audio", "prompts", "common"},
     "benchmarks": {"prompts", "common"},
+    "collection": {"benchmarks", "audio", "common"},
     "report": {"benchmarks", "prompts", "common"},
     "quickstart": {"report", "benchmarks", "prompts", "common"},
     "training": {"model", "dataset", "prompts", "common", "audio"},
@@ -24,7 +25,7 @@ ALLOWED = {
     "corpus": {"generation", "dataset", "prompts", "common", "audio"},
 }
 """What every room may import of ours, besides itself."""
-NO_TORCH = {"common", "prompts", "benchmarks", "report", "quickstart"}
+NO_TORCH = {"common", "prompts", "benchmarks", "collection", "report", "quickstart"}
 HEAVY = {"torch", "transformers", "vllm", "torchaudio", "torchcodec", "accelerate"}
 SURFACE = [
     "README.md",

@@ -1,4 +1,4 @@
-"""A file of predictions to scores: the published printout, the official rule, and every row counted with intervals."""
+"""A file of predictions to scores: the published printout, the official rule, every row counted with intervals."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from src.generation.requests import Request, Result, Sampling
 from src.generation.respond import Ears, Turns, hearing_requests, text_requests
 from src.generation.shards import Shards
 from src.generation.tables import Table
-from src.generation.tasks import FREE, MULTIPLE_CHOICE, Task
+from src.generation.tasks import FREE, Task, shuffled_choice
 
 log = get_logger(__name__)
 
@@ -31,7 +31,7 @@ def generate_free(config: Mapping[str, Any]) -> int:
 
 def generate_choices(config: Mapping[str, Any]) -> int:
     """Entry of ``generate_vllm_mcqa.py``: multiple choice. Returns the exit code."""
-    return generate(config, MULTIPLE_CHOICE)
+    return generate(config, shuffled_choice(config.get("options_seed")))
 
 
 def generate(raw: Mapping[str, Any], task: Task, start: Callable[[Job], Models] | None = None) -> int:

@@ -1,0 +1,164 @@
+"""From a run's folder to metadata files with predictions: what ``create_answer_json.py`` does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src.benchmarks.answers import join_answers
+from src.benchmarks.files import read_rows
+from src.benchmarks.outcomes import RESPONSE
+from src.benchmarks.registry import BENCHMARKS, benchmark
+from src.benchmarks.saved import Rows, open_splits, text_rows
+from src.common.errors import UserError
+from src.common.log import get_logger
+from src.common.naming import generated_name, model_short_name
+from src.common.paths import data_root, raw_dir
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class AnswerFile:
+    """A written file and what was left out of it (partial joins only)."""
+
+    split: str
+    path: Path
+    rows: int
+    left_out: tuple[str, ...]
+
+
+def metadata_file(folder: Path, split: str) -> Path:
+    """Where a converted benchmark or a run keeps the metadata of a split."""
+    return folder / "metadata" / f"{split}_metadata.json"
+
+
+def find_run(
+    dataset: str,
+    checkpoint: str | Sequence[str],
+    max_tokens: int,
+    max_thinking_tokens: int,
+    seed: int | None = None,
+    llm: str | None = None,
+    tag: str | None = None,
+) -> Path:
+    """The folder of a run's answers, by what was asked for; without ``llm`` the only language model that has it.
+
+    Raises :class:`UserError` if there is none, or several.
+    """
+    base = Path(dataset).name if dataset.startswith(("/", ".")) else dataset
+    name = generated_name(base, checkpoint, max_tokens, max_thinking_tokens, seed) + (f"_{tag}" if tag else "")
+    pattern = model_short_name(llm) if llm else "*"
+    found = sorted(path for path in (data_root() / "generated").glob(f"{pattern}/{name}") if path.is_dir())
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(
+            f"several runs are called {name}: {', '.join(map(str, found))}; name the language model (--llm)"
+        )
+    raise UserError(
+        f"there is no {data_root() / 'generated' / pattern / name}; generate the answers first "
+        "(generate_vllm_mcqa.py), or give the run's folder with --run"
+    )
+
+
+def run_dataset(folder: Path) -> str:
+    """The data set that a run was asked about, from its ``run.json``. Raises :class:`UserError` without one."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return str(record["config"]["dataset"]["name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} has no run.json that names its data set; give --dataset NAME") from error
+
+
+def base_folder(dataset: str) -> Path:
+    """Folder of the converted set. Raises :class:`UserError` if it is neither a name below raw/ nor a folder."""
+    for folder in (raw_dir(dataset), Path(dataset)):
+        if folder.is_dir():
+            return folder
+    raise UserError(f"no data set {dataset!r}: there is no {raw_dir(dataset)}; convert it first")
+
+
+def read_metadata(dataset: str, split: str, base: Rows) -> Rows | None:
+    """Metadata of a split: the kept file, for unknown benchmarks without one the set's own columns, else None."""
+    path = metadata_file(base_folder(dataset), split)
+    if path.is_file():
+        return read_rows(path).rows
+    return None if dataset in BENCHMARKS else base
+
+
+def write_answers(
+    run: Path, dataset: str | None = None, *, partial: bool = False, keys: Sequence[str] = ()
+) -> list[AnswerFile]:
+    """Join a run's answers with the metadata and write ``RUN/metadata/{split}_metadata.json`` for each split.
+
+    With the key ``response`` the letter replies that official scripts read are also written as JSON lines beside it.
+    Splits without answers or metadata are passed over with a message. Raises :class:`UserError` if nothing can be
+    written or the rows do not belong together.
+    """
+    name = dataset or run_dataset(run)
+    answers, base = open_splits(run), open_splits(base_folder(name))
+    spec = benchmark(Path(name).name if name.startswith(("/", ".")) else name)
+    written = []
+    for split, data in base.items():
+        if split not in answers:
+            log.info("%s: no answers to the split %s; passed over", run, split)
+            continue
+        rows = text_rows(data)
+        metadata = read_metadata(name, split, rows)
+        if metadata is None:
+            log.warning("%s has no %s; passed over", name, metadata_file(base_folder(name), split))
+            continue
+        saved = text_rows(answers[split])
+        joined = join_answers(spec, rows, saved, metadata, where=f"{run} ({split})", partial=partial, keys=keys)
+        for problem in joined.left_out:
+            log.warning("%s (%s): %s; left out", run, split, problem)
+        path = metadata_file(run, split)
+        _write_list(path, joined.rows)
+        if RESPONSE in keys:
+            _write_lines(path.with_suffix(".jsonl"), joined.rows)
+        written.append(AnswerFile(split, path, len(joined.rows), joined.left_out))
+    if not written:
+        raise UserError(
+            f"{run}: no split has both answers and metadata; it has {', '.join(answers)}, "
+            f"{name} has {', '.join(base)}"
+        )
+    return written
+
+
+def _write_list(path: Path, rows: Rows) -> None:
+    """As published: a JSON list, four blanks deep, other characters escaped; whole or not at all."""
+    _replace(path, json.dumps(rows, indent=4))
+
+
+def _write_lines(path: Path, rows: Rows) -> None:
+    _replace(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def parse_checkpoints(text: str) -> str | list[str]:
+    """Checkpoints of a command line: several are separated by commas and, as published, not trimmed."""
+    names = text.split(",")
+    return names[0] if len(names) == 1 else names
+
+
+def write_command(args: Any) -> list[AnswerFile]:
+    """Run ``create_answer_json.py`` with its parsed arguments."""
+    run = args.run
+    if run is None:
+        if not args.dataset or not args.checkpoint:
+            raise UserError("give either --run FOLDER, or --dataset and --checkpoint")
+        run = find_run(
+            args.dataset, parse_checkpoints(args.checkpoint), args.max_tokens, args.max_thinking_tokens,
+            args.seed, args.llm, args.tag,
+        )  # fmt: skip
+    return write_answers(run, args.dataset, partial=args.partial, keys=args.key)

@@ -1,0 +1,1 @@
+"""Benchmark data: downloads that survive failures, and conversion to the common columns."""
