@@ -20,7 +20,7 @@ ALLOWED = {
     "collection": {"benchmarks", "audio", "common"},
     "report": {"benchmarks", "prompts", "common"},
     "quickstart": {"report", "benchmarks", "prompts", "common"},
-    "training": {"model", "dataset", "prompts", "common", "audio"},
+    "training": {"model", "dataset", "report", "prompts", "common", "audio"},
     "generation": {"model", "dataset", "prompts", "common", "audio"},
     "corpus": {"generation", "dataset", "prompts", "common", "audio"},
 }
@@ -31,6 +31,7 @@ SURFACE = [
     "README.md",
     "ask.py",
     "docs/fidelity.md",
+    "docs/training.md",
     "generate_vllm.py",
     "generate_vllm_mcqa.py",
     "get_pretrained_adapters.py",
@@ -38,9 +39,11 @@ SURFACE = [
     "requirements-cpu.txt",
     "requirements.txt",
     "scripts/alarm/generate_responses.py",
+    "scripts/plot_curves.py",
     "src/configs/accelerate/cpu.yaml",
     "src/configs/accelerate/multigpu.yaml",
     "src/configs/dataset/mini.yaml",
+    "src/configs/lora/default.yaml",
     "src/configs/model/default_inference.yaml",
     *(
         f"src/configs/model/{name}.yaml"
@@ -48,6 +51,8 @@ SURFACE = [
     ),
     *(f"src/configs/model/mini_{name}.yaml" for name in ("alarm_ca", "alarm_p", "whisper")),
     "test.sh",
+    "train_alarm_ca.sh",
+    "train_alarm_p.sh",
     "train.py",
     "upload_model.py",
 ]

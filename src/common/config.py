@@ -125,7 +125,7 @@ def compose(config_name: str, overrides: list[str]) -> dict[str, Any]:
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
             config = hydra_compose(config_name, overrides=overrides)
         container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # the last for a group set to null
         reason = " ".join(str(part).strip() for part in (error, error.__cause__) if part)
         raise ConfigError(f"{config_name}: {' '.join(reason.split())}") from error
     return typing.cast(dict[str, Any], container)

@@ -55,12 +55,17 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all: a killed process never leaves half a file."""
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: a killed process never leaves half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_run_record(directory: Path, config: Mapping[str, Any], **extra: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def seed_everything(seed: int) -> None:
@@ -19,3 +21,19 @@ def seed_everything(seed: int) -> None:
 def row_seed(seed: int, key: str) -> int:
     """Seed of one row: depends on the run's seed and the row's key alone, never on the batch order."""
     return zlib.crc32(f"{seed}:{key}".encode())
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """What is drawn inside changes nothing outside: Python, numpy, torch and its current accelerator."""
+    import numpy as np
+    import torch
+
+    python, arrays = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(arrays)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from src.audio.waveform import Waveform, load_waveform
 from src.common.errors import UserError
@@ -28,6 +29,8 @@ class Rows(Protocol):
     def __getitem__(self, index: int) -> Row: ...
 
     def lengths(self) -> np.ndarray: ...
+
+    def first_rows(self, mode: str, count: int) -> list[int]: ...
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,10 @@ class Examples:
             index = row_seed(attempt, row.key) % len(self.rows)
         raise UserError(f"{_TRIES} rows tried in place of {replaced[0]} cannot be used either; the last: {reason}")
 
+    def __getitems__(self, steps: Sequence[Sequence[int]]) -> list[list[Example]]:
+        """The examples of a step's micro-batches, as a ``DataLoader`` asks for them."""
+        return [[self[index] for index in rows] for rows in steps]
+
     def _build(self, row: Row, replaced: tuple[str, ...]) -> Example:
         outputs = text_ids(self.tokenizer, row.target)
         if not outputs:
@@ -146,7 +153,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         raise UserError(f"a batch mixes rows with and without audio; {silent[0]} has none")
     return Batch(
         keys=[example.key for example in examples],
-        waveforms=None if silent else [example.waveform for example in examples],
+        waveforms=None if silent else _pack([example.waveform for example in examples]),
         clips=[example.clip for example in examples],
         starts=[example.start for example in examples],
         mains=[example.main for example in examples],
@@ -154,3 +161,18 @@ def collate(examples: Sequence[Example]) -> Batch:
         num_targets=sum(len(example.outputs) for example in examples),
         num_replaced=sum(len(example.replaced) for example in examples),
     )
+
+
+def collate_step(micro_batches: Sequence[Sequence[Example]]) -> list[Batch]:
+    """The micro-batches of one optimizer step of one process."""
+    return [collate(examples) for examples in micro_batches]
+
+
+def _pack(waveforms: Sequence[Waveform | None]) -> list[Waveform | None]:
+    """The clips in mono as views of one tensor: a worker hands a tensor over by an open file, and those are few."""
+    known = [waveform for waveform in waveforms if waveform is not None]
+    if not known:
+        return list(waveforms)
+    pieces = [waveform.mono for waveform in known]
+    views = iter(torch.cat(pieces).split([piece.numel() for piece in pieces]))
+    return [None if waveform is None else Waveform(next(views)[None], waveform.sample_rate) for waveform in waveforms]

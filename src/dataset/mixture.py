@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from src.common.config import bind_dataclass
-from src.common.errors import ConfigError
-from src.dataset.hf_dataset import CONTEXT_MODES, HFDataset, Row
+from src.common.errors import UserError
+from src.dataset.hf_dataset import CONTEXT_MODES, HFDataset, Row, missing_folders
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,16 @@ class MixtureConfig:
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """The ``dataset`` group: what to train on, named evaluation sets, and groups of those for mean losses."""
+    """The ``dataset`` group: what to train on, named evaluation sets, and groups of those for mean losses.
+
+    ``skip_missing`` leaves out sets whose folders are not on this machine.
+    """
 
     name: str
     train: MixtureConfig
     eval: dict[str, MixtureConfig] = field(default_factory=dict)
     groups: dict[str, list[str]] = field(default_factory=dict)
+    skip_missing: bool = False
 
     def __post_init__(self) -> None:
         for group, members in self.groups.items():
@@ -49,6 +52,8 @@ class DatasetConfig:
 
 def _check_row(number: int, row: list[Any]) -> None:
     kinds: tuple[type | tuple[type, ...], ...] = (str, str, (int, float), bool)
+    if len(row) == 4 and isinstance(row[2], (int, float)) and not 0 < row[2] <= 1:
+        raise ValueError(f"rows[{number}]: {row[0]} has fraction {row[2]}, expected more than 0 and at most 1")
     fits = len(row) == 4 and all(isinstance(value, kind) for value, kind in zip(row, kinds, strict=True))
     if not fits or row[1] not in CONTEXT_MODES:
         raise ValueError(
@@ -56,12 +61,37 @@ def _check_row(number: int, row: list[Any]) -> None:
         )
 
 
-def bind_dataset_config(mapping: Mapping[str, Any], where: str = "dataset") -> DatasetConfig:
-    """Check the ``dataset`` group. Raises :class:`ConfigError` listing everything wrong with it."""
-    config = bind_dataclass(DatasetConfig, mapping, where)
-    if not config.train.rows:
-        raise ConfigError(f"{where}.train.rows: empty, at least one row is needed")
-    return config
+def present_only(config: DatasetConfig) -> tuple[DatasetConfig, tuple[str, ...]]:
+    """The configuration without the sets that are not on this machine, and the names of those left out.
+
+    Raises :class:`UserError` naming every folder that is missing, unless ``skip_missing``; and if nothing is left to
+    train on.
+    """
+    missing = {
+        folder: lacking
+        for mixture in (config.train, *config.eval.values())
+        for folder, *_ in mixture.rows
+        if (lacking := missing_folders(folder))
+    }
+    if not missing:
+        return config, ()
+    if not config.skip_missing:
+        listed = "; ".join(f"{folder} ({', '.join(map(str, lacking))})" for folder, lacking in missing.items())
+        total = len({row[0] for mixture in (config.train, *config.eval.values()) for row in mixture.rows})
+        raise UserError(
+            f"dataset {config.name}: {len(missing)} of {total} response sets lack folders: {listed}. Build them "
+            "(README), set ALARM_DATA_ROOT to where they lie, or leave them out with dataset.skip_missing=true"
+        )
+
+    def kept(mixture: MixtureConfig) -> MixtureConfig:
+        return replace(mixture, rows=[row for row in mixture.rows if row[0] not in missing])
+
+    evaluation = {name: kept(mixture) for name, mixture in config.eval.items() if kept(mixture).rows}
+    groups = {group: [name for name in members if name in evaluation] for group, members in config.groups.items()}
+    train = kept(config.train)
+    if config.train.rows and not train.rows:
+        raise UserError(f"dataset {config.name}: none of its response sets is on this machine")
+    return replace(config, train=train, eval=evaluation, groups=groups), tuple(missing)
 
 
 class Mixture:
@@ -82,6 +112,15 @@ class Mixture:
         part = int(np.searchsorted(self._ends, index, side="right"))
         start = int(self._ends[part - 1]) if part else 0
         return self.parts[part][index - start]
+
+    def first_rows(self, mode: str, count: int) -> list[int]:
+        """Positions of the first ``count`` rows of a context mode, those that there are."""
+        found: list[int] = []
+        for part, end in zip(self.parts, self._ends.tolist(), strict=True):
+            if part.mode == mode and len(found) < count:
+                start = end - len(part)
+                found += range(start, min(end, self._length, start + count - len(found)))
+        return found
 
     def lengths(self) -> np.ndarray:
         """Estimated tokens of every example, float32 ``(rows,)``."""

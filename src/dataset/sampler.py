@@ -1,41 +1,77 @@
-"""Order of examples: batches of like length, shuffled, the same for every process and every resumed run."""
+"""Order of examples: optimizer steps of a fixed number of clips, each cut into micro-batches of like length."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from torch.utils.data import Sampler
 
-_BATCHES_PER_POOL = 50
+Grouping = Literal["none", "within_step", "across_steps"]
+_STEPS_PER_POOL = 50
 
 
-class ShardedBatches(Sampler[list[int]]):
-    """Batches of one process out of ``world``.
+@dataclass(frozen=True)
+class StepPlan:
+    """How the clips of one optimizer step are chosen and cut.
 
-    The order of an epoch depends on the seed and the epoch (:meth:`set_epoch`) alone: a global batch of
-    ``batch_size * world`` rows holds the same rows however many processes share it, and every process gets as many
-    batches as the others. With ``lengths``, the rows of a global batch are of like length, so that processes wait
-    little for each other; ``shuffle`` false keeps the given order, or with ``lengths`` goes from long to short.
+    Attributes:
+        clips: clips of one micro-batch of one process (of all, where ``max_positions`` is given, the average).
+        micro_batches: micro-batches of one process in a step, unless ``max_positions`` asks for other numbers.
+        grouping: ``none``: clips in drawn order; ``within_step``: a step holds whatever clips are drawn, its
+            micro-batches hold clips of like length; ``across_steps``: the steps do, too.
+        max_positions: most positions (clips times the longest one's estimated length) of a micro-batch; a longer clip
+            stands alone. ``None``: a fixed number of clips.
+    """
+
+    clips: int
+    micro_batches: int = 1
+    grouping: Grouping = "within_step"
+    max_positions: int | None = None
+
+    @property
+    def step_clips(self) -> int:
+        """Clips of one step of one process."""
+        return self.clips * self.micro_batches
+
+
+class StepSampler:
+    """Steps of one process out of ``world``: each a list of micro-batches of row numbers.
+
+    The order of an epoch depends on the seed and the epoch (:meth:`set_epoch`) alone: a step holds the same
+    ``plan.step_clips * world`` rows however many processes share it, and every process gets as many micro-batches as
+    the others, of like length at the same place. As the loss is weighed by tokens over the whole step, the cut does
+    not change it.
+
+    ``shuffle`` false is for evaluation: the given order, or with ``lengths`` from long to short, and every row once;
+    where rows are fewer than processes, those without a row of their own get row 0, not to be counted.
     """
 
     def __init__(
         self,
         count: int,
-        batch_size: int,
+        plan: StepPlan,
         lengths: np.ndarray | None = None,
         seed: int = 0,
         shuffle: bool = True,
         rank: int = 0,
         world: int = 1,
     ) -> None:
+        """``lengths`` float32 ``(count,)``: estimated positions of every row; needed unless grouping is none.
+
+        Raises :class:`ValueError` without them.
+        """
+        if lengths is None and (plan.grouping != "none" or plan.max_positions):
+            raise ValueError("batches of like length need the rows' lengths")
         self.count = count
-        self.global_batch = batch_size * world
+        self.plan = plan
         self.lengths = lengths
         self.seed = seed
         self.shuffle = shuffle
         self.rank = rank
         self.world = world
+        self.step_rows = plan.step_clips * world
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -43,34 +79,95 @@ class ShardedBatches(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.count, self.global_batch)
+        """Steps of an epoch; when shuffled, a last one with fewer rows than processes is left out."""
+        if not self.shuffle:
+            return min(-(-self.count // self.step_rows), max(1, self.count // self.world))
+        whole, rest = divmod(self.count, self.step_rows)
         return whole + int(rest >= self.world)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for block in self._blocks()[: len(self)]:
-            yield block[self.rank :: self.world].tolist()
+    def __iter__(self) -> Iterator[list[list[int]]]:
+        for rows in self._steps()[: len(self)]:
+            parts = [part.tolist() for part in self._cut(rows)[self.rank :: self.world]]
+            yield [part or [0] for part in parts]
 
-    def _blocks(self) -> list[np.ndarray]:
-        """Global batches in order; only the last may be short (it is left out where it has not a row for each)."""
-        if self.shuffle:
-            generator = np.random.default_rng([self.seed, self.epoch])
-            order = generator.permutation(self.count)
-            return self._split(order) if self.lengths is None else self._group(order, generator)
-        order = np.arange(self.count) if self.lengths is None else np.argsort(-self.lengths, kind="stable")
-        return self._split(order)
+    def _steps(self) -> list[np.ndarray]:
+        """Rows of every step in order; only the last may be short."""
+        grouped = self.lengths is not None and self.plan.grouping == "across_steps"
+        if not self.shuffle:
+            order = np.argsort(-self.lengths, kind="stable") if self.lengths is not None else np.arange(self.count)
+            return np.array_split(order, len(self)) if self.count else []
+        generator = np.random.default_rng([self.seed, self.epoch])
+        order = generator.permutation(self.count)
+        return self._pool(order, generator) if grouped else self._split(order)
 
     def _split(self, order: np.ndarray) -> list[np.ndarray]:
-        return [order[start : start + self.global_batch] for start in range(0, order.size, self.global_batch)]
+        return [order[start : start + self.step_rows] for start in range(0, order.size, self.step_rows)]
 
-    def _group(self, order: np.ndarray, generator: np.random.Generator) -> list[np.ndarray]:
-        """Sort pools of fifty global batches by length and shuffle the batches of each."""
+    def _pool(self, order: np.ndarray, generator: np.random.Generator) -> list[np.ndarray]:
+        """Sort pools of fifty steps by length and shuffle the steps of each."""
         assert self.lengths is not None
-        blocks: list[np.ndarray] = []
-        pool_size = self.global_batch * _BATCHES_PER_POOL
+        steps: list[np.ndarray] = []
+        pool_size = self.step_rows * _STEPS_PER_POOL
         for start in range(0, self.count, pool_size):
             pool = order[start : start + pool_size]
             parts = self._split(pool[np.argsort(self.lengths[pool], kind="stable")])
-            whole = pool.size // self.global_batch
-            blocks.extend(parts[place] for place in generator.permutation(whole))
-            blocks.extend(parts[whole:])
-        return blocks
+            whole = pool.size // self.step_rows
+            steps.extend(parts[place] for place in generator.permutation(whole))
+            steps.extend(parts[whole:])
+        return steps
+
+    def _cut(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Micro-batches of all processes; neighbours go to different processes."""
+        most = max(1, rows.size // self.world)
+        if self.lengths is None or self.plan.grouping == "none" and not self.plan.max_positions:
+            return np.array_split(rows, self.world * self._fixed(rows.size, most))
+        rows = rows[np.argsort(self.lengths[rows], kind="stable")]
+        if self.plan.max_positions is None:
+            return np.array_split(rows, self.world * self._fixed(rows.size, most))
+        return split_by_positions(rows, self.lengths[rows], self.plan.max_positions, self.world, most)
+
+    def _fixed(self, rows: int, most: int) -> int:
+        """Micro-batches of one process in a step of ``rows`` rows."""
+        return min(most, -(-rows // (self.plan.clips * self.world)))
+
+
+def split_by_positions(
+    rows: np.ndarray, lengths: np.ndarray, max_positions: int, world: int, most: int
+) -> list[np.ndarray]:
+    """Cut ``rows (n,)``, sorted by ascending ``lengths (n,)``, into few micro-batches of about the same work.
+
+    Their number is the least multiple of ``world`` (at most ``most`` times) with which none has more than
+    ``max_positions`` positions, padding included; with that number the largest is made as small as possible.
+    """
+    needed = len(_ends(lengths, max_positions))
+    parts = world * min(most, -(-needed // world))
+    low, high = float(lengths[-1]), float(max(max_positions, lengths[-1]))
+    if needed > parts:  # rows are too few to give every process one more
+        high = float(lengths[-1]) * rows.size
+    while high - low > 0.01 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if len(_ends(lengths, middle)) <= parts else (middle, high)
+    ends = _ends(lengths, high)
+    while len(ends) < parts:
+        ends = _halve_largest(ends, lengths)
+    return np.split(rows, sorted(ends)[1:])
+
+
+def _ends(lengths: np.ndarray, positions: float) -> list[int]:
+    """Starts of micro-batches of at most ``positions``, taken from the longest clip down."""
+    starts, stop = [], lengths.size
+    while stop > 0:
+        start = max(0, stop - max(1, int(positions / max(float(lengths[stop - 1]), 1e-6))))
+        starts.append(start)
+        stop = start
+    return starts
+
+
+def _halve_largest(starts: list[int], lengths: np.ndarray) -> list[int]:
+    bounds = [*sorted(starts), lengths.size]
+    costs = [
+        (stop - start) * lengths[stop - 1] if stop - start > 1 else -1.0
+        for start, stop in zip(bounds, bounds[1:], strict=False)
+    ]
+    place = int(np.argmax(costs))
+    return [*starts, (bounds[place] + bounds[place + 1]) // 2]

@@ -20,7 +20,9 @@ from src.common.seeds import seed_everything
 from src.generation.config import ModelSettings, read_prompts
 from src.generation.requests import Segment
 from src.generation.respond import Ears, Turns
+from src.model.checkpoints import open_checkpoint, shared_lora
 from src.model.llm import load_llm
+from src.model.lora_files import attach_lora, read_lora
 from src.prompts.chat import opens_thoughts, text_ids
 from src.prompts.thoughts import CLOSE_THOUGHTS, OPEN_THOUGHTS
 
@@ -59,7 +61,10 @@ def ask(file: str, question: str, raw: Mapping[str, Any]) -> Iterator[tuple[Part
     trained_with = ears.loaded[0].config
     llm_name = config.model.llm or trained_with.llm
     revision = config.model.llm_revision or (trained_with.llm_revision if llm_name == trained_with.llm else None)
+    lora = shared_lora([open_checkpoint(name) for name in names])
     llm, tokenizer = load_llm(llm_name, dtype, device, revision=revision)
+    if lora is not None:
+        attach_lora(llm, read_lora(lora), str(lora))
     turns = Turns(tokenizer, prompts, prompts.generation_system, ears.explicit_tags)
     segments = turns.hearing(question, ears.encode([waveform])[0])
     if config.seed is not None:

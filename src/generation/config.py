@@ -53,7 +53,8 @@ class EngineConfig:
     ``max_model_len`` (prompt and response together) is lowered to what the model can do. ``dtype`` ``None`` is the
     model's own on a GPU and float32 on a CPU, ``enforce_eager`` ``None`` is true on a CPU, where compiling costs more
     than it gives back on short runs. ``kv_cache_gib`` is used on a CPU alone; on a GPU ``gpu_memory_utilization`` is
-    the share of memory for weights and cache.
+    the share of memory for weights and cache. A checkpoint's ``lora`` is computed beside the language model
+    (request), or added to the weights of a temporary copy (merge); auto is request on a GPU and merge on a CPU.
     """
 
     max_model_len: int = 16384
@@ -63,6 +64,7 @@ class EngineConfig:
     kv_cache_gib: float = 1.0
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     enforce_eager: bool | None = None
+    lora: Literal["auto", "request", "merge"] = "auto"
     seed: int = 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from src.generation.requests import Sampling
 from src.generation.respond import Item
 from src.generation.tables import Table, need_columns, open_tables, other_rows, with_texts
 from src.generation.tasks import Task
-from src.model.checkpoints import Checkpoint, open_checkpoint
+from src.model.checkpoints import Checkpoint, open_checkpoint, shared_lora
 from src.model.llm import resolve_source
 from src.prompts import Prompts
 from src.prompts.chat import opens_thoughts
@@ -42,6 +43,11 @@ class Job:
         """Number of rows over all splits."""
         return sum(len(table.positions) for table, _ in self.tables)
 
+    @cached_property
+    def lora(self) -> Path | None:
+        """LoRA of the language model, as the checkpoints were trained with it."""
+        return shared_lora(self.checkpoints)
+
     def settings(self) -> dict[str, Any]:
         """All that decides a row's result; results made with anything else must not be mixed with these."""
         config, model = self.config, self.config.model
@@ -57,6 +63,7 @@ class Job:
             "greedy": config.greedy,
             "max_model_len": config.engine.max_model_len,
             **({} if config.options_seed is None else {"options_seed": config.options_seed}),
+            **({"lora": config.engine.lora} if self.lora is not None else {}),
         }
 
     def sampling(self) -> Sampling:
@@ -131,7 +138,9 @@ def prepare(config: RunConfig, task: Task) -> Job:
             need_columns(found, ("audio_description",), name, "audio_input=description")
         tables.append((found, column))
     directory = generated_dir(model_short_name(llm), config.output_name())
-    return Job(config, task, prompts, llm, revision, checkpoints, tables, directory)
+    job = Job(config, task, prompts, llm, revision, checkpoints, tables, directory)
+    _ = job.lora  # members of an ensemble that differ in it are told now
+    return job
 
 
 def file_digests(folder: Path, pattern: str) -> dict[str, str]:

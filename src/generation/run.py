@@ -83,12 +83,14 @@ def start_models(job: Job) -> Models:
     import torch
 
     from src.generation.vllm_core import VllmEngine, prepare_environment
+    from src.generation.vllm_lora import prepared_llm
 
     prepare_environment()
     on_gpu = torch.cuda.is_available()
     device, dtype = ("cuda:0", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
     ears = Ears.load(job.config.checkpoints, device, dtype) if job.config.hears else None
-    return Models(VllmEngine(job.llm, job.config.engine, job.llm_revision), ears)
+    with prepared_llm(job.llm, job.llm_revision, job.lora, job.config.engine.lora) as (llm, revision, lora):
+        return Models(VllmEngine(llm, job.config.engine, revision, lora), ears)
 
 
 def _run_pending(

@@ -20,6 +20,7 @@ from src.common.log import get_logger
 from src.generation.config import EngineConfig
 from src.generation.engine import Engine, Pass
 from src.generation.requests import Sampling, Segment, prompt_length
+from src.generation.vllm_lora import lora_options, lora_request
 from src.model.llm import resolve_source
 
 log = get_logger(__name__)
@@ -27,17 +28,19 @@ GIB = 1024**3
 
 
 class VllmEngine(Engine):
-    """An engine over a vLLM of its own.
+    """An engine over a vLLM of its own; ``lora`` is a folder in PEFT's format.
 
     Raises :class:`UserError` if vLLM is not installed or the model cannot be loaded.
     """
 
-    def __init__(self, llm: str, config: EngineConfig | None = None, revision: str | None = None) -> None:
+    def __init__(
+        self, llm: str, config: EngineConfig | None = None, revision: str | None = None, lora: Path | None = None
+    ) -> None:
         from transformers import AutoTokenizer
 
         config, llm = config or EngineConfig(), resolve_source(llm)
         tokenizer = AutoTokenizer.from_pretrained(llm, revision=revision)
-        core = VllmCore(llm, config, revision, tokenizer.eos_token_id)
+        core = VllmCore(llm, config, revision, tokenizer.eos_token_id, lora)
         super().__init__(core, tokenizer, 2 * config.max_num_seqs, config.max_num_seqs)
 
 
@@ -54,7 +57,14 @@ def prepare_environment() -> None:
 class VllmCore:
     """vLLM's engine, reduced to submit, step and abort."""
 
-    def __init__(self, llm: str, config: EngineConfig, revision: str | None, end_of_turn: int | None) -> None:
+    def __init__(
+        self,
+        llm: str,
+        config: EngineConfig,
+        revision: str | None,
+        end_of_turn: int | None,
+        lora: Path | None = None,
+    ) -> None:
         prepare_environment()
         try:
             from vllm import LLM
@@ -62,12 +72,14 @@ class VllmCore:
             raise UserError(
                 f"vLLM does not load ({error}); install requirements.txt (GPU) or requirements-cpu.txt"
             ) from error
-        options = _llm_options(llm, config, revision)
+        options = _llm_options(llm, config, revision) | ({} if lora is None else lora_options(lora))
         try:
             self._llm: Any = LLM(**options)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:400]
-            raise UserError(f"vLLM cannot load the language model {llm!r}: {reason}") from error
+            hint = "" if lora is None else " (with LoRA beside it; engine.lora=merge adds LoRA to its weights first)"
+            raise UserError(f"vLLM cannot load the language model {llm!r}{hint}: {reason}") from error
+        self._lora = None if lora is None else lora_request(lora)
         model = self._llm.llm_engine.model_config
         self.width = int(model.get_inputs_embeds_size())
         self.vocabulary = int(model.get_vocab_size())
@@ -85,7 +97,8 @@ class VllmCore:
     ) -> None:
         """Submit a prompt; raises what vLLM raises for a prompt it refuses."""
         prompt = engine_input(segments, self.width, self._dtype)
-        self._llm.llm_engine.add_request(key, prompt, self._params(sampling, max_tokens, seed))
+        params = self._params(sampling, max_tokens, seed)
+        self._llm.llm_engine.add_request(key, prompt, params, lora_request=self._lora)
 
     def step(self) -> list[Pass]:
         """One engine step."""

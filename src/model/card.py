@@ -17,6 +17,7 @@ from src.common.paths import REPO_ROOT
 from src.model.checkpoints import CONFIG_FILE, Checkpoint
 from src.model.config import ModelConfig
 from src.model.export import export_published
+from src.model.lora_files import FILES as LORA_FILES
 from src.model.tensor_files import WEIGHTS_FILE
 
 RECORD_FILE = "run.json"
@@ -28,7 +29,7 @@ frozen and come from their own repositories.
 WHOLE = """A frozen reasoning language model with an audio front end, trained with ALARM (Audio-Language Alignment for
 Reasoning Models): the whole model in one place.
 """
-OURS = (WEIGHTS_FILE, CONFIG_FILE, RECORD_FILE)
+OURS = (WEIGHTS_FILE, CONFIG_FILE, RECORD_FILE, *LORA_FILES)
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,11 @@ def _parts_table(config: ModelConfig) -> str:
         rows.append(
             (f"{name} (frozen), layers {layers}, adapter {adapter}", spec.weights.source, spec.weights.revision or "")
         )
+    if config.lora is not None:
+        chosen = config.lora.target_modules
+        layers = chosen if isinstance(chosen, str) else ", ".join(chosen)
+        what = f"LoRA on the language model: r {config.lora.r}, alpha {config.lora.alpha}, layers {layers}"
+        rows.append((what, "`lora/` in this repository, in PEFT's format", ""))
     rows.append((f"fusion: {config.config.audio_fusion_config.fusion_type}", "in this repository", ""))
     return _table(("part", "source", "revision"), rows)
 
@@ -163,6 +169,7 @@ def stage_upload(
     else:
         for file in OURS:
             if (checkpoint.folder / file).is_file():
+                (folder / file).parent.mkdir(exist_ok=True)
                 shutil.copy2(checkpoint.folder / file, folder / file)
     model_card(checkpoint, repo, licence, scores).save(folder / CARD_FILE)
     return folder

@@ -1,9 +1,10 @@
 """Checkpoints: the trained state of a front end, and a config that names the frozen parts.
 
 Our form is a folder with ``model.safetensors`` (adapters, fusion, separators; published names without ``model.``) and
-``alarm_config.json`` (the model configuration: LLM, encoders with source and revision, front end). The published form
-is the whole model in one or many safetensors files (:mod:`src.model.published`); only the tensors that are needed are
-read. A Trainer's output folder stands for the last checkpoint in it; any other name is asked of the Hub.
+``alarm_config.json`` (the model configuration: LLM, encoders with source and revision, front end); LoRA on the LLM
+lies in ``lora/`` below it, in PEFT's format (:mod:`src.model.lora_files`). The published form is the whole model in
+one or many safetensors files (:mod:`src.model.published`); only the tensors that are needed are read. A Trainer's
+output folder stands for the last checkpoint in it; any other name is asked of the Hub.
 """
 
 from __future__ import annotations
@@ -29,7 +30,17 @@ from src.model.config import ModelConfig
 from src.model.encoders.base import Encoder
 from src.model.encoders.weights import fill_encoder, load_encoder
 from src.model.front_end import AudioFrontEnd
-from src.model.tensor_files import INDEX_FILE, WEIGHTS_FILE, TensorFiles, folder_files, hub_files, tensors_digest
+from src.model.lora_files import Lora, find_lora, lora_of, read_lora, restore_lora, write_lora
+from src.model.tensor_files import (
+    INDEX_FILE,
+    WEIGHTS_FILE,
+    Fetch,
+    TensorFiles,
+    folder_files,
+    hub_files,
+    misfits,
+    tensors_digest,
+)
 
 CONFIG_FILE = "alarm_config.json"
 FORMAT = 1
@@ -46,6 +57,7 @@ class Checkpoint:
         config_file: our configuration; None for a published checkpoint without one.
         folder: where it lies, None on the Hub.
         revision: commit on the Hub.
+        fetch: gives its other files; not needed without LoRA.
     """
 
     name: str
@@ -53,6 +65,7 @@ class Checkpoint:
     config_file: Path | None
     folder: Path | None = None
     revision: str | None = None
+    fetch: Fetch | None = None
 
     @cached_property
     def config(self) -> ModelConfig:
@@ -95,9 +108,22 @@ class Checkpoint:
             return load_encoder(name, spec, dtype=dtype)
         return fill_encoder(name, spec, self.tensors, f"{published.ENCODER_PREFIX}{name}.", dtype)
 
+    @property
+    def lora_folder(self) -> Path | None:
+        """Where its LoRA lies, for peft or vLLM; None without. Raises :class:`UserError` when a file is missing."""
+        if self.config.lora is None:
+            return None
+        return find_lora(self.fetch or (lambda file: None), self.name)
+
+    def lora(self) -> Lora | None:
+        """Its LoRA on the LLM, None without."""
+        folder = self.lora_folder
+        return None if folder is None else read_lora(folder)
+
     def digest(self) -> str:
-        """SHA-256 over the trained tensors."""
-        return tensors_digest(self.state())
+        """SHA-256 over the trained tensors, LoRA's included."""
+        lora = self.lora()
+        return tensors_digest({**self.state(), **({} if lora is None else lora.tensors)})
 
 
 @dataclass(frozen=True)
@@ -112,22 +138,36 @@ class LoadedFrontEnd:
 
 
 def save_checkpoint(
-    directory: str | Path, front_end: AudioFrontEnd, config: ModelConfig, extra: Mapping[str, Any] | None = None
+    directory: str | Path,
+    front_end: AudioFrontEnd,
+    config: ModelConfig,
+    extra: Mapping[str, Any] | None = None,
+    llm: Any = None,
 ) -> Path:
-    """Write the trained state and the configuration; ``extra`` is kept as given (JSON values). Returns the folder."""
+    """Write the trained state and the configuration; ``extra`` is kept as given (JSON values). Returns the folder.
+
+    ``llm`` is the language model that holds the LoRA layers; it is not needed where ``config`` asks for none.
+    """
     state = {name: value.detach().cpu().contiguous() for name, value in front_end.trained_state().items()}
-    return write_checkpoint(directory, state, config.with_width(front_end.llm_dim), extra)
+    return write_checkpoint(directory, state, config.with_width(front_end.llm_dim), extra, lora_of(llm))
 
 
 def write_checkpoint(
-    directory: str | Path, state: Mapping[str, Tensor], config: ModelConfig, extra: Mapping[str, Any] | None = None
+    directory: str | Path,
+    state: Mapping[str, Tensor],
+    config: ModelConfig,
+    extra: Mapping[str, Any] | None = None,
+    lora: Lora | None = None,
 ) -> Path:
     """As :func:`save_checkpoint`, from the trained tensors by name."""
+    if (lora is None) != (config.lora is None):
+        raise ValueError("a configuration with lora and LoRA weights belong together; one is missing")
     folder = Path(directory)
     if (folder / INDEX_FILE).exists():  # it would be read instead of what is written here
         raise UserError(f"{folder}: holds a published checkpoint ({INDEX_FILE}); choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     save_file(dict(state), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    write_lora(folder, lora)
     write_config(folder, config, extra)
     return folder
 
@@ -174,7 +214,7 @@ def open_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
         tensors = TensorFiles.open(f"checkpoint {str(folder)!r}", fetch)
         if tensors is None:
             raise UserError(f"checkpoint {str(folder)!r}: {WEIGHTS_FILE} is missing; the checkpoint is incomplete")
-        return Checkpoint(str(name), tensors, fetch(CONFIG_FILE), folder)
+        return Checkpoint(str(name), tensors, fetch(CONFIG_FILE), folder, fetch=fetch)
     text = str(name)
     looks_local = (
         folder.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1 or folder.parent.is_dir()
@@ -219,7 +259,7 @@ def _of_hub(name: str, revision: str | None) -> Checkpoint:
     if tensors is None:
         why = "it holds no safetensors files" if reason is None else " ".join(str(reason).split())[:200]
         raise UserError(f"checkpoint {name!r}: no such folder, and the Hub did not give it ({why})") from reason
-    return Checkpoint(name, tensors, config_file, revision=revision)
+    return Checkpoint(name, tensors, config_file, revision=revision, fetch=fetch)
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -240,9 +280,32 @@ def read_config(path: Path) -> ModelConfig:
     return config
 
 
-def load_state(front_end: AudioFrontEnd, folder: Path) -> None:
-    """Load adapters, fusion and separators. Raises :class:`UserError` naming every tensor that does not fit."""
-    _load_into(front_end, open_checkpoint(folder).state(), front_end.trained_state(), str(folder))
+def load_state(front_end: AudioFrontEnd, llm: Any, folder: Path) -> None:
+    """Load adapters, fusion, separators, and the weights of the LLM's LoRA layers.
+
+    Raises :class:`UserError` naming every tensor that does not fit.
+    """
+    checkpoint = open_checkpoint(folder)
+    _load_into(front_end, checkpoint.state(), front_end.trained_state(), str(folder))
+    restore_lora(llm, checkpoint.lora(), str(folder))
+
+
+def shared_lora(checkpoints: Sequence[Checkpoint]) -> Path | None:
+    """The LoRA of the one LLM that hears all checkpoints; None without.
+
+    Raises :class:`UserError` when they differ in it: an ensemble is heard in one pass of one language model.
+    """
+    folders = {checkpoint.name: checkpoint.lora_folder for checkpoint in checkpoints}
+    found = {
+        name: None if folder is None else tensors_digest(read_lora(folder).tensors)[:12]
+        for name, folder in (folders.items() if len(folders) > 1 else ())
+    }
+    if len(set(found.values())) > 1:
+        listed = ", ".join(f"{name} ({digest or 'none'})" for name, digest in found.items())
+        raise UserError(
+            f"checkpoint_name: an ensemble needs one language model, and its members' LoRA differ: {listed}"
+        )
+    return next(iter(folders.values()), None)
 
 
 def load_adapters(front_end: AudioFrontEnd, dirs: str | Path | Sequence[str | Path], names: Sequence[str]) -> None:
@@ -284,21 +347,3 @@ def _load_into(
     if problems:
         raise UserError(f"checkpoint {where} does not fit the model config: {'; '.join(problems)}")
     front_end.load_state_dict(given, strict=False, assign=assign)
-
-
-def misfits(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """Every way ``given`` differs from what ``expected`` asks: missing, extra, misshapen or non-finite tensors."""
-    both = sorted(set(given) & set(expected))
-    groups = {
-        "missing": sorted(set(expected) - set(given)),
-        "not expected": sorted(set(given) - set(expected)),
-        "other shape": [
-            f"{name} {tuple(given[name].shape)} instead of {tuple(expected[name].shape)}"
-            for name in both
-            if given[name].shape != expected[name].shape
-        ],
-        "not finite": [
-            name for name in both if given[name].is_floating_point() and not bool(torch.isfinite(given[name]).all())
-        ],
-    }
-    return [f"{kind}: {', '.join(names)}" for kind, names in groups.items() if names]

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from src.model.encoders.config import EncoderSpec
 from src.model.init import STD
+from src.model.lora import LoraConfig
 
 REQUIRED = object()
 PINNED_LLMS = {"Qwen/Qwen3-4B-Thinking-2507": "768f209d9ea81521153ed38c47d515654e938aea"}
@@ -246,13 +247,14 @@ class ModelConfig:
     """The whole model: the frozen LLM beside a front end.
 
     ``llm`` is a folder or Hub id of any decoder-only causal LM; ``llm_embedding_dim`` may be left out (its config
-    knows) and is checked when given.
+    knows) and is checked when given. ``lora`` are layers added to the LLM and trained with the front end.
     """
 
     llm: str
     config: FrontEndConfig
     llm_revision: str | None = None
     llm_embedding_dim: int | None = None
+    lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
         if self.llm_revision is None:
@@ -264,7 +266,10 @@ class ModelConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain containers, as written to ``alarm_config.json``; binds back to the same configuration."""
-        return _plain(dataclasses.asdict(self))
+        plain = _plain(dataclasses.asdict(self))
+        if self.lora is None:  # unknown to earlier versions, which read such a checkpoint as well
+            del plain["lora"]
+        return plain
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from src.common.errors import UserError
 from src.model import published
 from src.model.checkpoints import Checkpoint, adapter_prefix, open_checkpoint, write_checkpoint, write_config
 from src.model.llm import llm_config, load_tokenizer
+from src.model.lora_files import Lora, load_merged, write_lora
 from src.model.tensor_files import INDEX_FILE, find_tensors
 
 SHARD_BYTES = 5 * 10**9
@@ -26,17 +28,23 @@ def export_published(checkpoint: Checkpoint, out: str | Path, shard_bytes: int =
 
     LLM and encoders are those that the configuration names: the LLM as it is stored, the encoders in float32. Beside
     them lie the LLM's ``config.json`` and tokenizer, and our configuration. Not more than one shard and one encoder
-    are in memory at a time. Raises :class:`UserError` when a frozen part cannot be found.
+    are in memory at a time.
+
+    LoRA is added to the LLM's weights; then the LLM is in memory as a whole. LoRA lies beside them too, because this
+    project's own programs read the front end and LoRA alone from the folder, and the LLM from its source. Raises
+    :class:`UserError` when a frozen part cannot be found.
     """
     folder, config = Path(out), checkpoint.config
     if any(folder.glob("*.safetensors")):
         raise UserError(f"{folder}: holds a checkpoint already; choose another folder for the published form")
+    lora = checkpoint.lora()
     folder.mkdir(parents=True, exist_ok=True)
     llm = llm_config(config.llm, config.llm_revision)
     tokenizer = load_tokenizer(config.llm, config.llm_revision)
-    write_shards(_whole_model(checkpoint, bool(llm.tie_word_embeddings)), folder, shard_bytes)
+    write_shards(_whole_model(checkpoint, bool(llm.tie_word_embeddings), lora), folder, shard_bytes)
     llm.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    write_lora(folder, lora)
     write_config(folder, config)
     return folder
 
@@ -46,7 +54,8 @@ def import_published(checkpoint: Checkpoint, out: str | Path, dtype: torch.dtype
 
     As stored, or in ``dtype``: ALARM-CA takes 489 MB in float32 and 245 MB in bfloat16, as a GPU runs it anyway.
     """
-    return write_checkpoint(out, checkpoint.state(dtype=dtype), checkpoint.config, {"source": checkpoint.name})
+    state, source = checkpoint.state(dtype=dtype), {"source": checkpoint.name}
+    return write_checkpoint(out, state, checkpoint.config, source, checkpoint.lora())
 
 
 def export_adapters(checkpoints: Sequence[str], out: str | Path, only: Sequence[str] | None = None) -> dict[str, str]:
@@ -71,16 +80,19 @@ def export_adapters(checkpoints: Sequence[str], out: str | Path, only: Sequence[
         raise UserError(f"no adapter {', '.join(lacking)} in {', '.join(checkpoints)}; there are {', '.join(found)}")
     for encoder, checkpoint in found.items():
         state = checkpoint.state(adapter_prefix(encoder))
-        write_checkpoint(
-            Path(out) / encoder, state, checkpoint.config, {"source": checkpoint.name, "adapter": encoder}
-        )
+        config = dataclasses.replace(checkpoint.config, lora=None)  # an adapter of the encoder, not of the LLM
+        write_checkpoint(Path(out) / encoder, state, config, {"source": checkpoint.name, "adapter": encoder})
     return {encoder: checkpoint.name for encoder, checkpoint in found.items()}
 
 
-def _whole_model(checkpoint: Checkpoint, tied: bool) -> Iterator[tuple[str, Tensor]]:
+def _whole_model(checkpoint: Checkpoint, tied: bool, lora: Lora | None) -> Iterator[tuple[str, Tensor]]:
     config = checkpoint.config
-    llm = find_tensors("LLM", config.llm, config.llm_revision)
-    yield from llm.read([name for name in llm.names() if not (tied and name == HEAD)])
+    if lora is None:
+        llm = find_tensors("LLM", config.llm, config.llm_revision)
+        yield from llm.read([name for name in llm.names() if not (tied and name == HEAD)])
+    else:
+        merged, _ = load_merged(config.llm, config.llm_revision, lora, checkpoint.name)
+        yield from ((name, value) for name, value in merged.state_dict().items() if not (tied and name == HEAD))
     for name in sorted(config.config.encoders):
         encoder = checkpoint.encoder(name)
         prefix = f"{published.ENCODER_PREFIX}{name}."

@@ -136,6 +136,24 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def misfits(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Every way ``given`` differs from what ``expected`` asks: missing, extra, misshapen or non-finite tensors."""
+    both = sorted(set(given) & set(expected))
+    groups = {
+        "missing": sorted(set(expected) - set(given)),
+        "not expected": sorted(set(given) - set(expected)),
+        "other shape": [
+            f"{name} {tuple(given[name].shape)} instead of {tuple(expected[name].shape)}"
+            for name in both
+            if given[name].shape != expected[name].shape
+        ],
+        "not finite": [
+            name for name in both if given[name].is_floating_point() and not bool(torch.isfinite(given[name]).all())
+        ],
+    }
+    return [f"{kind}: {', '.join(names)}" for kind, names in groups.items() if names]
+
+
 def num_bytes(header: tuple[tuple[int, ...], str]) -> int:
     """Size of a tensor by its header."""
     shape, dtype = header

@@ -190,6 +190,7 @@ class Builder:
             self.parts.overrides(encoders),
             f"prompts=mini training_args.output_dir={folder} training_args.max_steps={steps}",
             f"training_args.eval_strategy=steps training_args.eval_steps={max(1, steps // 2)}",
+            "length_grouping=across_steps",
             f"encoder_cache_mb={CACHE_MB} encoder_cache_dir={self.layout.out / 'encoder_states'}",
             "" if seed is None else f"seed={seed}",
         ]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from markupsafe import Markup
 
 Point = tuple[float, float]
+Scale = Literal["wide", "near", "zero"]
 WIDTH, HEIGHT = 360, 210
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 30
 LOG_SPAN = 15
@@ -45,13 +47,17 @@ class _Axis:
         return self.from_pixel + share * (self.to_pixel - self.from_pixel)
 
 
-def line_chart(series: Sequence[Series], x_label: str, title: str) -> Markup:
-    """SVG of several lines over one axis; empty markup without finite points."""
+def line_chart(series: Sequence[Series], x_label: str, title: str, scale: Scale = "wide") -> Markup:
+    """SVG of several lines over one axis; empty markup without finite points.
+
+    The vertical axis begins at zero; with ``wide`` it is logarithmic where values differ much, with ``near`` so too,
+    and else begins near the smallest value.
+    """
     clean = [Series(item.label, _finite(item.points), item.style, item.dots) for item in series]
     points = [point for item in clean for point in item.points]
     if not points:
         return Markup("")
-    x_axis, y_axis = _horizontal([x for x, _ in points]), _vertical([y for _, y in points])
+    x_axis, y_axis = _horizontal([x for x, _ in points]), _vertical([y for _, y in points], scale)
     parts = [
         Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, title),
         *(_grid_line(y_axis(tick), tick) for tick in y_axis.ticks),
@@ -75,16 +81,22 @@ def _horizontal(values: Sequence[float]) -> _Axis:
     return _Axis(start, end, LEFT, WIDTH - RIGHT, False, ticks)
 
 
-def _vertical(values: Sequence[float]) -> _Axis:
+def _vertical(values: Sequence[float], scale: Scale) -> _Axis:
     low, high = min(values), max(values)
-    if low > 0 and high / low > LOG_SPAN:
+    if scale != "zero" and low > 0 and high / low > LOG_SPAN:
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-        ticks = tuple(10.0**power for power in range(first, last + 1))
-        start, end = max(ticks[0], low / 1.3), min(ticks[-1], high * 1.3)
-        return _Axis(start, end, HEIGHT - BOTTOM, TOP, True, tuple(t for t in ticks if start <= t <= end))
-    low = min(0.0, low)
-    ticks = nice_ticks(low, high * 1.05 or 1.0, 5)
-    return _Axis(low, high * 1.05 or 1.0, HEIGHT - BOTTOM, TOP, False, ticks)
+        start, end = max(10.0**first, low / 1.3), min(10.0**last, high * 1.3)
+        powers = [10.0**power for power in range(first, last + 1)]
+        ticks = [tick for tick in powers if start <= tick <= end]
+        if len(ticks) < 3:
+            finer = [round(factor * power, 12) for power in powers for factor in (1, 2, 5)]
+            ticks = [tick for tick in finer if start <= tick <= end]
+        return _Axis(start, end, HEIGHT - BOTTOM, TOP, True, tuple(ticks))
+    if scale != "near" or high == low:
+        start, end = min(0.0, low), high * 1.05 or 1.0
+    else:
+        start, end = low - 0.05 * (high - low), high + 0.05 * (high - low)
+    return _Axis(start, end, HEIGHT - BOTTOM, TOP, False, nice_ticks(start, end, 5))
 
 
 def nice_ticks(start: float, end: float, count: int) -> tuple[float, ...]:

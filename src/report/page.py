@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
 from src.benchmarks.choice import Score, chance_level
-from src.benchmarks.intervals import Interval
 from src.report.charts import Series, line_chart
 from src.report.clips import choose_clips, mark_betrayals
 from src.report.evidence import Evidence, SystemEvidence, TrainingEvidence
 from src.report.rows import Check, group_results
+from src.report.templating import inline, page_environment
 
-TEMPLATES = Path(__file__).resolve().parent / "templates"
 ROLE_TITLES = {
     "oracle": "reads the true description",
     "no_audio": "hears nothing",
@@ -27,15 +22,7 @@ LOSS_KEYS = (("loss", "training loss", "train", False), ("eval_loss", "validatio
 
 def render_page(evidence: Evidence, checks: Sequence[Check], record: Mapping[str, Any]) -> str:
     """The page as text. ``record`` is the run record shown at its end (versions, commit, command)."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=percent, range=interval_text, seconds=seconds_text)
-    template = environment.get_template("report.html.j2")
+    template = page_environment().get_template("report.html.j2")
     return template.render(
         checks=checks,
         splits=evidence.splits,
@@ -59,34 +46,9 @@ def render_page(evidence: Evidence, checks: Sequence[Check], record: Mapping[str
         stages=evidence.marks,
         total_seconds=sum(mark.get("seconds") or 0 for mark in evidence.marks),
         record=record,
-        css=_inline("report.css"),
-        script=_inline("report.js"),
+        css=inline("report.css"),
+        script=inline("report.js"),
     )
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """``0.925`` -> ``92.5 %``; a dash for nothing."""
-    return "–" if value is None or value != value else f"{value * 100:.{digits}f} %"
-
-
-def interval_text(found: Interval | None) -> str:
-    """Ends of an interval in percent: ``89.1–95.0``."""
-    return "" if found is None or found.n == 0 else f"{found.low * 100:.1f}–{found.high * 100:.1f}"
-
-
-def seconds_text(value: float | None) -> str:
-    """``75`` -> ``1 min 15 s``."""
-    if value is None:
-        return "–"
-    if value < 60:
-        return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
-    minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest:02d} s"
-
-
-def _inline(name: str) -> Markup:
-    """A style sheet or script of the templates folder, to stand inside the page."""
-    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 
 def _chance(evidence: Evidence) -> dict[str, float]:

@@ -8,8 +8,13 @@ import os
 from typing import Any
 
 from src.common.errors import ConfigError
+from src.common.log import get_logger
+from src.dataset.sampler import StepPlan
 from src.training.config import TrainConfig
+from src.training.text_metrics import check_bertscore
+from src.training.trackers import check_trackers
 
+log = get_logger(__name__)
 _OWN = {
     # Batches are made and placed by this project; the Trainer's column logic knows nothing of them.
     "remove_unused_columns": False,
@@ -19,6 +24,11 @@ _OWN = {
     # All that is trained takes part in every step, and frozen buffers need not be sent around.
     "ddp_find_unused_parameters": False,
     "ddp_broadcast_buffers": False,
+}
+_ELSEWHERE = {
+    "seed": "set seed itself, not here",
+    "auto_find_batch_size": "set max_batch_positions instead",
+    "torch_compile": "set compile_layers instead",
 }
 
 
@@ -33,10 +43,15 @@ def training_arguments(config: TrainConfig) -> Any:
     given = dict(config.training_args)
     fields = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
     problems = [_unknown(key, fields) for key in given if key not in fields]
-    problems += [f"training_args.{key}: set {key} itself, not here" for key in ("seed",) if key in given]
+    problems += [f"training_args.{key}: {mend}" for key, mend in _ELSEWHERE.items() if given.get(key)]
     if problems:
         raise ConfigError("; ".join(problems))
+    check_trackers(given.get("report_to"))
+    check_bertscore(config.bertscore_model)
     values = {**_OWN, **given, "seed": config.seed}
+    plan = step_plan(config)
+    # The Trainer takes a whole optimizer step for a batch; the step is cut into micro-batches here.
+    values |= {"per_device_train_batch_size": plan.step_clips, "gradient_accumulation_steps": 1}
     if not torch.cuda.is_available() and not values.get("use_cpu"):
         values["use_cpu"] = True
     if values.get("use_cpu"):
@@ -46,9 +61,25 @@ def training_arguments(config: TrainConfig) -> Any:
     if config.eval_mode or not config.dataset.eval:
         values["eval_strategy"] = "no"
     try:
-        return TrainingArguments(**values)
+        args = TrainingArguments(**values)
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"training_args: {' '.join(str(error).split())}") from error
+    if args.n_gpu > 1:
+        log.warning("one of %d GPUs is used; start with accelerate launch --num-processes %d", args.n_gpu, args.n_gpu)
+        args._n_gpu = 1
+    return args
+
+
+def step_plan(config: TrainConfig) -> StepPlan:
+    """How optimizer steps are made and cut. Raises :class:`ConfigError` for numbers below one."""
+    sizes = []
+    for key, default in (("per_device_train_batch_size", 8), ("gradient_accumulation_steps", 1)):
+        value = config.training_args.get(key, default)
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"training_args.{key} is {value!r}, expected a whole number of at least 1")
+        sizes.append(value)
+    clips, micro_batches = sizes
+    return StepPlan(clips, micro_batches, config.length_grouping, config.max_batch_positions)
 
 
 def _unknown(key: str, fields: list[str]) -> str:

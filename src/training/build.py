@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from src.audio.features import AudioFeatureExtractor
-from src.common.config import bind_dataclass
 from src.common.errors import ConfigError
 from src.common.log import get_logger
 from src.model.alarm import AlarmModel
@@ -18,7 +17,9 @@ from src.model.checkpoints import load_adapters
 from src.model.config import ModelConfig
 from src.model.front_end import AudioFrontEnd
 from src.model.llm import config_width, load_llm
-from src.training.config import TrainConfig
+from src.model.lora import add_lora, lora_tensors
+from src.model.precision import hold_as_autocast
+from src.training.config import TrainConfig, bind_model_config
 
 log = get_logger(__name__)
 
@@ -39,7 +40,7 @@ def build_model(config: TrainConfig, bf16: bool = False) -> Built:
     Raises :class:`UserError` for weights that are missing or do not fit, :class:`ConfigError` for wrong names and
     when nothing is left to train.
     """
-    model_config = bind_dataclass(ModelConfig, config.model, "model")
+    model_config = bind_model_config(config)
     llm, tokenizer = load_llm(
         model_config.llm,
         dtype=_llm_dtype(config.llm_dtype, bf16),
@@ -54,12 +55,24 @@ def build_model(config: TrainConfig, bf16: bool = False) -> Built:
     front_end = build_front_end(model_config.config, width, encoder_weights=not config.random_weights)
     _load_pretrained(front_end, config)
     _freeze(front_end, config)
-    trained = sum(value.numel() for value in front_end.parameters() if value.requires_grad)
-    log.info("training %s parameters beside %s", f"{trained:,}", model_config.llm)
-    if trained == 0 and not config.eval_mode:
-        raise ConfigError("nothing is left to train: unfreeze an adapter or the fusion")
+    if model_config.lora is not None:  # after the front end, whose initial weights are those of a run without
+        add_lora(llm, model_config.lora, model_config.llm, model_config.llm_revision)
+    if bf16:
+        hold_as_autocast(front_end.audio_encoder)
     model = AlarmModel(front_end, llm, config.model_max_length)
+    _report_trained(model, model_config.llm, config.eval_mode)
+    if config.compile_layers:
+        model.compile_layers()
     return Built(model, tokenizer, build_feature_extractor(model_config.config), model_config)
+
+
+def _report_trained(model: AlarmModel, llm: str, eval_mode: bool) -> None:
+    trained = sum(value.numel() for value in model.front_end.parameters() if value.requires_grad)
+    lora = sum(value.numel() for value in lora_tensors(model.llm).values())
+    added = f" and {lora:,} of LoRA layers in it" if lora else ""
+    log.info("training %s parameters beside %s%s", f"{trained:,}", llm, added)
+    if trained + lora == 0 and not eval_mode:
+        raise ConfigError("nothing is left to train: unfreeze an adapter or the fusion, or give lora.r")
 
 
 def _llm_dtype(choice: str, bf16: bool) -> torch.dtype:

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from src.common.errors import UserError
 from src.common.log import get_logger
+from src.report.curves import write_curves
 
 if TYPE_CHECKING:
     from src.training.trainer import AlarmTrainer
 
 log = get_logger(__name__)
 METRICS_FILE = "metrics.jsonl"
+CURVES_FILE = "curves.html"
 _NOT_KEPT = ("_runtime", "_samples_per_second", "_steps_per_second", "total_flos")
 
 
@@ -24,8 +27,8 @@ class RunCallback(TrainerCallback):
     """Sets the order of each epoch, measures speed, and writes ``metrics.jsonl``.
 
     A line holds ``step`` and ``epoch`` and either ``loss`` (per target token), ``learning_rate``, ``grad_norm``,
-    ``clips_per_second`` and ``rows_replaced``, or evaluation losses. A resumed run drops the lines of steps that it
-    does again.
+    ``clips_per_second``, ``rows_replaced`` and ``steps_skipped``, or evaluation losses, or scores of sample answers.
+    A resumed run drops the lines of steps that it does again. Callbacks that take time belong in front of this one.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -38,21 +41,19 @@ class RunCallback(TrainerCallback):
     def attach(self, trainer: AlarmTrainer) -> None:
         """Name the trainer whose counts are logged."""
         self.trainer = trainer
+        trainer.measure = self._speed
         trainer.add_callback(self)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the log, or cut it back to the step from which the run goes on."""
         self._mark = time.perf_counter()
         if state.is_world_process_zero:
-            kept = [line for line in read_metrics(self.path) if line["step"] <= state.global_step]
-            kept = kept if state.global_step else []
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            cut_back(self.path, state.global_step)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell the sampler which epoch it is; a run resumed amid an epoch comes here too."""
-        assert self.trainer is not None and self.trainer.train_batches is not None
-        self.trainer.train_batches.set_epoch(int(state.epoch or 0))
+        assert self.trainer is not None and self.trainer.train_steps is not None
+        self.trainer.train_steps.set_epoch(int(state.epoch or 0))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Count the time of a step, the wait for its batches included."""
@@ -73,9 +74,7 @@ class RunCallback(TrainerCallback):
     ) -> None:
         """Write one line."""
         line = {key: value for key, value in (logs or {}).items() if not key.endswith(_NOT_KEPT)}
-        if "loss" in line:
-            line |= self._speed()
-        if not state.is_world_process_zero or not any(key.endswith("loss") for key in line):
+        if not state.is_world_process_zero or not set(line) - {"epoch"}:
             return
         line = {"step": state.global_step} | line
         with self.path.open("a", encoding="utf-8") as file:
@@ -86,7 +85,43 @@ class RunCallback(TrainerCallback):
         assert self.trainer is not None
         clips, seconds = self.trainer.clips_seen - self._clips, self._seconds
         self._clips, self._seconds = self.trainer.clips_seen, 0.0
-        return {"clips_per_second": clips / max(seconds, 1e-9), "rows_replaced": self.trainer.rows_replaced}
+        return {
+            "clips_per_second": clips / max(seconds, 1e-9),
+            "rows_replaced": self.trainer.rows_replaced,
+            "steps_skipped": self.trainer.guard.skipped,
+        }
+
+
+class CurvesCallback(TrainerCallback):
+    """Draws ``curves.html`` from the run's files at evaluations and saves; belongs behind :class:`RunCallback`."""
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
+    ) -> None:
+        """Draw once all evaluation sets are done: their mean is logged last."""
+        if state.is_world_process_zero and "eval_loss" in (logs or {}):
+            draw_curves(Path(args.output_dir))
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Draw, with the sample answers of this save."""
+        if state.is_world_process_zero:
+            draw_curves(Path(args.output_dir))
+
+
+def draw_curves(directory: Path) -> None:
+    """Write ``curves.html`` of a run; a page that cannot be written is no reason to stop a training."""
+    try:
+        write_curves([directory], directory / CURVES_FILE)
+    except (OSError, ValueError, UserError) as error:
+        log.warning("%s is not written: %s", directory / CURVES_FILE, error)
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Keep the lines of a JSON-lines log up to ``step``, none of them at step 0."""
+    kept = [line for line in read_metrics(path) if line["step"] <= step] if step else []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kept or path.exists():
+        path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8")
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from src.common.config import bind_dataclass
 from src.common.errors import ConfigError
+from src.dataset.corpora import expand_mixture
 from src.dataset.mixture import DatasetConfig
+from src.dataset.sampler import Grouping
 from src.model.config import ModelConfig
+from src.model.lora import LoraConfig
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,19 @@ class TrainConfig:
         freeze_adapters: stop training all adapters, or those of ``frozen_adapters_names``.
         frozen_adapters_names: which adapters to freeze.
         freeze_fusion: stop training the fusion.
+        lora: layers added to the LLM and trained too (:class:`src.model.lora.LoraConfig`); none while ``r`` is null.
         resume_from_checkpoint: a checkpoint folder; true for the last whole one in the output folder, if any.
         llm_dtype: how the frozen LLM is held; auto is bfloat16 with ``training_args.bf16``, else float32.
         model_max_length: positions after which an item is cut, audio included.
-        length_grouping: put clips of like length into one batch.
-        sample_generations: rows of every evaluation set to answer at each save; true means five, false none.
+        length_grouping: within_step: an optimizer step holds clips as drawn, its micro-batches clips of like length;
+            across_steps: the steps do, too; none: as drawn.
+        max_batch_positions: cut a step into as few micro-batches as hold this many positions each, padding included,
+            in place of ``gradient_accumulation_steps`` of ``per_device_train_batch_size`` clips.
+        not_finite: stop at a loss or gradient that is not finite, or skip the step and count it.
+        compile_layers: compile the transformer layers of LLM and encoders.
+        sample_generations: rows with and as many without context to answer at each save; true means five, false none.
         sample_tokens: tokens of such an answer at most.
+        bertscore_model: local folder or Hub id of the model that scores these answers; none: no BERTScore.
         encoder_cache_mb: megabytes for keeping the frozen encoders' states of each clip between epochs; 0: off.
         encoder_cache_dir: folder in which later runs find these states again.
         random_weights: frozen parts from their configuration alone, untrained: for measurements and tests.
@@ -50,12 +61,17 @@ class TrainConfig:
     freeze_adapters: bool = False
     frozen_adapters_names: list[str] | None = None
     freeze_fusion: bool = False
+    lora: dict[str, Any] | None = None
     resume_from_checkpoint: bool | str | None = None
     llm_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     model_max_length: int = 4096
-    length_grouping: bool = True
+    length_grouping: Grouping = "within_step"
+    max_batch_positions: int | None = None
+    not_finite: Literal["stop", "skip"] = "stop"
+    compile_layers: bool = False
     sample_generations: bool | int = False
     sample_tokens: int = 512
+    bertscore_model: str | None = None
     encoder_cache_mb: int = 0
     encoder_cache_dir: str | None = None
     random_weights: bool = False
@@ -67,12 +83,16 @@ class TrainConfig:
             raise ValueError("frozen_adapters_names has no effect unless freeze_adapters is true")
         if bool(self.pretrained_adapters_dir) != bool(self.pretrained_adapters_names):
             raise ValueError("pretrained_adapters_dir and pretrained_adapters_names belong together; one is missing")
+        if self.max_batch_positions is not None and self.max_batch_positions < 1:
+            raise ValueError(f"max_batch_positions is {self.max_batch_positions}, expected at least 1, or null")
         if self.model_max_length < 1:
             raise ValueError(f"model_max_length is {self.model_max_length}, expected at least 1")
         if self.encoder_cache_dir and not self.encoder_cache_mb:
             raise ValueError("encoder_cache_dir has no effect unless encoder_cache_mb is above 0")
         if self.sample_generations and not self.dataset.eval:
             raise ValueError("sample_generations answers rows of the evaluation sets, and dataset.eval has none")
+        if self.bertscore_model and not self.sample_generations:
+            raise ValueError("bertscore_model scores sample answers, and sample_generations is off")
         if self.eval_mode and not self.dataset.eval:
             raise ValueError("eval_mode needs evaluation sets, and dataset.eval has none")
         if not self.eval_mode and not self.dataset.train.rows:
@@ -81,8 +101,24 @@ class TrainConfig:
 
 def bind_train_config(config: Mapping[str, Any]) -> TrainConfig:
     """Check a composed configuration. Raises :class:`ConfigError` with every problem found."""
+    dataset = config.get("dataset")
+    if isinstance(dataset, Mapping):
+        config = {**config, "dataset": expand_mixture(dataset)}
     bound = bind_dataclass(TrainConfig, config, "config")
-    bind_dataclass(ModelConfig, bound.model, "model")
+    bind_model_config(bound)
     if not bound.training_args.get("output_dir"):
         raise ConfigError("training_args.output_dir: missing, give the folder of this run")
     return bound
+
+
+def bind_model_config(config: TrainConfig) -> ModelConfig:
+    """The ``model`` group, with what ``lora`` adds to it. Raises :class:`ConfigError` with every problem found."""
+    if "lora" in config.model:
+        raise ConfigError("model.lora: set lora itself, not here")
+    model = bind_dataclass(ModelConfig, config.model, "model")
+    lora = {key: value for key, value in (config.lora or {}).items() if value is not None}
+    if lora and "r" not in lora:
+        raise ConfigError(
+            f"lora.{next(iter(lora))}: has no effect without lora.r, the rank; give it, or +lora=default"
+        )
+    return dataclasses.replace(model, lora=bind_dataclass(LoraConfig, lora, "lora") if lora else None)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from src.common.errors import UserError
 from src.common.log import get_logger
+from src.model.lora_files import FILES
 
 log = get_logger(__name__)
 _NEEDED = ("model.safetensors", "alarm_config.json", "optimizer.pt", "scheduler.pt", "trainer_state.json")
@@ -41,7 +42,7 @@ def find_resume(choice: bool | str | None, output_dir: Path) -> Path | None:
 
 def missing_files(folder: Path) -> list[str]:
     """What a checkpoint folder lacks for resuming. The trainer state is written last, so it stands for the rest."""
-    lacking = [name for name in _NEEDED if not (folder / name).is_file()]
+    lacking = [name for name in (*_NEEDED, *_of_lora(folder)) if not (folder / name).is_file()]
     if not any(folder.glob("rng_state*.pth")):
         lacking.append("rng_state.pth")
     if "trainer_state.json" not in lacking:
@@ -50,6 +51,15 @@ def missing_files(folder: Path) -> list[str]:
         except ValueError:
             lacking.append("a readable trainer_state.json")
     return lacking
+
+
+def _of_lora(folder: Path) -> tuple[str, ...]:
+    """The files of LoRA, where the checkpoint was trained with it."""
+    try:
+        model = json.loads((folder / "alarm_config.json").read_text(encoding="utf-8"))["model"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()  # missing, or told when it is read
+    return FILES if model.get("lora") is not None else ()
 
 
 def _step(folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from src.training.config import TrainConfig, bind_train_config
 if TYPE_CHECKING:
     from src.training.build import Built
     from src.training.encoder_cache import EncoderCache
+    from src.training.samples import SampleCallback
     from src.training.trainer import AlarmTrainer
 
 log = get_logger(__name__)
@@ -31,35 +33,50 @@ def run_training(config: Mapping[str, Any]) -> Path:
     """
     bound = bind_train_config(config)
     started = time.perf_counter()
-    from src.model.llm import weights_digest
     from src.training.arguments import training_arguments
-    from src.training.build import build_model
-    from src.training.callbacks import RunCallback
-    from src.training.data import open_data
     from src.training.resume import find_resume
-    from src.training.samples import DEFAULT_ROWS, SampleCallback
-    from src.training.trainer import AlarmTrainer
+    from src.training.trackers import wandb_run
 
     args = training_arguments(bound)
     resume = find_resume(bound.resume_from_checkpoint, Path(args.output_dir))
     if bound.check_config:
         log.info("the configuration is in order")
         return Path(args.output_dir)
+    with wandb_run(args, config, None if bound.eval_mode else resume):
+        return _run(bound, config, args, resume, started)
+
+
+def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: Path | None, started: float) -> Path:
+    from src.model.lora import base_digest
+    from src.training.arguments import step_plan
+    from src.training.build import build_model
+    from src.training.callbacks import draw_curves
+    from src.training.data import open_data
+    from src.training.trackers import open_tensorboard
+    from src.training.trainer import AlarmTrainer
+
     seed_everything(bound.seed)
     built = build_model(bound, args.bf16)
     data = open_data(bound, built.tokenizer, built.config)
-    digest = weights_digest(built.model.llm)
+    digest = base_digest(built.model.llm)
     cache = _open_cache(bound, built, args.bf16)
-    trainer = AlarmTrainer(built.model, args, data, built.extractor, built.config, cache)
-    RunCallback(Path(args.output_dir)).attach(trainer)
-    if bound.sample_generations:
-        rows = DEFAULT_ROWS if bound.sample_generations is True else int(bound.sample_generations)
-        trainer.add_callback(SampleCallback(trainer, built.tokenizer, rows, bound.sample_tokens))
+    trainer = AlarmTrainer(
+        built.model,
+        args,
+        data,
+        built.extractor,
+        built.config,
+        step_plan(bound),
+        cache,
+        skip_not_finite=bound.not_finite == "skip",
+    )
+    open_tensorboard(trainer, config, None if bound.eval_mode else resume)
+    sampler = _add_callbacks(trainer, bound, built.tokenizer)
     ready = time.perf_counter()
-    results = _evaluate(trainer, resume) if bound.eval_mode else _train(trainer, resume)
+    results = _evaluate(trainer, resume, sampler) if bound.eval_mode else _train(trainer, resume)
     if cache is not None:
         cache.write()
-    after = weights_digest(built.model.llm)
+    after = base_digest(built.model.llm)
     if after != digest:
         raise UserError(
             f"the frozen LLM changed while training (digest {digest} before, {after} after): its weights are mapped "
@@ -68,8 +85,24 @@ def run_training(config: Mapping[str, Any]) -> Path:
     seconds = {"start": round(ready - started, 3), "run": round(time.perf_counter() - ready, 3)}
     if args.should_save:
         _record(trainer, config, results, resume, llm_digest={"before": digest, "after": after}, seconds=seconds)
+        draw_curves(Path(args.output_dir))
     trainer.accelerator.wait_for_everyone()
     return Path(args.output_dir)
+
+
+def _add_callbacks(trainer: AlarmTrainer, config: TrainConfig, tokenizer: Any) -> SampleCallback | None:
+    """Sample answers, log and curves page, in this order: the log's speed leaves answers out, the page shows both."""
+    from src.training.callbacks import CurvesCallback, RunCallback
+    from src.training.samples import DEFAULT_ROWS, SampleCallback
+
+    sampler = None
+    if config.sample_generations:
+        rows = DEFAULT_ROWS if config.sample_generations is True else int(config.sample_generations)
+        sampler = SampleCallback(trainer, tokenizer, rows, config.sample_tokens, config.bertscore_model)
+        trainer.add_callback(sampler)
+    RunCallback(Path(trainer.args.output_dir)).attach(trainer)
+    trainer.add_callback(CurvesCallback())
+    return sampler
 
 
 def _open_cache(config: TrainConfig, built: Built, bf16: bool) -> EncoderCache | None:
@@ -94,15 +127,25 @@ def _record(
         seed=trainer.args.seed,
         resumed_from=None if resume is None else str(resume),
         results=results,
-        counts={"clips": trainer.clips_seen, "rows_replaced": trainer.rows_replaced},
+        counts={
+            "clips": trainer.clips_seen,
+            "rows_replaced": trainer.rows_replaced,
+            "steps_skipped": trainer.guard.skipped,
+        },
         processes=trainer.args.world_size,
+        response_sets_skipped=list(trainer.data.skipped),
         **extra,
     )
 
 
 def _train(trainer: AlarmTrainer, resume: Path | None) -> dict[str, Any]:
-    outcome = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-    results = dict(outcome.metrics)
+    results: dict[str, Any] = {}
+    if resume is not None and _is_finished(trainer, resume):
+        log.info("%s is of the last step: nothing is left to train", resume)
+        trainer._load_from_checkpoint(str(resume))
+    else:
+        outcome = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        results = dict(outcome.metrics)
     if trainer.data.evaluation and trainer.args.eval_strategy != "no":
         done = trainer.last_evaluation
         results |= done[1] if done is not None and done[0] == trainer.state.global_step else trainer.evaluate()
@@ -110,7 +153,19 @@ def _train(trainer: AlarmTrainer, resume: Path | None) -> dict[str, Any]:
     return results
 
 
-def _evaluate(trainer: AlarmTrainer, resume: Path | None) -> dict[str, Any]:
+def _is_finished(trainer: AlarmTrainer, resume: Path) -> bool:
+    """Whether a checkpoint is of the last step; the Trainer would do one more."""
+    from transformers import TrainerState
+
+    trainer.state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
+    steps = trainer.args.max_steps
+    if steps <= 0:
+        steps = math.ceil(trainer.args.num_train_epochs * len(trainer.get_train_dataloader()))
+    return trainer.state.global_step >= steps
+
+
+def _evaluate(trainer: AlarmTrainer, resume: Path | None, sampler: SampleCallback | None) -> dict[str, Any]:
     if resume is not None:
         trainer._load_from_checkpoint(str(resume))
-    return trainer.evaluate()
+    results = trainer.evaluate()
+    return results if sampler is None else results | sampler.run()

@@ -1,54 +1,115 @@
-"""Answers while training: a few evaluation rows at every save, to be read beside the curves."""
+"""Answers while training: a few evaluation rows at every save, scored, and kept to be read beside the curves."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerCallback
 
+from src.common.log import get_logger
+from src.common.seeds import random_state_kept
 from src.dataset.examples import Examples, collate
 from src.model.alarm import AlarmModel
 from src.model.splice import Turn, splice_batch
+from src.prompts.chat import turn_ids
+from src.training.callbacks import cut_back
+from src.training.text_metrics import TextScorer
 
 if TYPE_CHECKING:
     from src.training.trainer import AlarmTrainer
 
+log = get_logger(__name__)
 SAMPLES_FILE = "samples.jsonl"
 DEFAULT_ROWS = 5
+KINDS = {"WithContext": "with_context", "NoContext": "no_context"}
+"""Context mode of a row -> its name in metrics: ``eval_with_context_bleu``."""
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A row to answer: evaluation set, context mode, position in the set."""
+
+    set: str
+    mode: str
+    index: int
 
 
 class SampleCallback(TrainerCallback):
-    """Writes ``samples.jsonl``: ``step``, ``set``, ``key``, ``prompt``, ``target`` and the greedy ``answer``.
+    """Answers rows of the evaluation sets at every save and at the end of a run, and scores them.
 
-    The first rows of every evaluation set are answered, by the first process, up to ``max_tokens`` tokens each.
+    Written to ``samples.jsonl``: ``step``, ``set``, ``mode``, ``key``, ``prompt``, ``target`` and the greedy
+    ``answer``, up to ``max_tokens`` tokens each. Scores (:class:`TextScorer`) go where all metrics go, as
+    ``eval_with_context_bleu`` and so on. The first process does it; the others wait at their next exchange of
+    gradients. Nothing random of the run is touched.
     """
 
-    def __init__(self, trainer: AlarmTrainer, tokenizer: Any, rows: int, max_tokens: int) -> None:
+    def __init__(
+        self, trainer: AlarmTrainer, tokenizer: Any, rows: int, max_tokens: int, bertscore_model: str | None = None
+    ) -> None:
         self.trainer = trainer
         self.tokenizer = tokenizer
-        self.rows = rows
         self.max_tokens = max_tokens
+        self.picks = pick_rows(trainer.data.evaluation, rows)
         self.path = Path(trainer.args.output_dir) / SAMPLES_FILE
+        self._done_at: int | None = None
+        self._scorer: TextScorer | None = None
+        if trainer.is_world_process_zero():
+            with random_state_kept():
+                self._scorer = TextScorer(bertscore_model, trainer.args.device)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave nothing of an earlier run that started from the beginning."""
-        if state.is_world_process_zero and state.global_step == 0:
-            self.path.unlink(missing_ok=True)
+        """Keep the answers of steps that are not done again."""
+        if state.is_world_process_zero:
+            cut_back(self.path, state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Answer and write."""
-        if not state.is_world_process_zero:
-            return
-        with self.path.open("a", encoding="utf-8") as file:
-            for name, examples in self.trainer.data.evaluation.items():
-                for line in self._answer(examples):
-                    file.write(json.dumps({"step": state.global_step, "set": name} | line, ensure_ascii=False) + "\n")
+        """Answer, write and score."""
+        self.run()
 
-    def _answer(self, examples: Examples) -> list[dict[str, Any]]:
-        batch = collate([examples[index] for index in range(min(self.rows, len(examples)))])
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The last state too, where no save came with the last step."""
+        if self._done_at != state.global_step:
+            self.run()
+
+    def run(self) -> dict[str, float]:
+        """Answers with the present weights; returns the scores (nothing but in the first process)."""
+        step = self.trainer.state.global_step
+        self._done_at = step
+        if self._scorer is None:
+            return {}
+        scores: dict[str, float] = {}
+        try:
+            with random_state_kept():
+                lines = [{"step": step} | line for batch in self._batches() for line in self._answer(batch)]
+                for mode, kind in KINDS.items():
+                    chosen = [line for line in lines if line["mode"] == mode]
+                    found = self._scorer([line["answer"] for line in chosen], [line["target"] for line in chosen])
+                    scores |= {f"eval_{kind}_{name}": value for name, value in found.items()}
+        except torch.OutOfMemoryError:
+            log.warning("step %d: no memory left for sample answers; lower sample_tokens or sample_generations", step)
+            return {}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        self.trainer.log(dict(scores))
+        return scores
+
+    def _batches(self) -> Iterator[list[Pick]]:
+        """Picks of like kind, at most an evaluation batch together; audio and text-only sets are not mixed."""
+        size = self.trainer.args.eval_batch_size
+        evaluation = self.trainer.data.evaluation
+        for audio in (True, False):
+            for mode in KINDS:
+                alike = [pick for pick in self.picks if pick.mode == mode and evaluation[pick.set].audio == audio]
+                yield from (alike[start : start + size] for start in range(0, len(alike), size))
+
+    def _answer(self, picks: Sequence[Pick]) -> list[dict[str, Any]]:
+        batch = collate([self.trainer.data.evaluation[pick.set][pick.index] for pick in picks])
         inputs = self.trainer._prepare_inputs(batch)
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         turns = [Turn(turn.start, turn.main) for turn in inputs["turns"]]
@@ -56,13 +117,39 @@ class SampleCallback(TrainerCallback):
             answers = greedy_answers(model, turns, inputs["features"], self.tokenizer, self.max_tokens)
         return [
             {
+                "set": pick.set,
+                "mode": pick.mode,
                 "key": key,
-                "prompt": self.tokenizer.decode(turn.main, skip_special_tokens=True),
+                "prompt": self._prompt(turn.main),
                 "target": self.tokenizer.decode(outputs),
                 "answer": answer,
             }
-            for key, turn, outputs, answer in zip(batch.keys, turns, batch.outputs, answers, strict=True)
+            for pick, key, turn, outputs, answer in zip(picks, batch.keys, turns, batch.outputs, answers, strict=True)
         ]
+
+    def _prompt(self, main: list[int]) -> str:
+        """The user's text alone, without the template's end of turn and the assistant's header."""
+        header = turn_ids(self.tokenizer, "").main
+        text = main[: -len(header)] if main[-len(header) :] == header else main
+        return self.tokenizer.decode(text, skip_special_tokens=True)
+
+
+def pick_rows(evaluation: Mapping[str, Examples], count: int) -> list[Pick]:
+    """The first rows of the evaluation sets: ``count`` with context and ``count`` without, as far as there are any.
+
+    Sets take turns; with more sets than rows, those chosen lie evenly over the list.
+    """
+    picks: list[Pick] = []
+    for mode in KINDS:
+        rows = {name: examples.rows.first_rows(mode, count) for name, examples in evaluation.items()}
+        names = [name for name in rows if rows[name]]
+        if len(names) > count:
+            names = [names[place * len(names) // count] for place in range(count)]
+        turns = [
+            Pick(name, mode, rows[name][turn]) for turn in range(count) for name in names if turn < len(rows[name])
+        ]
+        picks += turns[:count]
+    return picks
 
 
 @torch.no_grad()
@@ -70,18 +157,20 @@ def greedy_answers(model: AlarmModel, turns: list[Turn], features: Any, tokenize
     """The most likely continuation of every turn, as text without the end token; the training mode is kept."""
     training = model.training
     model.eval()
-    audio = None if features is None else model.front_end(features)
-    separators = None if audio is None else model.front_end.separators()
-    spliced = splice_batch(model.llm.get_input_embeddings(), turns, audio, separators, "left", model.max_length)
-    ids = model.llm.generate(
-        inputs_embeds=spliced.inputs_embeds,
-        attention_mask=spliced.attention_mask,
-        max_new_tokens=max_tokens,
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model.train(training)
+    try:
+        audio = None if features is None else model.front_end(features)
+        separators = None if audio is None else model.front_end.separators()
+        spliced = splice_batch(model.llm.get_input_embeddings(), turns, audio, separators, "left", model.max_length)
+        ids = model.llm.generate(
+            inputs_embeds=spliced.inputs_embeds,
+            attention_mask=spliced.attention_mask,
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    finally:
+        model.train(training)
     return [tokenizer.decode(row, skip_special_tokens=True) for row in ids]

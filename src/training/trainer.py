@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,33 +16,36 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from src.audio.features import AudioFeatureExtractor
-from src.common.errors import UserError
-from src.common.run_record import write_json
-from src.dataset.examples import Batch, Examples, collate
-from src.dataset.sampler import ShardedBatches
+from src.dataset.examples import Batch, Examples, collate_step
+from src.dataset.sampler import StepPlan, StepSampler
 from src.model.alarm import AlarmModel
 from src.model.checkpoints import load_state, save_checkpoint
 from src.model.config import ModelConfig
 from src.model.splice import Turn
 from src.training.encoder_cache import EncoderCache
+from src.training.guard import FiniteGuard
 
 
 @dataclass(frozen=True)
 class Data:
-    """Training examples (``None`` to evaluate only), named evaluation sets and groups of them for mean losses."""
+    """Training examples (``None`` to evaluate only), named evaluation sets and groups of them for mean losses.
+
+    ``skipped`` are response sets that were left out because they are not on this machine.
+    """
 
     train: Examples | None
     evaluation: Mapping[str, Examples]
     groups: Mapping[str, Sequence[str]]
-    group_by_length: bool = True
+    skipped: tuple[str, ...] = ()
 
 
 class AlarmTrainer(Trainer):
     """Trains what is not frozen of an :class:`AlarmModel`.
 
-    The loss of a step is the mean over the target tokens of all its micro-batches and processes together. A
-    checkpoint holds adapters, fusion and separators, and what a resumed run needs. A loss that is not finite stops
-    the run with the rows of its batch.
+    What the Trainer takes for a batch is a whole optimizer step here: a list of micro-batches, cut as ``plan`` says,
+    whose gradients add up. The loss of a step is the mean over the target tokens of all its micro-batches and
+    processes together. A checkpoint holds adapters, fusion and separators, and what a resumed run needs. A loss or
+    gradient that is not finite stops the run with the rows of its step, or leaves the step out and counts it.
     """
 
     loss_is_scaled_for_ga = True
@@ -53,12 +57,14 @@ class AlarmTrainer(Trainer):
         data: Data,
         extractor: AudioFeatureExtractor,
         model_config: ModelConfig,
+        plan: StepPlan,
         cache: EncoderCache | None = None,
+        skip_not_finite: bool = False,
     ) -> None:
         super().__init__(
             model=model,
             args=args,
-            data_collator=collate,
+            data_collator=collate_step,
             train_dataset=data.train,
             eval_dataset=dict(data.evaluation) or None,
         )
@@ -67,53 +73,64 @@ class AlarmTrainer(Trainer):
         self.data = data
         self.extractor = extractor.to(args.device)
         self.model_config = model_config
+        self.plan = plan
         self.cache = cache
+        self.guard = FiniteGuard(Path(args.output_dir), self.accelerator, skip_not_finite)
         for examples in (data.train, *data.evaluation.values()):
             if examples is not None:
                 examples.known_clips = cache
         self.clips_seen = 0
         self.rows_replaced = 0
-        self.train_batches: ShardedBatches | None = None
+        self.train_steps: StepSampler | None = None
         self.last_evaluation: tuple[int, dict[str, float]] | None = None
         """Step and metrics of the newest evaluation of all sets."""
         self._eval_ready = False
+        self.measure: Callable[[], dict[str, float]] | None = None
+        """Speed since it was last asked, logged beside the training loss."""
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As usual, and the speed with it, so that trackers get it too."""
+        if "loss" in logs and self.measure is not None:
+            logs |= self.measure()
+        super().log(logs, start_time)
 
     # ---- batches
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches of this process; an epoch's order does not depend on how many processes there are."""
+        """Steps of this process; an epoch's order does not depend on how many processes there are."""
         assert self.data.train is not None
-        lengths = self.data.train.lengths() if self.data.group_by_length else None
-        self.train_batches = self._batches(len(self.data.train), self._train_batch_size, lengths, shuffle=True)
-        return self._loader(self.data.train, self.train_batches)
+        self.train_steps = self._steps(self.data.train, self.plan, shuffle=True)
+        return self._loader(self.data.train, self.train_steps)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Batches of this process of a named evaluation set, long clips first, every row once."""
         examples = self.data.evaluation[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
-        batches = self._batches(len(examples), self.args.eval_batch_size, examples.lengths(), shuffle=False)
-        return self._loader(examples, batches)
+        plan = StepPlan(self.args.eval_batch_size, max_positions=self.plan.max_positions)
+        return self._loader(examples, self._steps(examples, plan, shuffle=False))
 
-    def _batches(self, count: int, batch_size: int, lengths: Any, shuffle: bool) -> ShardedBatches:
+    def _steps(self, examples: Examples, plan: StepPlan, shuffle: bool) -> StepSampler:
         args = self.args
         seed = args.seed if args.data_seed is None else args.data_seed
-        return ShardedBatches(count, batch_size, lengths, seed, shuffle, args.process_index, args.world_size)
+        lengths = None if plan.grouping == "none" and not plan.max_positions else examples.lengths()
+        return StepSampler(len(examples), plan, lengths, seed, shuffle, args.process_index, args.world_size)
 
-    def _loader(self, examples: Examples, batches: ShardedBatches) -> DataLoader:
+    def _loader(self, examples: Examples, steps: StepSampler) -> DataLoader:
         workers = self.args.dataloader_num_workers
         return DataLoader(
             examples,  # type: ignore[arg-type]
-            batch_sampler=batches,
-            collate_fn=collate,
+            batch_sampler=steps,  # type: ignore[arg-type]
+            collate_fn=collate_step,
             num_workers=workers,
             persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
         )
 
-    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> Tensor:
+    def _get_num_items_in_batch(self, batch_samples: list[list[Batch]], device: torch.device) -> Tensor:
         """Target tokens of one optimizer step, over its micro-batches and all processes."""
-        self.clips_seen += sum(len(batch) for batch in batch_samples) * self.args.world_size
-        self.rows_replaced += sum(batch.num_replaced for batch in batch_samples)
-        total = torch.tensor(sum(batch.num_targets for batch in batch_samples), device=device)
+        batches = [batch for step in batch_samples for batch in step]
+        self.clips_seen += sum(len(batch) for batch in batches) * self.args.world_size
+        self.rows_replaced += sum(batch.num_replaced for batch in batches)
+        total = torch.tensor(sum(batch.num_targets for batch in batches), device=device)
         return self.accelerator.gather(total).sum() if self.args.world_size > 1 else total
 
     def _prepare_inputs(self, inputs: Batch) -> dict[str, Any]:
@@ -139,6 +156,27 @@ class AlarmTrainer(Trainer):
 
     # ---- loss
 
+    def training_step(
+        self, model: nn.Module, inputs: Sequence[Batch], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Gradients of all micro-batches of a step; processes exchange them once, with the last."""
+        losses = []
+        for place, batch in enumerate(inputs):
+            last = place == len(inputs) - 1
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                losses.append(super().training_step(model, batch, num_items_in_batch))
+        total = torch.stack(losses)
+        if self.guard.check_losses(total, inputs, self.state.global_step + 1):
+            return total.sum()
+        return total.new_zeros(())
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The norm, once it is known to be finite; where such steps are skipped, nothing is left to apply."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        if not self.guard.check_gradient(norm, self.state.global_step + 1):
+            model.zero_grad(set_to_none=True)
+        return norm
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -148,20 +186,9 @@ class AlarmTrainer(Trainer):
     ) -> Any:
         """Sum of the micro-batch over the step's tokens; processes average gradients, hence the factor."""
         outputs = model(inputs)
-        self._stop_unless_finite(outputs["loss_sum"], inputs["keys"])
         items = outputs["num_targets"] if num_items_in_batch is None else num_items_in_batch
         loss = outputs["loss_sum"] * self.args.world_size / items.clamp(min=1)
         return (loss, outputs) if return_outputs else loss
-
-    def _stop_unless_finite(self, loss: Tensor, keys: Sequence[str]) -> None:
-        if bool(torch.isfinite(loss)):
-            return
-        path = Path(self.args.output_dir) / f"not_finite_{self.args.process_index}.json"
-        write_json(path, {"step": self.state.global_step, "loss": str(loss.item()), "rows": list(keys)})
-        raise UserError(
-            f"the loss is {loss.item()} at step {self.state.global_step + 1}; rows of the batch: {', '.join(keys)} "
-            f"(written to {path}). Look at these clips, or lower training_args.learning_rate and resume"
-        )
 
     # ---- evaluation
 
@@ -193,9 +220,13 @@ class AlarmTrainer(Trainer):
         was_training = self.model.training
         self.model.eval()
         sums = torch.zeros(3, dtype=torch.float64, device=self.args.device)
-        for batch in dataloader:
+        # A process that has no row of its own keeps the others company, uncounted: sharded models run in step.
+        counted = self.args.process_index < len(dataloader.dataset)  # type: ignore[arg-type]
+        for batch in (batch for step in dataloader for batch in step):
             outputs = self.model(self._prepare_inputs(batch))
-            sums += torch.stack([outputs["loss_sum"], outputs["num_targets"], sums.new_tensor(len(batch))]).to(sums)
+            sums += counted * torch.stack(
+                [outputs["loss_sum"], outputs["num_targets"], sums.new_tensor(len(batch))]
+            ).to(sums)
         self.model.train(was_training)
         if self.args.world_size > 1:
             sums = self.accelerator.gather(sums[None]).sum(dim=0)
@@ -214,13 +245,14 @@ class AlarmTrainer(Trainer):
         super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Write adapters, fusion and separators, and the configuration that names the frozen parts."""
+        """Write adapters, fusion and separators, LoRA, and the configuration that names the frozen parts."""
         extra = {"step": self.state.global_step, "seed": self.args.seed}
-        save_checkpoint(output_dir or self.args.output_dir, self._alarm().front_end, self.model_config, extra)
+        model = self._alarm()
+        save_checkpoint(output_dir or self.args.output_dir, model.front_end, self.model_config, extra, model.llm)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Put a checkpoint's trained state into the model."""
-        load_state(self._alarm().front_end, Path(resume_from_checkpoint))
+        load_state(self._alarm().front_end, self._alarm().llm, Path(resume_from_checkpoint))
 
     def _alarm(self) -> AlarmModel:
         return self.accelerator.unwrap_model(self.model)

@@ -39,6 +39,19 @@ def test_limit_caps_the_whole(corpus: list[dict]) -> None:
     assert len(open_mixture(MixtureConfig([[RESPONSES, "WithContext", 1.0, False]], limit=99))) == 6
 
 
+def test_first_rows_of_a_mode(corpus: list[dict]) -> None:
+    rows = [
+        [RESPONSES, "WithContext", 0.5, False],
+        [PLAIN, "NoContext", 1.0, False],
+        [PLAIN, "WithContext", 1.0, False],
+    ]
+    mixture = open_mixture(MixtureConfig(rows))
+    assert mixture.first_rows("NoContext", 4) == [3, 4, 5, 6]
+    assert mixture.first_rows("WithContext", 5) == [0, 1, 2, 9, 10]
+    assert open_mixture(MixtureConfig(rows, limit=10)).first_rows("WithContext", 99) == [0, 1, 2, 9]
+    assert open_mixture(MixtureConfig(rows, limit=2)).first_rows("NoContext", 9) == []
+
+
 def test_configuration_errors_come_together() -> None:
     config = {
         "name": "x",

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from src.common.errors import UserError
 from src.model.alarm import AlarmModel
@@ -42,7 +43,7 @@ def test_loss_is_the_shifted_cross_entropy_over_targets() -> None:
     spliced = alarm.splice(TURNS, batch()["features"])  # type: ignore[arg-type]
     logits = alarm.llm(inputs_embeds=spliced.inputs_embeds, attention_mask=spliced.attention_mask).logits
     expected = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), spliced.labels[:, 1:].flatten(), ignore_index=-100
+        logits[:, :-1].flatten(0, 1), spliced.labels[:, 1:].flatten(), ignore_index=-100
     )
     torch.testing.assert_close(result["loss"], expected)
     assert result["num_targets"] == 7
@@ -123,9 +124,9 @@ def test_llm_by_name(tmp_path) -> None:  # type: ignore[no-untyped-def]
         load_llm(str(tmp_path / "none"))
 
 
-@pytest.mark.parametrize("family", ["GPT2", "Gemma2"])
-def test_other_families_give_their_own_logits(family: str) -> None:
-    """Rows are picked before the output layer, so a family's treatment of logits (soft caps) is kept."""
+@pytest.mark.parametrize(("family", "plain"), [("GPT2", True), ("Gemma2", False)])
+def test_other_families_lose_by_their_own_logits(family: str, plain: bool) -> None:
+    """A family's treatment of its logits (soft caps) is kept, and the gradients are those of the full logits."""
     import transformers
 
     small = {"vocab_size": 61, "hidden_size": 192, "num_hidden_layers": 1, "num_attention_heads": 4}
@@ -137,7 +138,10 @@ def test_other_families_give_their_own_logits(family: str) -> None:
     llm = transformers.AutoModelForCausalLM.from_config(config)
     alarm = AlarmModel(front_end(), llm).double().eval()
     spliced = alarm.splice(TURNS, batch()["features"])  # type: ignore[arg-type]
-    logits, targets = alarm.target_logits(spliced)
+    total, targets = alarm.target_loss(spliced)
+    assert alarm._has_plain_head(spliced.inputs_embeds) is plain and targets == 7
     full = llm(inputs_embeds=spliced.inputs_embeds, attention_mask=spliced.attention_mask).logits
-    torch.testing.assert_close(logits, full[:, :-1][spliced.labels[:, 1:] != -100])
-    assert targets.tolist() == [5, 6, 7, 8, 10, 11, 12]
+    expected = F.cross_entropy(full[:, :-1].flatten(0, 1), spliced.labels[:, 1:].flatten(), reduction="sum")
+    torch.testing.assert_close(total, expected)
+    [separator] = torch.autograd.grad(total, [alarm.front_end.audio_start_emb], retain_graph=True)
+    torch.testing.assert_close(separator, torch.autograd.grad(expected, [alarm.front_end.audio_start_emb])[0])

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,11 @@ from src.report.charts import Series, line_chart, nice_ticks
 from src.report.clips import choose_clips, mark_betrayals
 from src.report.evidence import Evidence, gather
 from src.report.manifest import Manifest, read_manifest
-from src.report.page import percent, seconds_text
 from src.report.rows import job_checks, result_rows
 from src.report.spectrogram import log_spectrum, read_sound
+from src.report.templating import percent, seconds_text
 from tests.support.fake_runs import make_fake_job, make_training
-
-VOID = {"meta", "link", "img", "br", "input", "hr"}
+from tests.support.html_checker import HtmlChecker
 
 
 @pytest.fixture(scope="module")
@@ -135,31 +133,8 @@ def test_results_json_has_rows_and_stage_seconds(job: tuple[Path, Manifest], pag
     assert results["stages"] == {"scenes": 12.5, "train_whisper": 95.0}
 
 
-class _Checker(HTMLParser):
-    """Collects references and looks for unbalanced tags."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.references: list[str] = []
-        self.counts: dict[str, int] = {}
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.counts[tag] = self.counts.get(tag, 0) + 1
-        self.references += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag not in VOID and not self.get_starttag_text().endswith("/>"):  # type: ignore[union-attr]
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.counts[tag] = self.counts.get(tag, 0) + 1
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, f"unbalanced </{tag}> at {self.getpos()}"
-
-
 def test_page_stands_alone_and_is_well_formed(page: str) -> None:
-    checker = _Checker()
-    checker.feed(page)
+    checker = HtmlChecker(page)
     assert checker.open == []
     assert all(reference.startswith(("data:", "#")) for reference in checker.references)
     assert "http://" not in page and "https://" not in page and "@import" not in page

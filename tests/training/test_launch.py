@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,11 +39,17 @@ def test_two_processes_equal_one(world: Path, tmp_path: Path) -> None:
         options = overrides(
             world,
             folders[processes],
-            per_device_train_batch_size=8 // processes,
+            "sample_generations=3",
+            "sample_tokens=4",
+            per_device_train_batch_size=4 // processes,
+            gradient_accumulation_steps=2,
             max_steps=5,
             eval_strategy="steps",
             eval_steps=5,
             per_device_eval_batch_size=3,
+            save_strategy="steps",
+            save_steps=2,
+            report_to="tensorboard",
         )  # five steps of eight clips: the second epoch begins, and its last batch is not shared evenly
         done = launch(world, processes, *options)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -51,9 +59,30 @@ def test_two_processes_equal_one(world: Path, tmp_path: Path) -> None:
     results = [record(folder)["results"] for folder in folders.values()]
     assert results[0]["eval_mini_loss"] == pytest.approx(results[1]["eval_mini_loss"], rel=1e-4)
     assert results[0]["eval_mini_tokens"] == results[1]["eval_mini_tokens"]
+    for folder in folders.values():  # answered and tracked by the first process alone, at steps 2, 4 and 5
+        assert len((folder / "samples.jsonl").read_text().splitlines()) == 9
+        assert len(list((folder / "tensorboard").iterdir())) == 1
+        assert (folder / "curves.html").is_file()
     states = [load_file(folder / "model.safetensors") for folder in folders.values()]
     for name in states[0]:
         torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_killed_run_goes_on_with_the_same_losses(world: Path, tmp_path: Path) -> None:
+    """SIGKILL at whatever moment follows the second checkpoint, with workers that decode ahead."""
+    settings = {"max_steps": 40, "save_strategy": "steps", "save_steps": 5, "dataloader_num_workers": 1}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert launch(world, 1, *overrides(world, whole, **settings)).returncode == 0
+    command = [sys.executable, "train.py", *overrides(world, killed, "resume_from_checkpoint=true", **settings)]
+    environment = {**os.environ, "ALARM_DATA_ROOT": str(world / "datasets"), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=REPO_ROOT, env=environment, start_new_session=True) as running:
+        while not (killed / "checkpoint-10").exists() and running.poll() is None:
+            time.sleep(0.01)
+        os.killpg(running.pid, signal.SIGKILL)
+    assert not (killed / "run.json").exists()
+    assert subprocess.run(command, cwd=REPO_ROOT, env=environment, timeout=600).returncode == 0
+    assert record(killed)["resumed_from"]
+    assert losses(killed) == losses(whole)  # bit for bit
 
 
 @pytest.mark.parametrize("processes", [1, 2])

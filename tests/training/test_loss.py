@@ -8,15 +8,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from src.audio.waveform import Waveform
 from src.common.config import compose
 from src.common.seeds import seed_everything
-from src.dataset.examples import Batch, collate
+from src.dataset.examples import Batch, collate, collate_step
+from src.model.build import build_feature_extractor
+from src.model.precision import hold_as_autocast
+from tests.support.tiny_models import mini_front_end
 from tests.training.conftest import overrides
 
 
 @pytest.fixture()
 def trainer(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
-    from src.training.arguments import training_arguments
+    from src.training.arguments import step_plan, training_arguments
     from src.training.build import build_model
     from src.training.config import bind_train_config
     from src.training.data import open_data
@@ -32,6 +36,7 @@ def trainer(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # no
         open_data(config, built.tokenizer, built.config),
         built.extractor,
         built.config,
+        step_plan(config),
     )
 
 
@@ -57,23 +62,55 @@ def plain_loss(trainer, batch: Batch) -> tuple[torch.Tensor, int]:  # noqa: ANN0
 def test_loss_and_gradients_equal_the_straightforward_ones(trainer) -> None:  # noqa: ANN001
     batch = collate([trainer.data.train[index] for index in range(5)])
     total, count = plain_loss(trainer, batch)
-    assert count == batch.num_targets
+    assert count == batch.num_targets and trainer.model._has_plain_head(
+        torch.randn(1, 2, trainer.model.front_end.llm_dim)
+    )
     (total / count).backward()
     trained = {name: value for name, value in trainer.model.named_parameters() if value.requires_grad}
     expected = {name: value.grad.clone() for name, value in trained.items()}
     trainer.model.zero_grad()
-    items = trainer._get_num_items_in_batch([batch], torch.device("cpu"))
-    loss = trainer.training_step(trainer.model, batch, items)
+    step = collate_step(trainer.data.train.__getitems__([[3, 1], [0], [4, 2]]))  # three micro-batches
+    items = trainer._get_num_items_in_batch([step], torch.device("cpu"))
+    assert int(items) == count and trainer.clips_seen == 5
+    loss = trainer.training_step(trainer.model, step, items)
     torch.testing.assert_close(loss, (total / count).detach(), rtol=1e-5, atol=1e-6)
     assert set(expected) == {name for name, value in trainer.model.named_parameters() if value.grad is not None}
     for name, gradient in expected.items():
         torch.testing.assert_close(trained[name].grad, gradient, rtol=1e-3, atol=1e-6, msg=name)
 
 
-def test_micro_batches_weigh_their_tokens(trainer) -> None:  # noqa: ANN001
-    first, second = (collate([trainer.data.train[index] for index in part]) for part in ([0, 1, 2], [3]))
-    items = trainer._get_num_items_in_batch([first, second], torch.device("cpu"))
-    assert int(items) == first.num_targets + second.num_targets and trainer.clips_seen == 4
-    parts = [trainer.training_step(trainer.model, batch, items) for batch in (first, second)]
-    total, count = plain_loss(trainer, collate([trainer.data.train[index] for index in range(4)]))
-    torch.testing.assert_close(sum(parts), (total / count).detach(), rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("every", [1, 2])
+def test_checkpointed_activations_change_nothing(trainer, every: int) -> None:  # noqa: ANN001
+    step = [collate([trainer.data.train[index] for index in range(4)])]
+    expected = gradients(trainer, step)
+    trainer.model.gradient_checkpointing_enable({"use_reentrant": False}, every_n_layers=every)
+    assert sum("_checkpoint_wrapped_module" in name for name, _ in trainer.model.llm.named_modules()) > 0
+    for name, gradient in gradients(trainer, step).items():
+        assert torch.equal(gradient, expected[name]), name
+
+
+@pytest.mark.parametrize("model", ["alarm_ca", "alarm_p"])
+def test_held_encoders_equal_autocast_ones(model: str) -> None:
+    """States of the frozen encoders, bit for bit, whether autocast converts their weights or they are held so."""
+    front_end = mini_front_end(f"mini_{model}")
+    clips = [Waveform(torch.randn(1, samples), 16000) for samples in (24000, 9000)]
+    features = build_feature_extractor(front_end.config)(clips)
+    layers = {name: front_end.config.layers(name) for name in features}
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        plain, _ = front_end.audio_encoder(features, layers)
+        held, _ = hold_as_autocast(front_end.audio_encoder)(features, layers)
+    assert {value.dtype for value in front_end.audio_encoder.parameters()} == {torch.float32, torch.bfloat16}
+    assert all(torch.equal(plain[name], held[name]) for name in features) and len(features) == 4
+    with pytest.raises(ValueError, match="is trained"):
+        hold_as_autocast(front_end.audio_adapter)
+
+
+def gradients(trainer, step: list[Batch]) -> dict[str, torch.Tensor]:  # noqa: ANN001
+    """Gradients of one step by name, taken off the model."""
+    items = trainer._get_num_items_in_batch([step], torch.device("cpu"))
+    trainer.training_step(trainer.model, step, items)
+    named = {name: value for name, value in trainer.model.named_parameters() if value.grad is not None}
+    found = {name: value.grad.clone() for name, value in named.items()}
+    trainer.model.zero_grad()
+    assert found
+    return found

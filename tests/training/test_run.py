@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +78,27 @@ def test_kill_and_resume_gives_the_same_curve(run: Run) -> None:
 
 
 def test_accumulation_weighs_tokens_as_one_big_batch_does(run: Run) -> None:
-    big = run("big", "length_grouping=false", per_device_train_batch_size=8)
-    small = run("small", "length_grouping=false", per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    big = run("big", "length_grouping=none", per_device_train_batch_size=8)
+    small = run("small", "length_grouping=none", per_device_train_batch_size=2, gradient_accumulation_steps=4)
     assert losses(small) == pytest.approx(losses(big), rel=2e-5)
     left, right = load_file(big / "model.safetensors"), load_file(small / "model.safetensors")
     for name in left:
         torch.testing.assert_close(left[name], right[name], rtol=1e-3, atol=1e-4)
+
+
+def test_micro_batches_by_size_change_nothing(run: Run) -> None:
+    settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    fixed = run("fixed", **settings)
+    sized = run("sized", "max_batch_positions=160", "+training_args.gradient_checkpointing=true", **settings)
+    assert losses(sized) == pytest.approx(losses(fixed), rel=2e-5)
+    assert record(sized)["counts"]["clips"] == record(fixed)["counts"]["clips"] == 48
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_change_nothing(run: Run) -> None:
+    plain = run("plain", max_steps=2, model="mini_whisper")
+    compiled = run("compiled", "compile_layers=true", max_steps=2, model="mini_whisper")
+    assert losses(compiled) == pytest.approx(losses(plain), rel=1e-4)
 
 
 def test_cached_encoder_states_change_nothing(run: Run, tmp_path: Path) -> None:
@@ -134,21 +151,50 @@ def test_evaluation_only(run: Run) -> None:
     assert json.loads((folder / "eval.json").read_text())["eval_mini_loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_rows(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture()
+def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
+    """``spoil("loss" or "gradient", call)`` makes one call of the model, counted from 1, go wrong."""
     from src.model.alarm import AlarmModel
 
-    forward = AlarmModel.forward
+    forward, calls = AlarmModel.forward, itertools.count(1)
 
-    def spoiled(self: AlarmModel, batch: dict[str, Any]) -> dict[str, Any]:
-        outputs = forward(self, batch)
-        return outputs | {"loss_sum": outputs["loss_sum"] * float("nan")}
+    def start(what: str, wrong: int) -> None:
+        def spoiled(self: AlarmModel, batch: dict[str, Any]) -> dict[str, Any]:
+            outputs = forward(self, batch)
+            if next(calls) == wrong:
+                total = outputs["loss_sum"]
+                root = torch.sqrt(total - total.detach())  # zero, with an infinite slope
+                outputs["loss_sum"] = total * float("nan") if what == "loss" else total + root
+            return outputs
 
-    monkeypatch.setattr(AlarmModel, "forward", spoiled)
-    with pytest.raises(UserError, match=r"the loss is nan at step 1; rows of the batch: mini/\d+, mini/"):
+        monkeypatch.setattr(AlarmModel, "forward", spoiled)
+
+    return start
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_rows(run: Run, tmp_path: Path, spoil: Callable[..., None]) -> None:
+    spoil("loss", 4)
+    with pytest.raises(UserError, match=r"the loss is nan at step 2; rows of the batch: mini/\d+, mini/\d+ "):
+        run("nan", per_device_train_batch_size=2, gradient_accumulation_steps=2)
+    written = json.loads((tmp_path / "nan" / "not_finite_2_0.json").read_text())
+    assert len(written["rows"]) == 2 and not written["skipped"]  # those of the bad micro-batch alone
+
+
+def test_a_gradient_that_is_not_finite_stops(run: Run, spoil: Callable[..., None]) -> None:
+    spoil("gradient", 2)
+    with pytest.raises(UserError, match=r"the gradient's norm is (nan|inf) at step 2; rows of the batch: mini/"):
         run("nan")
-    assert len(json.loads((tmp_path / "nan" / "not_finite_0.json").read_text())["rows"]) == 4
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_can_be_left_out(run: Run, spoil: Callable[..., None], what: str) -> None:
+    spoil(what, 3)
+    folder = run("skipped", "not_finite=skip")
+    lines = read_metrics(folder / "metrics.jsonl")
+    assert [line["steps_skipped"] for line in lines if "loss" in line] == [0, 0, 1, 1, 1, 1]
+    assert record(folder)["counts"]["steps_skipped"] == 1 and list(folder.glob("not_finite_3_0.json"))
+    state = load_file(folder / "model.safetensors")
+    assert all(bool(torch.isfinite(value).all()) for value in state.values())
 
 
 def test_answers_at_every_save(run: Run) -> None:
@@ -179,12 +225,28 @@ def test_bf16_runs(run: Run) -> None:
         (("+training_args.lerning_rate=1",), "did you mean 'learning_rate'"),
         (("training_args.lr_scheduler_type=cosign",), "training_args: "),
         (("encoder_cache_dir=x",), "encoder_cache_dir has no effect"),
+        (("max_batch_positions=0",), "max_batch_positions is 0"),
+        (("training_args.gradient_accumulation_steps=0",), "gradient_accumulation_steps is 0"),
+        (("+training_args.auto_find_batch_size=true",), "set max_batch_positions instead"),
     ],
 )
 def test_wrong_options_end_in_one_message(run: Run, extra: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         run("wrong", *extra)
     assert "\n" not in str(caught.value)
+
+
+def test_a_finished_run_is_not_trained_further(run: Run) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 6}
+    whole = run("run", **settings)
+    before, results = load_file(whole / "model.safetensors"), record(whole)["results"]
+    (whole / "run.json").unlink()  # as if killed between the last checkpoint and the record
+    again = run("run", "resume_from_checkpoint=true", **settings)
+    assert sorted(path.name for path in again.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-6"]
+    after = load_file(again / "model.safetensors")
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert record(again)["results"]["eval_mini_loss"] == pytest.approx(results["eval_mini_loss"], rel=1e-5)
+    assert len(losses(again)) == 6
 
 
 def test_resume_from_nothing(run: Run, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ class W2VBertEncoder(Encoder):
     def states(self, chunks: Tensor, mask: Tensor) -> Iterator[Tensor]:
         """See :meth:`Encoder.states`; ``chunks (chunks, rows, 2 * mels)``, ``mask (chunks, rows)``."""
         hidden, _ = self.encoder.feature_projection(
-            chunks.to(self.encoder.feature_projection.projection.weight.dtype)
+            chunks.to(self.encoder.feature_projection.layer_norm.weight.dtype)
         )
         hidden = hidden.masked_fill(~mask[..., None], 0.0)
         attention_mask = create_bidirectional_mask(

@@ -1,0 +1,160 @@
+"""LoRA on the language model: low-rank layers of peft beside weights that stay as they are.
+
+The layers are put into the model itself (no wrapper), so everything that asks the model for its embeddings, layers or
+output layer goes on working. :mod:`src.model.lora_files` reads and writes them in PEFT's own format.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src.common.errors import ConfigError
+from src.model.tensor_files import tensors_digest
+
+ADAPTER = "default"
+ALL_LINEAR = "all-linear"
+FILE_PREFIX = "base_model.model."
+"""How names begin in PEFT's files."""
+_LORA_WEIGHT = re.compile(rf"\.lora_[AB]\.{ADAPTER}\.weight$")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """LoRA layers in the language model: ``W x + alpha / r * B(A(dropout(x)))``, with ``B`` zero at the start.
+
+    Attributes:
+        r: rank of the added layers.
+        alpha: their weight is ``alpha / r``; left out: twice the rank.
+        dropout: share of inputs of the added layers that training drops.
+        target_modules: last parts of the names of the layers, such as ``q_proj``; or all linear ones but the output
+            layer.
+    """
+
+    r: int
+    alpha: int | None = None
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] | str = ALL_LINEAR
+
+    def __post_init__(self) -> None:
+        if self.r < 1:
+            raise ValueError(f"r is {self.r}, expected at least 1")
+        if self.alpha is None:
+            object.__setattr__(self, "alpha", 2 * self.r)
+        if self.alpha is not None and self.alpha < 1:
+            raise ValueError(f"alpha is {self.alpha}, expected at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}, expected 0 or more and less than 1")
+        if isinstance(self.target_modules, str) and self.target_modules != ALL_LINEAR:
+            wanted = f"a list such as [{self.target_modules}], or {ALL_LINEAR}"
+            raise ValueError(f"target_modules is {self.target_modules!r}, expected {wanted}")
+        if not self.target_modules:
+            raise ValueError(f"target_modules is empty; name layers such as q_proj, or give {ALL_LINEAR}")
+
+
+def add_lora(llm: Any, config: LoraConfig, name: str | None = None, revision: str | None = None) -> None:
+    """Put new LoRA layers into ``llm``, in float32 whatever its own dtype; they change nothing until trained.
+
+    ``name`` and ``revision`` of the language model go into PEFT's configuration. Raises :class:`ConfigError` for
+    layers that the model does not have, and for its embeddings and output layer, which stay as they are.
+    """
+    from peft import LoraConfig as Settings
+
+    chosen = config.target_modules
+    settings = Settings(
+        r=config.r,
+        lora_alpha=config.alpha or 2 * config.r,
+        lora_dropout=config.dropout,
+        target_modules=chosen if isinstance(chosen, str) else list(chosen),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=name,
+        revision=revision,
+    )
+    inject(llm, settings)
+
+
+def inject(llm: Any, settings: Any) -> Any:
+    """Put the layers of a ``peft.LoraConfig`` into ``llm``; returns peft's tuner, which can merge them."""
+    from peft import LoraModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    asked = settings.target_modules
+    absent = [] if isinstance(asked, str) else sorted(set(asked or ()) - _linear_names(llm))
+    if absent:
+        known = ", ".join(sorted(_last_names(llm)))
+        raise ConfigError(f"lora.target_modules: no linear layer {', '.join(absent)}; this model has {known}")
+    try:
+        tuner = LoraModel(llm, settings, ADAPTER)
+    except ValueError as error:
+        raise ConfigError(f"lora: {' '.join(str(error).split())[:300]}") from error
+    for what, layer in (("input embeddings", llm.get_input_embeddings()), ("output", llm.get_output_embeddings())):
+        if isinstance(layer, BaseTunerLayer):
+            raise ConfigError(f"lora.target_modules: the layer of the {what} cannot be trained; leave it out")
+    for name, parameter in llm.named_parameters():
+        if _LORA_WEIGHT.search(name):
+            parameter.data = parameter.data.float()
+    return tuner
+
+
+def _linear_names(llm: nn.Module) -> set[str]:
+    """Every ending of a linear layer's name at a dot, and the whole name."""
+    names = [name.split(".") for name, module in llm.named_modules() if _is_linear(module)]
+    return {".".join(parts[start:]) for parts in names for start in range(len(parts))}
+
+
+def _last_names(llm: Any) -> set[str]:
+    head = llm.get_output_embeddings()
+    return {name.split(".")[-1] for name, module in llm.named_modules() if _is_linear(module) and module is not head}
+
+
+def _is_linear(module: nn.Module) -> bool:
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, (nn.Linear, Conv1D))
+
+
+def has_lora(llm: Any) -> bool:
+    """Whether LoRA layers are in the model."""
+    return bool(getattr(llm, "peft_config", None))
+
+
+def train_lora(llm: Any) -> None:
+    """Let gradients reach the LoRA layers, whatever was frozen."""
+    for name, parameter in llm.named_parameters():
+        if _LORA_WEIGHT.search(name):
+            parameter.requires_grad_(True)
+
+
+def set_dropout(llm: nn.Module, on: bool) -> None:
+    """Switch the dropout of the LoRA layers alone; the rest of the model keeps its mode."""
+    for name, module in llm.named_modules():
+        if name.endswith(".lora_dropout"):
+            module.train(on)
+
+
+def lora_tensors(llm: nn.Module) -> dict[str, Tensor]:
+    """The LoRA weights themselves (not copies), by their names in PEFT's files; none without LoRA."""
+    return {
+        FILE_PREFIX + name.replace(f".{ADAPTER}.", "."): value
+        for name, value in llm.state_dict().items()
+        if _LORA_WEIGHT.search(name)
+    }
+
+
+def base_digest(llm: nn.Module) -> str:
+    """SHA-256 over the weights without LoRA: that of the same model before LoRA layers were put into it."""
+    state = llm.state_dict()
+    return tensors_digest(
+        {name.replace(".base_layer.", "."): value for name, value in state.items() if not _LORA_WEIGHT.search(name)}
+    )
+
+
+@torch.no_grad()
+def copy_tensors(llm: nn.Module, given: dict[str, Tensor]) -> None:
+    """Put weights by their names in PEFT's files into the LoRA layers; names and shapes have been checked."""
+    for name, target in lora_tensors(llm).items():
+        target.copy_(given[name])

@@ -1,0 +1,138 @@
+"""LoRA over a real vLLM, on the miniature's language model: beside it and merged, both answer as peft does."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.common.config import bind_dataclass, compose
+from src.common.errors import UserError
+from src.generation.config import EngineConfig, RunConfig
+from src.generation.job import Job, prepare
+from src.generation.requests import Request, Sampling, Segment
+from src.generation.tasks import FREE
+from src.generation.vllm_lora import LoraMode, lora_options, prepared_llm
+from src.model.checkpoints import open_checkpoint, save_checkpoint
+from src.model.llm import load_llm
+from src.model.lora import LoraConfig, add_lora
+from src.prompts.chat import chat_ids, text_ids
+from tests.generation.conftest import free_rows, save_set
+from tests.generation.test_vllm import by_key, greedy
+from tests.model.test_lora import stir
+from tests.support.tiny_models import mini_front_end, model_config
+
+LLM = "assets/mini/llm"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose LoRA changes what the language model says."""
+    return saved(tmp_path_factory.mktemp("lora") / "run", 6)
+
+
+def saved(folder: Path, rank: int) -> Path:
+    llm, _ = load_llm(LLM)
+    config = LoraConfig(r=rank)
+    add_lora(llm, config, LLM)
+    stir(llm, scale=0.2)
+    model = dataclasses.replace(model_config("mini_whisper"), lora=config)
+    return save_checkpoint(folder, mini_front_end("mini_whisper"), model, llm=llm)
+
+
+@pytest.fixture(scope="module")
+def with_peft(checkpoint: Path) -> tuple[Any, Any]:
+    """The language model with the checkpoint's LoRA, by peft alone."""
+    from peft import PeftModel
+
+    llm, tokenizer = load_llm(LLM, dtype=torch.float32)
+    return PeftModel.from_pretrained(llm, str(open_checkpoint(checkpoint).lora_folder)), tokenizer
+
+
+def prompts(tokenizer: Any, width: int) -> list[Request]:
+    """Text alone, and text around embeddings of different lengths; some longer than a block of the cache."""
+    generator = torch.Generator().manual_seed(5)
+    found = []
+    for number, frames in enumerate((0, 7, 31, 90, 200, 3)):
+        text: tuple[Segment, ...] = (chat_ids(tokenizer, None, "which sound comes first?"),)
+        clip = torch.randn(frames, width, generator=generator) * 0.1
+        found.append(Request(str(number), (*text, clip, text_ids(tokenizer, "what is it?")) if frames else text))
+    return found
+
+
+@pytest.fixture(scope="module", params=["request", "merge"])
+def engine(request: pytest.FixtureRequest, checkpoint: Path) -> Iterator[Any]:
+    from src.generation.vllm_core import VllmEngine
+
+    mode: LoraMode = request.param
+    with prepared_llm(LLM, None, open_checkpoint(checkpoint).lora_folder, mode) as (llm, revision, lora):
+        assert (lora is None) == (mode == "merge")
+        started = VllmEngine(llm, EngineConfig(max_model_len=512, max_num_seqs=4, kv_cache_gib=0.2), revision, lora)
+    yield started
+    started.close()
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_greedy_answers_equal_those_of_peft(engine: Any, with_peft: tuple[Any, Any]) -> None:
+    llm, tokenizer = with_peft
+    requests = prompts(tokenizer, llm.config.hidden_size)
+    results = by_key(engine.run(iter(requests), Sampling(24, greedy=True)))
+    expected = {request.key: greedy(llm, request.segments, 24) for request in requests}
+    assert {key: list(result.token_ids) for key, result in results.items()} == expected
+    with llm.disable_adapter():
+        without = {request.key: greedy(llm, request.segments, 24) for request in requests}
+    assert sum(without[key] != answer for key, answer in expected.items()) > 3
+
+
+def test_only_the_layers_of_the_lora_are_prepared(checkpoint: Path) -> None:
+    options = lora_options(checkpoint / "lora")
+    assert options["max_lora_rank"] == 8 and "embed_tokens" not in options["lora_target_modules"]
+    assert set(options["lora_target_modules"]) >= {"q_proj", "down_proj"}
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_beside_the_model_on_a_gpu_and_merged_on_a_cpu(
+    checkpoint: Path, on_gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
+    folder = checkpoint / "lora"
+    with prepared_llm(LLM, "main", folder, "auto") as (llm, revision, lora):
+        assert (llm, revision, lora) == (LLM, "main", folder) or not on_gpu
+        assert (lora is None and (Path(llm) / "config.json").is_file()) or on_gpu
+    assert on_gpu or not Path(llm).exists()
+    with prepared_llm(LLM, None, None, "merge") as unchanged:
+        assert unchanged == (LLM, None, None)
+
+
+def test_a_rank_without_room_in_vllm_is_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    folder = saved(tmp_path / "wide", 513) / "lora"
+    with prepared_llm(LLM, None, folder, "auto") as (_, _, lora):
+        assert lora is None
+    with (
+        pytest.raises(UserError, match=r"rank 513, vLLM takes up to 512; give engine\.lora=merge"),
+        prepared_llm(LLM, None, folder, "request"),
+    ):
+        pass
+
+
+def test_lora_decides_results_and_an_ensemble_has_one(checkpoint: Path, tmp_path: Path, data_root: Path) -> None:
+    save_set("set", {"test": free_rows(2)})
+    other = saved(tmp_path / "other", 4)
+
+    def job(*names: Path, mode: str = "auto") -> Job:
+        listed = ",".join(map(str, names))
+        given = ["dataset.name=set", "prompts=mini", f"checkpoint_name=[{listed}]", f"engine.lora={mode}"]
+        return prepare(bind_dataclass(RunConfig, compose("generate_vllm", given), "config"), FREE)
+
+    assert job(checkpoint).lora == checkpoint / "lora" and job(checkpoint, checkpoint).lora == checkpoint / "lora"
+    settings = [job(checkpoint).settings(), job(checkpoint, mode="merge").settings(), job(other).settings()]
+    assert settings[0]["lora"] == "auto" and settings[1]["lora"] == "merge"
+    assert settings[0]["checkpoints"] != settings[2]["checkpoints"]
+    with pytest.raises(UserError, match="its members' LoRA differ"):
+        job(checkpoint, other)
