@@ -16,13 +16,13 @@ ALLOWED = {
     "audio": {"common"},
     "model": {"common", "audio"},
     "dataset": {"audio", "prompts", "common"},
-    "benchmarks": {"prompts", "common"},
-    "collection": {"benchmarks", "audio", "common"},
+    "collection": {"audio", "common"},
+    "benchmarks": {"collection", "prompts", "common"},
     "report": {"benchmarks", "prompts", "common"},
     "quickstart": {"report", "benchmarks", "prompts", "common"},
     "training": {"model", "dataset", "report", "prompts", "common", "audio"},
     "generation": {"model", "dataset", "prompts", "common", "audio"},
-    "corpus": {"generation", "dataset", "prompts", "common", "audio"},
+    "corpus": {"collection", "generation", "dataset", "prompts", "common", "audio"},
 }
 """What every room may import of ours, besides itself."""
 NO_TORCH = {"common", "prompts", "benchmarks", "collection", "report", "quickstart"}

@@ -1,1 +1,1 @@
-"""Benchmark data: downloads that survive failures, and conversion to the common columns."""
+"""Data from elsewhere: downloads that survive failures, archives, clips in one form. No names of data sets."""

@@ -1,4 +1,4 @@
-"""Where the benchmarks' files lie: pinned revisions, and checksums where they are known."""
+"""What can be downloaded: a file behind an address, or files of a Hugging Face repository at a revision."""
 
 from __future__ import annotations
 
@@ -8,82 +8,54 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class WebFile:
-    """A file behind a plain address. ``blob`` starts its git blob id (SHA-1 of header and content), if known."""
+    """A file behind a plain address, kept as ``name``.
+
+    ``checksum`` is ``sha256:…``, ``md5:…`` or ``git:…`` (a git blob id, which may be cut short), if one is known.
+    ``manual`` is the page for people, named when the file must be fetched by hand.
+    """
 
     url: str
     name: str
-    blob: str | None = None
+    checksum: str | None = None
     manual: str = ""
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a Hugging Face data set at a revision; ``path`` may be a pattern such as ``audio/**``."""
+    """A file of a Hugging Face repository at a revision; ``path`` may be a pattern such as ``audio/**``.
+
+    ``checksum`` as for :class:`WebFile`; a pattern has none.
+    """
 
     repo: str
     revision: str
     path: str
-    blob: str | None = None
+    checksum: str | None = None
+    repo_type: str = "dataset"
 
     @property
     def name(self) -> str:
         """The file's own name."""
         return self.path.rsplit("/", 1)[-1]
 
+    @property
+    def is_pattern(self) -> bool:
+        """Whether ``path`` stands for several files."""
+        return any(sign in self.path for sign in "*?[")
+
 
 Source = WebFile | HubFile
 
 
-@dataclass(frozen=True)
-class SplitFiles:
-    """Files of one split: metadata, and audio as archives (unpacked beside each other) or a tree of files."""
-
-    metadata: Source
-    audio: tuple[Source, ...]
-
-
-def _github(path: str, blob: str | None = None) -> WebFile:
+def github_file(repo: str, commit: str, path: str, checksum: str | None = None) -> WebFile:
+    """A file of a GitHub repository at a commit; ``GITHUB_RAW_ENDPOINT`` names a mirror."""
     root = os.environ.get("GITHUB_RAW_ENDPOINT", "https://raw.githubusercontent.com")
-    return WebFile(f"{root}/{path}", path.rsplit("/", 1)[-1], blob)
+    page = f"https://github.com/{repo}/blob/{commit}/{path}"
+    return WebFile(f"{root}/{repo}/{commit}/{path}", path.rsplit("/", 1)[-1], checksum, page)
 
 
-def _drive(file_id: str, name: str) -> WebFile:
+def drive_file(file_id: str, name: str, checksum: str | None = None) -> WebFile:
+    """A shared file of Google Drive, past its page about large files; ``GOOGLE_DRIVE_ENDPOINT`` names a mirror."""
     root = os.environ.get("GOOGLE_DRIVE_ENDPOINT", "https://drive.usercontent.google.com")
     page = f"https://drive.google.com/file/d/{file_id}/view"
-    return WebFile(f"{root}/download?id={file_id}&export=download&confirm=t", name, manual=page)
-
-
-def sources() -> dict[str, dict[str, SplitFiles]]:
-    """Files by benchmark and split. ``GITHUB_RAW_ENDPOINT`` and ``GOOGLE_DRIVE_ENDPOINT`` name mirrors.
-
-    The Hub's mirror is ``HF_ENDPOINT``. The pinned revisions are those of the published system.
-    """
-    mmau = "Sakshi113/MMAU/8e0ed4cd58363e546dda52cc21f9a733e684bae3"
-    mmau_test = HubFile("gamma-lab-umd/MMAU-test", "8e835a9f64ed6c703b3c9ddb6d423d9ab697061e", "test-audios.tar.gz")
-    mmar = ("BoJack/MMAR", "3bd051123480e80d273ae9e8e9f1653f49010ac7")
-    mmsu, air, pro = "ddwang2000/MMSU", "qyang1021/AIR-Bench-Dataset", "gamma-lab-umd/MMAU-Pro"
-    return {
-        "mmau": {
-            "test-mini": SplitFiles(
-                _github(f"{mmau}/mmau-test-mini.json", "a2f7539b"),
-                (_drive("1fERNIyTa0HWry6iIG1X-1ACPlUlhlRWA", "test-mini-audios.tar.gz"),),
-            ),
-            "test": SplitFiles(_github(f"{mmau}/mmau-test.json"), (mmau_test,)),
-        },
-        "mmar": {
-            "test": SplitFiles(HubFile(*mmar, "MMAR-meta.json", "f85f6328"), (HubFile(*mmar, "mmar-audio.tar.gz"),))
-        },
-        "mmsu": {
-            "test": SplitFiles(
-                HubFile(mmsu, "2568d7b939286b19a0be93b767886e29c7874445", "question/mmsu.jsonl"),
-                (HubFile(mmsu, "4b230b59ac5ae4cd074b4efddfc459496000111b", "audio/**"),),
-            )
-        },
-        "airbench": {
-            "test": SplitFiles(
-                HubFile(air, "df92055c320edc10183f930d0df72740e9b33147", "Foundation/Foundation_meta.json"),
-                (HubFile(air, "7766a6f775ab20013e957353961007ab157a5d46", "Foundation/**"),),
-            )
-        },
-        "mmaupro": {"test": SplitFiles(HubFile(pro, "main", "test.parquet"), (HubFile(pro, "main", "data.zip"),))},
-    }
+    return WebFile(f"{root}/download?id={file_id}&export=download&confirm=t", name, checksum, page)
