@@ -171,6 +171,7 @@ BENCHMARK = Benchmark(
     published_title="text rule of the published system (every row counts, None becomes the first choice)",
     published=published,
     convert=convert,
+    source_path=source_path,
     id_key="uniq_id",
     gold_key=GOLD,
     official_title="official letter rule (score_foundation.py; unread replies are not counted)",

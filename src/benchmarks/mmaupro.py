@@ -86,6 +86,7 @@ BENCHMARK = Benchmark(
     published_title="official rule for closed questions, on chosen texts (equality)",
     published=published,
     convert=convert,
+    left_out=left_out,
     averages=(Average("mean over categories", "category"),),
     prediction_keys=("model_output",),
     notes=(

@@ -43,8 +43,9 @@ class Benchmark:
     ``published`` scores files of chosen texts (``model_prediction``) as the published system does; ``official`` is
     the benchmark's own rule where it differs, over the same file; ``official_replies`` scores files that hold the
     letter replies (``response``) of the benchmark's own inference. ``convert`` maps a raw row and its place to the
-    common columns, ``keep`` is the row as the kept metadata has it. ``prediction_keys`` are other keys that official
-    scripts read the prediction from.
+    common columns, ``keep`` is the row as the kept metadata has it, ``left_out`` says why a raw row is not used
+    (None: it is). With ``source_path`` clips are rewritten from there (mono, 16 kHz, the first 60 s).
+    ``prediction_keys`` are other keys that official scripts read the prediction from.
     """
 
     name: str
@@ -55,6 +56,8 @@ class Benchmark:
     published: Rule
     convert: Callable[[Row, int], dict[str, Any]]
     keep: Callable[[Row], Row] = lambda row: row
+    left_out: Callable[[Row], str | None] = lambda row: None
+    source_path: Callable[[Row], str] | None = None
     id_key: str = "id"
     gold_key: str = "answer"
     official_title: str = ""

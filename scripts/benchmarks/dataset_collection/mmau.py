@@ -1,7 +1,7 @@
 """Download and convert MMAU (test-mini and test).
 
 In:  GitHub and Google Drive (test-mini), Hugging Face (test); or --from-dir, a folder that has the files.
-Out: data/datasets/raw/mmau with question, choices, answer, audio, id, dataset_index, and metadata/ beside the splits.
+Out: data/datasets/raw/mmau: question, choices, answer, audio, id, dataset_index; metadata/ beside the splits.
      Run again after any failure: it goes on where it stopped.
 
     python scripts/benchmarks/dataset_collection/mmau.py
@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from src.collection.commands import collect_command, collector_parser  # noqa: E402
+from src.benchmarks.conversion.commands import collect_command, collector_parser  # noqa: E402
 from src.common.cli import run_cli  # noqa: E402
 
 

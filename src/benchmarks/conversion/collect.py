@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from src.benchmarks import mmaupro
-from src.benchmarks.airbench import source_path
+from src.benchmarks.airbench import MOST_SECONDS, RATE
+from src.benchmarks.conversion.pinned import SplitFiles
 from src.benchmarks.files import read_rows
 from src.benchmarks.spec import Benchmark
-from src.collection.clips import rewrite_clip
-from src.collection.download import Patience, fetch
-from src.collection.sources import SplitFiles
-from src.collection.unpack import ENDINGS, unpack
+from src.collection.clips import find_below, rewrite_clip
+from src.collection.download import fetch
+from src.collection.retry import Patience
+from src.collection.unpack import is_archive, unpack
 from src.common.errors import UserError
 from src.common.log import get_logger
 from src.common.run_record import write_json, write_run_record
@@ -43,7 +45,7 @@ class Collection:
 
 @dataclass
 class Split:
-    """A converted split: kept metadata, common columns, and full paths of the clips."""
+    """A converted split: kept metadata, common columns with full paths of the clips, and what was left out."""
 
     metadata: Rows
     rows: Rows
@@ -55,8 +57,7 @@ def collect(job: Collection) -> dict[str, int]:
 
     A finished set is left alone unless ``overwrite``. Raises :class:`UserError` when files are missing or unreadable.
     """
-    record = job.target / "run.json"
-    if record.is_file() and not job.overwrite:
+    if (job.target / "run.json").is_file() and not job.overwrite:
         log.info("%s is there already (--overwrite makes it again)", job.target)
         return {}
     splits = {name: _convert(job, name, files) for name, files in job.files.items()}
@@ -70,17 +71,24 @@ def collect(job: Collection) -> dict[str, int]:
 
 
 def _convert(job: Collection, name: str, files: SplitFiles) -> Split:
-    metadata_path, root = _find(job, name, files)
-    raw = _read(metadata_path)
+    metadata_path, roots = _find(job, files)
+    where = f"{job.spec.name} ({name})"
     left_out: Counter[str] = Counter()
-    if job.spec.name == mmaupro.BENCHMARK.name:
-        reasons = [mmaupro.left_out(row) for row in raw]
-        left_out.update(reason for reason in reasons if reason)
-        raw = [row for row, reason in zip(raw, reasons, strict=True) if reason is None]
-    raw, rows = _with_audio(job, name, raw, root, left_out)
-    for reason, count in left_out.items():
-        log.warning("%s (%s): %d row(s) left out: %s", job.spec.name, name, count, reason)
-    return Split([dict(job.spec.keep(row)) for row in raw], rows, left_out)
+    raw, rows = [], []
+    for number, row in enumerate(_read(metadata_path)):
+        reason = job.spec.left_out(row)
+        if reason is not None:
+            left_out[reason] += 1
+            continue
+        try:
+            rows.append(job.spec.convert(row, len(rows)))
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{where}: row {number} of {metadata_path} has no usable {error}") from error
+        raw.append(row)
+    raw, rows = _with_clips(job, where, raw, rows, roots, left_out)
+    for reason, count in (+left_out).items():
+        log.warning("%s: %d row(s) left out: %s", where, count, reason)
+    return Split([dict(job.spec.keep(row)) for row in raw], rows, +left_out)
 
 
 def _read(path: Path) -> Rows:
@@ -91,80 +99,72 @@ def _read(path: Path) -> Rows:
         return rows
     found = read_rows(path)
     if found.broken:
-        raise UserError(
-            f"{path}: line(s) {', '.join(map(str, found.broken[:_SHOWN]))} cannot be read; fetch it again"
-        )
+        shown = ", ".join(map(str, found.broken[:_SHOWN]))
+        raise UserError(f"{path}: line(s) {shown} cannot be read; fetch it again")
     return found.rows
 
 
-def _find(job: Collection, name: str, files: SplitFiles) -> tuple[Path, Path]:
-    """Metadata file and the folder below which the clips lie; archives are unpacked on the way."""
+def _find(job: Collection, files: SplitFiles) -> tuple[Path, list[Path]]:
+    """Metadata file, and the folders below which the clips lie; archives are unpacked on the way.
+
+    Metadata has a folder of its own: audio at another revision may bring another edition of the same file.
+    """
     if job.from_dir is not None:
-        for archive in sorted(job.from_dir.glob("*")):
-            if archive.name.endswith(ENDINGS) and any(archive.name == part.name for part in files.audio):
-                unpack(archive, job.from_dir)
-        return _given_metadata(job.from_dir, files.metadata.name), job.from_dir
-    parts = [files.metadata, *files.audio]
-    if job.any_edition:
-        parts = [replace(part, blob=None) for part in parts]
-    paths = [fetch(part, job.downloads, job.patience) for part in parts]
-    for path in paths[1:]:
-        if path.is_file():
-            unpack(path, job.downloads)
-    return paths[0], job.downloads
+        roots = [job.from_dir]
+        for archive in (job.from_dir / part.name for part in files.audio):
+            if archive.is_file() and is_archive(archive):
+                roots.append(unpack(archive, job.downloads / "unpacked"))
+        return _given_metadata(job.from_dir, files.metadata.name), roots
+    metadata = replace(files.metadata, checksum=None) if job.any_edition else files.metadata
+    path = fetch(metadata, job.downloads / "metadata", job.patience)
+    for source in files.audio:
+        audio = fetch(source, job.downloads, job.patience)
+        if audio.is_file() and is_archive(audio):
+            unpack(audio, job.downloads)
+    return path, [job.downloads]
 
 
 def _given_metadata(folder: Path, name: str) -> Path:
-    stems = {name, f"{Path(name).stem}.jsonl", f"{Path(name).stem}.json"}
-    found = sorted(path for path in folder.rglob("*") if path.name in stems and path.is_file())
+    names = {name, f"{Path(name).stem}.jsonl", f"{Path(name).stem}.json"}
+    found = sorted(path for path in folder.rglob("*") if path.name in names and path.is_file())
     if not found:
         raise UserError(f"{folder} holds no {name}; put the benchmark's metadata there under its own name")
+    if len(found) > 1:
+        raise UserError(f"{folder} holds several editions of {name}: {', '.join(map(str, found))}; leave one")
     return found[0]
 
 
-def _with_audio(job: Collection, name: str, raw: Rows, root: Path, left_out: Counter[str]) -> tuple[Rows, Rows]:
-    """Raw rows and converted rows whose clip is there; the others are refused, or left out if allowed."""
-    kept, rows, problems = [], [], []
-    for number, row in enumerate(raw):
-        try:
-            made = job.spec.convert(row, len(kept))
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{job.spec.name} ({name}): row {number} has no usable {error}") from error
-        try:
-            made["audio"] = str(_clip(job, row, made["audio"], root))
-        except UserError as error:
-            problems.append(f"row {number} ({made['id']}): {error}")
-            continue
-        kept.append(row)
-        rows.append(made)
-    if problems and (not job.allow_missing or not rows):
+def _with_clips(
+    job: Collection, where: str, raw: Rows, rows: Rows, roots: Sequence[Path], left_out: Counter[str]
+) -> tuple[Rows, Rows]:
+    """Rows whose clip is there, with its path; the others are refused, or left out if that is allowed."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        clips = list(pool.map(lambda pair: _clip(job, *pair, roots), zip(raw, rows, strict=True)))
+    problems = [f"{row['id']}: {clip}" for row, clip in zip(rows, clips, strict=True) if isinstance(clip, UserError)]
+    if problems and (not job.allow_missing or len(problems) == len(rows)):
         shown = "; ".join(problems[:_SHOWN]) + ("; …" if len(problems) > _SHOWN else "")
         raise UserError(
-            f"{job.spec.name} ({name}): {len(problems)} of {len(raw)} clips cannot be used: {shown}. Complete the "
-            "download, or give --allow-missing to leave those rows out"
+            f"{where}: {len(problems)} of {len(rows)} clips cannot be used: {shown}. Complete the download, or give "
+            "--allow-missing to leave those rows out"
         )
     for problem in problems:
-        log.warning("%s", problem)
+        log.warning("%s: %s; left out", where, problem)
     left_out["no usable clip"] += len(problems)
-    return kept, rows
+    kept = [place for place, clip in enumerate(clips) if isinstance(clip, Path)]
+    made = [{**rows[place], "audio": str(clips[place]), "dataset_index": number} for number, place in enumerate(kept)]
+    return [raw[place] for place in kept], made
 
 
-def _clip(job: Collection, row: dict[str, Any], path: str, root: Path) -> Path:
-    """The row's clip on disk; AIR-Bench's is rewritten first. Raises :class:`UserError` if it is not there."""
-    if job.spec.name != "airbench":
-        return _below(root, path)
-    source = _below(root, source_path(row))
-    target = job.downloads / path
-    rewrite_clip(source, target)
-    return target
-
-
-def _below(root: Path, path: str) -> Path:
-    """A path below the root or one of its folders (archives may bring a folder of their own)."""
-    for folder in (root, *(child for child in sorted(root.iterdir()) if child.is_dir())):
-        if (folder / path).is_file():
-            return folder / path
-    raise UserError(f"there is no {path} in {root}")
+def _clip(job: Collection, raw: dict[str, Any], row: dict[str, Any], roots: Sequence[Path]) -> Path | UserError:
+    """The row's clip on disk, rewritten first where the benchmark asks for it; the error if it cannot be used."""
+    try:
+        if job.spec.source_path is None:
+            return find_below(roots, row["audio"])
+        source = find_below(roots, job.spec.source_path(raw))
+        rewrite_clip(source, job.downloads / row["audio"], RATE, MOST_SECONDS)
+        return job.downloads / str(row["audio"])
+    except UserError as error:
+        return error
 
 
 def _save(job: Collection, splits: dict[str, Split]) -> None:
@@ -194,7 +194,7 @@ def _save(job: Collection, splits: dict[str, Split]) -> None:
         fresh,
         {"benchmark": job.spec.name, "from_dir": str(job.from_dir) if job.from_dir else None},
         sources={name: repr(files) for name, files in job.files.items()},
-        splits={name: {"rows": len(split.rows), "left_out": dict(+split.left_out)} for name, split in splits.items()},
+        splits={name: {"rows": len(split.rows), "left_out": dict(split.left_out)} for name, split in splits.items()},
     )
     if job.target.is_dir():
         shutil.rmtree(job.target)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from src.benchmarks.conversion.collect import Collection, chosen_splits, collect
+from src.benchmarks.conversion.pinned import sources
 from src.benchmarks.registry import BENCHMARKS
-from src.collection.collect import Collection, chosen_splits, collect
-from src.collection.download import Patience
-from src.collection.sources import sources
+from src.collection.retry import Patience
 from src.common.errors import UserError
 from src.common.paths import data_root, raw_dir
 
