@@ -12,11 +12,12 @@ from src.benchmarks.answers import join_answers
 from src.benchmarks.files import read_rows
 from src.benchmarks.outcomes import RESPONSE
 from src.benchmarks.registry import BENCHMARKS, benchmark
-from src.benchmarks.saved import Rows, open_splits, text_rows
+from src.benchmarks.saved import Rows, open_hub, open_splits, text_rows
 from src.common.errors import UserError
 from src.common.log import get_logger
 from src.common.naming import generated_name, model_short_name
 from src.common.paths import data_root, raw_dir
+from src.common.run_record import write_text
 
 log = get_logger(__name__)
 
@@ -49,8 +50,9 @@ def find_run(
 
     Raises :class:`UserError` if there is none, or several.
     """
-    base = Path(dataset).name if dataset.startswith(("/", ".")) else dataset
-    name = generated_name(base, checkpoint, max_tokens, max_thinking_tokens, seed) + (f"_{tag}" if tag else "")
+    name = generated_name(data_set_name(dataset), checkpoint, max_tokens, max_thinking_tokens, seed) + (
+        f"_{tag}" if tag else ""
+    )
     pattern = model_short_name(llm) if llm else "*"
     found = sorted(path for path in (data_root() / "generated").glob(f"{pattern}/{name}") if path.is_dir())
     if len(found) == 1:
@@ -74,19 +76,31 @@ def run_dataset(folder: Path) -> str:
         raise UserError(f"{folder} has no run.json that names its data set; give --dataset NAME") from error
 
 
-def base_folder(dataset: str) -> Path:
-    """Folder of the converted set. Raises :class:`UserError` if it is neither a name below raw/ nor a folder."""
-    for folder in (raw_dir(dataset), Path(dataset)):
-        if folder.is_dir():
-            return folder
-    raise UserError(f"no data set {dataset!r}: there is no {raw_dir(dataset)}; convert it first")
+def base_folder(dataset: str) -> Path | None:
+    """Folder of the converted set: a name below raw/, or a folder; None if it is neither (a Hub id)."""
+    return next((folder for folder in (raw_dir(dataset), Path(dataset)) if folder.is_dir()), None)
+
+
+def open_base(dataset: str) -> dict[str, Any]:
+    """Splits of the data set that a run was asked about. Raises :class:`UserError` if there is none of that name."""
+    folder = base_folder(dataset)
+    if folder is not None:
+        return open_splits(folder)
+    if dataset in BENCHMARKS or dataset.count("/") != 1 or dataset.startswith((".", "/")):
+        raise UserError(f"no data set {dataset!r}: there is no {raw_dir(dataset)}; convert it first")
+    return open_hub(dataset)
+
+
+def data_set_name(dataset: str) -> str:
+    """Name of a data set in file names and tables: a folder's last part."""
+    return Path(dataset).name if dataset.startswith(("/", ".")) else dataset
 
 
 def read_metadata(dataset: str, split: str, base: Rows) -> Rows | None:
     """Metadata of a split: the kept file, for unknown benchmarks without one the set's own columns, else None."""
-    path = metadata_file(base_folder(dataset), split)
-    if path.is_file():
-        return read_rows(path).rows
+    folder = base_folder(dataset)
+    if folder is not None and metadata_file(folder, split).is_file():
+        return read_rows(metadata_file(folder, split)).rows
     return None if dataset in BENCHMARKS else base
 
 
@@ -100,8 +114,8 @@ def write_answers(
     written or the rows do not belong together.
     """
     name = dataset or run_dataset(run)
-    answers, base = open_splits(run), open_splits(base_folder(name))
-    spec = benchmark(Path(name).name if name.startswith(("/", ".")) else name)
+    answers, base = open_splits(run), open_base(name)
+    spec = benchmark(data_set_name(name))
     written = []
     for split, data in base.items():
         if split not in answers:
@@ -110,7 +124,7 @@ def write_answers(
         rows = text_rows(data)
         metadata = read_metadata(name, split, rows)
         if metadata is None:
-            log.warning("%s has no %s; passed over", name, metadata_file(base_folder(name), split))
+            log.warning("%s has no metadata of the split %s; passed over", name, split)
             continue
         saved = text_rows(answers[split])
         joined = join_answers(spec, rows, saved, metadata, where=f"{run} ({split})", partial=partial, keys=keys)
@@ -119,7 +133,7 @@ def write_answers(
         path = metadata_file(run, split)
         _write_list(path, joined.rows)
         if RESPONSE in keys:
-            _write_lines(path.with_suffix(".jsonl"), joined.rows)
+            write_text(path.with_suffix(".jsonl"), "".join(json.dumps(row) + "\n" for row in joined.rows))
         written.append(AnswerFile(split, path, len(joined.rows), joined.left_out))
     if not written:
         raise UserError(
@@ -130,24 +144,16 @@ def write_answers(
 
 
 def _write_list(path: Path, rows: Rows) -> None:
-    """As published: a JSON list, four blanks deep, other characters escaped; whole or not at all."""
-    _replace(path, json.dumps(rows, indent=4))
-
-
-def _write_lines(path: Path, rows: Rows) -> None:
-    _replace(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    """As published: a JSON list, four blanks deep, other characters escaped."""
+    write_text(path, json.dumps(rows, indent=4))
 
 
 def parse_checkpoints(text: str) -> str | list[str]:
-    """Checkpoints of a command line: several are separated by commas and, as published, not trimmed."""
-    names = text.split(",")
+    """Checkpoints of a command line: several are separated by commas and, as published, not trimmed.
+
+    Brackets around them (``[A,B]``, as Hydra programs take a list) are taken off.
+    """
+    names = text.removeprefix("[").removesuffix("]").split(",")
     return names[0] if len(names) == 1 else names
 
 

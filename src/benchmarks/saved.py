@@ -13,12 +13,27 @@ Rows = list[dict[str, Any]]
 
 def open_splits(folder: Path) -> dict[str, Any]:
     """Splits of a saved data set, audio left as stored. Raises :class:`UserError` if there is none."""
-    from datasets import Audio, Dataset, load_from_disk
+    from datasets import load_from_disk
 
     try:
-        saved = load_from_disk(str(folder))
+        return _encoded(load_from_disk(str(folder)))
     except (FileNotFoundError, OSError, ValueError) as error:
         raise UserError(f"no saved data set at {folder}: {' '.join(str(error).split())[:200]}") from error
+
+
+def open_hub(name: str) -> dict[str, Any]:
+    """Splits of a Hub data set, audio left as stored. Raises :class:`UserError` if it cannot be had."""
+    from datasets import load_dataset
+
+    try:
+        return _encoded(load_dataset(name))
+    except Exception as error:  # the Hub's client raises many kinds
+        raise UserError(f"no data set {name!r} here or on the Hub: {' '.join(str(error).split())[:200]}") from error
+
+
+def _encoded(saved: Any) -> dict[str, Any]:
+    from datasets import Audio, Dataset
+
     splits: Mapping[str, Any] = {"train": saved} if isinstance(saved, Dataset) else saved
     return {
         str(name): data.cast_column("audio", Audio(decode=False)) if _has_audio(data, Audio) else data
