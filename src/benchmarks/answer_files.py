@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.benchmarks.answers import join_answers
+from src.benchmarks.answers import Answered, join_answers
 from src.benchmarks.files import read_rows
 from src.benchmarks.outcomes import RESPONSE
 from src.benchmarks.registry import BENCHMARKS, benchmark
 from src.benchmarks.saved import Rows, open_hub, open_splits, text_rows
+from src.benchmarks.spec import Benchmark
 from src.common.errors import UserError
 from src.common.log import get_logger
 from src.common.naming import generated_name, model_short_name
@@ -104,19 +105,28 @@ def read_metadata(dataset: str, split: str, base: Rows) -> Rows | None:
     return None if dataset in BENCHMARKS else base
 
 
-def write_answers(
-    run: Path, dataset: str | None = None, *, partial: bool = False, keys: Sequence[str] = ()
-) -> list[AnswerFile]:
-    """Join a run's answers with the metadata and write ``RUN/metadata/{split}_metadata.json`` for each split.
+@dataclass(frozen=True)
+class AnsweredSplit:
+    """A split of a run: metadata with predictions, the run's saved rows, and the data set's split (with audio)."""
 
-    With the key ``response`` the letter replies that official scripts read are also written as JSON lines beside it.
-    Splits without answers or metadata are passed over with a message. Raises :class:`UserError` if nothing can be
-    written or the rows do not belong together.
+    split: str
+    joined: Answered
+    answers: Rows
+    data: Any
+
+
+def join_run(
+    run: Path, dataset: str | None = None, *, partial: bool = False, keys: Sequence[str] = ()
+) -> tuple[Benchmark, list[AnsweredSplit]]:
+    """Join a run's answers with the metadata of its benchmark, split by split.
+
+    Splits without answers or metadata are passed over with a message. Raises :class:`UserError` if none is left or
+    rows do not belong together.
     """
     name = dataset or run_dataset(run)
     answers, base = open_splits(run), open_base(name)
     spec = benchmark(data_set_name(name))
-    written = []
+    found = []
     for split, data in base.items():
         if split not in answers:
             log.info("%s: no answers to the split %s; passed over", run, split)
@@ -130,16 +140,28 @@ def write_answers(
         joined = join_answers(spec, rows, saved, metadata, where=f"{run} ({split})", partial=partial, keys=keys)
         for problem in joined.left_out:
             log.warning("%s (%s): %s; left out", run, split, problem)
-        path = metadata_file(run, split)
+        found.append(AnsweredSplit(split, joined, saved, data))
+    if not found:
+        raise UserError(
+            f"{run}: no split has both answers and metadata; it has {', '.join(answers)}, {name} has {', '.join(base)}"
+        )
+    return spec, found
+
+
+def write_answers(
+    run: Path, dataset: str | None = None, *, partial: bool = False, keys: Sequence[str] = ()
+) -> list[AnswerFile]:
+    """Write ``RUN/metadata/{split}_metadata.json`` for each split that :func:`join_run` finds.
+
+    With the key ``response`` the letter replies that official scripts read are also written as JSON lines beside it.
+    """
+    written = []
+    for found in join_run(run, dataset, partial=partial, keys=keys)[1]:
+        path, joined = metadata_file(run, found.split), found.joined
         _write_list(path, joined.rows)
         if RESPONSE in keys:
             write_text(path.with_suffix(".jsonl"), "".join(json.dumps(row) + "\n" for row in joined.rows))
-        written.append(AnswerFile(split, path, len(joined.rows), joined.left_out))
-    if not written:
-        raise UserError(
-            f"{run}: no split has both answers and metadata; it has {', '.join(answers)}, "
-            f"{name} has {', '.join(base)}"
-        )
+        written.append(AnswerFile(found.split, path, len(joined.rows), joined.left_out))
     return written
 
 

@@ -19,10 +19,14 @@ DETAILS = (STATUS, "finish_reason", "budget_hit", "error")
 
 @dataclass(frozen=True)
 class Answered:
-    """Metadata rows with their predictions, in the metadata's order, and what was left out (partial joins only)."""
+    """Metadata rows with their predictions, in the metadata's order, and what was left out (partial joins only).
+
+    ``indexes`` has each row's ``dataset_index``.
+    """
 
     rows: list[dict[str, Any]]
     left_out: tuple[str, ...] = ()
+    indexes: tuple[int, ...] = ()
 
 
 def join_answers(
@@ -64,8 +68,9 @@ def join_answers(
             f"{where}: answers and metadata do not belong together. {'; '.join(problems)}. Convert the benchmark and "
             "generate again, or give --partial to write the rows that do."
         )
-    rows = [_with_prediction(row, predictions[key]) for key, row in described.items() if key in predictions]
-    return Answered(_with_keys(rows, keys), tuple(problems))
+    joined = [(row, predictions[key]) for key, row in described.items() if key in predictions]
+    rows = [_with_prediction(row, answer) for row, answer in joined]
+    return Answered(_with_keys(rows, keys), tuple(problems), tuple(answer["dataset_index"] for _, answer in joined))
 
 
 def _base_key(row: Row) -> tuple[Any, ...]:
