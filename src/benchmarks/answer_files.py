@@ -143,7 +143,8 @@ def join_run(
         found.append(AnsweredSplit(split, joined, saved, data))
     if not found:
         raise UserError(
-            f"{run}: no split has both answers and metadata; it has {', '.join(answers)}, {name} has {', '.join(base)}"
+            f"{run}: no split has both answers and metadata; the run has {', '.join(answers)}, "
+            f"{name} has {', '.join(base)}"
         )
     return spec, found
 
