@@ -117,7 +117,7 @@ def read_tests(folders: Sequence[Path], rounds: int = ROUNDS) -> list[Test]:
                 continue
             strict = scores.rulings[0].ruling.strict
             run = RunSplit(
-                name,
+                name.removeprefix(f"{spec.name}_"),
                 folder,
                 scores,
                 dict(zip(part.joined.indexes, part.joined.rows, strict=True)),
