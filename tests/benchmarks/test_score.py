@@ -83,7 +83,8 @@ def test_files_that_cannot_be_scored_say_why(rows: list[Row], message: str) -> N
 
 def test_any_set_with_question_choices_and_answer() -> None:
     rows = [
-        {"question": "q", "choices": ["a", "b", "c"], "answer": "a", "language": "en" if n % 2 else "zh", "id": str(n),
+        {"question": "q", "choices": ["a", "b", "c"], "answer": "a", "language": "en" if n % 2 else "zh",
+         "id": str(n),
          "model_prediction": "a" if n % 2 else "b"} for n in range(10)
     ]  # fmt: skip
     assert usual_groups(rows) == ["language"]
