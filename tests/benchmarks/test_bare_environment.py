@@ -1,4 +1,4 @@
-"""src.benchmarks imports and scores in an environment that has Python and numpy alone."""
+"""src.benchmarks imports and scores in an environment that has Python, numpy and PyYAML alone."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ print("bare")
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A fresh environment without packages, and a folder that holds numpy alone."""
+    """A fresh environment without packages, and a folder that holds the two packages."""
     folder = tmp_path_factory.mktemp("bare")
     venv.create(folder / "env", with_pip=False, symlinks=True)
     (folder / "only").mkdir()
     installed = Path(np.__file__).parents[1]
-    for name in ("numpy", "numpy.libs"):
+    for name in ("numpy", "numpy.libs", "yaml"):
         if (installed / name).exists():
             (folder / "only" / name).symlink_to(installed / name)
     return folder / "env" / "bin" / "python", folder / "only"
 
 
-def test_import_and_scores_need_numpy_alone(bare: tuple[Path, Path], tmp_path: Path) -> None:
+def test_import_and_scores_need_numpy_and_yaml_alone(bare: tuple[Path, Path], tmp_path: Path) -> None:
     python, only = bare
     environment = {"PYTHONPATH": f"{only}:{REPO_ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
