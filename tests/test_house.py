@@ -30,6 +30,7 @@ HEAVY = {"torch", "transformers", "vllm", "torchaudio", "torchcodec", "accelerat
 SURFACE = [
     "README.md",
     "ask.py",
+    "docs/benchmarks.md",
     "docs/fidelity.md",
     "docs/training.md",
     "generate_vllm.py",
@@ -38,7 +39,16 @@ SURFACE = [
     "quickstart.sh",
     "requirements-cpu.txt",
     "requirements.txt",
+    "run_eval.sh",
     "scripts/alarm/generate_responses.py",
+    "scripts/benchmarks/check_cases.py",
+    "scripts/benchmarks/create_answer_json.py",
+    "scripts/benchmarks/report.py",
+    *(
+        f"scripts/benchmarks/{step}/{name}.py"
+        for step in ("dataset_collection", "evaluation")
+        for name in ("mmau", "mmar", "mmsu", "airbench")
+    ),
     "scripts/plot_curves.py",
     "src/configs/accelerate/cpu.yaml",
     "src/configs/accelerate/multigpu.yaml",
