@@ -37,8 +37,8 @@ JOIN=(--dataset "$DATASET" --checkpoint "$CHECKPOINT" --max-tokens "$MAX_TOKENS"
 case "${EXTRA:-}" in *dataset.limit=[0-9]*) JOIN+=(--partial) ;; esac
 FILES=$("$PYTHON" "$HERE/scripts/benchmarks/create_answer_json.py" "${JOIN[@]}")
 
-NAME=generic
-[ -f "$HERE/scripts/benchmarks/evaluation/$DATASET.py" ] && NAME=$DATASET
+case "$DATASET" in /* | .*) NAME=$(basename "$DATASET") ;; *) NAME=$DATASET ;; esac
+[ -f "$HERE/scripts/benchmarks/evaluation/$NAME.py" ] || NAME=generic
 SCORED=''
 while IFS= read -r FILE; do
   if "$PYTHON" "$HERE/scripts/benchmarks/evaluation/$NAME.py" --input "$FILE"; then SCORED=yes; fi

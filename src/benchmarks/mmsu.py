@@ -60,7 +60,7 @@ def _ruling(rows: Sequence[Row], marks: Marks) -> Ruling:
     lines = [f"{pair}: {count.share:.4f}" for pair, count in tables["category_sub"].items()]
     lines += [f"Category: {name}, Average Accuracy: {count.share:.4f}" for name, count in tables["category"].items()]
     lines += [f"Overall Accuracy: {overall}", f"Total count: {ruling.published.n}"]
-    numbers = {"overall": overall, "total_count": ruling.published.n}
+    numbers: dict[str, str | int] = {"overall": overall, "total_count": ruling.published.n}
     return replace(ruling, lines=tuple(lines), numbers=numbers, notes=tuple(notes), stale=marks.stale)
 
 

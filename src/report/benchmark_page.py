@@ -90,7 +90,7 @@ def _row(run: RunSplit) -> dict[str, Any]:
 def _grouping(test: Test, name: str) -> dict[str, Any]:
     labels = list(dict.fromkeys(label for run in test.runs for label in run.scores.groups[name]))
     nothing = Interval(float("nan"), 0.0, 1.0, 0)
-    found = [
+    found: list[dict[str, Any]] = [
         {"label": label, "values": [run.scores.groups[name].get(label, nothing) for run in test.runs]}
         for label in labels
     ]

@@ -72,7 +72,7 @@ def _question(test: Test, key: int, audio: str, reason: str) -> Question:
     made = test.spec.convert(row, key)
     replies = tuple(_reply(number, run, key) for number, run in enumerate(test.runs) if key in run.rows)
     verdicts = {reply.verdict for reply in replies}
-    marks = [name for name in ("wrong", "unread") if name in verdicts]
+    marks: list[str] = [name for name in ("wrong", "unread") if name in verdicts]
     if any(reply.budget_hit for reply in replies):
         marks.append("budget")
     if len({reply.verdict == "right" for reply in replies}) > 1:

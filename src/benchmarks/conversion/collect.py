@@ -74,7 +74,8 @@ def _convert(job: Collection, name: str, files: SplitFiles) -> Split:
     metadata_path, roots = _find(job, files)
     where = f"{job.spec.name} ({name})"
     left_out: Counter[str] = Counter()
-    raw, rows = [], []
+    raw: Rows = []
+    rows: Rows = []
     for number, row in enumerate(_read(metadata_path)):
         reason = job.spec.left_out(row)
         if reason is not None:
@@ -139,7 +140,7 @@ def _with_clips(
 ) -> tuple[Rows, Rows]:
     """Rows whose clip is there, with its path; the others are refused, or left out if that is allowed."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        clips = list(pool.map(lambda pair: _clip(job, *pair, roots), zip(raw, rows, strict=True)))
+        clips = list(pool.map(lambda row, made: _clip(job, row, made, roots), raw, rows))
     problems = [f"{row['id']}: {clip}" for row, clip in zip(rows, clips, strict=True) if isinstance(clip, UserError)]
     if problems and (not job.allow_missing or len(problems) == len(rows)):
         shown = "; ".join(problems[:_SHOWN]) + ("; …" if len(problems) > _SHOWN else "")
