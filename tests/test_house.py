@@ -19,19 +19,21 @@ ALLOWED = {
     "audio": {"common"},
     "model": {"common", "audio"},
     "dataset": {"audio", "prompts", "common"},
-    "benchmarks": {"prompts", "common"},
+    "collection": {"audio", "common"},
+    "benchmarks": {"collection", "prompts", "common"},
     "report": {"benchmarks", "prompts", "common"},
     "quickstart": {"report", "benchmarks", "prompts", "common"},
     "training": {"model", "dataset", "report", "prompts", "common", "audio"},
     "generation": {"model", "dataset", "prompts", "common", "audio"},
-    "corpus": {"generation", "dataset", "prompts", "common", "audio"},
+    "corpus": {"collection", "generation", "dataset", "prompts", "common", "audio"},
 }
 """What every room may import of ours, besides itself."""
-NO_TORCH = {"common", "prompts", "benchmarks", "report", "quickstart"}
+NO_TORCH = {"common", "prompts", "benchmarks", "collection", "report", "quickstart"}
 HEAVY = {"torch", "transformers", "vllm", "torchaudio", "torchcodec", "accelerate"}
 SURFACE = [
     "README.md",
     "ask.py",
+    "docs/benchmarks.md",
     "docs/fidelity.md",
     "docs/generation.md",
     "docs/training.md",
@@ -42,7 +44,16 @@ SURFACE = [
     "requirements-cpu.txt",
     "requirements-ray.txt",
     "requirements.txt",
+    "run_eval.sh",
     "scripts/alarm/generate_responses.py",
+    *(
+        f"scripts/benchmarks/{step}/{name}.py"
+        for step in ("dataset_collection", "evaluation")
+        for name in ("mmau", "mmar", "mmsu", "airbench")
+    ),
+    "scripts/benchmarks/check_cases.py",
+    "scripts/benchmarks/create_answer_json.py",
+    "scripts/benchmarks/report.py",
     "scripts/check_kills.py",
     "scripts/plot_curves.py",
     "src/configs/accelerate/cpu.yaml",

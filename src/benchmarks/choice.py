@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 
 from src.benchmarks.intervals import Interval, share, wilson
 from src.benchmarks.join import Row, join_by_key
+from src.prompts.options import READ_STATUSES
 
 NO_STATUS = "not recorded"
-READ_STATUSES = ("index", "value")
-"""Ways of naming an option (``src.prompts.options.ParseStatus``); with every other status the reply named none."""
 
 
 @dataclass(frozen=True)

@@ -78,9 +78,10 @@ def generated_name(
     """Name of a run's output folder.
 
     ``{benchmark}_{checkpoint}[_seed_{seed}]_{max_tokens}_{max_thinking_tokens}``; ``/`` becomes ``_``; several
-    checkpoints are joined with ``_``; seed 0 counts as a seed.
+    checkpoints are joined with ``_``; seed 0 counts as a seed. Names are taken as they are given, outer slashes and
+    blanks too, as published; different checkpoints can share a name (``a/b_c`` and ``a_b/c``).
     """
     names = [checkpoint] if isinstance(checkpoint, str) else list(checkpoint)
-    joined = "_".join(name.strip("/").replace("/", "_") for name in names)
+    joined = "_".join(name.replace("/", "_") for name in names)
     seed_part = "" if seed is None else f"_seed_{seed}"
     return f"{benchmark.replace('/', '_')}_{joined}{seed_part}_{max_tokens}_{max_thinking_tokens}"

@@ -106,6 +106,7 @@ class RunConfig:
     run_tag: str | None = None
     overwrite: bool = False
     answer_fallback: Literal["none", "option_0"] = "none"
+    options_seed: int | None = None
     cuda_devices: str | int | list[int] | None = None
     strict: bool = False
     dry_run: bool = False
@@ -159,6 +160,8 @@ class RunConfig:
             self.seed,
         )
         tag = self.run_tag or (None if self.audio_input == "clip" else self.audio_input)
+        if self.options_seed is not None:
+            tag = "_".join([*([tag] if tag else []), f"options_{self.options_seed}"])
         return base if tag is None else f"{base}_{tag}"
 
     def request_seed(self, key: str) -> int | None:

@@ -62,6 +62,7 @@ class Job:
             "seed": config.seed,
             "greedy": config.greedy,
             "max_model_len": config.engine.max_model_len,
+            **({} if config.options_seed is None else {"options_seed": config.options_seed}),
             **({"lora": config.engine.lora} if self.lora is not None else {}),
         }
 

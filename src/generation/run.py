@@ -18,7 +18,7 @@ from src.generation.job import Job, prepare
 from src.generation.respond import in_batches
 from src.generation.shards import Shards
 from src.generation.tables import RowRef
-from src.generation.tasks import FREE, MULTIPLE_CHOICE, Task
+from src.generation.tasks import FREE, Task, shuffled_choice
 from src.generation.work import Record, Start, answer_rows, start_models
 
 log = get_logger(__name__)
@@ -33,7 +33,7 @@ def generate_free(config: Mapping[str, Any]) -> int:
 
 def generate_choices(config: Mapping[str, Any]) -> int:
     """Entry of ``generate_vllm_mcqa.py``: multiple choice. Returns the exit code."""
-    return generate(config, MULTIPLE_CHOICE)
+    return generate(config, shuffled_choice(config.get("options_seed")))
 
 
 def generate(

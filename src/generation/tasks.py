@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from src.prompts import Prompts
-from src.prompts.options import AnswerFallback, layout_question, map_answer
+from src.prompts.options import AnswerFallback, layout_question, map_answer, shuffled_order
 from src.prompts.thoughts import extract_answer, split_response
 
 Row = Mapping[str, Any]
@@ -78,5 +78,38 @@ def _choice_columns(
 
 
 FREE = Task("free", True, lambda prompts: prompts.generation_system, _free_content, _free_columns)
+
+
+def shuffled_choice(seed: int | None) -> Task:
+    """Multiple choice with every row's options shown in an order drawn by ``seed``; None leaves them as they are.
+
+    ``choices`` are saved in the data set's order all the same; ``shown_order`` holds the places.
+    """
+    if seed is None:
+        return MULTIPLE_CHOICE
+
+    def shown(row: Row) -> tuple[Row, list[int]]:
+        choices = list(row["choices"] or ())
+        key = f"{row.get('id', '')}/{row.get('dataset_index', '')}/{row['question']}"
+        order = shuffled_order(len(choices), seed, key)
+        return {**row, "choices": [choices[number] for number in order]}, order
+
+    def content(row: Row, text_column: str, prompts: Prompts) -> str:
+        return _choice_content(shown(row)[0], text_column, prompts)
+
+    def columns(
+        row: Row, text_column: str, record: Record, fallback: AnswerFallback, inside_thoughts: bool
+    ) -> dict[str, Any]:
+        changed, order = shown(row)
+        found = _choice_columns(changed, text_column, record, fallback, inside_thoughts)
+        return {**found, "choices": [str(choice) for choice in row["choices"] or ()], "shown_order": order}
+
+    return replace(MULTIPLE_CHOICE, content=content, columns=columns)
+
+
 MULTIPLE_CHOICE = Task("mcqa", False, lambda prompts: prompts.mcqa_system, _choice_content, _choice_columns)
-TASKS = {task.name: task for task in (FREE, MULTIPLE_CHOICE)}
+
+
+def find_task(name: str, options_seed: int | None = None) -> Task:
+    """The task of a run by its name, in the process of a worker too."""
+    return FREE if name == FREE.name else shuffled_choice(options_seed)

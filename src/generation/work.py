@@ -14,7 +14,7 @@ from src.generation.job import Job, prepare
 from src.generation.requests import Request, Result
 from src.generation.respond import Turns, hearing_requests, text_requests
 from src.generation.tables import RowRef
-from src.generation.tasks import TASKS
+from src.generation.tasks import find_task
 
 Record = dict[str, Any]
 """What a shard keeps of a row, with its ``key``."""
@@ -111,7 +111,7 @@ def serve(
 
     ``raw`` is the resolved configuration of the run, ``task`` the name of its task.
     """
-    job = prepare(read_run_config(raw), TASKS[task])
+    job = prepare(read_run_config(raw), find_task(task, raw.get("options_seed")))
     models = (start or start_models)(job)
     try:
         size = job.config.batch_size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +11,29 @@ from typing import Literal
 from src.prompts.thoughts import extract_answer
 
 AnswerFallback = Literal["none", "option_0"]
-ParseStatus = Literal["index", "value", "negative_index", "out_of_range", "empty", "not_a_number"]
+ParseStatus = Literal[
+    "index",
+    "value",
+    "negative_index",
+    "out_of_range",
+    "empty",
+    "letter",
+    "option_text",
+    "option_label",
+    "decimal",
+    "several_numbers",
+    "too_many_digits",
+    "not_a_number",
+]
+READ_STATUSES: tuple[ParseStatus, ...] = ("index", "value")
+"""Statuses of replies that named an option; with every other the reply is unparsed."""
+_FORMS: tuple[tuple[ParseStatus, re.Pattern[str]], ...] = (
+    ("option_label", re.compile(r"\(?\s*option[\s_]*-?\d+.*", re.IGNORECASE | re.DOTALL)),
+    ("decimal", re.compile(r"[+-]?\d+\.\d*|[+-]?\.\d+")),
+    ("several_numbers", re.compile(r"[+-]?\d+(?:(?:\s*(?:,|;|/|&|and|or)\s*|\s+)[+-]?\d+)+", re.IGNORECASE)),
+    ("letter", re.compile(r"\(?[A-Za-z]\)?[.:]?")),
+    ("too_many_digits", re.compile(r"[+-]?\d{4301,}")),
+)
 
 
 @dataclass(frozen=True)
@@ -18,8 +42,10 @@ class ParsedAnswer:
 
     ``choice`` is the text of the option, or ``None`` if the reply could not be read. ``status`` says how it was
     read, in every fallback mode alike: ``index`` (an option's number), ``value`` (a number that is no option's
-    number but is an option's text), and the unreadable ones ``negative_index``, ``out_of_range``, ``empty``,
-    ``not_a_number``. ``extracted`` is the text that was read.
+    number but is an option's text), the unreadable numbers ``negative_index`` and ``out_of_range``, and what is no
+    number: ``empty``, ``letter`` (B), ``option_text``, ``option_label`` (Option_2), ``decimal`` (2., 2.0),
+    ``several_numbers`` (1, 2), ``too_many_digits`` (more than Python converts), ``not_a_number`` (anything else).
+    ``extracted`` is the text that was read.
     """
 
     choice: str | None
@@ -29,7 +55,7 @@ class ParsedAnswer:
     @property
     def parsed(self) -> bool:
         """Whether the reply itself named an option (a fallback choice does not count)."""
-        return self.status in ("index", "value")
+        return self.status in READ_STATUSES
 
 
 def layout_question(
@@ -38,6 +64,16 @@ def layout_question(
     """The user's text of a multiple-choice question: options numbered from 0, one a line, both parts in tags."""
     options = "\n".join(f"(Option_{number}) {choice}" for number, choice in enumerate(choices))
     return f"<{question_tag}>\n{question}\n</{question_tag}>\n<{options_tag}>\n{options}\n</{options_tag}>"
+
+
+def shuffled_order(count: int, seed: int, key: str) -> list[int]:
+    """Order in which a row's options are shown: place -> number of the option in the data set.
+
+    It depends on the seed and the row's key alone, so that all systems asked with one seed see the same order.
+    """
+    order = list(range(count))
+    random.Random(f"{seed}:{key}").shuffle(order)
+    return order
 
 
 def map_answer(text: str, choices: Sequence[str], fallback: AnswerFallback = "none") -> ParsedAnswer:
@@ -52,7 +88,7 @@ def map_answer(text: str, choices: Sequence[str], fallback: AnswerFallback = "no
     try:
         number = int(extracted)
     except ValueError:  # also raised for more digits than Python converts
-        status: ParseStatus = "not_a_number" if extracted else "empty"
+        status = _form_of(extracted, choices)
         return ParsedAnswer(choices[0] if published and choices else None, status, extracted)
     if 0 <= number < len(choices):
         return ParsedAnswer(choices[number], "index", extracted)
@@ -62,3 +98,12 @@ def map_answer(text: str, choices: Sequence[str], fallback: AnswerFallback = "no
     if -len(choices) <= number < 0:
         return ParsedAnswer(choices[number] if published else None, "negative_index", extracted)
     return ParsedAnswer(str(number) if published else None, "out_of_range", extracted)
+
+
+def _form_of(extracted: str, choices: Sequence[str]) -> ParseStatus:
+    """What a text that is no integer looks like."""
+    if not extracted:
+        return "empty"
+    if extracted.casefold() in (choice.strip().casefold() for choice in choices):
+        return "option_text"
+    return next((form for form, pattern in _FORMS if pattern.fullmatch(extracted)), "not_a_number")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.prompts.options import layout_question, map_answer
+from src.prompts.options import layout_question, map_answer, shuffled_order
 
 COLOURS = ("red", "green", "blue", "grey")
 NUMBERS = ("2", "3", "4", "10")
@@ -31,13 +31,19 @@ CASES = [
     ("-5", COLOURS, "out_of_range", None, "-5"),
     ("4", COLOURS, "out_of_range", None, "4"),
     ("", COLOURS, "empty", None, "red"),
-    ("B", COLOURS, "not_a_number", None, "red"),
-    ("blue", COLOURS, "not_a_number", None, "red"),
-    ("Option_2", COLOURS, "not_a_number", None, "red"),
-    ("2.", COLOURS, "not_a_number", None, "red"),
-    ("2.0", COLOURS, "not_a_number", None, "red"),
-    ("1, 2", COLOURS, "not_a_number", None, "red"),
-    ("9" * 5000, COLOURS, "not_a_number", None, "red"),
+    ("B", COLOURS, "letter", None, "red"),
+    ("(c)", COLOURS, "letter", None, "red"),
+    ("Blue ", COLOURS, "option_text", None, "red"),
+    ("b", ("a", "b"), "option_text", None, "a"),
+    ("Option_2", COLOURS, "option_label", None, "red"),
+    ("(Option_2) blue", COLOURS, "option_label", None, "red"),
+    ("2.", COLOURS, "decimal", None, "red"),
+    ("2.0", COLOURS, "decimal", None, "red"),
+    ("1, 2", COLOURS, "several_numbers", None, "red"),
+    ("1 or 2", COLOURS, "several_numbers", None, "red"),
+    ("9" * 5000, COLOURS, "too_many_digits", None, "red"),
+    ("{2}", COLOURS, "not_a_number", None, "red"),
+    ("None", COLOURS, "not_a_number", None, "red"),
 ]
 
 
@@ -51,6 +57,15 @@ def test_reply_is_mapped_with_a_status(
     assert ours.parsed == (choice is not None)
     theirs = map_answer(text, choices, "option_0")
     assert (theirs.choice, theirs.status) == (published, status)
+
+
+def test_options_are_shuffled_by_seed_and_row_alone() -> None:
+    orders = [shuffled_order(4, 7, f"row {row}") for row in range(200)]
+    assert orders == [shuffled_order(4, 7, f"row {row}") for row in range(200)]
+    assert all(sorted(order) == [0, 1, 2, 3] for order in orders)
+    firsts = [order[0] for order in orders]
+    assert all(30 < firsts.count(option) < 70 for option in range(4))
+    assert orders != [shuffled_order(4, 8, f"row {row}") for row in range(200)]
 
 
 def test_reply_without_tags_is_read_whole() -> None:

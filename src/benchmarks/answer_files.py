@@ -1,0 +1,193 @@
+"""From a run's folder to metadata files with predictions: what ``create_answer_json.py`` does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src.benchmarks.answers import Answered, join_answers
+from src.benchmarks.files import read_rows
+from src.benchmarks.outcomes import RESPONSE
+from src.benchmarks.registry import BENCHMARKS, benchmark
+from src.benchmarks.saved import Rows, open_hub, open_splits, text_rows
+from src.benchmarks.spec import Benchmark
+from src.common.errors import UserError
+from src.common.log import get_logger
+from src.common.naming import generated_name, model_short_name
+from src.common.paths import data_root, raw_dir
+from src.common.run_record import write_text
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class AnswerFile:
+    """A written file and what was left out of it (partial joins only)."""
+
+    split: str
+    path: Path
+    rows: int
+    left_out: tuple[str, ...]
+
+
+def metadata_file(folder: Path, split: str) -> Path:
+    """Where a converted benchmark or a run keeps the metadata of a split."""
+    return folder / "metadata" / f"{split}_metadata.json"
+
+
+def find_run(
+    dataset: str,
+    checkpoint: str | Sequence[str],
+    max_tokens: int,
+    max_thinking_tokens: int,
+    seed: int | None = None,
+    llm: str | None = None,
+    tag: str | None = None,
+) -> Path:
+    """The folder of a run's answers, by what was asked for; without ``llm`` the only language model that has it.
+
+    Raises :class:`UserError` if there is none, or several.
+    """
+    name = generated_name(data_set_name(dataset), checkpoint, max_tokens, max_thinking_tokens, seed) + (
+        f"_{tag}" if tag else ""
+    )
+    pattern = model_short_name(llm) if llm else "*"
+    found = sorted(path for path in (data_root() / "generated").glob(f"{pattern}/{name}") if path.is_dir())
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(
+            f"several runs are called {name}: {', '.join(map(str, found))}; name the language model (--llm)"
+        )
+    raise UserError(
+        f"there is no {data_root() / 'generated' / pattern / name}; generate the answers first "
+        "(generate_vllm_mcqa.py), or give the run's folder with --run"
+    )
+
+
+def run_dataset(folder: Path) -> str:
+    """The data set that a run was asked about, from its ``run.json``. Raises :class:`UserError` without one."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return str(record["config"]["dataset"]["name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} has no run.json that names its data set; give --dataset NAME") from error
+
+
+def base_folder(dataset: str) -> Path | None:
+    """Folder of the converted set: a name below raw/, or a folder; None if it is neither (a Hub id)."""
+    return next((folder for folder in (raw_dir(dataset), Path(dataset)) if folder.is_dir()), None)
+
+
+def open_base(dataset: str) -> dict[str, Any]:
+    """Splits of the data set that a run was asked about. Raises :class:`UserError` if there is none of that name."""
+    folder = base_folder(dataset)
+    if folder is not None:
+        return open_splits(folder)
+    if dataset in BENCHMARKS or dataset.count("/") != 1 or dataset.startswith((".", "/")):
+        raise UserError(f"no data set {dataset!r}: there is no {raw_dir(dataset)}; convert it first")
+    return open_hub(dataset)
+
+
+def data_set_name(dataset: str) -> str:
+    """Name of a data set in file names and tables: a folder's last part."""
+    return Path(dataset).name if dataset.startswith(("/", ".")) else dataset
+
+
+def read_metadata(dataset: str, split: str, base: Rows) -> Rows | None:
+    """Metadata of a split: the kept file, for unknown benchmarks without one the set's own columns, else None."""
+    folder = base_folder(dataset)
+    if folder is not None and metadata_file(folder, split).is_file():
+        return read_rows(metadata_file(folder, split)).rows
+    return None if dataset in BENCHMARKS else base
+
+
+@dataclass(frozen=True)
+class AnsweredSplit:
+    """A split of a run: metadata with predictions, the run's saved rows, and the data set's split (with audio)."""
+
+    split: str
+    joined: Answered
+    answers: Rows
+    data: Any
+
+
+def join_run(
+    run: Path, dataset: str | None = None, *, partial: bool = False, keys: Sequence[str] = ()
+) -> tuple[Benchmark, list[AnsweredSplit]]:
+    """Join a run's answers with the metadata of its benchmark, split by split.
+
+    Splits without answers or metadata are passed over with a message. Raises :class:`UserError` if none is left or
+    rows do not belong together.
+    """
+    name = dataset or run_dataset(run)
+    answers, base = open_splits(run), open_base(name)
+    spec = benchmark(data_set_name(name))
+    found = []
+    for split, data in base.items():
+        if split not in answers:
+            log.info("%s: no answers to the split %s; passed over", run, split)
+            continue
+        rows = text_rows(data)
+        metadata = read_metadata(name, split, rows)
+        if metadata is None:
+            log.warning("%s has no metadata of the split %s; passed over", name, split)
+            continue
+        saved = text_rows(answers[split])
+        joined = join_answers(spec, rows, saved, metadata, where=f"{run} ({split})", partial=partial, keys=keys)
+        for problem in joined.left_out:
+            log.warning("%s (%s): %s; left out", run, split, problem)
+        found.append(AnsweredSplit(split, joined, saved, data))
+    if not found:
+        raise UserError(
+            f"{run}: no split has both answers and metadata; the run has {', '.join(answers)}, "
+            f"{name} has {', '.join(base)}"
+        )
+    return spec, found
+
+
+def write_answers(
+    run: Path, dataset: str | None = None, *, partial: bool = False, keys: Sequence[str] = ()
+) -> list[AnswerFile]:
+    """Write ``RUN/metadata/{split}_metadata.json`` for each split that :func:`join_run` finds.
+
+    With the key ``response`` the letter replies that official scripts read are also written as JSON lines beside it.
+    """
+    written = []
+    for found in join_run(run, dataset, partial=partial, keys=keys)[1]:
+        path, joined = metadata_file(run, found.split), found.joined
+        _write_list(path, joined.rows)
+        if RESPONSE in keys:
+            write_text(path.with_suffix(".jsonl"), "".join(json.dumps(row) + "\n" for row in joined.rows))
+        written.append(AnswerFile(found.split, path, len(joined.rows), joined.left_out))
+    return written
+
+
+def _write_list(path: Path, rows: Rows) -> None:
+    """As published: a JSON list, four blanks deep, other characters escaped."""
+    write_text(path, json.dumps(rows, indent=4))
+
+
+def parse_checkpoints(text: str) -> str | list[str]:
+    """Checkpoints of a command line: several are separated by commas and, as published, not trimmed.
+
+    Brackets around them (``[A,B]``, as Hydra programs take a list) are taken off.
+    """
+    names = text.removeprefix("[").removesuffix("]").split(",")
+    return names[0] if len(names) == 1 else names
+
+
+def write_command(args: Any) -> list[AnswerFile]:
+    """Run ``create_answer_json.py`` with its parsed arguments."""
+    run = args.run
+    if run is None:
+        if not args.dataset or not args.checkpoint:
+            raise UserError("give either --run FOLDER, or --dataset and --checkpoint")
+        run = find_run(
+            args.dataset, parse_checkpoints(args.checkpoint), args.max_tokens, args.max_thinking_tokens,
+            args.seed, args.llm, args.tag,
+        )  # fmt: skip
+    return write_answers(run, args.dataset, partial=args.partial, keys=args.key)

@@ -1,0 +1,1 @@
+"""From a benchmark's published files to the common columns on disk."""

@@ -1,0 +1,150 @@
+"""Benchmark runs read for a report: scores, verdicts and saved replies, grouped by benchmark and split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.benchmarks.answer_files import join_run
+from src.benchmarks.bootstrap import ROUNDS
+from src.benchmarks.generic import usual_groups
+from src.benchmarks.outcomes import RIGHT, is_unread
+from src.benchmarks.paired import Paired, compare_pairs
+from src.benchmarks.registry import benchmark
+from src.benchmarks.score import Scores, chance, score_rows
+from src.benchmarks.spec import Benchmark
+from src.common.errors import UserError
+from src.common.log import get_logger
+from src.report.load import read_json
+
+log = get_logger(__name__)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of whole replies, thoughts and answer together: median, 95th percentile, longest."""
+
+    median: float
+    high: float
+    longest: int
+
+
+@dataclass(frozen=True)
+class RunSplit:
+    """One run over one split: its scores, and by ``dataset_index`` the joined row, the saved reply, whether right."""
+
+    name: str
+    folder: Path
+    scores: Scores
+    rows: dict[int, Row]
+    replies: dict[int, Row]
+    right: dict[int, bool]
+    record: dict[str, Any]
+
+    @property
+    def budget_hits(self) -> int | None:
+        """Replies whose thoughts were closed for them; None if it was not recorded."""
+        flags = [reply["budget_hit"] for reply in self.replies.values() if "budget_hit" in reply]
+        return sum(map(bool, flags)) if flags else None
+
+    @property
+    def failed(self) -> int:
+        """Rows that the run could not answer at all."""
+        return sum(reply.get("error") is not None for reply in self.replies.values())
+
+    @property
+    def tokens(self) -> list[int]:
+        """Tokens of every reply that has some, as recorded."""
+        return [int(reply["num_tokens"]) for reply in self.replies.values() if reply.get("num_tokens")]
+
+    @property
+    def lengths(self) -> Lengths | None:
+        """Lengths of the replies; None if they were not recorded."""
+        if not self.tokens:
+            return None
+        median, high = np.quantile(self.tokens, [0.5, 0.95])
+        return Lengths(float(median), float(high), max(self.tokens))
+
+    def unread(self, index: int) -> bool:
+        """Whether the reply names no option."""
+        return is_unread(self.rows[index])
+
+
+@dataclass(frozen=True)
+class Test:
+    """One benchmark's split and all runs over it; ``data`` has the questions' audio."""
+
+    spec: Benchmark
+    split: str
+    data: Any
+    runs: tuple[RunSplit, ...]
+    chance: float
+
+    @property
+    def anchor(self) -> str:
+        """Name of the section in the page."""
+        return "".join(letter if letter.isalnum() else "-" for letter in f"{self.spec.name}-{self.split}")
+
+    def compare(self, first: RunSplit, second: RunSplit) -> Paired | None:
+        """The two runs on the questions that both answered; None if there are none."""
+        common = [key for key in first.right if key in second.right]
+        return compare_pairs([(first.right[key], second.right[key]) for key in common]) if common else None
+
+
+def read_tests(folders: Sequence[Path], rounds: int = ROUNDS) -> list[Test]:
+    """Score the runs and put those over one split together.
+
+    A split without known answers, or a run over the first rows alone, is told and taken as far as it goes. Raises
+    :class:`UserError` for a folder that is no run, or if nothing can be scored.
+    """
+    found: dict[tuple[str, str], list[tuple[RunSplit, Any, Benchmark, float]]] = {}
+    for folder, name in zip(folders, _names(folders), strict=True):
+        record = read_json(folder / "run.json") or {}
+        spec, splits = join_run(folder, partial=True)
+        for part in splits:
+            if not part.joined.rows:
+                continue
+            used = _grouped(spec, part.joined.rows)
+            try:
+                scores = score_rows(used, part.joined.rows, rounds=rounds)
+            except UserError as error:
+                log.warning("%s (%s): left out: %s", folder, part.split, error)
+                continue
+            strict = scores.rulings[0].ruling.strict
+            run = RunSplit(
+                name.removeprefix(f"{spec.name}_"),
+                folder,
+                scores,
+                dict(zip(part.joined.indexes, part.joined.rows, strict=True)),
+                {int(row["dataset_index"]): row for row in part.answers},
+                {key: mark == RIGHT for key, mark in zip(part.joined.indexes, strict, strict=True)},
+                record,
+            )
+            key = (used.name, part.split)
+            found.setdefault(key, []).append((run, part.data, used, chance(used, part.joined.rows)))
+    if not found:
+        raise UserError(f"nothing to report: no split of {', '.join(map(str, folders))} has known answers")
+    return [
+        Test(runs[0][2], split, runs[0][1], tuple(run for run, *_ in runs), runs[0][3])
+        for (_, split), runs in found.items()
+    ]
+
+
+def _grouped(spec: Benchmark, rows: Sequence[Row]) -> Benchmark:
+    """A generic benchmark with the groups its rows have; a known one as it is."""
+    return spec if spec.groupings else benchmark(spec.name, usual_groups(rows))
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The folders' own names, with as many parents as it takes to tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError(f"the same run is given twice: {', '.join(map(str, folders))}")
