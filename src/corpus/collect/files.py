@@ -1,0 +1,98 @@
+"""Rows of corpora that keep their files as they are: one file a piece of work, any number of rows from it."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from src.common.errors import UserError
+from src.corpus.collect.audio import seconds_of
+from src.corpus.recipe import Draft, Dropped, Inputs, Jobs, Make, Recipe, Row, Stored, row_fields
+
+Drafts = Callable[[Inputs], Iterable["Draft | Dropped"]]
+
+
+def attempt(label: str, make: Callable[[], Row | Dropped]) -> Row | Dropped:
+    """What ``make`` returns; if it fails in any way, the row is dropped and the reason kept."""
+    try:
+        return make()
+    except UserError as error:
+        return Dropped(label, "", str(error))
+    except Exception as error:  # whatever is wrong with one row or file, the others go on
+        return Dropped(label, "", f"{type(error).__name__}: {error}")
+
+
+def file_rows(drafts: Drafts) -> tuple[Jobs, Make]:
+    """Jobs and make of a corpus of whole files. Drafts of the same file that follow each other share one decoding."""
+    return functools.partial(_by_file, drafts), make_files
+
+
+def _by_file(drafts: Drafts, inputs: Inputs) -> Iterator[list[Draft | Dropped]]:
+    limit = inputs.options.limit
+    for _, group in itertools.islice(itertools.groupby(drafts(inputs), _file_of), limit):
+        yield list(group)
+
+
+def _file_of(draft: Draft | Dropped) -> object:
+    return draft.file if isinstance(draft, Draft) else id(draft)
+
+
+def make_files(job: list[Draft | Dropped], inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
+    """Measure the one file of all drafts of ``job`` and describe them."""
+    if isinstance(job[0], Dropped):
+        yield from (each for each in job if isinstance(each, Dropped))
+        return
+    path = job[0].file
+    assert path is not None
+    measured = functools.cache(seconds_of)
+    for draft in job:
+        assert isinstance(draft, Draft)
+
+        def make(draft: Draft = draft) -> Row:
+            stored = Stored(path.name, file=path, size=path.stat().st_size)
+            seconds = None if recipe.text_type == "none" else measured(path)
+            return Row(row_fields(recipe, draft, seconds), stored)
+
+        made = attempt("", make)
+        if isinstance(made, Dropped):
+            made = replace(made, unique_id_1=draft.unique_id_1, unique_id_2=draft.unique_id_2)
+        yield made
+
+
+def lines(path: Path) -> list[str]:
+    """Lines of a UTF-8 text file that hold more than white space, without their ends."""
+    with path.open(encoding="utf-8") as file:
+        return [line.rstrip("\r\n") for line in file if line.strip()]
+
+
+def published_lines(path: Path, as_published: bool) -> list[str]:
+    """Like :func:`lines`; the published reader dropped the last one."""
+    found = lines(path)
+    return found[:-1] if as_published else found
+
+
+def table(path: Path, delimiter: str = ",", needs: Iterable[str] = ()) -> Iterator[dict[str, str]]:
+    """Rows of a CSV file with a header. Raises :class:`UserError` if a needed column is not there."""
+    csv.field_size_limit(sys.maxsize)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, delimiter=delimiter)
+        missing = [name for name in needs if name not in (reader.fieldnames or ())]
+        if missing:
+            raise UserError(f"{path} has no column {', '.join(missing)}; it has {', '.join(reader.fieldnames or ())}")
+        yield from reader
+
+
+def folders(path: Path) -> list[Path]:
+    """Folders in ``path`` in the order of their names."""
+    return sorted(each for each in path.iterdir() if each.is_dir())
+
+
+def files(path: Path, suffix: str = "") -> list[Path]:
+    """Files in ``path`` with this suffix in the order of their names, those of macOS's resource forks left out."""
+    found = (each for each in path.iterdir() if each.is_file() and each.name.endswith(suffix))
+    return sorted(each for each in found if not each.name.startswith("._"))

@@ -1,0 +1,235 @@
+"""What a recipe says of one corpus: where it comes from, how its files become rows, which columns are saved.
+
+Recipes hold facts and small functions; :mod:`src.corpus.collect` does the work, the same for every corpus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from src.common.errors import UserError
+from src.corpus.description import Segment, describe_audio
+
+TextType = Literal["speech", "caption", "none"]
+IDS = ("unique_id_1", "unique_id_2")
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Remote:
+    """One file to fetch: ``url`` (http, Google Drive), the ``name`` it is kept under, its MD5 where published."""
+
+    url: str
+    name: str
+    md5: str = ""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files that become a part of the corpus's tree: an archive (in one or several parts) or a plain file.
+
+    ``yields`` is a path in the tree that is there once they are unpacked; ``into`` the folder they are unpacked in.
+    ``inner`` names archives (by path in the tree) that the unpacked ones hold and that are to be unpacked as well.
+    """
+
+    remotes: tuple[Remote, ...]
+    yields: str
+    kind: Literal["file", "zip", "split_zip", "tar", "7z"] = "file"
+    into: str = ""
+    inner: tuple[str, ...] = ()
+
+
+def web(url: str, yields: str, name: str = "", into: str = "", md5: str = "", inner: tuple[str, ...] = ()) -> Files:
+    """One file of the web; its kind follows from the name (default: the last part of the URL without its query)."""
+    name = name or url.split("?")[0].rstrip("/").split("/")[-1]
+    kinds = {".zip": "zip", ".tar": "tar", ".gz": "tar", ".7z": "7z"}
+    kind: Any = kinds.get(Path(name).suffix, "file")
+    return Files((Remote(url, name, md5),), yields, kind, into, inner)
+
+
+@dataclass(frozen=True)
+class HubRows:
+    """Rows of a Hugging Face data set at a pinned revision; ``splits`` ``None`` stands for all, kept by name.
+
+    ``verify`` false leaves out the library's check of split sizes, for sets whose card is wrong about them.
+    """
+
+    repo: str
+    revision: str
+    splits: tuple[str, ...] | None = ("train",)
+    config: str | None = None
+    verify: bool = True
+
+
+@dataclass(frozen=True)
+class HubFiles:
+    """Files of a data set repository at a pinned revision, laid out in the tree as in the repository."""
+
+    repo: str
+    revision: str
+    yields: str
+    patterns: tuple[str, ...] = ()
+
+
+Source = Files | HubRows | HubFiles
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a corpus is collected.
+
+    ``as_published`` gives the rows of the released corpora where a repair would change them; ``limit`` takes only
+    the first pieces of work of the upstream set (files, rows or conversations), for a trial.
+    """
+
+    as_published: bool = False
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a recipe reads: folders with the upstream layout, the options, and opened Hub rows by split."""
+
+    roots: tuple[Path, ...]
+    options: Options = Options()
+    rows: Mapping[str, Any] = field(default_factory=dict)
+
+    def find(self, relative: str) -> Path | None:
+        """The file or folder in the first root that has it."""
+        return next((root / relative for root in self.roots if (root / relative).exists()), None)
+
+    def path(self, relative: str) -> Path:
+        """Like :meth:`find`; raises :class:`UserError` naming all places if it is nowhere."""
+        found = self.find(relative)
+        if found is None:
+            places = ", ".join(str(root) for root in self.roots)
+            raise UserError(f"{relative} is in none of {places}; the download is not complete, or laid out otherwise")
+        return found
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Audio as it will be saved: whole bytes of a ``file``, ``data`` written anew, or the cell of a Hub row.
+
+    ``name`` is the file name kept beside the bytes.
+    """
+
+    name: str
+    file: Path | None = None
+    data: bytes | None = None
+    hub_row: tuple[str, int] | None = None
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A row before its audio is heard. ``hidden`` are description keys that this row leaves out."""
+
+    unique_id_1: str
+    unique_id_2: str
+    text: str
+    fields: Record
+    file: Path | None = None
+    hidden: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A finished row; ``fields`` are all columns besides the audio and the index."""
+
+    fields: Record
+    audio: Stored
+    split: str = "train"
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A row, or a whole piece of work, that could not be used. ``error`` false: the recipe's own filter."""
+
+    unique_id_1: str
+    unique_id_2: str
+    reason: str
+    error: bool = True
+
+
+Jobs = Callable[[Inputs], Iterable[Any]]
+Make = Callable[[Any, Inputs, "Recipe"], Iterator[Row | Dropped]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One corpus.
+
+    Attributes:
+        jobs: pieces of work in a fixed order, picklable; each is given to ``make`` in a worker process, which
+            decodes and yields rows.
+        text_type: ``none`` for instruction sets, which have no description and no duration.
+        description: keys printed after the duration, in order.
+        columns: all saved columns in order; strings unless ``types`` says otherwise.
+        rows, hours: of the published corpus.
+        audio: column of Hub rows that holds the audio, to be left encoded.
+        licence: only where certain. access: what has to be asked for before downloading.
+        download_gb: only where upstream states it.
+        repairs: what differs from the published rows unless ``as_published``.
+        jobs_per_part: pieces of work that are finished, and kept, together.
+    """
+
+    name: str
+    title: str
+    sources: tuple[Source, ...]
+    jobs: Jobs
+    make: Make
+    text_type: TextType
+    description: tuple[str, ...]
+    columns: tuple[str, ...]
+    types: Mapping[str, str] = field(default_factory=dict)
+    rows: int | None = None
+    hours: float | None = None
+    licence: str = "see source"
+    access: str = ""
+    download_gb: float | None = None
+    repairs: tuple[str, ...] = ()
+    jobs_per_part: int = 1000
+    audio: str = "audio"
+    module: str = ""
+    version: int = 1
+
+    @property
+    def path(self) -> str:
+        """Module that workers load the recipe from."""
+        return self.module or f"src.corpus.recipes.{self.name}"
+
+    def type_of(self, column: str) -> str:
+        """Arrow type of a saved column."""
+        common = {"duration": "float64", "dataset_index": "int64"}
+        return self.types.get(column, common.get(column, "string"))
+
+
+def row_fields(
+    recipe: Recipe,
+    draft: Draft,
+    duration: float | None,
+    texts: Sequence[str] | None = None,
+    segments: Sequence[Segment] = (),
+) -> dict[str, Any]:
+    """All columns of a row but audio and index, the description among them.
+
+    With ``texts`` and ``segments`` the description lists them; the text column holds ``draft.text``. Instruction
+    sets have neither description nor ``duration``.
+    """
+    ids = {"unique_id_1": draft.unique_id_1, "unique_id_2": draft.unique_id_2}
+    if recipe.text_type == "none" or duration is None:
+        return {**draft.fields, **ids}
+    shown = {key: draft.fields[key] for key in recipe.description if key not in draft.hidden}
+    body = draft.text if texts is None else texts
+    description = describe_audio(duration, body, recipe.text_type, shown, segments, longest=True)
+    made = {"text": draft.text, "duration": duration, "audio_description": description}
+    return {**draft.fields, **made, **ids}
+
+
+def columns(names: str) -> tuple[str, ...]:
+    """Column names from one text, divided by `` | ``."""
+    return tuple(name.strip() for name in names.split("|"))
