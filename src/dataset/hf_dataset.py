@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,8 +74,10 @@ class HFDataset:
         indexes = find_split_indexes(self.raw_name, name, split)
         stored_split = split if indexes is None else "train"
         folder = responses_dir(name.model, response_folder)
-        self._raw = open_split(raw_dir(self.raw_name), stored_split, f"raw set of {self.name}")
-        self._responses = open_split(folder, _response_split(folder, stored_split), f"responses {self.name}")
+        self._open_raw = partial(open_split, raw_dir(self.raw_name), stored_split, f"raw set of {self.name}")
+        split_of_responses = _response_split(folder, stored_split)
+        self._open_responses = partial(open_split, folder, split_of_responses, f"responses {self.name}")
+        self._raw, self._responses = self._open_raw(), self._open_responses()
         raw_keys = read_keys(self._raw, f"raw set {self.raw_name}")
         keys = raw_keys if indexes is None else indexes.keys
         asked_by = f"split {split!r} of {self.raw_name}" if indexes is None else str(indexes.path)
@@ -94,8 +97,11 @@ class HFDataset:
             read_keys(self._responses, f"responses {self.name}"), self.keys, f"responses {self.name}", asked_by
         )
         what = f"raw set {self.raw_name} and responses {self.name}"
+        # Opened for the comparison alone: it reads all texts, and their pages count as this process's memory as long
+        # as the file is mapped.
+        raw, responses = self._open_raw(), self._open_responses()
         for column in ("audio_description", "question"):
-            check_same_text(self._raw, self._raw_rows, self._responses, rows, column, what)
+            check_same_text(raw, self._raw_rows, responses, rows, column, what)
         return rows
 
     def _text_columns(self) -> tuple[str, str | None, str | None]:

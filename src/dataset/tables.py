@@ -15,6 +15,7 @@ from src.common.errors import UserError
 
 KEY = "dataset_index"
 _CHUNK = 100_000
+_SPREAD = 16
 _SHOWN = 5
 
 
@@ -109,14 +110,25 @@ def check_same_text(
     left, right = (table.select_columns([column]).with_format("arrow") for table in (one, other))
     for start in range(0, one_rows.size, _CHUNK):
         part = slice(start, start + _CHUNK)
-        differs = pc.not_equal(_take(left, one_rows[part], column), _take(right, other_rows[part], column))
-        places = np.flatnonzero(np.asarray(pc.fill_null(differs, False)))
-        if places.size:
-            keys = read_keys(one, what)[one_rows[start + places]]
+        first, first_places = _read(left, one_rows[part], column)
+        second, second_places = _read(right, other_rows[part], column)
+        if len(first) == len(second) and bool((first_places == second_places).all()):
+            differs = _flags(pc.not_equal(first, second))[first_places]
+        else:
+            differs = _flags(pc.not_equal(first.take(first_places), second.take(second_places)))
+        if bool(differs.any()):
+            keys = read_keys(one, what)[one_rows[start + np.flatnonzero(differs)]]
             raise UserError(
                 f"{what}: the column {column!r} differs on rows with the same {KEY}, first {first_of(keys)}; "
                 "one of the two was rebuilt, make the other again"
             )
+
+
+def _flags(values: Any) -> np.ndarray:
+    """Arrow booleans as numpy; nothing counts as false."""
+    import pyarrow.compute as pc
+
+    return np.asarray(pc.fill_null(values, False)).astype(bool)
 
 
 def text_sizes(table: Any, rows: np.ndarray, column: str) -> np.ndarray:
@@ -124,19 +136,23 @@ def text_sizes(table: Any, rows: np.ndarray, column: str) -> np.ndarray:
     import pyarrow.compute as pc
 
     view = table.select_columns([column]).with_format("arrow")
-    parts = [
-        np.asarray(pc.fill_null(pc.binary_length(_take(view, rows[start : start + _CHUNK], column)), 0))
-        for start in range(0, rows.size, _CHUNK)
-    ]
+    parts = []
+    for start in range(0, rows.size, _CHUNK):
+        values, places = _read(view, rows[start : start + _CHUNK], column)
+        parts.append(np.asarray(pc.fill_null(pc.binary_length(values), 0))[places])
     return np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, np.float32)
 
 
-def _take(view: Any, rows: np.ndarray, column: str) -> Any:
-    """Rows of one column of a set in Arrow format; neighbouring rows are sliced, not gathered."""
-    first, count = int(rows[0]), rows.size
-    if int(rows[-1]) - first == count - 1 and bool((np.diff(rows) == 1).all()):
-        return view[first : first + count].column(column)
-    return view[rows].column(column)
+def _read(view: Any, rows: np.ndarray, column: str) -> tuple[Any, np.ndarray]:
+    """A column of a set in Arrow format, and the places of ``rows`` in it.
+
+    Rows that lie near each other are read as one slice, neighbours included: gathering them one by one takes longer
+    and touches the texts themselves where only their sizes are asked for.
+    """
+    low, high = int(rows.min()), int(rows.max())
+    if high - low < _SPREAD * rows.size:
+        return view[low : high + 1].column(column), rows - low
+    return view[rows].column(column), np.arange(rows.size)
 
 
 def first_of(values: np.ndarray | Sequence[Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -138,13 +139,29 @@ def _record(
 
 
 def _train(trainer: AlarmTrainer, resume: Path | None) -> dict[str, Any]:
-    outcome = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-    results = dict(outcome.metrics)
+    results: dict[str, Any] = {}
+    if resume is not None and _is_finished(trainer, resume):
+        log.info("%s is of the last step: nothing is left to train", resume)
+        trainer._load_from_checkpoint(str(resume))
+    else:
+        outcome = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        results = dict(outcome.metrics)
     if trainer.data.evaluation and trainer.args.eval_strategy != "no":
         done = trainer.last_evaluation
         results |= done[1] if done is not None and done[0] == trainer.state.global_step else trainer.evaluate()
     trainer.save_model()
     return results
+
+
+def _is_finished(trainer: AlarmTrainer, resume: Path) -> bool:
+    """Whether a checkpoint is of the last step; the Trainer would do one more."""
+    from transformers import TrainerState
+
+    trainer.state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
+    steps = trainer.args.max_steps
+    if steps <= 0:
+        steps = math.ceil(trainer.args.num_train_epochs * len(trainer.get_train_dataloader()))
+    return trainer.state.global_step >= steps
 
 
 def _evaluate(trainer: AlarmTrainer, resume: Path | None, sampler: SampleCallback | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from src.common.errors import UserError
 from src.common.paths import indexes_dir, prompts_dir, responses_dir
 from src.dataset.hf_dataset import HFDataset
-from src.dataset.tables import find_rows
+from src.dataset.tables import check_same_text, find_rows, text_sizes
 from tests.support.tiny_corpus import (
     RESPONSE_COLUMNS,
     RESPONSES,
@@ -160,3 +160,20 @@ def test_fraction_and_random_choice(rows: list[dict]) -> None:
     assert drawn.keys.tolist() == sorted(np.random.permutation(12)[:6].tolist())
     with pytest.raises(UserError, match="fraction 0"):
         HFDataset(RESPONSES, fraction=0.0)
+
+
+@pytest.mark.parametrize("step", [1, 3, 40])
+def test_texts_of_rows_near_and_far(step: int) -> None:
+    """Slices and gathered rows give the same sizes and find the same differences, in whatever order."""
+    from datasets import Dataset
+
+    texts = [f"row {index}" * (index % 5) for index in range(200)]
+    one = Dataset.from_dict({"dataset_index": list(range(200)), "text": texts})
+    other = Dataset.from_dict({"dataset_index": list(range(199, -1, -1)), "text": texts[::-1]})
+    rows = np.arange(0, 200, step)[::-1].copy()
+    assert text_sizes(one, rows, "text").tolist() == [len(texts[row]) for row in rows]
+    check_same_text(one, rows, other, 199 - rows, "text", "one and other")
+    texts[rows[1]] += "!"
+    changed = Dataset.from_dict({"dataset_index": list(range(200)), "text": texts})
+    with pytest.raises(UserError, match=rf"first {rows[1]};"):
+        check_same_text(changed, rows, other, 199 - rows, "text", "one and other")

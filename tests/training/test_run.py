@@ -236,6 +236,19 @@ def test_wrong_options_end_in_one_message(run: Run, extra: tuple[str, ...], mess
     assert "\n" not in str(caught.value)
 
 
+def test_a_finished_run_is_not_trained_further(run: Run) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 6}
+    whole = run("run", **settings)
+    before, results = load_file(whole / "model.safetensors"), record(whole)["results"]
+    (whole / "run.json").unlink()  # as if killed between the last checkpoint and the record
+    again = run("run", "resume_from_checkpoint=true", **settings)
+    assert sorted(path.name for path in again.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-6"]
+    after = load_file(again / "model.safetensors")
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert record(again)["results"]["eval_mini_loss"] == pytest.approx(results["eval_mini_loss"], rel=1e-5)
+    assert len(losses(again)) == 6
+
+
 def test_resume_from_nothing(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a whole checkpoint, it lacks model.safetensors"):
         run("none", f"resume_from_checkpoint={tmp_path / 'absent'}")
