@@ -21,7 +21,8 @@ ALLOWED = {
     "quickstart": {"report", "benchmarks", "prompts", "common"},
     "training": {"model", "dataset", "report", "prompts", "common", "audio"},
     "generation": {"model", "dataset", "prompts", "common", "audio"},
-    "corpus": {"generation", "dataset", "prompts", "common", "audio"},
+    "collection": {"common", "audio"},
+    "corpus": {"collection", "generation", "dataset", "prompts", "common", "audio"},
 }
 """What every room may import of ours, besides itself."""
 NO_TORCH = {"common", "prompts", "benchmarks", "report", "quickstart"}

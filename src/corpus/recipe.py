@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from src.collection.drive import DriveFolderFile
+from src.collection.sources import WebFile
+from src.collection.unpack import is_archive
 from src.common.errors import UserError
 from src.corpus.description import Segment, describe_audio
 
@@ -19,35 +22,25 @@ Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Remote:
-    """One file to fetch: ``url`` (http, Google Drive), the ``name`` it is kept under, its MD5 where published."""
-
-    url: str
-    name: str
-    md5: str = ""
-
-
-@dataclass(frozen=True)
 class Files:
     """Files that become a part of the corpus's tree: an archive (in one or several parts) or a plain file.
 
     ``yields`` is a path in the tree that is there once they are unpacked; ``into`` the folder they are unpacked in.
-    ``inner`` names archives (by path in the tree) that the unpacked ones hold and that are to be unpacked as well.
+    ``kind`` tells how: ``zip`` and ``tar`` may come in parts that are cut anywhere, ``split_zip`` in zip's own
+    volumes. ``inner`` names archives (by path in the tree) that the unpacked ones hold and that are unpacked as well.
     """
 
-    remotes: tuple[Remote, ...]
+    parts: tuple[WebFile | DriveFolderFile, ...]
     yields: str
-    kind: Literal["file", "zip", "split_zip", "tar", "7z"] = "file"
+    kind: Literal["file", "archive", "zip", "split_zip", "tar"] = "archive"
     into: str = ""
     inner: tuple[str, ...] = ()
 
 
-def web(url: str, yields: str, name: str = "", into: str = "", md5: str = "", inner: tuple[str, ...] = ()) -> Files:
-    """One file of the web; its kind follows from the name (default: the last part of the URL without its query)."""
+def web(url: str, yields: str, name: str = "", into: str = "", inner: tuple[str, ...] = ()) -> Files:
+    """One file of the web, kept as ``name`` (default: the last part of the URL without its query)."""
     name = name or url.split("?")[0].rstrip("/").split("/")[-1]
-    kinds = {".zip": "zip", ".tar": "tar", ".gz": "tar", ".7z": "7z"}
-    kind: Any = kinds.get(Path(name).suffix, "file")
-    return Files((Remote(url, name, md5),), yields, kind, into, inner)
+    return Files((WebFile(url, name),), yields, "archive" if is_archive(Path(name)) else "file", into, inner)
 
 
 @dataclass(frozen=True)
@@ -66,12 +59,11 @@ class HubRows:
 
 @dataclass(frozen=True)
 class HubFiles:
-    """Files of a data set repository at a pinned revision, laid out in the tree as in the repository."""
+    """A data set repository at a pinned revision, laid out in the tree as there; ``yields`` is a path in it."""
 
     repo: str
     revision: str
     yields: str
-    patterns: tuple[str, ...] = ()
 
 
 Source = Files | HubRows | HubFiles
@@ -160,12 +152,23 @@ Make = Callable[[Any, Inputs, "Recipe"], Iterator[Row | Dropped]]
 
 
 @dataclass(frozen=True)
+class Work:
+    """How a corpus's files become rows.
+
+    ``jobs`` gives pieces of work in a fixed order, picklable; each goes to ``make`` in a worker process, which
+    decodes and yields rows. ``per_part`` pieces are finished, and kept, together.
+    """
+
+    jobs: Jobs
+    make: Make
+    per_part: int = 1000
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One corpus.
 
     Attributes:
-        jobs: pieces of work in a fixed order, picklable; each is given to ``make`` in a worker process, which
-            decodes and yields rows.
         text_type: ``none`` for instruction sets, which have no description and no duration.
         description: keys printed after the duration, in order.
         columns: all saved columns in order; strings unless ``types`` says otherwise.
@@ -174,14 +177,12 @@ class Recipe:
         licence: only where certain. access: what has to be asked for before downloading.
         download_gb: only where upstream states it.
         repairs: what differs from the published rows unless ``as_published``.
-        jobs_per_part: pieces of work that are finished, and kept, together.
     """
 
     name: str
     title: str
     sources: tuple[Source, ...]
-    jobs: Jobs
-    make: Make
+    work: Work
     text_type: TextType
     description: tuple[str, ...]
     columns: tuple[str, ...]
@@ -192,7 +193,6 @@ class Recipe:
     access: str = ""
     download_gb: float | None = None
     repairs: tuple[str, ...] = ()
-    jobs_per_part: int = 1000
     audio: str = "audio"
     module: str = ""
     version: int = 1

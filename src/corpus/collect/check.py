@@ -28,8 +28,8 @@ def check_raw_set(recipe: Recipe, folder: Path, decode_rows: int = 100, as_publi
     """Problems of a saved set, empty if there are none.
 
     Checked: columns, order, numbering and uniqueness of all rows, the description's grammar on all rows, and on
-    ``decode_rows`` rows spread over the set that the audio decodes to the stated duration (-1: on all); of overlapping
-    speech the published rows (``as_published``) may state less.
+    ``decode_rows`` rows spread over the set that the audio decodes to the stated duration (-1: on all);
+    of overlapping speech the published rows (``as_published``) may state less.
     """
     from datasets import load_from_disk
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from src.common.errors import UserError
 from src.corpus.collect.audio import RATE, Samples, encode_wav
 from src.corpus.description import Segment
-from src.corpus.recipe import Draft, Recipe, Row, Stored, row_fields
+from src.corpus.recipe import Draft, Dropped, Recipe, Row, Stored, row_fields
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 GENDERS = tuple(f"the {ordinal} speaker's gender" for ordinal in ORDINALS)
@@ -34,35 +34,38 @@ class Utterance:
     note: str = ""
 
 
-def chunks(utterances: Iterable[Utterance | None], limit: float) -> Iterator[list[Utterance]]:
-    """Runs of utterances, each closed as soon as it is ``limit`` seconds long.
+def chunks(utterances: Iterable[Utterance | Dropped], limit: float) -> Iterator[list[Utterance] | Dropped]:
+    """Runs of utterances, each closed as soon as it is ``limit`` seconds long; those without length are left out.
 
-    ``None`` (an utterance that could not be decoded) closes the open chunk too. Chunks without length are left out.
+    An utterance that could not be used closes the open run, and is passed on.
     """
-    open_chunk: list[Utterance] = []
+    run: list[Utterance] = []
     for utterance in utterances:
-        if utterance is not None:
-            open_chunk.append(utterance)
-        long_enough = bool(open_chunk) and open_chunk[-1].end - open_chunk[0].start >= limit
-        if utterance is None or long_enough:
-            yield from _closed(open_chunk)
-            open_chunk = []
-    yield from _closed(open_chunk)
+        if isinstance(utterance, Dropped):
+            yield from _closed(run)
+            yield utterance
+            run = []
+            continue
+        run.append(utterance)
+        if utterance.end - run[0].start >= limit:
+            yield from _closed(run)
+            run = []
+    yield from _closed(run)
 
 
-def _closed(chunk: list[Utterance]) -> list[list[Utterance]]:
-    return [chunk] if chunk and chunk[-1].end != chunk[0].start else []
+def _closed(run: list[Utterance]) -> list[list[Utterance]]:
+    return [run] if run and run[-1].end != run[0].start else []
 
 
-def back_to_back(parts: Iterable[Utterance | None]) -> Iterator[Utterance | None]:
+def back_to_back(parts: Iterable[Utterance | Dropped]) -> Iterator[Utterance | Dropped]:
     """Times of utterances that are played one after the other without gaps; those they had do not count."""
     now = 0.0
     for part in parts:
-        if part is None:
-            yield None
+        if isinstance(part, Dropped):
+            yield part
             continue
         end = now + part.samples.size / RATE
-        yield Utterance(part.key, part.speaker, part.text, now, end, part.samples, part.note)
+        yield replace(part, start=now, end=end)
         now = end
 
 
@@ -101,29 +104,61 @@ def on_timeline(chunk: Sequence[Utterance], overwrite: bool) -> Samples:
     return mixed
 
 
-def chunk_row(
+def conversation_rows(
     recipe: Recipe,
-    ids: tuple[str, str],
-    chunk: Sequence[Utterance],
-    samples: Samples,
-    own: Mapping[str, Any],
+    meeting: str,
+    utterances: Iterable[Utterance | Dropped],
+    limit: float,
+    mix: Callable[[Sequence[Utterance]], Samples],
+    own: Callable[[Sequence[Utterance]], Mapping[str, Any]],
     last_end: bool = False,
-) -> Row:
-    """The row of one chunk.
+) -> Iterator[Row | Dropped]:
+    """Rows of one meeting or dialogue: its name and the chunk's number and utterances are the ids.
 
     Args:
-        own: the corpus's own columns; comments follow ``recipe.description``, empty ones are left out.
+        limit: seconds from which on a chunk is closed.
+        mix: samples of a chunk, ``(n,)``.
+        own: the corpus's own columns of a chunk; comments follow ``recipe.description``, empty ones are left out.
         last_end: state the end of the last utterance, as published, where an earlier one may end later.
     """
-    segments = segments_of(chunk)
-    duration = segments[-1][1] if last_end else max(end for _, end, _ in segments)
-    texts = [utterance.text for utterance in chunk]
-    fields = {**own, COUNT: len({utterance.speaker for utterance in chunk})}
-    hidden = frozenset(key for key in recipe.description if fields[key] == "")
+    number = 0
+    for chunk in chunks(utterances, limit):
+        if isinstance(chunk, Dropped):
+            yield chunk
+            continue
+        joint = f"{meeting}_{number}_{'_'.join(utterance.key for utterance in chunk)}"
+        number += 1
+        segments = segments_of(chunk)
+        duration = segments[-1][1] if last_end else max(end for _, end, _ in segments)
+        fields = {**own(chunk), COUNT: len({each.speaker for each in chunk}), "joint_f_id": joint}
+        yield spoken_row(
+            recipe, (meeting, joint), [each.text for each in chunk], segments, duration, fields, mix(chunk)
+        )
+
+
+def spoken_row(
+    recipe: Recipe,
+    ids: tuple[str, str],
+    texts: Sequence[str],
+    segments: Sequence[Segment],
+    duration: float,
+    fields: Mapping[str, Any],
+    audio: Samples | bytes,
+    hidden: frozenset[str] = frozenset(),
+) -> Row:
+    """A row of several speakers; empty ``fields`` and ``hidden`` ones are no comments.
+
+    ``audio`` is written anew: samples ``(n,)`` or a finished file. The row's second id gives its name.
+    """
+    hidden |= {key for key in recipe.description if fields[key] == ""}
     draft = Draft(*ids, ";".join(texts), fields, hidden=hidden)
-    data = encode_wav(samples)
-    stored = Stored(f"{ids[1]}.wav", data=data, size=len(data))
-    return Row(row_fields(recipe, draft, duration, texts, segments), stored)
+    return Row(row_fields(recipe, draft, duration, texts, segments), written(f"{ids[1]}.wav", audio))
+
+
+def written(name: str, audio: Samples | bytes) -> Stored:
+    """Audio to be saved: samples ``(n,)`` or ``(channels, n)`` as 16-bit WAV at 16 kHz, or a finished file."""
+    data = audio if isinstance(audio, bytes) else encode_wav(audio)
+    return Stored(name.replace("/", "_"), data=data, size=len(data))
 
 
 def gender_columns(chunk: Sequence[Utterance], gender_of: Mapping[str, str]) -> dict[str, str]:

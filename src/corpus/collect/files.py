@@ -5,31 +5,29 @@ from __future__ import annotations
 import csv
 import functools
 import itertools
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from src.common.errors import UserError
 from src.corpus.collect.audio import seconds_of
-from src.corpus.recipe import Draft, Dropped, Inputs, Jobs, Make, Recipe, Row, Stored, row_fields
+from src.corpus.recipe import Draft, Dropped, Inputs, Recipe, Row, Stored, Work, row_fields
 
 Drafts = Callable[[Inputs], Iterable["Draft | Dropped"]]
 
 
-def attempt(label: str, make: Callable[[], Row | Dropped]) -> Row | Dropped:
-    """What ``make`` returns; if it fails in any way, the row is dropped and the reason kept."""
+def attempt(ids: tuple[str, str], make: Callable[[], Row | Dropped]) -> Row | Dropped:
+    """What ``make`` returns; if it fails in any way, the row of these ids is dropped and the reason kept."""
     try:
         return make()
     except UserError as error:
-        return Dropped(label, "", str(error))
+        return Dropped(*ids, str(error))
     except Exception as error:  # whatever is wrong with one row or file, the others go on
-        return Dropped(label, "", f"{type(error).__name__}: {error}")
+        return Dropped(*ids, f"{type(error).__name__}: {error}")
 
 
-def file_rows(drafts: Drafts) -> tuple[Jobs, Make]:
-    """Jobs and make of a corpus of whole files. Drafts of the same file that follow each other share one decoding."""
-    return functools.partial(_by_file, drafts), make_files
+def file_rows(drafts: Drafts) -> Work:
+    """A corpus of whole files. Drafts of the same file that follow each other share one decoding."""
+    return Work(functools.partial(_by_file, drafts), make_files)
 
 
 def _by_file(drafts: Drafts, inputs: Inputs) -> Iterator[list[Draft | Dropped]]:
@@ -58,33 +56,53 @@ def make_files(job: list[Draft | Dropped], inputs: Inputs, recipe: Recipe) -> It
             seconds = None if recipe.text_type == "none" else measured(path)
             return Row(row_fields(recipe, draft, seconds), stored)
 
-        made = attempt("", make)
-        if isinstance(made, Dropped):
-            made = replace(made, unique_id_1=draft.unique_id_1, unique_id_2=draft.unique_id_2)
-        yield made
+        yield attempt((draft.unique_id_1, draft.unique_id_2), make)
 
 
-def lines(path: Path) -> list[str]:
-    """Lines of a UTF-8 text file that hold more than white space, without their ends."""
+def lines(path: Path, without_last: bool = False) -> list[str]:
+    """Lines of a UTF-8 text file that hold more than white space, without their ends.
+
+    ``without_last`` leaves the last one out, as published readers did.
+    """
     with path.open(encoding="utf-8") as file:
-        return [line.rstrip("\r\n") for line in file if line.strip()]
-
-
-def published_lines(path: Path, as_published: bool) -> list[str]:
-    """Like :func:`lines`; the published reader dropped the last one."""
-    found = lines(path)
-    return found[:-1] if as_published else found
+        found = [line.rstrip("\r\n") for line in file if line.strip()]
+    return found[:-1] if without_last else found
 
 
 def table(path: Path, delimiter: str = ",", needs: Iterable[str] = ()) -> Iterator[dict[str, str]]:
     """Rows of a CSV file with a header. Raises :class:`UserError` if a needed column is not there."""
-    csv.field_size_limit(sys.maxsize)
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding=_encoding(path), newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter)
         missing = [name for name in needs if name not in (reader.fieldnames or ())]
         if missing:
             raise UserError(f"{path} has no column {', '.join(missing)}; it has {', '.join(reader.fieldnames or ())}")
         yield from reader
+
+
+def _encoding(path: Path) -> str:
+    """UTF-8, or Latin-1 where a file is older than that; a mark at the start is no text."""
+    with path.open(encoding="utf-8-sig") as file:
+        try:
+            while file.read(1 << 20):
+                pass
+        except UnicodeDecodeError:
+            return "latin-1"
+    return "utf-8-sig"
+
+
+MISSING = frozenset(
+    {
+        "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",
+        "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+    }
+)  # fmt: skip
+"""Cells that pandas reads as missing unless told otherwise, and so did the published readers."""
+
+
+def speaker_table(path: Path, comment: str = ";", without_last: bool = False) -> dict[str, str]:
+    """``Male`` (M) or ``Female`` by speaker, from the first two columns of a table with ``|`` between them."""
+    rows = [line.split("|") for line in lines(path, without_last) if not line.startswith(comment)]
+    return {row[0].strip(): "Male" if row[1].strip() == "M" else "Female" for row in rows if len(row) > 1}
 
 
 def folders(path: Path) -> list[Path]:

@@ -15,18 +15,17 @@ from src.corpus.recipe import (
     Dropped,
     HubRows,
     Inputs,
-    Jobs,
-    Make,
     Options,
     Recipe,
     Record,
     Row,
     Stored,
+    Work,
     row_fields,
 )
 
-BLOCK = 200
-"""Rows of one piece of work."""
+BLOCK, PER_PART = 200, 5
+"""Rows of one piece of work, and pieces of a part."""
 RowRange = tuple[str, int, int]
 DraftOf = Callable[[Record, Options], "Draft | Dropped"]
 
@@ -90,9 +89,9 @@ def _encoded(rows: Any, audio: str | None) -> Any:
     return rows.cast_column(audio, Audio(decode=False))
 
 
-def hub_rows(draft: DraftOf, audio: str = "audio") -> tuple[Jobs, Make]:
-    """Jobs and make of a corpus that keeps the hub's audio bytes; ``draft`` turns one record into a row's texts."""
-    return row_ranges, functools.partial(_make_range, draft, audio)
+def hub_rows(draft: DraftOf, audio: str = "audio") -> Work:
+    """A corpus that keeps the hub's audio bytes; ``draft`` turns one record into a row's texts."""
+    return Work(row_ranges, functools.partial(_make_range, draft, audio), PER_PART)
 
 
 def row_ranges(inputs: Inputs, block: int = BLOCK) -> Iterator[RowRange]:
@@ -103,9 +102,7 @@ def row_ranges(inputs: Inputs, block: int = BLOCK) -> Iterator[RowRange]:
             yield split, start, min(start + block, count)
 
 
-def _make_range(
-    draft: DraftOf, audio: str, job: RowRange, inputs: Inputs, recipe: Recipe
-) -> Iterator[Row | Dropped]:
+def _make_range(draft: DraftOf, audio: str, job: RowRange, inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
     split, start, stop = job
     rows = inputs.rows[split]
     for number in range(start, stop):
@@ -122,7 +119,7 @@ def _make_range(
             seconds = None if recipe.text_type == "none" else seconds_of(data, name)
             return Row(row_fields(recipe, made, seconds), stored, split)
 
-        yield attempt(f"{split} row {number}", make)
+        yield attempt((f"{split} row {number}", ""), make)
 
 
 def cell_bytes(cell: Record) -> bytes:

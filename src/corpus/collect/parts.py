@@ -22,7 +22,7 @@ from src.corpus.recipe import Dropped, Inputs, Recipe, Row
 from src.corpus.recipes import load_recipe
 
 CELL = ("_name", "_file", "_offset", "_size")
-"""Where a row's audio lies: a file and ``_offset`` -1 for all of it; else the part's ``.bin``, or a Hub row if empty."""
+"""Where a row's audio lies: a file, ``_offset`` -1 for all of it; the part's ``.bin``; or, if empty, a Hub row."""
 SPLIT = "_split"
 WHOLE, SPOOL = -1, "spool"
 _FLUSH = 1000
@@ -56,13 +56,11 @@ class PartResult:
     filtered: int
 
 
-def make_parts(
-    recipe: Recipe, inputs: Inputs, folder: Path, processes: int
-) -> Iterator[PartResult]:
+def make_parts(recipe: Recipe, inputs: Inputs, folder: Path, processes: int) -> Iterator[PartResult]:
     """Make all parts that are not there yet; yields one result for each, also for those that were."""
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = iter(recipe.jobs(inputs))
-    batches = iter(lambda: tuple(itertools.islice(jobs, recipe.jobs_per_part)), ())
+    jobs = iter(recipe.work.jobs(inputs))
+    batches = iter(lambda: tuple(itertools.islice(jobs, recipe.work.per_part)), ())
     parts = (Part(number, folder, batch) for number, batch in enumerate(batches))
     yield from run_all(make_part, parts, processes, _after_crash, _set_up, (recipe.path, inputs))
 
@@ -106,7 +104,7 @@ def make_part(part: Part) -> PartResult:
                 writer.drop(Dropped(label(job), "", "ended the process that decoded it"))
                 continue
             try:
-                for made in recipe.make(job, _worker["inputs"], recipe):
+                for made in recipe.work.make(job, _worker["inputs"], recipe):
                     writer.drop(made) if isinstance(made, Dropped) else writer.add(made)
             except Exception as error:  # one bad file must not end a run over a million
                 writer.drop(Dropped(label(job), "", f"{type(error).__name__}: {error}"))

@@ -123,9 +123,7 @@ def features_of(recipe: Recipe) -> Any:
     from datasets import Audio, Features, Value
 
     audio = Audio(sampling_rate=RATE)
-    return Features(
-        {name: audio if name == "audio" else Value(recipe.type_of(name)) for name in recipe.columns}
-    )
+    return Features({name: audio if name == "audio" else Value(recipe.type_of(name)) for name in recipe.columns})
 
 
 def _describe_split(recipe: Recipe, folder: Path, names: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from src.corpus.collect.hub import hub_rows
-from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record
+from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record, columns
 
 
 def draft(record: Record, options: Options) -> Draft:
@@ -13,17 +13,17 @@ def draft(record: Record, options: Options) -> Draft:
     return Draft(str(record["id"]), str(record["path"]), record["transcription"].strip(), fields)
 
 
-JOBS, MAKE = hub_rows(draft)
 RECIPE = Recipe(
     name="ascend",
     title="ASCEND",
     sources=(HubRows("CAiRE/ASCEND", "737e9800ae31be9932ba8464c80366559bd28424"),),
-    jobs=JOBS,
-    make=MAKE,
+    work=hub_rows(draft),
     text_type="speech",
     description=("language",),
-    columns=@COLUMNS@,
+    columns=columns(
+        "id | path | audio | audio_description | text | duration | language | unique_id_1 | unique_id_2 | "
+        "dataset_index"
+    ),
     rows=9869,
     hours=8.77,
-    jobs_per_part=5,
 )

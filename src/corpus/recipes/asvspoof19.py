@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from src.corpus.collect.hub import hub_rows
-from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record
+from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record, columns
 
 GENUINE = "-"
 SYSTEMS = {
@@ -28,18 +28,18 @@ def draft(record: Record, options: Options) -> Draft:
     return Draft(str(record["speaker_id"]), str(record["audio_file_name"]), "Speech", fields)
 
 
-JOBS, MAKE = hub_rows(draft)
 RECIPE = Recipe(
     name="asvspoof19",
     title="ASVspoof 2019 LA",
     sources=(HubRows("Bisher/ASVspoof_2019_LA", "aea92dd83a9c56e070c0b1e9f02e7c0d96216a4c"),),
-    jobs=JOBS,
-    make=MAKE,
+    work=hub_rows(draft),
     text_type="caption",
     description=("is bona fide or spoof", "spoof algorithm description"),
-    columns=@COLUMNS@,
+    columns=columns(
+        "system_id | speaker_id | audio_file_name | audio | audio_description | text | duration | "
+        "is bona fide or spoof | spoof algorithm description | unique_id_1 | unique_id_2 | dataset_index"
+    ),
     rows=25380,
     hours=24.15,
     licence="ODC-By 1.0",
-    jobs_per_part=5,
 )

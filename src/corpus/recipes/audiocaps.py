@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from src.corpus.collect.hub import hub_rows
-from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record
+from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record, columns
 
 
 def draft(record: Record, options: Options) -> Draft:
@@ -12,17 +12,17 @@ def draft(record: Record, options: Options) -> Draft:
     return Draft(str(record["audiocap_id"]), str(record["youtube_id"]), record["caption"].strip(), fields)
 
 
-JOBS, MAKE = hub_rows(draft)
 RECIPE = Recipe(
     name="audiocaps",
     title="AudioCaps",
     sources=(HubRows("OpenSound/AudioCaps", "b29b3243d6ce49c2cd0d48d4b5f0701ae7969ded"),),
-    jobs=JOBS,
-    make=MAKE,
+    work=hub_rows(draft),
     text_type="caption",
     description=(),
-    columns=@COLUMNS@,
+    columns=columns(
+        "audiocap_id | youtube_id | audio | audio_description | text | duration | unique_id_1 | "
+        "unique_id_2 | dataset_index"
+    ),
     rows=45178,
     hours=123.76,
-    jobs_per_part=5,
 )

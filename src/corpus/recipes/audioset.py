@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from src.corpus.collect.hub import hub_rows
-from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record
+from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record, columns
 
 
 def draft(record: Record, options: Options) -> Draft:
@@ -17,18 +17,17 @@ def draft(record: Record, options: Options) -> Draft:
     return Draft(str(record["__key__"]), str(about["id"]), ", ".join(about["label"]), fields)
 
 
-JOBS, MAKE = hub_rows(draft, audio="wav")
 RECIPE = Recipe(
     name="audioset",
     title="AudioSet (2M, 16 kHz)",
     sources=(HubRows("confit/audioset-16khz-wds", "4a40121a0063dd58d5d15f40f03c496eb3013906", config="2m"),),
-    jobs=JOBS,
-    make=MAKE,
+    work=hub_rows(draft, audio="wav"),
     text_type="caption",
     description=(),
-    columns=@COLUMNS@,
+    columns=columns(
+        "audio_description | text | duration | video_id | unique_id_2 | key | unique_id_1 | audio | dataset_index"
+    ),
     rows=1908644,
     hours=5255.55,
     audio="wav",
-    jobs_per_part=5,
 )

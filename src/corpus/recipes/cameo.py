@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from src.corpus.collect.hub import hub_rows
-from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record
+from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record, columns
 
 SPLITS = (
     "cafe", "crema_d", "emns", "emozionalmente", "enterface", "jl_corpus", "mesd", "nemo", "oreau", "pavoque",
@@ -24,17 +24,17 @@ def draft(record: Record, options: Options) -> Draft:
     return Draft(str(record["dataset"]), str(record["file_id"]), record["transcription"].strip(), fields)
 
 
-JOBS, MAKE = hub_rows(draft)
 RECIPE = Recipe(
     name="cameo",
     title="CAMEO",
     sources=(HubRows("amu-cai/CAMEO", "38e9e968deb4636377e76b28bbb2062f92b898ab", SPLITS),),
-    jobs=JOBS,
-    make=MAKE,
+    work=hub_rows(draft),
     text_type="speech",
     description=("emotion", "gender", "age", "language"),
-    columns=@COLUMNS@,
+    columns=columns(
+        "emotion | gender | age | language | file_id | audio | audio_description | text | duration | "
+        "cameo_subset | unique_id_1 | unique_id_2 | dataset_index"
+    ),
     rows=41265,
     hours=41.75,
-    jobs_per_part=5,
 )

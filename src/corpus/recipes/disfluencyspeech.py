@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from src.corpus.collect.hub import hub_rows
-from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record
+from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record, columns
 
 KEY = "special annotations"
 LETTERS = {
@@ -31,18 +31,18 @@ def draft(record: Record, options: Options) -> Draft:
     return Draft(text, f"annotations: {published}", text, {KEY: found})
 
 
-JOBS, MAKE = hub_rows(draft)
 RECIPE = Recipe(
     name="disfluencyspeech",
     title="DisfluencySpeech",
     sources=(HubRows("amaai-lab/DisfluencySpeech", "b7da294fe3a70dd96df6640893f2a5dfc2c87638"),),
-    jobs=JOBS,
-    make=MAKE,
+    work=hub_rows(draft),
     text_type="speech",
     description=(KEY,),
-    columns=@COLUMNS@,
+    columns=columns(
+        "audio | audio_description | text | duration | special annotations | unique_id_1 | unique_id_2 | "
+        "dataset_index"
+    ),
     rows=4500,
     hours=8.55,
     repairs=("a kind of annotation counts where it is opened (`{C`), not wherever its capital letter occurs",),
-    jobs_per_part=5,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from src.corpus.collect.hub import hub_rows
-from src.corpus.recipe import Draft, Dropped, HubRows, Options, Recipe, Record
+from src.corpus.recipe import Draft, Dropped, HubRows, Options, Recipe, Record, columns
 
 KNOWN = ("common_voice_gender", "common_voice_accents", "common_voice_age")
 
@@ -25,18 +25,18 @@ def draft(record: Record, options: Options) -> Draft | Dropped:
     return Draft(*ids, record["common_voice_sentence"].strip(), fields)
 
 
-JOBS, MAKE = hub_rows(draft)
 RECIPE = Recipe(
     name="globe_v3",
     title="GLOBE V3",
     sources=(HubRows("MushanW/GLOBE_V3", "0eb6d96fca5ef8fc01d0bb4dc1721d0c193f1e72"),),
-    jobs=JOBS,
-    make=MAKE,
+    work=hub_rows(draft),
     text_type="speech",
     description=("mos", "snr", "gender", "accent", "age"),
-    columns=@COLUMNS@,
+    columns=columns(
+        "snr | audio | common_voice_path | common_voice_sentence_id | audio_description | text | mos | "
+        "gender | accent | age | duration | unique_id_1 | unique_id_2 | dataset_index"
+    ),
     types={"mos": "float64", "snr": "float64"},
     rows=392528,
     hours=542.58,
-    jobs_per_part=5,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from src.corpus.collect.hub import hub_rows
-from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record
+from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record, columns
 
 
 def draft(record: Record, options: Options) -> Draft:
@@ -12,16 +12,13 @@ def draft(record: Record, options: Options) -> Draft:
     return Draft(str(record["id"]), str(record["is_impossible"]), record["question"], fields)
 
 
-JOBS, MAKE = hub_rows(draft)
 RECIPE = Recipe(
     name="heysquad_human",
     title="HeySQuAD (human)",
     sources=(HubRows("yijingwu/HeySQuAD_human", "2a9aff6032a76185b98eff703144a2a896313e49", splits=None),),
-    jobs=JOBS,
-    make=MAKE,
+    work=hub_rows(draft),
     text_type="none",
     description=(),
-    columns=@COLUMNS@,
+    columns=columns("audio | question | context | id | is_impossible | unique_id_1 | unique_id_2 | dataset_index"),
     types={"is_impossible": "bool_"},
-    jobs_per_part=5,
 )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from src.collection.sources import WebFile
 from src.corpus.collect.files import file_rows
-from src.corpus.recipe import Draft, Dropped, Files, HubRows, Inputs, Recipe, Remote
+from src.corpus.recipe import Draft, Dropped, Files, HubRows, Inputs, Recipe, columns
 
 REPO, REVISION = "ICTNLP/InstructS2S-200K", "004320105d5ca5246e8eacc4cbf53f7f100278e8"
 PARTS = tuple(
-    Remote(f"https://huggingface.co/datasets/{REPO}/resolve/{REVISION}/{name}", name)
+    WebFile(f"https://huggingface.co/datasets/{REPO}/resolve/{REVISION}/{name}", name)
     for name in (f"en_part_{number:02d}" for number in range(33))
 )
 
@@ -34,7 +35,6 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
             context += f"User: {turn['text']}\n"
 
 
-JOBS, MAKE = file_rows(drafts)
 RECIPE = Recipe(
     name="instructs2s",
     title="InstructS2S-200K",
@@ -42,10 +42,9 @@ RECIPE = Recipe(
         Files(PARTS, "en/wav", "tar"),
         HubRows(REPO, REVISION),
     ),
-    jobs=JOBS,
-    make=MAKE,
+    work=file_rows(drafts),
     text_type="none",
     description=(),
-    columns=@COLUMNS@,
+    columns=columns("question | context | audio | id | utterance_id | unique_id_1 | unique_id_2 | dataset_index"),
     types={"utterance_id": "int64"},
 )

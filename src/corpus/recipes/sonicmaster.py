@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from src.corpus.collect.audio import encode_wav, read_mono
+from src.corpus.collect.audio import RATE, read_mono
+from src.corpus.collect.conversation import written
 from src.corpus.collect.files import attempt
 from src.corpus.collect.hub import RowRange, cell_bytes, row_ranges
-from src.corpus.recipe import Draft, Dropped, HubRows, Inputs, Recipe, Record, Row, Stored, row_fields
+from src.corpus.recipe import Draft, Dropped, HubRows, Inputs, Recipe, Record, Row, Work, columns, row_fields
 
 EFFECTS_KEY = "degradataion description"  # spelt as published, here and in the texts below
 EFFECTS = {
@@ -20,7 +21,8 @@ EFFECTS = {
     "Amplitude_volume": "the audio gain is adjusted to a maximum amplitude within the set {0.001, 0.003, 0.01, 0.05}",
     "Dynamics_comp": "the audio dynamics are modified by applying a feedforward compressor with attack 3-80 ms, "
     "release 80-250 ms, threshold -45 to -38 dB, ratio 6-45, and make-up gain 16-25 dB",
-    "EQ_mud": "the audio muddiness is increased with a second-order Chebyshev Type II bandpass (200-500 Hz) by 6-15 dB",
+    "EQ_mud": "the audio muddiness is increased with a second-order Chebyshev Type II bandpass (200-500 Hz) by "
+    "6-15 dB",
     "EQ_dark": "the audio perceived brightness is increased with a high-shelf filter at 6 kHz by 6-15 dB",
     "Amplitude_clip": "the audio level is modified to a maximum amplitude within the {2, 3, 5} set and clipped",
     "EQ_airy": "the audio airness is reduced via a high-shelf filter at 10 kHz by 10-20 dB",
@@ -35,7 +37,8 @@ EFFECTS = {
     "EQ_bright": "the audio brightness is reduced using a high-shelf filter at 6 kHz by 6-15 dB",
     "Dynamics_punch": "the audio dynamics are modified by appling a feedforward transient shaper with attack 3 ms, "
     "release 150 ms, adaptive threshold, and reduction of 8-15 dB",
-    "EQ_clarity": "the audio clarity is degraded using a Butterworth low-pass filter (order 3-5) with cutoff at 2 kHz",
+    "EQ_clarity": "the audio clarity is degraded using a Butterworth low-pass filter (order 3-5) with cutoff at "
+    "2 kHz",
 }
 
 
@@ -68,7 +71,7 @@ def make(job: RowRange, inputs: Inputs, recipe: Recipe) -> Iterator[Row | Droppe
     """Rows of one range, the audio as mono WAV at 16 kHz."""
     split, start, stop = job
     for number in range(start, stop):
-        yield attempt(f"{split} row {number}", lambda number=number: _row(inputs.rows[split][number], recipe))
+        yield attempt((f"{split} row {number}", ""), lambda number=number: _row(inputs.rows[split][number], recipe))
 
 
 def _row(record: Record, recipe: Recipe) -> Row | Dropped:
@@ -77,9 +80,7 @@ def _row(record: Record, recipe: Recipe) -> Row | Dropped:
         return made
     cell = record["input_flac"]
     samples = read_mono(cell_bytes(cell), Path(cell.get("path") or made.unique_id_1).name)
-    data = encode_wav(samples)
-    stored = Stored(f"{made.unique_id_1}.wav", data=data, size=len(data))
-    return Row(row_fields(recipe, made, samples.size / 16000), stored)
+    return Row(row_fields(recipe, made, samples.size / RATE), written(f"{made.unique_id_1}.wav", samples))
 
 
 def jobs(inputs: Inputs) -> Iterator[RowRange]:
@@ -90,18 +91,24 @@ def jobs(inputs: Inputs) -> Iterator[RowRange]:
 RECIPE = Recipe(
     name="sonicmaster",
     title="SonicMaster (degraded)",
-    sources=(
-        HubRows("amaai-lab/SonicMasterDataset", "8191774834e49b6661bf764361ae160bfd1f9fb4", verify=False),
-    ),
-    jobs=jobs,
-    make=make,
+    sources=(HubRows("amaai-lab/SonicMasterDataset", "8191774834e49b6661bf764361ae160bfd1f9fb4", verify=False),),
+    work=Work(jobs, make, per_part=4),
     text_type="caption",
     description=(
-        "song name", "genres", "instrumental or with vocals", "singer gender", "tags", "degraded using", EFFECTS_KEY,
+        "song name",
+        "genres",
+        "instrumental or with vocals",
+        "singer gender",
+        "tags",
+        "degraded using",
+        EFFECTS_KEY,
     ),  # fmt: skip
-    columns=@COLUMNS@,
+    columns=columns(
+        "audio_description | text | song name | genres | instrumental or with vocals | singer gender | "
+        "tags | degraded using | degradataion description | duration | id | unique_id_1 | unique_id_2 | "
+        "audio | dataset_index"
+    ),
     rows=164500,
     hours=1370.83,
     audio="input_flac",
-    jobs_per_part=4,
 )

@@ -1,0 +1,89 @@
+"""AMI: English meetings, headset microphones, put together as they were spoken."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+
+from src.corpus.collect.audio import read_mono
+from src.corpus.collect.conversation import (
+    COUNT,
+    GENDERS,
+    Utterance,
+    conversation_rows,
+    gender_columns,
+    on_timeline,
+)
+from src.corpus.collect.files import attempt
+from src.corpus.collect.hub import cell_bytes
+from src.corpus.recipe import Dropped, HubRows, Inputs, Recipe, Record, Row, Work, columns
+
+LIMIT = 40.0
+ROOM_MICROPHONE = "SDM1"
+
+
+def jobs(inputs: Inputs) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Meetings with the numbers of their rows in the order of begin and end."""
+    rows = inputs.rows["train"]
+    names = ["meeting_id", "begin_time", "end_time", "microphone_id"]
+    about = rows.select_columns(names).with_format("arrow")[:].to_pydict()
+    meeting, begin, end, microphone = (about[name] for name in names)
+    order = sorted(
+        (number for number in range(len(rows)) if microphone[number] != ROOM_MICROPHONE),
+        key=lambda number: (meeting[number], begin[number], end[number]),
+    )
+    for name in dict.fromkeys(meeting[number] for number in order):
+        yield name, tuple(number for number in order if meeting[number] == name)
+
+
+def utterance(record: Record) -> Utterance:
+    """One upstream row."""
+    speaker, text = record["speaker_id"], record["text"].lower().strip()
+    samples = read_mono(cell_bytes(record["audio"]), record["audio"].get("path") or "")
+    return Utterance(speaker[3:], speaker, text, record["begin_time"], record["end_time"], samples)
+
+
+def make(job: tuple[str, tuple[int, ...]], inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
+    """Chunks of one meeting."""
+    meeting, numbers = job
+    rows, published = inputs.rows["train"], inputs.options.as_published
+
+    def heard() -> Iterator[Utterance | Dropped]:
+        for number in numbers:
+            yield attempt((meeting, f"row {number}"), lambda number=number: utterance(rows[number]))
+
+    yield from conversation_rows(
+        recipe, meeting, heard(), LIMIT,
+        mix=functools.partial(on_timeline, overwrite=published),
+        own=lambda chunk: {**gender_columns(chunk, _genders(chunk)), "meeting_id": meeting},
+        last_end=published,
+    )  # fmt: skip
+
+
+def _genders(chunk: Sequence[Utterance]) -> dict[str, str]:
+    return {each.speaker: "Male" if each.speaker[0] == "M" else "Female" for each in chunk}
+
+
+RECIPE = Recipe(
+    name="amicorpus",
+    title="AMI (headsets)",
+    sources=(HubRows("edinburghcstr/ami", "8dfb8d51a914b60af751fa9b561878bbba07160d"),),
+    work=Work(jobs, make, per_part=5),
+    text_type="speech",
+    description=(*GENDERS, COUNT),
+    columns=(
+        "audio_description",
+        *GENDERS,
+        *columns(f"{COUNT} | duration | text | audio | meeting_id | unique_id_1 | joint_f_id | unique_id_2"),
+        "dataset_index",
+    ),  # fmt: skip
+    types={COUNT: "int64"},
+    rows=1904,
+    hours=22.67,
+    licence="CC BY 4.0",
+    repairs=(
+        "overlapping speech is summed (published: the later utterance overwrites the earlier)",
+        "the stated duration is that of the longest utterance's end (published: of the last utterance's)",
+        "speakers' genders stand in the order of the speakers (published: in any order)",
+    ),
+)
