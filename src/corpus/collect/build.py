@@ -62,7 +62,7 @@ def collect(recipe: Recipe, settings: CollectSettings) -> dict[str, Any]:
         return dict(done["result"])
     if done is None and (folder / "dataset_dict.json").is_file() and not settings.force:
         raise UserError(f"{folder} holds a data set that this program did not write; move it, or pass --force")
-    work = Workspace(folder / WORK, given_folder(settings.from_dir, recipe.name))
+    work = Workspace(folder / WORK, given_folder(settings.from_dir, recipe))
     _discard_other_work(work.folder, config)
     inputs = gather(recipe, work, settings.options, settings.check_space, settings.keep_downloads)
     result = _build(recipe, inputs, work.folder, folder, _processes(settings.jobs))
@@ -118,8 +118,8 @@ def _build(recipe: Recipe, inputs: Inputs, work: Path, folder: Path, processes: 
     if counts["rows"] == 0:
         first = f"; the first reason: {dropped[0]['reason']}" if dropped else ""
         raise UserError(f"{recipe.name}: no row could be made, {counts['dropped']} were dropped{first}")
-    orders = sort_rows(paths, keep_repeated=False)
-    for order in orders:
+    orders = sort_rows(paths, keep_repeated=inputs.options.as_published)
+    for order in () if inputs.options.as_published else orders:
         for first_id, second_id in order.repeated:
             ids = {"unique_id_1": first_id, "unique_id_2": second_id}
             dropped.append({**ids, "reason": "an earlier row has the same pair of ids"})

@@ -45,13 +45,25 @@ class Workspace:
         return (self.tree, *((self.given,) if self.given else ()))
 
 
-def given_folder(from_dir: Path | None, name: str) -> Path | None:
-    """``DIR/NAME`` if there is such a folder, else ``DIR`` itself. Raises :class:`UserError` if DIR is missing."""
+def given_folder(from_dir: Path | None, recipe: Recipe) -> Path | None:
+    """``DIR`` itself if it holds any of the corpus's files, else ``DIR/NAME``.
+
+    Raises :class:`UserError` if DIR is missing.
+    """
     if from_dir is None:
         return None
     if not from_dir.is_dir():
         raise UserError(f"--from-dir {from_dir} is no folder")
-    return from_dir / name if (from_dir / name).is_dir() else from_dir
+    own = from_dir / recipe.name
+    return from_dir if not own.is_dir() or any(_holds(from_dir, source) for source in recipe.sources) else own
+
+
+def _holds(folder: Path, source: Source) -> bool:
+    if isinstance(source, HubRows):
+        return False
+    return (folder / source.yields).exists() or (
+        isinstance(source, Files) and (folder / source.parts[0].name).is_file()
+    )
 
 
 def gather(recipe: Recipe, work: Workspace, options: Options, check_space: bool = True, keep: bool = False) -> Inputs:
