@@ -90,4 +90,5 @@ def _shift_to_volumes(archive: zipfile.ZipFile, starts: list[int]) -> None:
     shift = max(start for start in starts if start <= archive.start_dir)  # of the volume that holds the directory
     for info in members:
         info.header_offset += starts[info.volume] - shift
-        info._end_offset = None  # newer versions compare it with the next member's place, which has moved
+        if hasattr(info, "_end_offset"):  # newer versions compare it with the next member's place, which has moved
+            info._end_offset = None

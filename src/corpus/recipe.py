@@ -175,7 +175,7 @@ class Recipe:
         rows, hours: of the published corpus.
         audio: column of Hub rows that holds the audio, to be left encoded.
         licence: only where certain. access: what has to be asked for before downloading.
-        download_gb: only where upstream states it.
+        gb_per_hour: of the saved audio, where its form is known; about.
         repairs: what differs from the published rows unless ``as_published``.
     """
 
@@ -191,7 +191,7 @@ class Recipe:
     hours: float | None = None
     licence: str = "see source"
     access: str = ""
-    download_gb: float | None = None
+    gb_per_hour: float | None = None
     repairs: tuple[str, ...] = ()
     audio: str = "audio"
     module: str = ""
@@ -206,6 +206,10 @@ class Recipe:
         """Arrow type of a saved column."""
         common = {"duration": "float64", "dataset_index": "int64"}
         return self.types.get(column, common.get(column, "string"))
+
+
+WAV_16, WAV_22, WAV_24, WAV_44, WAV_48 = (rate * 2 * 3600 / 1e9 for rate in (16000, 22050, 24000, 44100, 48000))
+"""Gigabytes of an hour of 16-bit mono sound by its samples per second."""
 
 
 def row_fields(

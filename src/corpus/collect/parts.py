@@ -101,25 +101,24 @@ def make_part(part: Part) -> PartResult:
         for number, job in enumerate(part.jobs):
             os.pwrite(mark.fileno(), f"{number:8d}".encode(), 0)
             if number in part.crashed:
-                writer.drop(Dropped(label(job), "", "ended the process that decoded it"))
+                writer.drop(Dropped(*ids_of(job), "ended the process that decoded it"))
                 continue
             try:
                 for made in recipe.work.make(job, _worker["inputs"], recipe):
                     writer.drop(made) if isinstance(made, Dropped) else writer.add(made)
             except Exception as error:  # one bad file must not end a run over a million
-                writer.drop(Dropped(label(job), "", f"{type(error).__name__}: {error}"))
+                writer.drop(Dropped(*ids_of(job), f"{type(error).__name__}: {error}"))
     result = writer.close(digest)
     _mark(part).unlink()
     return result
 
 
-def label(job: Any) -> str:
+def ids_of(job: Any) -> tuple[str, str]:
     """How a piece of work is called in the list of what was dropped."""
     first = job[0] if isinstance(job, (list, tuple)) and job else job
-    ids = [getattr(first, name, None) for name in ("unique_id_1", "unique_id_2")]
-    if ids[0] is not None:
-        return " ".join(str(each) for each in ids if each)
-    return str(getattr(first, "name", job))[:200]
+    if hasattr(first, "unique_id_1"):
+        return str(first.unique_id_1), str(first.unique_id_2)
+    return str(getattr(first, "path", first))[:200], ""
 
 
 def _finished(path: Path, digest: str) -> PartResult | None:

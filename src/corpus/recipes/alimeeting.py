@@ -18,7 +18,7 @@ from src.corpus.collect.conversation import (
 )
 from src.corpus.collect.files import files
 from src.corpus.collect.textgrid import first_tier
-from src.corpus.recipe import Dropped, Inputs, Recipe, Row, Work, columns, web
+from src.corpus.recipe import WAV_16, Dropped, Inputs, Recipe, Row, Work, columns, web
 
 LIMIT = 40.0
 
@@ -91,6 +91,7 @@ RECIPE = Recipe(
     types={COUNT: "int64"},
     rows=10209,
     hours=120.93,
+    gb_per_hour=WAV_16,
     licence="CC BY-SA 4.0",
     repairs=(
         "overlapping speech is summed (published: the later utterance overwrites the earlier)",

@@ -16,7 +16,7 @@ from src.corpus.collect.conversation import (
 )
 from src.corpus.collect.files import attempt
 from src.corpus.collect.hub import cell_bytes
-from src.corpus.recipe import Dropped, HubRows, Inputs, Recipe, Record, Row, Work, columns
+from src.corpus.recipe import WAV_16, Dropped, HubRows, Inputs, Recipe, Record, Row, Work, columns
 
 LIMIT = 40.0
 ROOM_MICROPHONE = "SDM1"
@@ -80,6 +80,7 @@ RECIPE = Recipe(
     types={COUNT: "int64"},
     rows=1904,
     hours=22.67,
+    gb_per_hour=WAV_16,
     licence="CC BY 4.0",
     repairs=(
         "overlapping speech is summed (published: the later utterance overwrites the earlier)",

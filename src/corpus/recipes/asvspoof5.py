@@ -58,6 +58,7 @@ RECIPE = Recipe(
     ),
     rows=182356,
     hours=603.96,
+    gb_per_hour=0.063,
     repairs=(
         "genuine speech is called `bona fide` (published: every row says `spoof`)",
         "the last line of the protocol is kept (1 row more)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from src.corpus.collect.hub import hub_rows
-from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record, columns
+from src.corpus.recipe import WAV_16, Draft, HubRows, Options, Recipe, Record, columns
 
 
 def draft(record: Record, options: Options) -> Draft:
@@ -29,5 +29,6 @@ RECIPE = Recipe(
     ),
     rows=1908644,
     hours=5255.55,
+    gb_per_hour=WAV_16,
     audio="wav",
 )

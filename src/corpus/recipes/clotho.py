@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from src.corpus.collect.files import file_rows, table
-from src.corpus.recipe import Draft, Inputs, Recipe, columns, web
+from src.corpus.recipe import WAV_44, Draft, Inputs, Recipe, columns, web
 
 CAPTIONS = tuple(f"caption_{number}" for number in range(1, 6))
 BASE = "https://zenodo.org/records/3490684/files"
@@ -41,4 +41,5 @@ RECIPE = Recipe(
     ),
     rows=14465,
     hours=90.21,
+    gb_per_hour=WAV_44,
 )

@@ -11,7 +11,7 @@ from src.collection.drive import DriveFolderFile
 from src.corpus.collect.audio import read_mono
 from src.corpus.collect.conversation import COUNT, Utterance, back_to_back, concatenated, conversation_rows
 from src.corpus.collect.files import attempt, lines
-from src.corpus.recipe import Dropped, Files, Inputs, Recipe, Row, Work, columns, web
+from src.corpus.recipe import WAV_16, Dropped, Files, Inputs, Recipe, Row, Work, columns, web
 
 LIMIT = 25.0
 LIST = "https://raw.githubusercontent.com/keonlee9420/DailyTalk/881eb3c6c66ef0ed466895a6a5ef4d9c511bc2af"
@@ -86,6 +86,7 @@ RECIPE = Recipe(
     types={COUNT: "int64"},
     rows=3736,
     hours=20.57,
+    gb_per_hour=WAV_16,
     licence="CC BY-SA 4.0",
     repairs=("turns stand in the order of their numbers (published: 1, 10, 11, 2; the second id tells the order)",),
 )

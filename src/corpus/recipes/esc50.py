@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from src.corpus.collect.files import file_rows, table
-from src.corpus.recipe import Draft, Inputs, Recipe, columns, web
+from src.corpus.recipe import WAV_44, Draft, Inputs, Recipe, columns, web
 
 
 def drafts(inputs: Inputs) -> Iterator[Draft]:
@@ -33,5 +33,6 @@ RECIPE = Recipe(
     types={"src_file": "int64"},
     rows=2000,
     hours=2.78,
+    gb_per_hour=WAV_44,
     licence="CC BY-NC 3.0",
 )

@@ -11,7 +11,7 @@ from src.common.errors import UserError
 from src.corpus.collect.audio import RATE, read_mono
 from src.corpus.collect.conversation import written
 from src.corpus.collect.files import MISSING, attempt, table
-from src.corpus.recipe import Draft, Dropped, Inputs, Recipe, Row, Work, columns, row_fields, web
+from src.corpus.recipe import WAV_16, Draft, Dropped, Inputs, Recipe, Row, Work, columns, row_fields, web
 
 OPTIONAL = ("album title", "language code", "album tags", "artist tags", "song tags")
 SUBSETS = ("small", "medium", "large")
@@ -112,6 +112,7 @@ RECIPE = Recipe(
     ),
     rows=84213,
     hours=695.47,
+    gb_per_hour=WAV_16,
     licence="by track",
     repairs=("a genre's chain follows its id (published: its title, which two genres may share)",),
 )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from src.collection.sources import WebFile
 from src.corpus.collect.files import file_rows, table
-from src.corpus.recipe import Draft, Files, Inputs, Recipe, columns, web
+from src.corpus.recipe import WAV_44, Draft, Files, Inputs, Recipe, columns, web
 
 BASE = "https://zenodo.org/records/4060432/files"
 VOLUMES = tuple(f"FSD50K.dev_audio.{ending}" for ending in ("z01", "z02", "z03", "z04", "z05", "zip"))
@@ -46,6 +46,7 @@ RECIPE = Recipe(
     types={"fname": "int64"},
     rows=36796,
     hours=70.39,
+    gb_per_hour=WAV_44,
     licence="CC BY 4.0 (clips: by clip)",
     repairs=(
         "labels that only the uploader gave come first (published: they are left out); ids are the published ones",

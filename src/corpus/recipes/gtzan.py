@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from src.corpus.collect.files import file_rows, files, folders
-from src.corpus.recipe import Draft, Dropped, Inputs, Recipe, columns, web
+from src.corpus.recipe import WAV_22, Draft, Dropped, Inputs, Recipe, columns, web
 
 BROKEN = "jazz.00054.wav"
 
@@ -39,4 +39,5 @@ RECIPE = Recipe(
     ),
     rows=999,
     hours=8.33,
+    gb_per_hour=WAV_22,
 )

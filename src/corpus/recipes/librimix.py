@@ -20,7 +20,7 @@ from src.corpus.collect.audio import RATE, Samples, read_mono
 from src.corpus.collect.conversation import COUNT, ORDINALS, spoken_row
 from src.corpus.collect.files import attempt, speaker_table, table
 from src.corpus.description import Segment
-from src.corpus.recipe import Dropped, Files, Inputs, Recipe, Row, Work, columns, web
+from src.corpus.recipe import WAV_16, Dropped, Files, Inputs, Recipe, Row, Work, columns, web
 from src.corpus.recipes.librispeech import ROOT, archive, transcripts
 
 COMMIT = "eac7cf0b24ebadd50e7167c7be98c2366b1be0c4"
@@ -130,6 +130,7 @@ RECIPE = Recipe(
     types={COUNT: "int64", **{key: "float64" for key in KEYS if key.endswith("snr")}},
     rows=107900,
     hours=385.01,
+    gb_per_hour=WAV_16,
     licence="CC BY 4.0",
     repairs=(
         "the stated duration is that of the mixture (published: of the last speaker)",

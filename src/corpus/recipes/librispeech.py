@@ -49,5 +49,6 @@ RECIPE = Recipe(
     ),
     rows=281241,
     hours=961.05,
+    gb_per_hour=0.063,
     licence="CC BY 4.0",
 )

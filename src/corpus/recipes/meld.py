@@ -8,7 +8,7 @@ from pathlib import Path
 from src.corpus.collect.audio import read_mono
 from src.corpus.collect.conversation import COUNT, Utterance, back_to_back, concatenated, conversation_rows
 from src.corpus.collect.files import attempt, table
-from src.corpus.recipe import Dropped, Inputs, Recipe, Row, Work, columns, web
+from src.corpus.recipe import WAV_16, Dropped, Inputs, Recipe, Row, Work, columns, web
 
 LIMIT = 20.0
 NEEDS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID")
@@ -57,5 +57,6 @@ RECIPE = Recipe(
     types={COUNT: "int64", "dialogue id": "int64"},
     rows=1901,
     hours=8.71,
+    gb_per_hour=WAV_16,
     licence="GPL-3.0",
 )

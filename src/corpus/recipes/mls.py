@@ -43,6 +43,7 @@ RECIPE = Recipe(
     ),
     rows=1445335,
     hours=6026.98,
+    gb_per_hour=0.016,
     licence="CC BY 4.0",
     repairs=("the last utterance of each language is kept (7 rows more)",),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from src.corpus.collect.files import file_rows, files, folders
-from src.corpus.recipe import Draft, Inputs, Recipe, columns, web
+from src.corpus.recipe import WAV_44, Draft, Inputs, Recipe, columns, web
 
 
 def drafts(inputs: Inputs) -> Iterator[Draft]:
@@ -32,4 +32,5 @@ RECIPE = Recipe(
     ),
     rows=6977,
     hours=0.68,
+    gb_per_hour=WAV_44,
 )

@@ -10,7 +10,7 @@ from src.common.errors import UserError
 from src.corpus.collect.audio import RATE, Cuts, to_rate
 from src.corpus.collect.conversation import written
 from src.corpus.collect.files import attempt, lines
-from src.corpus.recipe import Draft, Dropped, Inputs, Recipe, Row, Work, columns, row_fields, web
+from src.corpus.recipe import WAV_16, Draft, Dropped, Inputs, Recipe, Row, Work, columns, row_fields, web
 
 LANGUAGES = ("Hindi-English", "Bengali-English")
 
@@ -72,5 +72,6 @@ RECIPE = Recipe(
     ),
     rows=79431,
     hours=135.5,
+    gb_per_hour=WAV_16,
     licence="CC BY-SA 4.0",
 )

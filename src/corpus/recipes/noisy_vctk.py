@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from src.corpus.collect.files import file_rows, lines
-from src.corpus.recipe import Draft, Inputs, Recipe, columns, web
+from src.corpus.recipe import WAV_48, Draft, Inputs, Recipe, columns, web
 
 SETS = ("trainset_28spk", "trainset_56spk")
 SHAPED = "simulated speech-shaped noise (filtered white noise)"
@@ -58,6 +58,7 @@ RECIPE = Recipe(
     ),
     rows=69290,
     hours=56.84,
+    gb_per_hour=WAV_48,
     licence="CC BY 4.0",
     repairs=("the last line of both logs is kept (4 rows more)",),
 )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 from src.corpus.collect.files import file_rows
-from src.corpus.recipe import Draft, Inputs, Recipe, columns, web
+from src.corpus.recipe import WAV_16, Draft, Inputs, Recipe, columns, web
 
 FAMILIES = (
     "bass", "brass", "flute", "guitar", "keyboard", "mallet", "organ", "reed", "string", "synth lead", "vocal",
@@ -77,5 +77,6 @@ RECIPE = Recipe(
     types={"note_id": "int64"},
     rows=289205,
     hours=321.34,
+    gb_per_hour=WAV_16,
     licence="CC BY 4.0",
 )

@@ -11,7 +11,7 @@ from src.corpus.collect.audio import RATE, read_mono
 from src.corpus.collect.conversation import written
 from src.corpus.collect.files import attempt
 from src.corpus.collect.hub import RowRange, cell_bytes, row_ranges
-from src.corpus.recipe import Draft, Dropped, HubRows, Inputs, Recipe, Record, Row, Work, columns, row_fields
+from src.corpus.recipe import WAV_16, Draft, Dropped, HubRows, Inputs, Recipe, Record, Row, Work, columns, row_fields
 
 EFFECTS_KEY = "degradataion description"  # spelt as published, here and in the texts below
 EFFECTS = {
@@ -110,5 +110,6 @@ RECIPE = Recipe(
     ),
     rows=164500,
     hours=1370.83,
+    gb_per_hour=WAV_16,
     audio="input_flac",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from src.corpus.collect.files import file_rows, files, lines
-from src.corpus.recipe import Draft, Inputs, Recipe, columns, web
+from src.corpus.recipe import WAV_48, Draft, Inputs, Recipe, columns, web
 
 
 def drafts(inputs: Inputs) -> Iterator[Draft]:
@@ -48,5 +48,6 @@ RECIPE = Recipe(
     ),
     rows=43660,
     hours=43.43,
+    gb_per_hour=WAV_48,
     licence="ODC-By 1.0",
 )

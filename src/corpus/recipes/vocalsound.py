@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator
 
 from src.corpus.collect.files import file_rows, files
-from src.corpus.recipe import Draft, Inputs, Recipe, columns, web
+from src.corpus.recipe import WAV_16, Draft, Inputs, Recipe, columns, web
 
 HEALTH = "has a cold/allergy/other health-related symptoms that might affect speech"
 
@@ -45,5 +45,6 @@ RECIPE = Recipe(
     ),
     rows=15536,
     hours=18.05,
+    gb_per_hour=WAV_16,
     licence="CC BY-SA 4.0",
 )

@@ -13,7 +13,7 @@ from src.collection.sources import WebFile
 from src.corpus.collect.audio import RATE, read_mono
 from src.corpus.collect.conversation import COUNT, spoken_row
 from src.corpus.collect.files import attempt, files, folders, lines, table
-from src.corpus.recipe import Dropped, Files, Inputs, Recipe, Row, Work, columns, web
+from src.corpus.recipe import WAV_16, Dropped, Files, Inputs, Recipe, Row, Work, columns, web
 
 SEED, PER_TYPE = 123, 50
 SAME = "the speakers are the same"
@@ -121,6 +121,7 @@ RECIPE = Recipe(
     types={COUNT: "int64"},
     rows=181502,
     hours=819.24,
+    gb_per_hour=WAV_16,
     access="ask first at https://mm.kaist.ac.kr/datasets/voxceleb/index.html",
     repairs=(
         "two recordings of one speaker are called 1 speaker, the first (published: 2 speakers)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import re
@@ -14,7 +15,8 @@ import soundfile
 
 from src.common.paths import REPO_ROOT, raw_dir
 from src.corpus.collect.build import CollectSettings, collect
-from src.corpus.recipe import Options
+from src.corpus.collect.conversation import Utterance, conversation_rows, on_timeline
+from src.corpus.recipe import Options, Row
 from src.corpus.recipes import all_corpora, load_recipe
 from tests.support.upstream import IMITATIONS
 
@@ -110,20 +112,14 @@ def test_overlaps_are_summed_unless_as_published(
     assert np.abs(heard[16000:40000]).max() == 0
 
 
-def test_an_earlier_utterance_that_ends_last_counts() -> None:
-    from src.corpus.collect.conversation import Utterance, conversation_rows, on_timeline
-
+@pytest.mark.parametrize(("last_end", "seconds"), [(False, 50), (True, 45)])
+def test_an_earlier_utterance_that_ends_last_counts(last_end: bool, seconds: int) -> None:
     silence = np.zeros(16000 * 50, np.float32)
     talk = [Utterance("a", "A", "x", 0.0, 50.0, silence), Utterance("b", "B", "y", 10.0, 45.0, silence[:16000])]
-    for last_end, seconds in ((False, 50), (True, 45)):
-        rows = list(
-            conversation_rows(
-                load_recipe("meld"), "0", iter(talk), 60.0,
-                lambda chunk: on_timeline(chunk, last_end), lambda chunk: {"dialogue id": 0}, last_end,
-            )
-        )  # fmt: skip
-        assert f"(duration: {seconds}s," in rows[0].fields["audio_description"]  # type: ignore[union-attr]
-        assert rows[0].fields["duration"] == seconds  # type: ignore[union-attr]
+    mix = functools.partial(on_timeline, overwrite=last_end)
+    (row,) = conversation_rows(load_recipe("meld"), "0", talk, 60.0, mix, lambda chunk: {"dialogue id": 0}, last_end)
+    assert isinstance(row, Row)
+    assert f"(duration: {seconds}s," in row.fields["audio_description"] and row.fields["duration"] == seconds
 
 
 def test_a_given_pair_list_is_used_as_it_is(tmp_path: Path, data_root: Path) -> None:

@@ -15,7 +15,7 @@ def clotho(root: Path) -> None:
         for name in ("b.wav", "a, x.wav")
     ]
     put_table(root / "captions.csv", captions)
-    put(root / "metadata.csv", "file_name,keywords,sound_id\nb.wav,rain;wind,1\nb.wav,late,1\n".encode()
+    put(root / "metadata.csv", b"file_name,keywords,sound_id\nb.wav,rain;wind,1\nb.wav,late,1\n"
         + '"a, x.wav",caf\xe9,2\n'.encode("latin-1"))  # fmt: skip
     for name in ("b.wav", "a, x.wav"):
         put(root / "development" / name, audio(1.0, 44100, 2))
