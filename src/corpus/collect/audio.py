@@ -42,6 +42,24 @@ def seconds_of(source: Path | bytes, name: str = "") -> float:
     return float(samples.shape[1] / rate)
 
 
+def can_be_heard(data: bytes, name: str) -> None:
+    """Decode the first 10 ms. Raises :class:`UserError` naming the file if that fails, or nothing is there."""
+    if _for_sndfile(data, name):
+        import soundfile
+
+        with contextlib.suppress(soundfile.LibsndfileError), soundfile.SoundFile(io.BytesIO(data)) as file:
+            if len(file.read(max(1, file.samplerate // 100))):
+                return
+    from torchcodec.decoders import AudioDecoder
+
+    try:
+        heard = AudioDecoder(data).get_samples_played_in_range(0.0, 0.01).data.shape[-1]
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise UserError(f"{name}: cannot be read as audio ({' '.join(str(error).split())[:200]})") from error
+    if not heard:
+        raise UserError(f"{name}: holds no audio samples")
+
+
 def read(source: Path | bytes, name: str = "") -> tuple[Samples, int]:
     """All samples ``(channels, n)`` and their rate. Raises :class:`UserError` naming the file."""
     label = name or str(source)

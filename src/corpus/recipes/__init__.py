@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+from typing import Any
 
 from src.common.config import CONFIG_DIR
 from src.common.errors import ConfigError
@@ -14,11 +15,23 @@ INSTRUCTION = "instruction"
 
 
 @functools.cache
-def groups() -> dict[str, tuple[str, ...]]:
-    """Names of all corpora by group, in the order in which every stage goes through them; instruction sets last."""
+def _table() -> dict[str, Any]:
     import yaml
 
-    table = yaml.safe_load((CONFIG_DIR / "corpora" / "alarm.yaml").read_text(encoding="utf-8"))
+    table: dict[str, Any] = yaml.safe_load((CONFIG_DIR / "corpora" / "alarm.yaml").read_text(encoding="utf-8"))
+    return table
+
+
+def instruction_base(name: str) -> str:
+    """The raw set of an instruction set that is trained on: itself, or its filtered one."""
+    base: str = _table()[INSTRUCTION][name]["base"]
+    return base
+
+
+@functools.cache
+def groups() -> dict[str, tuple[str, ...]]:
+    """Names of all corpora by group, in the order in which every stage goes through them; instruction sets last."""
+    table = _table()
     return {
         **{group: tuple(names) for group, names in table["groups"].items()},
         INSTRUCTION: tuple(table[INSTRUCTION]),
