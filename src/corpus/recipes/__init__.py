@@ -43,6 +43,11 @@ def audio_corpora() -> list[str]:
     return [name for group, names in groups().items() if group != INSTRUCTION for name in names]
 
 
+def instruction_sets() -> tuple[str, ...]:
+    """The sets of spoken instructions."""
+    return groups()[INSTRUCTION]
+
+
 def all_corpora() -> list[str]:
     """Every corpus that has a recipe."""
     return [name for names in groups().values() for name in names]

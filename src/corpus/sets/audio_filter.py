@@ -60,7 +60,7 @@ def filter_by_audio(name: str, max_duration: float = 60.0, jobs: int = 1) -> dic
     keys = read_keys(table, f"raw set {name}")
     rows = find_rows(keys, np.sort(np.concatenate(list(splits.values()))))
     target = indexes_filtered_dir(name)
-    bad = {row: reason for row, reason in _look(name, rows[rows >= 0], target / WORK, max_duration, jobs)}
+    bad = dict(_look(name, rows[rows >= 0], target / WORK, max_duration, jobs))
     counts: dict[str, Any] = {}
     dropped = []
     for split, wanted in splits.items():
@@ -100,8 +100,7 @@ def _look(name: str, rows: np.ndarray, work: Path, max_duration: float, jobs: in
     for _ in _with_progress(name, run_all(_look_at, todo, jobs, _after_crash), len(todo)):
         pass
     for block in blocks:
-        for row, reason in json.loads(block.path.read_text(encoding="utf-8")):
-            yield row, reason
+        yield from json.loads(block.path.read_text(encoding="utf-8"))
 
 
 def _with_progress(name: str, results: Iterator[int], total: int) -> Iterator[int]:

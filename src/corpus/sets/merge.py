@@ -1,7 +1,7 @@
 """The published responses, joined with corpora that were collected here, as sets that training reads.
 
-The released corpus (``Blinorot/ALARM-Corpora``) has texts and ids; the audio is collected from its sources. Rows belong
-together by ``(unique_id_1, unique_id_2, dataset_name)``; the published row numbers do not count.
+The released corpus (``Blinorot/ALARM-Corpora``) has texts and ids; the audio is collected from its sources. Rows
+belong together by ``(unique_id_1, unique_id_2, dataset_name)``; the published row numbers do not count.
 """
 
 from __future__ import annotations
@@ -152,6 +152,7 @@ def _join(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions in the raw set and in the published split of the rows that both have."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     def ids(table: Any, chosen: np.ndarray | None, place: str) -> Any:
         part = table.select_columns(list(IDS)).with_format("arrow")
@@ -163,7 +164,7 @@ def _join(
     there = ids(rows, places, "there") if places.size else ids(rows, np.zeros(0, np.int64), "there")
     for table, what in ((here, f"raw set {name}"), (there, f"published rows of {name}")):
         repeated = table.group_by(list(IDS)).aggregate([([], "count_all")])
-        again = repeated.filter(pa.compute.greater(repeated["count_all"], 1))
+        again = repeated.filter(pc.greater(repeated["count_all"], 1))
         if again.num_rows:
             pairs = [f"({row[IDS[0]]}, {row[IDS[1]]})" for row in again.slice(0, 5).to_pylist()]
             raise UserError(f"{what}: {again.num_rows} pairs of ids are not unique: {first_of(pairs)}")
@@ -194,6 +195,7 @@ def _in_key_order(
     tell of the same rows.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     splits = list(found)
     here = np.concatenate([found[split][0] for split in splits])
@@ -212,8 +214,8 @@ def _in_key_order(
                 back.append(mine)
         table = pa.concat_tables(pieces).take(np.argsort(np.concatenate(back)))
         about = local[here[part]].column(texts[0]).cast(pa.string())
-        differs = pa.compute.not_equal(about, table["audio_description"].cast(pa.string()))
-        counts["descriptions_differ"] += pa.compute.sum(differs).as_py() or 0
+        differs = pc.not_equal(about, table["audio_description"].cast(pa.string()))
+        counts["descriptions_differ"] += pc.sum(differs).as_py() or 0
         yield pa.table(
             {KEY: keys[here[part]], texts[0]: about, texts[1]: table["context"], **{n: table[n] for n in ANSWERS}}
         )

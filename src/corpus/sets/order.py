@@ -14,6 +14,12 @@ from src.dataset.tables import check_same_text, find_rows, first_of, native_spli
 TEXTS = ("audio_description", "question", "context")
 
 
+def existing(response_folders: list[str]) -> list[str]:
+    """Those that are here, each once."""
+    folders = dict.fromkeys(response_folders)
+    return [folder for folder in folders if responses_dir(ResponseName.parse(folder).model, folder).is_dir()]
+
+
 def check_order(raw_name: str, response_folders: list[str]) -> list[str]:
     """Problems of a corpus's sets, empty if there are none.
 

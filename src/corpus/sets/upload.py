@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from src.common.paths import raw_dir, responses_dir
 from src.common.run_record import write_json, write_run_record, write_text
 from src.corpus.recipe import IDS
 from src.corpus.recipes import INSTRUCTION, group_of, instruction_base, load_recipe
+from src.corpus.sets.commands import response_folder
 from src.corpus.sets.merge import ANSWERS
 from src.dataset.splits import find_split_indexes
 from src.dataset.tables import KEY, join_rows, native_splits, open_split, read_keys
@@ -61,18 +63,10 @@ class Release:
         return {f"{prefix}{split}": split for split in ("train", "validation")}
 
 
-def response_folders(
-    names: Sequence[str], llm: str, max_tokens: int, max_thinking_tokens: int, rephrased: bool = True
-) -> dict[str, str]:
-    """Response folder of each corpus, instruction sets last."""
-    found = {}
-    for name in sorted(names, key=lambda name: group_of(name) == INSTRUCTION):
-        if group_of(name) == INSTRUCTION:
-            found[name] = ResponseName(instruction_base(name), llm, max_tokens).format()
-        else:
-            thinking = max_thinking_tokens if rephrased else -1
-            found[name] = ResponseName(name, llm, max_tokens, rephrased, thinking).format()
-    return found
+def response_folders(names: Sequence[str], args: argparse.Namespace) -> dict[str, str]:
+    """Response folder of each corpus, instruction sets last, by the arguments of the command."""
+    ordered = sorted(names, key=lambda name: group_of(name) == INSTRUCTION)
+    return {name: response_folder(name, args, not args.plain) for name in ordered}
 
 
 def lay_out(release: Release, folder: Path, repo: str) -> dict[str, dict[str, int]]:

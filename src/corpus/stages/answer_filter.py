@@ -94,7 +94,7 @@ def _reasons(table: Any, response_folder: str, limits: LengthLimits, count_token
     if lacking and count_tokens is None:
         raise UserError(
             f"responses {response_folder} have no column {' and '.join(lacking)}; they have "
-            f"{', '.join(table.column_names)}; name the model whose tokenizer counts (--llm)"
+            f"{', '.join(table.column_names)}; name the model whose tokenizer counts (--tokenizer)"
         )
     if lacking and count_tokens is not None:
         tokens, reasons = _counted(table, count_tokens), np.full(len(table), "", dtype=object)
@@ -106,6 +106,19 @@ def _reasons(table: Any, response_folder: str, limits: LengthLimits, count_token
     reasons = np.where((reasons == "") & (tokens < limits.tokens_min), TOO_SHORT, reasons)
     reasons = np.where((reasons == "") & (tokens > limits.tokens_max), TOO_LONG, reasons)
     return np.append(reasons, MISSING)
+
+
+def token_counter(model: str) -> CountTokens:
+    """Counts tokens as ``model`` (folder or Hub id) cuts a text. Raises :class:`UserError` if it has no tokenizer."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{model} has no tokenizer that can be loaded ({' '.join(str(error).split())[:200]})"
+        ) from error
+    return lambda texts: [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
 
 
 def _counted(table: Any, count_tokens: CountTokens) -> np.ndarray:
