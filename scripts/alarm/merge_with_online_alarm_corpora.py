@@ -1,4 +1,4 @@
-"""Join the released responses (Blinorot/ALARM-Corpora) with what is collected here; then dataset=alarm_corpora trains.
+"""Join the released responses (Blinorot/ALARM-Corpora) with what is collected here; dataset=alarm_corpora trains.
 
 Rows belong together by (unique_id_1, unique_id_2, dataset_name). Out: response sets, the released split as
 data/datasets/indexes_filtered/NAME, and the filtered set of spoken instructions.

@@ -7,16 +7,18 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from src.common.errors import UserError
 from src.corpus.collect.audio import seconds_of
 from src.corpus.recipe import Draft, Dropped, Inputs, Recipe, Row, Stored, Work, row_fields
 
+T = TypeVar("T")
 Drafts = Callable[[Inputs], Iterable["Draft | Dropped"]]
 
 
-def attempt(ids: tuple[str, str], make: Callable[[], Row | Dropped]) -> Row | Dropped:
-    """What ``make`` returns; if it fails in any way, the row of these ids is dropped and the reason kept."""
+def attempt(ids: tuple[str, str], make: Callable[[], T | Dropped]) -> T | Dropped:
+    """What ``make`` returns; if it fails in any way, the row of these ids is dropped, with the reason."""
     try:
         return make()
     except UserError as error:

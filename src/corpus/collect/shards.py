@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,7 +62,9 @@ def sort_rows(parts: list[Path], keep_repeated: bool) -> list[SplitOrder]:
     for split in pc.unique(ids.column(SPLIT)).to_pylist():
         mine = np.flatnonzero(np.asarray(pc.equal(ids.column(SPLIT), split)))
         chosen = ids.select(list(IDS)).take(mine) if mine.size < len(ids) else ids.select(list(IDS))
-        order = np.asarray(pc.sort_indices(chosen, sort_keys=[(name, "ascending") for name in IDS]), dtype=np.int64)
+        order = np.asarray(
+            pc.sort_indices(chosen, sort_keys=[(name, "ascending", "at_end") for name in IDS]), dtype=np.int64
+        )
         repeated = _repeated(chosen, order)
         pairs = chosen.take(order[repeated]).to_pylist()
         if not keep_repeated:
@@ -106,7 +109,8 @@ def write_splits(
         for number, (start, stop) in enumerate(zip(order.bounds, order.bounds[1:], strict=False)):
             path = folder / order.split / f"data-{number:05d}-of-{count:05d}.arrow"
             shards.append(Shard(order.split, start, stop, path))
-    setup = (recipe.path, inputs, tuple(str(path) for path in parts), scratch)
+    schema = features_of(recipe).arrow_schema
+    setup = (recipe.path, inputs, tuple(str(path) for path in parts), scratch, schema)
     yield from run_all(write_shard, shards, processes, _cannot_crash, _set_up, setup)
     for order in orders:
         names = [shard.path.name for shard in shards if shard.split == order.split]
@@ -185,10 +189,9 @@ def write_set(folder: Path, splits: dict[str, tuple[Any, Iterator[Any]]]) -> dic
 _worker: dict[str, Any] = {}
 
 
-def _set_up(path: str, inputs: Inputs, parts: tuple[str, ...], scratch: Path) -> None:
+def _set_up(path: str, inputs: Inputs, parts: tuple[str, ...], scratch: Path, schema: Any) -> None:
     starts = np.cumsum([0, *(open_part(part).num_rows for part in parts)])
     recipe = load_recipe(path)
-    schema = features_of(recipe).arrow_schema
     _worker.clear()
     _worker.update(
         recipe=recipe, inputs=inputs, parts=parts, starts=starts, scratch=scratch, orders={}, schema=schema
@@ -256,8 +259,9 @@ def _finish(rows: Any, first_index: int, split: str) -> Any:
     import pyarrow as pa
 
     schema, count = _worker["schema"], rows.num_rows
-    cells = zip(*(rows.column(name).to_pylist() for name in (*CELL[1:], "_part")), strict=True)
-    data = pa.array([_read_cell(*cell, split) for cell in cells], pa.binary())
+    files, offsets, sizes, parts = (rows.column(name).to_pylist() for name in (*CELL[1:], "_part"))
+    cells = zip(files, offsets, sizes, parts, strict=True)
+    data = pa.array([_read_cell(*cell, split=split) for cell in cells], pa.binary())
     made = {
         "audio": pa.StructArray.from_arrays([data, rows.column("_name").combine_chunks()], ["bytes", "path"]),
         "dataset_index": pa.array(np.arange(first_index, first_index + count), pa.int64()),
@@ -266,12 +270,14 @@ def _finish(rows: Any, first_index: int, split: str) -> Any:
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
+@functools.lru_cache(maxsize=64)
+def _spool(part: str) -> Any:
+    return Path(part).with_suffix(".bin").open("rb")
+
+
 def _read_cell(file: str, offset: int, size: int, part: int, split: str) -> bytes:
     if file == SPOOL:
-        spool = Path(_worker["parts"][part]).with_suffix(".bin")
-        with spool.open("rb") as source:
-            source.seek(offset)
-            return source.read(size)
+        return os.pread(_spool(_worker["parts"][part]).fileno(), size, offset)
     if offset == WHOLE:
         return Path(file).read_bytes()
     from src.corpus.collect.hub import cell_bytes

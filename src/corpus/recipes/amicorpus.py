@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from src.corpus.collect.audio import read_mono
 from src.corpus.collect.conversation import (
@@ -43,6 +44,10 @@ def utterance(record: Record) -> Utterance:
     return Utterance(speaker[3:], speaker, text, record["begin_time"], record["end_time"], samples)
 
 
+def _heard(rows: Any, number: int) -> Utterance:
+    return utterance(rows[number])
+
+
 def make(job: tuple[str, tuple[int, ...]], inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
     """Chunks of one meeting."""
     meeting, numbers = job
@@ -50,7 +55,7 @@ def make(job: tuple[str, tuple[int, ...]], inputs: Inputs, recipe: Recipe) -> It
 
     def heard() -> Iterator[Utterance | Dropped]:
         for number in numbers:
-            yield attempt((meeting, f"row {number}"), lambda number=number: utterance(rows[number]))
+            yield attempt((meeting, f"row {number}"), functools.partial(_heard, rows, number))
 
     yield from conversation_rows(
         recipe, meeting, heard(), LIMIT,

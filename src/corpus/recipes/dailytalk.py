@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def utterance(dialogue: str, turn: Turn) -> Utterance | Dropped:
 def make(job: tuple[str, tuple[Turn, ...]], inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
     """Chunks of one dialogue."""
     name, turns = job
-    heard = (attempt((name, turn.wav.name), lambda turn=turn: utterance(name, turn)) for turn in turns)
+    heard = (attempt((name, turn.wav.name), functools.partial(utterance, name, turn)) for turn in turns)
     yield from conversation_rows(
         recipe, name, back_to_back(heard), LIMIT, concatenated, lambda chunk: {"dialogue id": name}
     )

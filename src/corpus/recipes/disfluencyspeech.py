@@ -15,7 +15,7 @@ LETTERS = {
 }
 
 
-def annotations(text: str, opened: bool = True) -> str:
+def kinds_of(text: str, opened: bool = True) -> str:
     """The kinds of annotation in a transcript. Without ``opened`` the bare letter counts, as published."""
     parts = [part for letter, part in LETTERS.items() if (f"{{{letter}" if opened else letter) in text]
     parts += ["[... + ...]: Restarts"] if "[" in text else []
@@ -26,8 +26,8 @@ def annotations(text: str, opened: bool = True) -> str:
 def draft(record: Record, options: Options) -> Draft:
     """Texts of one upstream row; the ids are the published ones in either way."""
     text = record["transcript_annotated"].strip()
-    published = annotations(text, opened=False)
-    found = published if options.as_published else annotations(text)
+    published = kinds_of(text, opened=False)
+    found = published if options.as_published else kinds_of(text)
     return Draft(text, f"annotations: {published}", text, {KEY: found})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def utterance(row: dict[str, str], video: Path) -> Utterance:
 def make(job: tuple[str, tuple[Turn, ...]], inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
     """Chunks of one dialogue; a video that cannot be decoded ends a chunk."""
     name, turns = job
-    heard = (attempt((name, video.name), lambda row=row, video=video: utterance(row, video)) for row, video in turns)
+    heard = (attempt((name, turn[1].name), functools.partial(utterance, *turn)) for turn in turns)
     yield from conversation_rows(
         recipe, name, back_to_back(heard), LIMIT, concatenated, lambda chunk: {"dialogue id": int(name)}
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,7 +72,7 @@ def make(job: RowRange, inputs: Inputs, recipe: Recipe) -> Iterator[Row | Droppe
     """Rows of one range, the audio as mono WAV at 16 kHz."""
     split, start, stop = job
     for number in range(start, stop):
-        yield attempt((f"{split} row {number}", ""), lambda number=number: _row(inputs.rows[split][number], recipe))
+        yield attempt((f"{split} row {number}", ""), functools.partial(_row, inputs.rows[split][number], recipe))
 
 
 def _row(record: Record, recipe: Recipe) -> Row | Dropped:

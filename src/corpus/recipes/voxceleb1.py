@@ -61,7 +61,7 @@ def jobs(inputs: Inputs) -> Iterator[tuple[str, str, Path, Speaker, Speaker]]:
     given = inputs.find("train_list.txt")
     pairs = [line.split("\t") for line in lines(given)] if given else _drawn(root, speakers, inputs)
     for one, two in dict.fromkeys((one.strip(), two.strip()) for one, two in pairs):
-        yield one, two, root, *(speakers[path.split("/")[0]] for path in (one, two))
+        yield one, two, root, speakers[one.split("/")[0]], speakers[two.split("/")[0]]
 
 
 def _drawn(root: Path, speakers: dict[str, Speaker], inputs: Inputs) -> Iterator[tuple[str, str]]:

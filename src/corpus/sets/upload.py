@@ -197,7 +197,9 @@ def _card(release: Release, counts: dict[str, dict[str, int]], repo: str) -> str
 
 
 def upload(folder: Path, repo: str, private: bool = True) -> str:
-    """Send a laid-out folder to the Hub as data set ``repo``, going on where an earlier try stopped; its address.
+    """Send a laid-out folder to the Hub as data set ``repo``; its address.
+
+    What an earlier try has sent is not sent again (the Hub's client compares content).
 
     Raises :class:`UserError` when the Hub refuses.
     """
@@ -206,7 +208,7 @@ def upload(folder: Path, repo: str, private: bool = True) -> str:
     api = HfApi()
     try:
         address = api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-        api.upload_large_folder(repo, folder, repo_type="dataset", ignore_patterns=["**/.*"])
+        api.upload_folder(repo_id=repo, folder_path=folder, repo_type="dataset", ignore_patterns=[".*", "**/.*"])
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{repo}: the Hub did not take the upload ({reason}); is `hf auth login` done?") from error
