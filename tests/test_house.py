@@ -25,9 +25,10 @@ ALLOWED = {
     "corpus": {"collection", "generation", "dataset", "prompts", "common", "audio"},
 }
 """What every room may import of ours, besides itself."""
-NO_TORCH = {"common", "prompts", "benchmarks", "report", "quickstart"}
+NO_TORCH = {"common", "prompts", "benchmarks", "collection", "report", "quickstart"}
 HEAVY = {"torch", "transformers", "vllm", "torchaudio", "torchcodec", "accelerate"}
 SURFACE = [
+    "DATASET.md",
     "README.md",
     "ask.py",
     "docs/fidelity.md",
@@ -38,10 +39,63 @@ SURFACE = [
     "quickstart.sh",
     "requirements-cpu.txt",
     "requirements.txt",
-    "scripts/alarm/generate_responses.py",
+    *(
+        f"scripts/alarm/{name}.py"
+        for name in (
+            "collect",
+            "combined_dataset",
+            "create_train_val_split",
+            "dataset_statistics",
+            "generate_responses",
+            "merge_with_online_alarm_corpora",
+            "upload_dataset",
+            "validate_and_filter_answers",
+            "validate_and_filter_indexes",
+            "validate_data_order",
+        )
+    ),  # fmt: skip
+    *(
+        f"scripts/alarm/dataset_collection/{name}.py"
+        for name in (
+            "alimeeting",
+            "amicorpus",
+            "ascend",
+            "asvspoof19",
+            "asvspoof5",
+            "audiocaps",
+            "audioset",
+            "cameo",
+            "clotho",
+            "dailytalk",
+            "disfluencyspeech",
+            "esc50",
+            "fma",
+            "fsd50k",
+            "globe_v3",
+            "gtzan",
+            "heysquad_human",
+            "instructs2s",
+            "librimix",
+            "librispeech",
+            "meld",
+            "mls",
+            "mridangam",
+            "mucs",
+            "nisqa",
+            "noisy_vctk",
+            "nsynth",
+            "opensinger",
+            "singmos",
+            "sonicmaster",
+            "vctk",
+            "vocalsound",
+            "voxceleb1",
+        )
+    ),  # fmt: skip
     "scripts/plot_curves.py",
     "src/configs/accelerate/cpu.yaml",
     "src/configs/accelerate/multigpu.yaml",
+    "src/configs/dataset/alarm_corpora.yaml",
     "src/configs/dataset/mini.yaml",
     "src/configs/lora/default.yaml",
     "src/configs/model/default_inference.yaml",

@@ -58,9 +58,11 @@ def main() -> None:
     tiny = {way: args.rows / found[way]["seconds"] for way in ("rows", "rows_plain")}
     about = f"{args.files:,} files of {args.seconds:g} s"
     rows = [
-        BenchRow(f"collect {about}, {args.jobs} processes", "rows/s", per_second["files"], per_second["files_plain"], "cpu"),
+        BenchRow(f"collect {about}, {args.jobs} processes", "rows/s", per_second["files"], per_second["files_plain"],
+                 "cpu"),
         BenchRow(f"collect {about}, 1 process", "rows/s", per_second["files_one"], per_second["files_plain"], "cpu"),
-        BenchRow(f"build {args.rows:,} tiny rows, {args.jobs} processes", "rows/s", tiny["rows"], tiny["rows_plain"], "cpu"),
+        BenchRow(f"build {args.rows:,} tiny rows, {args.jobs} processes", "rows/s", tiny["rows"], tiny["rows_plain"],
+                 "cpu"),
         BenchRow(f"peak memory, {args.rows:,} rows, all processes", "GB", found["rows"]["memory"],
                  found["rows_plain"]["memory"], "cpu"),
         BenchRow(f"peak memory, {args.rows // 10:,} rows, all processes", "GB", found["tenth"]["memory"],

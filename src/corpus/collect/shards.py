@@ -192,6 +192,8 @@ _worker: dict[str, Any] = {}
 def _set_up(path: str, inputs: Inputs, parts: tuple[str, ...], scratch: Path, schema: Any) -> None:
     starts = np.cumsum([0, *(open_part(part).num_rows for part in parts)])
     recipe = load_recipe(path)
+    open_part.cache_clear()
+    _spool.cache_clear()
     _worker.clear()
     _worker.update(
         recipe=recipe, inputs=inputs, parts=parts, starts=starts, scratch=scratch, orders={}, schema=schema

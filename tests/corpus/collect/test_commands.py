@@ -61,3 +61,12 @@ def test_recipes_are_complete(name: str) -> None:
         needed |= {"audio_description", "duration", "text", *recipe.description}
         assert recipe.rows and recipe.hours
     assert needed <= set(recipe.columns) and set(recipe.types) <= set(recipe.columns)
+
+
+def test_the_guide_tells_of_every_corpus_and_repair() -> None:
+    guide = (REPO_ROOT / "DATASET.md").read_text(encoding="utf-8")
+    for name in all_corpora():
+        recipe = load_recipe(name)
+        assert f"| `{name}` | {recipe.title} |" in guide
+        assert all(f"| `{name}` | {repair} |" in guide for repair in recipe.repairs), name
+        assert recipe.rows is None or f"| {recipe.rows:,} | {recipe.hours:,.2f} |" in guide
