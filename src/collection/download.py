@@ -83,7 +83,7 @@ def _by_hand(source: WebFile, what: str) -> str:
 
 
 def _hub(source: HubFile, folder: Path) -> Path:
-    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     place: dict[str, Any] = {
@@ -94,8 +94,7 @@ def _hub(source: HubFile, folder: Path) -> Path:
     }
     try:
         if source.is_pattern:
-            snapshot_download(source.repo, allow_patterns=source.path, **place)
-            return folder
+            return _hub_pattern(source, folder, place)
         return Path(hf_hub_download(source.repo, source.path, **place))
     except (GatedRepoError, RepositoryNotFoundError) as error:
         raise UserError(_log_in(source)) from error
@@ -107,6 +106,23 @@ def _hub(source: HubFile, folder: Path) -> Path:
         if status_of(error) in _DENIED:
             raise UserError(_log_in(source)) from error
         raise
+
+
+def _hub_pattern(source: HubFile, folder: Path, place: dict[str, Any]) -> Path:
+    """Listed first: without a listing snapshot_download returns a folder that is there, however little it holds."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.utils import filter_repo_objects
+
+    api = HfApi(endpoint=place["endpoint"])
+    listed = api.list_repo_files(source.repo, revision=source.revision, repo_type=source.repo_type)
+    wanted = list(filter_repo_objects(listed, allow_patterns=source.path))
+    if not wanted:
+        raise UserError(f"{source.repo} has no {source.path} at revision {source.revision}")
+    snapshot_download(source.repo, allow_patterns=source.path, **place)
+    missing = [name for name in wanted if not (folder / name).is_file()]
+    if missing:
+        raise ConnectionError(f"{len(missing)} of {len(wanted)} files did not come, {missing[0]} for one")
+    return folder
 
 
 def _log_in(source: HubFile) -> str:

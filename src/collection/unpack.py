@@ -45,7 +45,8 @@ def unpack(archive: Path, folder: Path) -> Path:
             with tarfile.open(archive) as packed_tar:
                 packed_tar.extractall(folder, filter="data")
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise UserError(f"{archive} cannot be unpacked: {error}; remove it and run this again") from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{archive} cannot be unpacked: {reason}; remove it and run this again") from error
     mark.write_text(done)
     return folder
 
