@@ -74,7 +74,7 @@ class Options:
     """How a corpus is collected.
 
     ``as_published`` gives the rows of the released corpora where a repair would change them; ``limit`` takes only
-    the first pieces of work of the upstream set (files, rows or conversations), for a trial.
+    the first pieces of work (files, Hub rows, recordings, pairs, meetings or dialogues), for a trial.
     """
 
     as_published: bool = False

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--jobs", type=int, metavar="N", help="worker processes (default: all processors)")
     parser.add_argument("--as-published", action="store_true", help="the published rows, without the repairs")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N files, rows or conversations")
+    parser.add_argument("--limit", type=int, metavar="N", help="a trial: N files, Hub rows, recordings or meetings")
     parser.add_argument("--check-rows", type=int, default=100, metavar="N", help="rows decoded afterwards; -1: all")
     parser.add_argument("--keep-downloads", action="store_true", help="do not remove archives once unpacked")
     parser.add_argument("--ignore-space", action="store_true", help="start although the disk seems too small")

@@ -33,8 +33,7 @@ def file_rows(drafts: Drafts) -> Work:
 
 
 def _by_file(drafts: Drafts, inputs: Inputs) -> Iterator[list[Draft | Dropped]]:
-    limit = inputs.options.limit
-    for _, group in itertools.islice(itertools.groupby(drafts(inputs), _file_of), limit):
+    for _, group in itertools.groupby(drafts(inputs), _file_of):
         yield list(group)
 
 

@@ -59,7 +59,7 @@ class PartResult:
 def make_parts(recipe: Recipe, inputs: Inputs, folder: Path, processes: int) -> Iterator[PartResult]:
     """Make all parts that are not there yet; yields one result for each, also for those that were."""
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = iter(recipe.work.jobs(inputs))
+    jobs = itertools.islice(recipe.work.jobs(inputs), inputs.options.limit)
     batches = iter(lambda: tuple(itertools.islice(jobs, recipe.work.per_part)), ())
     parts = (Part(number, folder, batch) for number, batch in enumerate(batches))
     yield from run_all(make_part, parts, processes, _after_crash, _set_up, (recipe.path, inputs))

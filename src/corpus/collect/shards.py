@@ -55,6 +55,7 @@ def sort_rows(parts: list[Path], keep_repeated: bool) -> list[SplitOrder]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    open_part.cache_clear()  # parts of an earlier corpus or try may have had the same names
     tables = [open_part(str(path)).select([*IDS, SPLIT, "_size"]) for path in parts]
     ids = pa.concat_tables(tables) if tables else pa.table({name: [] for name in (*IDS, SPLIT, "_size")})
     sizes = np.asarray(ids.column("_size"), dtype=np.int64)

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from src.corpus.collect.audio import Cuts, mono, to_rate
-from src.corpus.collect.conversation import (
-    COUNT,
-    GENDERS,
-    Utterance,
-    conversation_rows,
-    gender_columns,
-    on_timeline,
-)
+from src.corpus.collect.conversation import COUNT, Utterance
 from src.corpus.collect.files import files
+from src.corpus.collect.meeting import COLUMNS, DESCRIPTION, REPAIRS, meeting_rows
 from src.corpus.collect.textgrid import first_tier
-from src.corpus.recipe import WAV_16, Dropped, Inputs, Recipe, Row, Work, columns, web
-
-LIMIT = 40.0
+from src.corpus.recipe import WAV_16, Dropped, Inputs, Recipe, Row, Work, web
 
 
 @dataclass(frozen=True)
@@ -61,13 +52,7 @@ def make(job: tuple[str, tuple[Track, ...]], inputs: Inputs, recipe: Recipe) -> 
     """Chunks of one meeting."""
     meeting, tracks = job
     gender_of = {track.speaker: track.gender for track in tracks}
-    published = inputs.options.as_published
-    yield from conversation_rows(
-        recipe, meeting, utterances(tracks), LIMIT,
-        mix=functools.partial(on_timeline, overwrite=published),
-        own=lambda chunk: {**gender_columns(chunk, gender_of), "meeting_id": meeting},
-        last_end=published,
-    )  # fmt: skip
+    yield from meeting_rows(recipe, meeting, utterances(tracks), gender_of, inputs.options)
 
 
 RECIPE = Recipe(
@@ -81,21 +66,12 @@ RECIPE = Recipe(
     ),  # fmt: skip
     work=Work(jobs, make, per_part=2),
     text_type="speech",
-    description=(*GENDERS, COUNT),
-    columns=(
-        "audio_description",
-        *GENDERS,
-        *columns(f"{COUNT} | duration | text | audio | meeting_id | unique_id_1 | joint_f_id | unique_id_2"),
-        "dataset_index",
-    ),  # fmt: skip
+    description=DESCRIPTION,
+    columns=COLUMNS,
     types={COUNT: "int64"},
     rows=10209,
     hours=120.93,
     gb_per_hour=WAV_16,
     licence="CC BY-SA 4.0",
-    repairs=(
-        "overlapping speech is summed (published: the later utterance overwrites the earlier)",
-        "the stated duration is that of the longest utterance's end (published: of the last utterance's)",
-        "speakers' genders stand in the order of the speakers (published: in any order)",
-    ),
+    repairs=REPAIRS,
 )

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from src.corpus.collect.audio import read_mono
-from src.corpus.collect.conversation import (
-    COUNT,
-    GENDERS,
-    Utterance,
-    conversation_rows,
-    gender_columns,
-    on_timeline,
-)
+from src.corpus.collect.conversation import COUNT, Utterance
 from src.corpus.collect.files import attempt
 from src.corpus.collect.hub import cell_bytes
-from src.corpus.recipe import WAV_16, Dropped, HubRows, Inputs, Recipe, Record, Row, Work, columns
+from src.corpus.collect.meeting import COLUMNS, DESCRIPTION, REPAIRS, meeting_rows
+from src.corpus.recipe import WAV_16, Dropped, HubRows, Inputs, Recipe, Record, Row, Work
 
-LIMIT = 40.0
 ROOM_MICROPHONE = "SDM1"
 
 
@@ -51,22 +44,11 @@ def _heard(rows: Any, number: int) -> Utterance:
 def make(job: tuple[str, tuple[int, ...]], inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
     """Chunks of one meeting."""
     meeting, numbers = job
-    rows, published = inputs.rows["train"], inputs.options.as_published
-
-    def heard() -> Iterator[Utterance | Dropped]:
-        for number in numbers:
-            yield attempt((meeting, f"row {number}"), functools.partial(_heard, rows, number))
-
-    yield from conversation_rows(
-        recipe, meeting, heard(), LIMIT,
-        mix=functools.partial(on_timeline, overwrite=published),
-        own=lambda chunk: {**gender_columns(chunk, _genders(chunk)), "meeting_id": meeting},
-        last_end=published,
-    )  # fmt: skip
-
-
-def _genders(chunk: Sequence[Utterance]) -> dict[str, str]:
-    return {each.speaker: "Male" if each.speaker[0] == "M" else "Female" for each in chunk}
+    rows = inputs.rows["train"]
+    speakers = set(rows.select(numbers)["speaker_id"][:])
+    gender_of = {speaker: "Male" if speaker[0] == "M" else "Female" for speaker in speakers}
+    heard = (attempt((meeting, f"row {number}"), functools.partial(_heard, rows, number)) for number in numbers)
+    yield from meeting_rows(recipe, meeting, heard, gender_of, inputs.options)
 
 
 RECIPE = Recipe(
@@ -75,21 +57,12 @@ RECIPE = Recipe(
     sources=(HubRows("edinburghcstr/ami", "8dfb8d51a914b60af751fa9b561878bbba07160d"),),
     work=Work(jobs, make, per_part=5),
     text_type="speech",
-    description=(*GENDERS, COUNT),
-    columns=(
-        "audio_description",
-        *GENDERS,
-        *columns(f"{COUNT} | duration | text | audio | meeting_id | unique_id_1 | joint_f_id | unique_id_2"),
-        "dataset_index",
-    ),  # fmt: skip
+    description=DESCRIPTION,
+    columns=COLUMNS,
     types={COUNT: "int64"},
     rows=1904,
     hours=22.67,
     gb_per_hour=WAV_16,
     licence="CC BY 4.0",
-    repairs=(
-        "overlapping speech is summed (published: the later utterance overwrites the earlier)",
-        "the stated duration is that of the longest utterance's end (published: of the last utterance's)",
-        "speakers' genders stand in the order of the speakers (published: in any order)",
-    ),
+    repairs=REPAIRS,
 )

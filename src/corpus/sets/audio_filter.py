@@ -86,7 +86,7 @@ def _look(name: str, rows: np.ndarray, work: Path, max_duration: float, jobs: in
     """Position and reason of every bad row; blocks that were looked at are not looked at again."""
     work.mkdir(parents=True, exist_ok=True)
     about = {"rows": int(rows.size), "sum": int(rows.sum()), "max_duration": max_duration,
-             "made": (raw_dir(name) / "dataset_dict.json").stat().st_mtime_ns}  # fmt: skip
+             "made": _made(name)}  # fmt: skip
     mark = work / "of.json"
     if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) != about:
         shutil.rmtree(work)
@@ -118,18 +118,23 @@ def _mark(block: Block) -> Path:
     return block.path.with_suffix(".at")
 
 
+def _made(name: str) -> int:
+    return (raw_dir(name) / "dataset_dict.json").stat().st_mtime_ns
+
+
 @lru_cache(maxsize=1)
-def _opened(name: str) -> tuple[Any, Any]:
+def _opened(folder: Path, made: int) -> tuple[Any, Any]:
+    """Undecoded audio and durations of the raw set in ``folder``, ``made`` at that time."""
     from datasets import Audio
 
-    table = open_split(raw_dir(name), "train", f"raw set {name}")
+    table = open_split(folder, "train", f"raw set {folder.name}")
     audio = table.select_columns(["audio"]).cast_column("audio", Audio(decode=False))
     return audio, table.select_columns(["duration"])
 
 
 def _look_at(block: Block) -> int:
     """Write position and reason of the bad rows of a block; returns how many."""
-    audio, durations = _opened(block.name)
+    audio, durations = _opened(raw_dir(block.name), _made(block.name))
     bad = []
     for row in block.rows:
         seconds = durations[row]["duration"]

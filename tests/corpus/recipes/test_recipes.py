@@ -142,3 +142,13 @@ def test_mixtures_follow_their_gains(tmp_path: Path, data_root: Path) -> None:
     wanted[: 2 * 16000] += source[: 2 * 16000]
     wanted[: 11 * 16000] += 2.0 * source[: 11 * 16000]
     assert np.abs(three - wanted).max() < 3 / 32768
+
+
+@pytest.mark.parametrize("name", ["voxceleb1", "librimix", "meld", "mucs", "cameo", "clotho", "amicorpus", "fma"])
+def test_a_limit_takes_the_first_pieces_of_work(name: str, tmp_path: Path, data_root: Path) -> None:
+    IMITATIONS[name](tmp_path / "upstream")
+    counts = []
+    for limit in (1, 2, None):
+        settings = CollectSettings(0, tmp_path / "upstream", Options(limit=limit), force=True)
+        counts.append(collect(load_recipe(name), settings)["rows"]["train"])
+    assert 0 < counts[0] < counts[1] <= counts[2] == len(EXPECTED[name]["rows"])
