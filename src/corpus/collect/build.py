@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from src.collection.retry import Patience
 from src.common.errors import UserError
 from src.common.log import get_logger
 from src.common.paths import raw_dir
@@ -33,7 +34,7 @@ class CollectSettings:
     """How to collect.
 
     ``jobs`` are worker processes (default: one for each processor; 0: none, for debugging); ``from_dir`` holds
-    upstream files that are there already; ``force`` discards a finished set; ``keep_downloads`` leaves archives.
+    upstream files that are there already; ``attempts`` are tries at each download; ``force`` discards a finished set; ``keep_downloads`` leaves archives.
     """
 
     jobs: int | None = None
@@ -43,6 +44,7 @@ class CollectSettings:
     keep_downloads: bool = False
     check_space: bool = True
     check_rows: int = 100
+    attempts: int = Patience.attempts
 
 
 def collect(recipe: Recipe, settings: CollectSettings) -> dict[str, Any]:
@@ -64,7 +66,8 @@ def collect(recipe: Recipe, settings: CollectSettings) -> dict[str, Any]:
         raise UserError(f"{folder} holds a data set that this program did not write; move it, or pass --force")
     work = Workspace(folder / WORK, given_folder(settings.from_dir, recipe))
     _discard_other_work(work.folder, config)
-    inputs = gather(recipe, work, settings.options, settings.check_space, settings.keep_downloads)
+    patience = Patience(settings.attempts)
+    inputs = gather(recipe, work, settings.options, settings.check_space, settings.keep_downloads, patience)
     result = _build(recipe, inputs, work.folder, folder, _processes(settings.jobs))
     problems = check_raw_set(recipe, folder, settings.check_rows, settings.options.as_published)
     result["problems"] = problems

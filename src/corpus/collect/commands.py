@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--as-published", action="store_true", help="the published rows, without the repairs")
     parser.add_argument("--limit", type=int, metavar="N", help="a trial: N files, Hub rows, recordings or meetings")
     parser.add_argument("--check-rows", type=int, default=100, metavar="N", help="rows decoded afterwards; -1: all")
+    parser.add_argument("--attempts", type=int, default=30, metavar="N", help="tries at every download (default: 30)")
     parser.add_argument("--keep-downloads", action="store_true", help="do not remove archives once unpacked")
     parser.add_argument("--ignore-space", action="store_true", help="start although the disk seems too small")
     parser.add_argument("--force", action="store_true", help="make a finished set anew")
@@ -61,6 +62,7 @@ def collect_command(names: list[str], args: argparse.Namespace) -> int:
         keep_downloads=args.keep_downloads,
         check_space=not args.ignore_space,
         check_rows=args.check_rows,
+        attempts=args.attempts,
     )
     failed = []
     for name in choose(names):

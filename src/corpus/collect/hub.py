@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from src.collection.retry import Patience, retrying
 from src.common.errors import UserError
 from src.corpus.collect.audio import seconds_of
 from src.corpus.collect.files import attempt
@@ -30,7 +31,9 @@ RowRange = tuple[str, int, int]
 DraftOf = Callable[[Record, Options], "Draft | Dropped"]
 
 
-def open_rows(source: HubRows, local: Path | None, cache: Path, audio: str | None = None) -> dict[str, Any]:
+def open_rows(
+    source: HubRows, local: Path | None, cache: Path, audio: str | None = None, patience: Patience | None = None
+) -> dict[str, Any]:
     """The rows by split, ``{"train": all chosen splits in order}`` unless the source keeps its splits.
 
     Args:
@@ -42,7 +45,7 @@ def open_rows(source: HubRows, local: Path | None, cache: Path, audio: str | Non
     """
     from datasets import DatasetDict, concatenate_datasets
 
-    found = _load(source, local, cache)
+    found = _load(source, local, cache, patience or Patience())
     where = str(local or f"{source.repo}@{source.revision}")
     if source.splits is None:
         chosen = dict(found)
@@ -57,20 +60,22 @@ def open_rows(source: HubRows, local: Path | None, cache: Path, audio: str | Non
     return {split: _encoded(rows, audio) for split, rows in DatasetDict(chosen).items()}
 
 
-def _load(source: HubRows, local: Path | None, cache: Path) -> Any:
+def _load(source: HubRows, local: Path | None, cache: Path, patience: Patience) -> Any:
     from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
     try:
         if local is not None and any((local / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
             saved = load_from_disk(str(local))
             return {"train": saved} if isinstance(saved, Dataset) else saved
-        found = load_dataset(
+        load = functools.partial(
+            load_dataset,
             str(local) if local is not None else source.repo,
             source.config,
             revision=None if local is not None else source.revision,
             cache_dir=str(cache),
             verification_mode=None if source.verify and local is None else "no_checks",
         )
+        found = load() if local is not None else retrying(load, source.repo, patience)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{local or source.repo}: cannot be loaded ({_short(error)})") from error
     assert isinstance(found, DatasetDict)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src.collection.download import fetch
+from src.collection.retry import Patience
 from src.collection.sources import HubFile
 from src.collection.space import announced_size, check_room
 from src.collection.unpack import unpack
@@ -66,7 +67,14 @@ def _holds(folder: Path, source: Source) -> bool:
     )
 
 
-def gather(recipe: Recipe, work: Workspace, options: Options, check_space: bool = True, keep: bool = False) -> Inputs:
+def gather(
+    recipe: Recipe,
+    work: Workspace,
+    options: Options,
+    check_space: bool = True,
+    keep: bool = False,
+    patience: Patience | None = None,
+) -> Inputs:
     """Fetch and unpack what is neither given nor there already, and open the Hub rows.
 
     Archives are removed once unpacked unless ``keep``. Raises :class:`UserError` before the first byte if the disk
@@ -77,13 +85,13 @@ def gather(recipe: Recipe, work: Workspace, options: Options, check_space: bool 
         check_room(work.folder, _needed(recipe, missing, work), recipe.name)
     for source in missing:
         if isinstance(source, HubFiles):
-            fetch(HubFile(source.repo, source.revision, "**"), work.tree)
+            fetch(HubFile(source.repo, source.revision, "**"), work.tree, patience)
         elif isinstance(source, Files):
-            _provide(source, work, keep)
+            _provide(source, work, keep, patience)
     rows: dict[str, Any] = {}
     for source in recipe.sources:
         if isinstance(source, HubRows):
-            rows = open_rows(source, _local_rows(work), work.folder / "hub", recipe.audio)
+            rows = open_rows(source, _local_rows(work), work.folder / "hub", recipe.audio, patience)
     return Inputs(work.roots, options, rows)
 
 
@@ -108,11 +116,11 @@ def _mark(source: Files, work: Workspace) -> Path:
     return work.tree / source.into / f".{source.parts[0].name}.unpacked"
 
 
-def _provide(source: Files, work: Workspace, keep: bool) -> None:
+def _provide(source: Files, work: Workspace, keep: bool, patience: Patience | None) -> None:
     """Fetch one source and unpack it; a mark in the tree says that it is whole there."""
     named = [work.given / part.name for part in source.parts] if work.given else []
     is_given = bool(named) and all(path.is_file() for path in named)
-    paths = named if is_given else _fetch_all(source, work)
+    paths = named if is_given else _fetch_all(source, work, patience)
     target = work.tree / source.into
     if source.kind == "file":
         target.mkdir(parents=True, exist_ok=True)
@@ -134,9 +142,9 @@ def _provide(source: Files, work: Workspace, keep: bool) -> None:
             path.unlink()
 
 
-def _fetch_all(source: Files, work: Workspace) -> list[Path]:
+def _fetch_all(source: Files, work: Workspace, patience: Patience | None) -> list[Path]:
     with ThreadPoolExecutor(min(_AT_ONCE, len(source.parts))) as pool:
-        return list(pool.map(lambda part: fetch(part, work.downloads), source.parts))
+        return list(pool.map(lambda part: fetch(part, work.downloads, patience), source.parts))
 
 
 def _needed(recipe: Recipe, missing: list[Source], work: Workspace) -> int:

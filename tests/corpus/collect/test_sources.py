@@ -232,3 +232,27 @@ def test_rows_of_a_copy_of_the_repository(tmp_path: Path) -> None:
         open_rows(HubRows("a/b", "c", splits=("dev",)), tmp_path, tmp_path / "cache")
     with pytest.raises(UserError, match="cannot be loaded"):
         open_rows(HubRows("a/b", "c"), tmp_path / "data/none", tmp_path / "cache")
+
+
+def test_hub_rows_are_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    from src.collection.retry import Patience
+    from src.corpus.collect.hub import open_rows
+
+    calls = []
+
+    def load(*args: object, **options: object) -> object:
+        calls.append((args, options["revision"]))
+        if len(calls) == 1:
+            raise ConnectionError("reset")
+        return datasets.DatasetDict({"train": datasets.Dataset.from_dict({"x": [1]})})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    rows = open_rows(HubRows("a/b", "c0ffee"), None, tmp_path, patience=Patience(2, first_wait=0.0))
+    assert len(rows["train"]) == 1 and calls == [(("a/b", None), "c0ffee")] * 2
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *args, **options: (_ for _ in ()).throw(ConnectionError("x"))
+    )
+    with pytest.raises(UserError, match="a/b: 2 attempts failed"):
+        open_rows(HubRows("a/b", "c"), None, tmp_path, patience=Patience(2, first_wait=0.0))
