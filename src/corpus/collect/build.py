@@ -34,7 +34,8 @@ class CollectSettings:
     """How to collect.
 
     ``jobs`` are worker processes (default: one for each processor; 0: none, for debugging); ``from_dir`` holds
-    upstream files that are there already; ``attempts`` are tries at each download; ``force`` discards a finished set; ``keep_downloads`` leaves archives.
+    upstream files that are there already; ``attempts`` are tries at each download; ``force`` discards a finished set;
+    ``keep_downloads`` leaves archives.
     """
 
     jobs: int | None = None
