@@ -54,6 +54,8 @@ def collect_command(names: list[str], args: argparse.Namespace) -> int:
 
     if args.jobs is not None and args.jobs < 0:
         raise UserError(f"--jobs {args.jobs}: expected 0 (no worker processes) or more")
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit {args.limit}: expected at least 1")
     settings = CollectSettings(
         jobs=args.jobs,
         from_dir=args.from_dir,

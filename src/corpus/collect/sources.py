@@ -15,10 +15,16 @@ from src.collection.space import announced_size, check_room
 from src.collection.unpack import unpack
 from src.collection.volumes import unpack_volumes
 from src.common.errors import UserError
+from src.common.log import get_logger
 from src.corpus.collect.hub import open_rows
 from src.corpus.recipe import Files, HubFiles, HubRows, Inputs, Options, Recipe, Source
 
+_log = get_logger(__name__)
 _AT_ONCE = 3
+_ROWS = ("dataset_dict.json", "state.json", "rows", "*.parquet", "data/*.parquet", "README.md", ".gitattributes")
+"""What a folder with rows holds: a saved set, or a copy of a repository of the Hub."""
+_DEEP_ROWS = ("*/*.parquet", "*/*/*.parquet", "*.tar", "*/*.tar", "*/*/*.tar")
+"""The same where the folder is the corpus's own, so that these are no other corpus's."""
 _SPACE_FACTOR = 3
 """Downloads, what they unpack to, and the saved set."""
 
@@ -47,24 +53,31 @@ class Workspace:
 
 
 def given_folder(from_dir: Path | None, recipe: Recipe) -> Path | None:
-    """``DIR`` itself if it holds any of the corpus's files, else ``DIR/NAME``.
+    """The folder with the corpus's own files: ``DIR/NAME`` or ``DIR``, whichever holds more of them.
 
-    Raises :class:`UserError` if DIR is missing.
+    ``None``, with a warning, if there is nothing: then everything is fetched. Raises :class:`UserError` if DIR is
+    missing.
     """
     if from_dir is None:
         return None
     if not from_dir.is_dir():
         raise UserError(f"--from-dir {from_dir} is no folder")
-    own = from_dir / recipe.name
-    return from_dir if not own.is_dir() or any(_holds(from_dir, source) for source in recipe.sources) else own
+    held = {folder: sum(_holds(folder, source, recipe.name) for source in recipe.sources)
+            for folder in (from_dir / recipe.name, from_dir)}  # fmt: skip
+    best = max(held, key=lambda folder: held[folder])
+    if held[best]:
+        return best
+    _log.warning("%s: nothing of it is in %s or %s; it is fetched", recipe.name, from_dir, from_dir / recipe.name)
+    return None
 
 
-def _holds(folder: Path, source: Source) -> bool:
+def _holds(folder: Path, source: Source, name: str) -> bool:
     if isinstance(source, HubRows):
-        return False
-    return (folder / source.yields).exists() or (
-        isinstance(source, Files) and (folder / source.parts[0].name).is_file()
-    )
+        patterns = (*_ROWS, *_DEEP_ROWS) if folder.name == name else _ROWS
+        return any(next(folder.glob(pattern), None) for pattern in patterns)
+    if isinstance(source, Files) and any((folder / part.name).is_file() for part in source.parts):
+        return True
+    return (folder / source.yields).exists()
 
 
 def gather(
@@ -80,7 +93,7 @@ def gather(
     Archives are removed once unpacked unless ``keep``. Raises :class:`UserError` before the first byte if the disk
     has too little room.
     """
-    missing = [source for source in recipe.sources if not _there(source, work)]
+    missing = [source for source in recipe.sources if not _there(source, work, recipe.name)]
     if check_space:
         check_room(work.folder, _needed(recipe, missing, work), recipe.name)
     for source in missing:
@@ -91,20 +104,22 @@ def gather(
     rows: dict[str, Any] = {}
     for source in recipe.sources:
         if isinstance(source, HubRows):
-            rows = open_rows(source, _local_rows(work), work.folder / "hub", recipe.audio, patience)
+            rows = open_rows(
+                source, _local_rows(work, source, recipe.name), work.folder / "hub", recipe.audio, patience
+            )
     return Inputs(work.roots, options, rows)
 
 
-def _local_rows(work: Workspace) -> Path | None:
-    """The given folder, or its part ``rows`` where a set has rows and archives."""
-    if work.given is None:
+def _local_rows(work: Workspace, source: HubRows, name: str) -> Path | None:
+    """The given folder if it holds rows, or its part ``rows`` where a set has rows and archives."""
+    if work.given is None or not _holds(work.given, source, name):
         return None
     return work.given / "rows" if (work.given / "rows").is_dir() else work.given
 
 
-def _there(source: Source, work: Workspace) -> bool:
+def _there(source: Source, work: Workspace, name: str) -> bool:
     if isinstance(source, HubRows):
-        return work.given is not None
+        return _local_rows(work, source, name) is not None
     if work.given is not None and (work.given / source.yields).exists():
         return True
     if isinstance(source, HubFiles):

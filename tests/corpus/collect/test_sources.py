@@ -114,12 +114,17 @@ def test_given_archives_and_trees_need_no_network(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_many_corpora(tmp_path: Path) -> None:
-    (tmp_path / "all/toy/toy").mkdir(parents=True)
+    (tmp_path / "all/toy/wavs").mkdir(parents=True)
     (tmp_path / "flat/toy").mkdir(parents=True)
-    (tmp_path / "flat/toy.zip").touch()
+    (tmp_path / "hub/toy/data").mkdir(parents=True)
+    (tmp_path / "hub/toy/data/train.parquet").touch()
     elsewhere = with_sources(web("http://x/y.zip", "wavs"))
+    rows = dataclasses.replace(RECIPE, sources=(HubRows("a/b", "c"),))
     assert given_folder(tmp_path / "all", elsewhere) == tmp_path / "all/toy"
     assert given_folder(tmp_path / "flat", RECIPE) == tmp_path / "flat"
+    assert given_folder(tmp_path / "flat", elsewhere) is None, "what is not there is fetched"
+    assert given_folder(tmp_path / "hub", rows) == tmp_path / "hub/toy"
+    assert given_folder(tmp_path / "all", rows) is None
     assert given_folder(None, RECIPE) is None
     with pytest.raises(UserError, match="no folder"):
         given_folder(tmp_path / "none", RECIPE)
