@@ -31,6 +31,7 @@ ALLOWED = {
 NO_TORCH = {"common", "prompts", "benchmarks", "collection", "report", "quickstart"}
 HEAVY = {"torch", "transformers", "vllm", "torchaudio", "torchcodec", "accelerate"}
 SURFACE = [
+    "DATASET.md",
     "README.md",
     "ask.py",
     "docs/benchmarks.md",
@@ -45,7 +46,59 @@ SURFACE = [
     "requirements-ray.txt",
     "requirements.txt",
     "run_eval.sh",
-    "scripts/alarm/generate_responses.py",
+    *(
+        f"scripts/alarm/{name}.py"
+        for name in (
+            "collect",
+            "combined_dataset",
+            "create_train_val_split",
+            "dataset_statistics",
+            "generate_responses",
+            "merge_with_online_alarm_corpora",
+            "upload_dataset",
+            "validate_and_filter_answers",
+            "validate_and_filter_indexes",
+            "validate_data_order",
+        )
+    ),  # fmt: skip
+    *(
+        f"scripts/alarm/dataset_collection/{name}.py"
+        for name in (
+            "alimeeting",
+            "amicorpus",
+            "ascend",
+            "asvspoof19",
+            "asvspoof5",
+            "audiocaps",
+            "audioset",
+            "cameo",
+            "clotho",
+            "dailytalk",
+            "disfluencyspeech",
+            "esc50",
+            "fma",
+            "fsd50k",
+            "globe_v3",
+            "gtzan",
+            "heysquad_human",
+            "instructs2s",
+            "librimix",
+            "librispeech",
+            "meld",
+            "mls",
+            "mridangam",
+            "mucs",
+            "nisqa",
+            "noisy_vctk",
+            "nsynth",
+            "opensinger",
+            "singmos",
+            "sonicmaster",
+            "vctk",
+            "vocalsound",
+            "voxceleb1",
+        )
+    ),  # fmt: skip
     *(
         f"scripts/benchmarks/{step}/{name}.py"
         for step in ("dataset_collection", "evaluation")
@@ -59,6 +112,7 @@ SURFACE = [
     "src/configs/accelerate/cpu.yaml",
     "src/configs/accelerate/fsdp.yaml",
     "src/configs/accelerate/multigpu.yaml",
+    "src/configs/dataset/alarm_corpora.yaml",
     "src/configs/dataset/mini.yaml",
     "src/configs/engine/ray.yaml",
     "src/configs/lora/default.yaml",

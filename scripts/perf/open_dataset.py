@@ -26,15 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.bench import BenchRow, bench_table, write_rows
 from src.common.cli import run_cli
+from src.corpus.recipes import audio_corpora, load_recipe
 
-ROWS = {
-    "cameo": 41265, "globe_v3": 392528, "vctk": 43660, "vocalsound": 15536, "ascend": 9869, "disfluencyspeech": 4500,
-    "nisqa": 11020, "mucs": 79431, "mls": 1445335, "librispeech": 281241, "asvspoof19": 25380, "asvspoof5": 182356,
-    "noisy_vctk": 69290, "voxceleb1": 181502, "alimeeting": 10209, "amicorpus": 1904, "meld": 1901, "dailytalk": 3736,
-    "librimix": 107900, "audiocaps": 45178, "clotho": 14465, "gtzan": 999, "opensinger": 43075, "singmos": 3238,
-    "mridangam": 6977, "nsynth": 289205, "fma": 84213, "sonicmaster": 164500, "esc50": 2000, "fsd50k": 36796,
-    "audioset": 1908644,
-}  # fmt: skip
+ROWS = {name: load_recipe(name).rows or 0 for name in audio_corpora()}
 INSTRUCTION = {"heysquad_human_filtered": {"train": 100_000, "validation": 10_000}, "instructs2s": {"train": 460_000}}
 PART = 100_000
 CONFIG = ["model=mini_whisper", "dataset=all_4b", "training_args.output_dir=unused"]

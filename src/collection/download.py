@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src.collection.checksums import check_file
+from src.collection.drive import DriveFolderFile, fetch_from_folder
 from src.collection.retry import Patience, is_network_failure, retrying, status_of
 from src.collection.sources import HubFile, Source, WebFile
 from src.common.errors import UserError
@@ -19,7 +20,7 @@ _BLOCK = 1 << 20
 _DENIED, _GONE = (401, 403), (404, 410)
 
 
-def fetch(source: Source, folder: Path, patience: Patience | None = None) -> Path:
+def fetch(source: Source | DriveFolderFile, folder: Path, patience: Patience | None = None) -> Path:
     """The file in ``folder``; for a pattern of a Hub repository, the folder that holds its files.
 
     A file that is there already is not fetched again; what is there in part is continued.
@@ -28,14 +29,16 @@ def fetch(source: Source, folder: Path, patience: Patience | None = None) -> Pat
     or the network stays away for all attempts.
     """
     patience = patience or Patience()
-    path = retrying(
-        lambda: _web(source, folder, patience) if isinstance(source, WebFile) else _hub(source, folder),
-        source.name,
-        patience,
-    )
+    path = retrying(lambda: _fetch_once(source, folder, patience), source.name, patience)
     if source.checksum and path.is_file():
         check_file(path, source.checksum)
     return path
+
+
+def _fetch_once(source: Source | DriveFolderFile, folder: Path, patience: Patience) -> Path:
+    if isinstance(source, DriveFolderFile):
+        return fetch_from_folder(source, folder)
+    return _web(source, folder, patience) if isinstance(source, WebFile) else _hub(source, folder)
 
 
 def _web(source: WebFile, folder: Path, patience: Patience) -> Path:

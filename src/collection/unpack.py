@@ -12,7 +12,7 @@ from src.common.errors import UserError
 from src.common.log import get_logger
 
 log = get_logger(__name__)
-ENDINGS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar", ".zip")
+ENDINGS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar", ".zip", ".7z")
 
 
 def is_archive(path: Path) -> bool:
@@ -37,6 +37,8 @@ def unpack(archive: Path, folder: Path) -> Path:
         if archive.name.lower().endswith(".zip"):
             with zipfile.ZipFile(archive) as packed:
                 packed.extractall(folder)
+        elif archive.name.lower().endswith(".7z"):
+            _unpack_7z(archive, folder)
         elif archive.name.lower().endswith((".gz", ".tgz")) and shutil.which("pigz") and shutil.which("tar"):
             _unpack_with_pigz(archive, folder)
         else:
@@ -54,3 +56,15 @@ def _unpack_with_pigz(archive: Path, folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise tarfile.ReadError(done.stderr.strip()[-200:])
+
+
+def _unpack_7z(archive: Path, folder: Path) -> None:
+    try:
+        import py7zr
+    except ImportError as error:
+        raise UserError(f"{archive.name} is a 7z archive: pip install py7zr, or unpack it by hand") from error
+    try:
+        with py7zr.SevenZipFile(archive) as packed:
+            packed.extractall(folder)
+    except py7zr.exceptions.ArchiveError as error:
+        raise OSError(str(error) or type(error).__name__) from error

@@ -24,6 +24,7 @@ def describe_audio(
     text_type: Literal["speech", "caption"],
     metadata: Mapping[str, Any] | None = None,
     segments: Sequence[Segment] = (),
+    longest: bool = False,
 ) -> str:
     """Description of one clip.
 
@@ -34,6 +35,7 @@ def describe_audio(
         metadata: printed after the duration in this order, keys in lower case, values by ``str``.
         segments: for a list of texts; the shorter of the two lists wins, and the end of the last used
             segment is printed as the duration.
+        longest: print ``duration`` even with segments, where an earlier one may end after the last.
     """
     texts = [text] if isinstance(text, str) else list(text)
     if text_type == "caption":
@@ -44,6 +46,6 @@ def describe_audio(
     else:
         pairs = list(zip(texts, segments, strict=False))
         body = " ".join(f"[{clock(s)}-{clock(e)}, {label}] {item}" for item, (s, e, label) in pairs)
-        seconds = round(pairs[-1][1][1]) if pairs else 0
+        seconds = round(duration) if longest else round(pairs[-1][1][1]) if pairs else 0
     comments = [f"duration: {seconds}s", *(f"{key.lower()}: {value}" for key, value in (metadata or {}).items())]
     return f"{body} ({', '.join(comments)})"

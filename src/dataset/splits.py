@@ -66,3 +66,20 @@ def _read_indexes(path: Path) -> np.ndarray:
     if keys.size > 1 and bool((keys[1:] == keys[:-1]).any()):
         raise UserError(f"{path}: an index occurs more than once")
     return keys
+
+
+def write_indexes(folder: Path, split: str, keys: np.ndarray) -> None:
+    """Write ``{split}_indexes.npy`` whole or not at all, the keys in the order given."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{split}_indexes.npy"
+    temporary = folder / f".{path.name}.tmp"
+    with temporary.open("wb") as file:
+        np.save(file, keys.astype(np.int64), allow_pickle=False)
+    temporary.replace(path)
+
+
+def read_indexes(folder: Path) -> dict[str, np.ndarray]:
+    """Ascending keys of every split with an index file in ``folder``; raises :class:`UserError` for a bad file."""
+    return {
+        path.name.removesuffix("_indexes.npy"): _read_indexes(path) for path in sorted(folder.glob("*_indexes.npy"))
+    }

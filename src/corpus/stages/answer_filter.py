@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,14 @@ from src.common.log import get_logger
 from src.common.naming import ResponseName
 from src.common.paths import indexes_dir, indexes_filtered_dir, responses_dir
 from src.common.run_record import write_json
+from src.dataset.splits import read_indexes, write_indexes
 from src.dataset.tables import KEY, find_rows, open_split, read_keys
 
 _log = get_logger(__name__)
 
+CountTokens = Callable[[Sequence[str]], Sequence[int]]
+"""Tokens of each text, special ones not added."""
+_BATCH = 1000
 MISSING, TOO_SHORT, TOO_LONG = "missing", "too_short", "too_long"
 
 
@@ -47,12 +51,15 @@ def default_limits(prompts: str) -> LengthLimits:
     return _LIMITS.get(prompts, LengthLimits())
 
 
-def filter_by_answer(raw_name: str, response_folder: str, limits: LengthLimits) -> dict[str, Any]:
+def filter_by_answer(
+    raw_name: str, response_folder: str, limits: LengthLimits, count_tokens: CountTokens | None = None
+) -> dict[str, Any]:
     """Write ``indexes_filtered/NAME/MODEL/RESPONSE/{train,validation}_indexes.npy`` for one response set.
 
     The base are the corpus's indexes after the audio filter, else its plain ones, else all rows as ``train``. A row
     is dropped if its ``status`` is not ``ok``, its response has not between ``tokens_min`` and ``tokens_max`` tokens,
     or the set lacks it. Beside the indexes: ``dropped.jsonl``, one line a row with the reason, and ``filter.json``.
+    Sets without the columns ``status`` and ``num_tokens`` (the published ones) are measured with ``count_tokens``.
 
     Returns counts by split: ``{"train": {"before", "kept", "dropped": {reason: rows}}, ...}``. Raises
     :class:`UserError` if the response set or its columns are not there.
@@ -60,7 +67,7 @@ def filter_by_answer(raw_name: str, response_folder: str, limits: LengthLimits) 
     name = ResponseName.parse(response_folder)
     table = open_split(responses_dir(name.model, response_folder), "train", f"responses {response_folder}")
     keys = read_keys(table, f"responses {response_folder}")
-    reasons = _reasons(table, response_folder, limits)
+    reasons = _reasons(table, response_folder, limits, count_tokens)
     target = indexes_filtered_dir(raw_name) / name.model / response_folder
     target.mkdir(parents=True, exist_ok=True)
     counts: dict[str, Any] = {}
@@ -68,7 +75,7 @@ def filter_by_answer(raw_name: str, response_folder: str, limits: LengthLimits) 
         for split, wanted in _base_indexes(raw_name, keys).items():
             reason = reasons[find_rows(keys, wanted)]  # -1, no such row, is the last entry
             kept = reason == ""
-            _save_indexes(target / f"{split}_indexes.npy", wanted[kept])
+            write_indexes(target, split, wanted[kept])
             for key, why in zip(wanted[~kept].tolist(), reason[~kept].tolist(), strict=True):
                 dropped.write(json.dumps({"split": split, KEY: key, "reason": why}) + "\n")
             counts[split] = {
@@ -81,36 +88,48 @@ def filter_by_answer(raw_name: str, response_folder: str, limits: LengthLimits) 
     return counts
 
 
-def _reasons(table: Any, response_folder: str, limits: LengthLimits) -> np.ndarray:
+def _reasons(table: Any, response_folder: str, limits: LengthLimits, count_tokens: CountTokens | None) -> np.ndarray:
     """Why every row is dropped, strings ``(rows + 1,)``, empty for rows to keep; the last is for missing rows."""
     lacking = [column for column in ("status", "num_tokens") if column not in table.column_names]
-    if lacking:
+    if lacking and count_tokens is None:
         raise UserError(
             f"responses {response_folder} have no column {' and '.join(lacking)}; they have "
-            f"{', '.join(table.column_names)}; only sets made by generate_responses.py can be filtered"
+            f"{', '.join(table.column_names)}; name the model whose tokenizer counts (--tokenizer)"
         )
-    columns = table.select_columns(["status", "num_tokens"]).with_format("arrow")[:]
-    status = np.array(columns.column("status").to_pylist(), dtype=object)
-    tokens = columns.column("num_tokens").to_numpy()
-    reasons = np.where(status == "ok", "", status)
+    if lacking and count_tokens is not None:
+        tokens, reasons = _counted(table, count_tokens), np.full(len(table), "", dtype=object)
+    else:
+        columns = table.select_columns(["status", "num_tokens"]).with_format("arrow")[:]
+        status = np.array(columns.column("status").to_pylist(), dtype=object)
+        tokens = columns.column("num_tokens").to_numpy()
+        reasons = np.where(status == "ok", "", status)
     reasons = np.where((reasons == "") & (tokens < limits.tokens_min), TOO_SHORT, reasons)
     reasons = np.where((reasons == "") & (tokens > limits.tokens_max), TOO_LONG, reasons)
     return np.append(reasons, MISSING)
 
 
+def token_counter(model: str) -> CountTokens:
+    """Counts tokens as ``model`` (folder or Hub id) cuts a text. Raises :class:`UserError` if it has no tokenizer."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{model} has no tokenizer that can be loaded ({' '.join(str(error).split())[:200]})"
+        ) from error
+    return lambda texts: [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
+
+def _counted(table: Any, count_tokens: CountTokens) -> np.ndarray:
+    """Tokens of every answer, ``(rows,)``."""
+    answers = table.select_columns(["llm_answer_with_context"])
+    starts = range(0, len(table), _BATCH)
+    parts = [count_tokens(answers[start : start + _BATCH]["llm_answer_with_context"]) for start in starts]
+    return np.asarray([count for part in parts for count in part], dtype=np.int64)
+
+
 def _base_indexes(raw_name: str, keys: np.ndarray) -> dict[str, np.ndarray]:
     """Sorted indexes of every split before this filter."""
-    for folder in (indexes_filtered_dir(raw_name), indexes_dir(raw_name)):
-        files = sorted(folder.glob("*_indexes.npy"))
-        if files:
-            return {
-                path.name.removesuffix("_indexes.npy"): np.sort(np.load(path, allow_pickle=False)) for path in files
-            }
-    return {"train": np.sort(keys)}
-
-
-def _save_indexes(path: Path, indexes: np.ndarray) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, indexes.astype(np.int64), allow_pickle=False)
-    temporary.replace(path)
+    folders = (indexes_filtered_dir(raw_name), indexes_dir(raw_name))
+    return next((found for folder in folders if (found := read_indexes(folder))), {"train": np.sort(keys)})

@@ -1,0 +1,32 @@
+"""Draw the training and validation rows of collected corpora: seed 123, a tenth for validation, as published.
+
+Out: data/datasets/indexes/NAME/{train,validation}_indexes.npy. A split that is there is kept unless --overwrite.
+
+    python scripts/alarm/create_train_val_split.py            # every corpus that is collected
+    python scripts/alarm/create_train_val_split.py esc50 music
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from src.common.cli import run_cli
+from src.corpus.sets.commands import corpora, corpus_parser, for_each
+
+
+def main() -> int:
+    parser = corpus_parser(__doc__)
+    parser.add_argument("--validation", type=float, default=0.1, metavar="SHARE", help="share of validation rows")
+    parser.add_argument("--seed", type=int, default=123)
+    parser.add_argument("--overwrite", action="store_true", help="draw anew where a split is there")
+    args = parser.parse_args()
+
+    from src.corpus.sets.split import SplitSettings, create_split
+
+    settings = SplitSettings(args.validation, args.seed)
+    return for_each(corpora(args.names), lambda name: create_split(name, settings, args.overwrite), print)
+
+
+if __name__ == "__main__":
+    run_cli(main)

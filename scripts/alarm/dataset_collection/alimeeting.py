@@ -1,0 +1,11 @@
+"""AliMeeting: Mandarin meetings, each speaker's own microphone, put together as they were spoken."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from src.corpus.collect.commands import run_collector
+
+if __name__ == "__main__":
+    run_collector("alimeeting", __doc__)

@@ -1,0 +1,11 @@
+"""AMI: English meetings, headset microphones, put together as they were spoken."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from src.corpus.collect.commands import run_collector
+
+if __name__ == "__main__":
+    run_collector("amicorpus", __doc__)

@@ -1,0 +1,11 @@
+"""ASVspoof 2019, logical access: genuine and synthesised speech."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from src.corpus.collect.commands import run_collector
+
+if __name__ == "__main__":
+    run_collector("asvspoof19", __doc__)

@@ -1,0 +1,11 @@
+"""AudioCaps: captions of sounds in the wild."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from src.corpus.collect.commands import run_collector
+
+if __name__ == "__main__":
+    run_collector("audiocaps", __doc__)

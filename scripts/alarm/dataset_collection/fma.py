@@ -1,0 +1,11 @@
+"""FMA: free music with genres and tags, training split of the large subset."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from src.corpus.collect.commands import run_collector
+
+if __name__ == "__main__":
+    run_collector("fma", __doc__)

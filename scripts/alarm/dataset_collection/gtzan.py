@@ -1,0 +1,11 @@
+"""GTZAN: half a minute of music in ten genres."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from src.corpus.collect.commands import run_collector
+
+if __name__ == "__main__":
+    run_collector("gtzan", __doc__)

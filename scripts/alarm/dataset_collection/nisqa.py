@@ -1,0 +1,11 @@
+"""NISQA: speech degraded in known ways, rated by people."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from src.corpus.collect.commands import run_collector
+
+if __name__ == "__main__":
+    run_collector("nisqa", __doc__)

@@ -1,0 +1,32 @@
+"""Leave rows out of the split whose audio cannot be decoded or lasts a minute or more.
+
+In:  data/datasets/indexes/NAME (scripts/alarm/create_train_val_split.py).
+Out: data/datasets/indexes_filtered/NAME/{train,validation}_indexes.npy, dropped.jsonl, filter.json.
+
+    python scripts/alarm/validate_and_filter_indexes.py --jobs 8
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from src.common.cli import run_cli
+from src.corpus.sets.commands import corpora, corpus_parser, for_each
+
+
+def main() -> int:
+    parser = corpus_parser(__doc__)
+    parser.add_argument(
+        "--max-duration", type=float, default=60.0, metavar="S", help="seconds too many (default: 60)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes (default: 1; 0: none)")
+    args = parser.parse_args()
+
+    from src.corpus.sets.audio_filter import filter_by_audio
+
+    return for_each(corpora(args.names), lambda name: filter_by_audio(name, args.max_duration, args.jobs), print)
+
+
+if __name__ == "__main__":
+    run_cli(main)

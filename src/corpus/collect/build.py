@@ -1,0 +1,218 @@
+"""Collect one corpus: everything from its sources to a checked raw set; what is finished is never done twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from src.collection.retry import Patience
+from src.common.errors import UserError
+from src.common.log import get_logger
+from src.common.paths import raw_dir
+from src.common.run_record import write_json, write_run_record
+from src.corpus.collect.check import check_raw_set
+from src.corpus.collect.parts import PartResult, drop_stale, make_parts
+from src.corpus.collect.shards import SplitOrder, open_part, sort_rows, write_splits
+from src.corpus.collect.sources import Workspace, gather, given_folder
+from src.corpus.recipe import Inputs, Options, Recipe
+
+_log = get_logger(__name__)
+COMPLETED, DROPPED, WORK = ".completed", "dropped.jsonl", ".work"
+_MANY = 0.02
+"""Share of dropped rows from which on a build says so aloud."""
+
+
+@dataclass(frozen=True)
+class CollectSettings:
+    """How to collect.
+
+    ``jobs`` are worker processes (default: one for each processor; 0: none, for debugging); ``from_dir`` holds
+    upstream files that are there already; ``attempts`` are tries at each download; ``force`` discards a finished set;
+    ``keep_downloads`` leaves archives.
+    """
+
+    jobs: int | None = None
+    from_dir: Path | None = None
+    options: Options = field(default_factory=Options)
+    force: bool = False
+    keep_downloads: bool = False
+    check_space: bool = True
+    check_rows: int = 100
+    attempts: int = Patience.attempts
+
+
+def collect(recipe: Recipe, settings: CollectSettings) -> dict[str, Any]:
+    """Build ``raw/NAME``; returns counts: rows, hours, dropped, filtered, problems that the check found.
+
+    A set that is complete with the same options is left alone. Raises :class:`UserError` for what the user can mend.
+    """
+    folder = raw_dir(recipe.name)
+    config = {"recipe": recipe.name, "version": recipe.version, **asdict(settings.options)}
+    done = completed(folder)
+    if done is not None and not settings.force:
+        if done["config"] != config:
+            raise UserError(
+                f"{folder} was made with {_options(done['config'])}, not {_options(config)}; --force makes it anew"
+            )
+        _log.info("%s is complete", folder)
+        return dict(done["result"])
+    if done is None and (folder / "dataset_dict.json").is_file() and not settings.force:
+        raise UserError(f"{folder} holds a data set that this program did not write; move it, or pass --force")
+    work = Workspace(folder / WORK, given_folder(settings.from_dir, recipe))
+    _discard_other_work(work.folder, config)
+    patience = Patience(settings.attempts)
+    inputs = gather(recipe, work, settings.options, settings.check_space, settings.keep_downloads, patience)
+    result = _build(recipe, inputs, work.folder, folder, _processes(settings.jobs))
+    problems = check_raw_set(recipe, folder, settings.check_rows, settings.options.as_published)
+    result["problems"] = problems
+    write_run_record(folder, config, sources=[asdict(source) for source in recipe.sources], result=result)
+    write_json(folder / COMPLETED, {"config": config, "result": result})
+    _clean(work, settings.keep_downloads)
+    return result
+
+
+def completed(folder: Path) -> dict[str, Any] | None:
+    """The mark of a finished set, or ``None``."""
+    mark = folder / COMPLETED
+    found: dict[str, Any] | None = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else None
+    return found
+
+
+def _options(config: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in config.items() if key != "recipe")
+
+
+def _processes(jobs: int | None) -> int:
+    return len(os.sched_getaffinity(0)) if jobs is None else jobs
+
+
+def _discard_other_work(work: Path, config: dict[str, Any]) -> None:
+    """Rows made with other options are of no use; downloads are."""
+    mark = work / "config.json"
+    if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) != config:
+        shutil.rmtree(work / "parts", ignore_errors=True)
+        shutil.rmtree(work / "set", ignore_errors=True)
+    write_json(mark, config)
+
+
+def _clean(work: Workspace, keep_downloads: bool) -> None:
+    if not keep_downloads:
+        shutil.rmtree(work.folder)
+        return
+    for name in ("parts", "set", "tree"):
+        shutil.rmtree(work.folder / name, ignore_errors=True)
+
+
+def _build(recipe: Recipe, inputs: Inputs, work: Path, folder: Path, processes: int) -> dict[str, Any]:
+    parts = work / "parts"
+    results = list(_with_progress(recipe, make_parts(recipe, inputs, parts, processes)))
+    drop_stale(parts, len(results))
+    counts = Counter({key: 0 for key in ("rows", "dropped", "filtered")})
+    for each in results:
+        counts.update(asdict(each))
+    paths = [parts / f"{number:06d}.arrow" for number in range(len(results))]
+    dropped = _dropped(paths)
+    if counts["rows"] == 0:
+        first = f"; the first reason: {dropped[0]['reason']}" if dropped else ""
+        raise UserError(f"{recipe.name}: no row could be made, {counts['dropped']} were dropped{first}")
+    orders = sort_rows(paths, keep_repeated=inputs.options.as_published)
+    for order in () if inputs.options.as_published else orders:
+        for first_id, second_id in order.repeated:
+            ids = {"unique_id_1": first_id, "unique_id_2": second_id}
+            dropped.append({**ids, "reason": "an earlier row has the same pair of ids"})
+    open_part.cache_clear()
+    _save(recipe, inputs, paths, orders, work, folder, processes)
+    _write_dropped(folder, dropped)
+    return _result(recipe, folder, orders, counts, dropped)
+
+
+def _with_progress(recipe: Recipe, results: Iterator[PartResult]) -> Iterator[PartResult]:
+    from tqdm import tqdm
+
+    with tqdm(desc=recipe.name, total=recipe.rows, unit=" rows", unit_scale=True) as bar:
+        for result in results:
+            bar.update(result.rows)
+            bar.set_postfix_str(f"{result.dropped} dropped" if result.dropped else "")
+            yield result
+
+
+def _save(
+    recipe: Recipe, inputs: Inputs, parts: list[Path], orders: list[SplitOrder], work: Path, folder: Path, jobs: int
+) -> None:
+    """Write the final set beside the work and put it in place of an older one."""
+    from tqdm import tqdm
+
+    target = work / "set"
+    digest = hashlib.blake2b(digest_size=12)
+    for order in orders:
+        digest.update(order.split.encode() + order.order.tobytes() + repr(order.bounds).encode())
+    digest.update(b"".join(path.read_bytes() if path.stat().st_size < 4096 else _stamp(path) for path in parts))
+    mark = target / ".order"
+    if not mark.is_file() or mark.read_text() != digest.hexdigest():
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        mark.write_text(digest.hexdigest())
+    total = sum(order.order.size for order in orders)
+    with tqdm(desc=f"{recipe.name}: saving", total=total, unit=" rows", unit_scale=True) as bar:
+        for rows in write_splits(recipe, inputs, parts, orders, target, jobs):
+            bar.update(rows)
+    (folder / COMPLETED).unlink(missing_ok=True)
+    (folder / "dataset_dict.json").unlink(missing_ok=True)  # without it the folder is no data set: never half a one
+    for order in orders:
+        shutil.rmtree(folder / order.split, ignore_errors=True)
+        (target / order.split).replace(folder / order.split)
+    (target / "dataset_dict.json").replace(folder / "dataset_dict.json")
+
+
+def _stamp(path: Path) -> bytes:
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}".encode()
+
+
+def _dropped(parts: list[Path]) -> list[dict[str, str]]:
+    lines = (
+        line for path in parts for line in path.with_suffix(".dropped.jsonl").read_text(encoding="utf-8").splitlines()
+    )
+    return [json.loads(line) for line in lines]
+
+
+def _write_dropped(folder: Path, dropped: list[dict[str, str]]) -> None:
+    text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in dropped)
+    (folder / DROPPED).write_text(text, encoding="utf-8")
+
+
+def _result(
+    recipe: Recipe, folder: Path, orders: list[SplitOrder], counts: Counter[str], dropped: list[dict[str, str]]
+) -> dict[str, Any]:
+    rows = {order.split: int(order.order.size) for order in orders}
+    total = sum(rows.values())
+    if dropped:
+        level = _log.warning if len(dropped) > _MANY * (total + len(dropped)) else _log.info
+        level("%s: %d rows dropped, listed with reasons in %s", recipe.name, len(dropped), folder / DROPPED)
+    return {
+        "rows": rows,
+        "hours": hours_of(recipe, folder),
+        "dropped": len(dropped),
+        "filtered": counts["filtered"],
+        "published": {"rows": recipe.rows, "hours": recipe.hours},
+    }
+
+
+def hours_of(recipe: Recipe, folder: Path) -> float | None:
+    """Hours of all rows of a saved set; ``None`` for instruction sets, which state no duration."""
+    if "duration" not in recipe.columns:
+        return None
+    import pyarrow.compute as pc
+    from datasets import load_from_disk
+
+    total = 0.0
+    for rows in load_from_disk(str(folder)).values():
+        total += pc.sum(rows.data.column("duration")).as_py() or 0.0
+    return round(total / 3600, 4)

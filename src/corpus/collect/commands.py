@@ -1,0 +1,145 @@
+"""Command lines of the collectors, and the list of all corpora."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from src.common.cli import run_cli
+from src.common.errors import UserError
+from src.common.log import get_logger
+from src.common.paths import raw_dir
+from src.corpus.recipe import Options, Recipe
+from src.corpus.recipes import choose, group_of, load_recipe
+
+_log = get_logger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every collector takes."""
+    parser.add_argument(
+        "--from-dir", type=Path, metavar="DIR",
+        help="folder with upstream files (archives or unpacked; for many corpora, one folder each below it): what is "
+        "there is not fetched",
+    )  # fmt: skip
+    parser.add_argument("--jobs", type=int, metavar="N", help="worker processes (default: all processors)")
+    parser.add_argument("--as-published", action="store_true", help="the published rows, without the repairs")
+    parser.add_argument("--limit", type=int, metavar="N", help="a trial: N files, Hub rows, recordings or meetings")
+    parser.add_argument("--check-rows", type=int, default=100, metavar="N", help="rows decoded afterwards; -1: all")
+    parser.add_argument("--attempts", type=int, default=30, metavar="N", help="tries at every download (default: 30)")
+    parser.add_argument("--keep-downloads", action="store_true", help="do not remove archives once unpacked")
+    parser.add_argument("--ignore-space", action="store_true", help="start although the disk seems too small")
+    parser.add_argument("--force", action="store_true", help="make a finished set anew")
+
+
+def run_collector(name: str, doc: str | None) -> None:
+    """The command of one corpus."""
+    recipe = load_recipe(name)
+    notes = [f"{name}: {recipe.title}, {_rows(recipe)} rows. Saved as data/datasets/raw/{name}."]
+    notes += [f"Before: {recipe.access}."] if recipe.access else []
+    notes += ["Unless --as-published:", *(f"- {repair}" for repair in recipe.repairs)] if recipe.repairs else []
+    parser = argparse.ArgumentParser(
+        description=f"{doc}\n\n" + "\n".join(notes), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser)
+    run_cli(lambda: collect_command([name], parser.parse_args()))
+
+
+def collect_command(names: list[str], args: argparse.Namespace) -> int:
+    """Collect corpora, groups or ``all`` one after the other; one that fails leaves the others alone.
+
+    Returns the exit code: 1 if one failed or its check found problems.
+    """
+    from src.corpus.collect.build import CollectSettings, collect
+
+    if args.jobs is not None and args.jobs < 0:
+        raise UserError(f"--jobs {args.jobs}: expected 0 (no worker processes) or more")
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit {args.limit}: expected at least 1")
+    settings = CollectSettings(
+        jobs=args.jobs,
+        from_dir=args.from_dir,
+        options=Options(args.as_published, args.limit),
+        force=args.force,
+        keep_downloads=args.keep_downloads,
+        check_space=not args.ignore_space,
+        check_rows=args.check_rows,
+        attempts=args.attempts,
+    )
+    failed = []
+    for name in choose(names):
+        try:
+            result = collect(load_recipe(name), settings)
+        except UserError as error:
+            _log.error("%s: %s", name, error)
+            failed.append(name)
+            continue
+        _log.info("%s", summary(name, result))
+        for problem in result["problems"]:
+            _log.error("%s", problem)
+        failed += [name] if result["problems"] else []
+    if failed:
+        _log.error("not well: %s", ", ".join(failed))
+    return int(bool(failed))
+
+
+def summary(name: str, result: dict[str, object]) -> str:
+    """One line of what was collected."""
+    rows = result["rows"]
+    assert isinstance(rows, dict)
+    counts = ", ".join(f"{split} {count:,} rows" for split, count in rows.items())
+    hours = "" if result["hours"] is None else f", {result['hours']:,.2f} h"
+    left_out = f"; {result['dropped']} dropped, {result['filtered']} not wanted"
+    return f"{raw_dir(name)}: {counts}{hours}{left_out}"
+
+
+def listing(names: list[str]) -> str:
+    """A table of corpora: group, rows, hours, licence, size on disk, what is asked for, and what is here."""
+    head = ("corpus", "group", "rows", "hours", "GB", "licence", "repairs", "status here", "needs")
+    lines = [head, *(_entry(load_recipe(name)) for name in choose(names or ["all"]))]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _rows(recipe: Recipe) -> str:
+    return "?" if recipe.rows is None else f"{recipe.rows:,}"
+
+
+def _entry(recipe: Recipe) -> tuple[str, ...]:
+    folder = raw_dir(recipe.name)
+    size = _size(folder)
+    if size:
+        gigabytes = f"{size / 1e9:.1f}"
+    else:
+        known = recipe.hours is not None and recipe.gb_per_hour is not None
+        gigabytes = f"~{recipe.hours * recipe.gb_per_hour:.1f}" if known else "?"  # type: ignore[operator]
+    return (
+        recipe.name,
+        group_of(recipe.name),
+        _rows(recipe),
+        "?" if recipe.hours is None else f"{recipe.hours:,.2f}",
+        gigabytes,
+        recipe.licence,
+        str(len(recipe.repairs) or "-"),
+        _status(folder),
+        recipe.access or "-",
+    )
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+
+
+def _status(folder: Path) -> str:
+    from src.corpus.collect.build import WORK, completed
+
+    done = completed(folder)
+    if done is not None:
+        options = [key for key in ("as_published", "limit") if done["config"].get(key)]
+        rows = sum(done["result"]["rows"].values())
+        return f"{rows:,} rows{', ' if options else ''}{', '.join(options)}"
+    if (folder / WORK).is_dir():
+        return "begun"
+    return "not made here" if (folder / "dataset_dict.json").is_file() else "-"

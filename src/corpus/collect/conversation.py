@@ -1,0 +1,168 @@
+"""Utterances of several speakers become chunks with one description: shared by every conversational corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from src.common.errors import UserError
+from src.corpus.collect.audio import RATE, Samples, encode_wav
+from src.corpus.description import Segment
+from src.corpus.recipe import Draft, Dropped, Recipe, Row, Stored, row_fields
+
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+GENDERS = tuple(f"the {ordinal} speaker's gender" for ordinal in ORDINALS)
+COUNT = "the number of speakers"
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One utterance: ``key`` is its part of the chunk's id, times in seconds, ``samples (n,)`` at 16 kHz.
+
+    ``note`` stands behind the speaker in the description, e.g. ``emotion: joy``.
+    """
+
+    key: str
+    speaker: str
+    text: str
+    start: float
+    end: float
+    samples: Samples
+    note: str = ""
+
+
+def chunks(utterances: Iterable[Utterance | Dropped], limit: float) -> Iterator[list[Utterance] | Dropped]:
+    """Runs of utterances, each closed as soon as it is ``limit`` seconds long; those without length are left out.
+
+    An utterance that could not be used closes the open run, and is passed on.
+    """
+    run: list[Utterance] = []
+    for utterance in utterances:
+        if isinstance(utterance, Dropped):
+            yield from _closed(run)
+            yield utterance
+            run = []
+            continue
+        run.append(utterance)
+        if utterance.end - run[0].start >= limit:
+            yield from _closed(run)
+            run = []
+    yield from _closed(run)
+
+
+def _closed(run: list[Utterance]) -> list[list[Utterance]]:
+    return [run] if run and run[-1].end != run[0].start else []
+
+
+def back_to_back(parts: Iterable[Utterance | Dropped]) -> Iterator[Utterance | Dropped]:
+    """Times of utterances that are played one after the other without gaps; those they had do not count."""
+    now = 0.0
+    for part in parts:
+        if isinstance(part, Dropped):
+            yield part
+            continue
+        end = now + part.samples.size / RATE
+        yield replace(part, start=now, end=end)
+        now = end
+
+
+def speaker_ordinals(chunk: Sequence[Utterance]) -> dict[str, str]:
+    """Speaker -> ordinal, by first appearance in the chunk. Raises :class:`UserError` from the eleventh on."""
+    speakers = list(dict.fromkeys(utterance.speaker for utterance in chunk))
+    if len(speakers) > len(ORDINALS):
+        raise UserError(f"{len(speakers)} speakers in one chunk, {len(ORDINALS)} can be told apart")
+    return dict(zip(speakers, ORDINALS, strict=False))
+
+
+def segments_of(chunk: Sequence[Utterance]) -> list[Segment]:
+    """Start and end from the chunk's beginning on, and the speaker's label."""
+    zero, ordinals = chunk[0].start, speaker_ordinals(chunk)
+    return [
+        (each.start - zero, each.end - zero, f"the {ordinals[each.speaker]} speaker{each.note and ', ' + each.note}")
+        for each in chunk
+    ]
+
+
+def concatenated(chunk: Sequence[Utterance]) -> Samples:
+    """The utterances one after the other."""
+    return np.concatenate([utterance.samples for utterance in chunk])
+
+
+def on_timeline(chunk: Sequence[Utterance], overwrite: bool) -> Samples:
+    """The utterances at their places in time. Overlaps are summed, or with ``overwrite`` only the later is heard."""
+    zero = chunk[0].start
+    places = [round((utterance.start - zero) * RATE) for utterance in chunk]
+    last = round(max(utterance.end - zero for utterance in chunk) * RATE)
+    size = max([last, *(place + each.samples.size for place, each in zip(places, chunk, strict=True))])
+    mixed = np.zeros(size, np.float32)
+    for place, utterance in zip(places, chunk, strict=True):
+        part = mixed[place : place + utterance.samples.size]
+        part[:] = utterance.samples if overwrite else part + utterance.samples
+    return mixed
+
+
+def conversation_rows(
+    recipe: Recipe,
+    meeting: str,
+    utterances: Iterable[Utterance | Dropped],
+    limit: float,
+    mix: Callable[[Sequence[Utterance]], Samples],
+    own: Callable[[Sequence[Utterance]], Mapping[str, Any]],
+    last_end: bool = False,
+) -> Iterator[Row | Dropped]:
+    """Rows of one meeting or dialogue: its name and the chunk's number and utterances are the ids.
+
+    Args:
+        limit: seconds from which on a chunk is closed.
+        mix: samples of a chunk, ``(n,)``.
+        own: the corpus's own columns of a chunk; comments follow ``recipe.description``, empty ones are left out.
+        last_end: state the end of the last utterance, as published, where an earlier one may end later.
+    """
+    number = 0
+    for chunk in chunks(utterances, limit):
+        if isinstance(chunk, Dropped):
+            yield chunk
+            continue
+        joint = f"{meeting}_{number}_{'_'.join(utterance.key for utterance in chunk)}"
+        number += 1
+        segments = segments_of(chunk)
+        duration = segments[-1][1] if last_end else max(end for _, end, _ in segments)
+        fields = {**own(chunk), COUNT: len({each.speaker for each in chunk}), "joint_f_id": joint}
+        yield spoken_row(
+            recipe, (meeting, joint), [each.text for each in chunk], segments, duration, fields, mix(chunk)
+        )
+
+
+def spoken_row(
+    recipe: Recipe,
+    ids: tuple[str, str],
+    texts: Sequence[str],
+    segments: Sequence[Segment],
+    duration: float,
+    fields: Mapping[str, Any],
+    audio: Samples | bytes,
+    hidden: frozenset[str] = frozenset(),
+) -> Row:
+    """A row of several speakers; empty ``fields`` and ``hidden`` ones are no comments.
+
+    ``audio`` is written anew: samples ``(n,)`` or a finished file. The row's second id gives its name.
+    """
+    hidden |= {key for key in recipe.description if fields[key] == ""}
+    draft = Draft(*ids, ";".join(texts), fields, hidden=hidden)
+    return Row(row_fields(recipe, draft, duration, texts, segments), written(f"{ids[1]}.wav", audio))
+
+
+def written(name: str, audio: Samples | bytes) -> Stored:
+    """Audio to be saved: samples ``(n,)`` or ``(channels, n)`` as 16-bit WAV at 16 kHz, or a finished file."""
+    data = audio if isinstance(audio, bytes) else encode_wav(audio)
+    return Stored(name.replace("/", "_"), data=data, size=len(data))
+
+
+def gender_columns(chunk: Sequence[Utterance], gender_of: Mapping[str, str]) -> dict[str, str]:
+    """All ten gender columns, empty for speakers that are not there."""
+    empty = dict.fromkeys(GENDERS, "")
+    known = speaker_ordinals(chunk).items()
+    return {**empty, **{f"the {ordinal} speaker's gender": gender_of[speaker] for speaker, ordinal in known}}

@@ -1,0 +1,68 @@
+"""AMI: English meetings, headset microphones, put together as they were spoken."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from src.corpus.collect.audio import read_mono
+from src.corpus.collect.conversation import COUNT, Utterance
+from src.corpus.collect.files import attempt
+from src.corpus.collect.hub import cell_bytes
+from src.corpus.collect.meeting import COLUMNS, DESCRIPTION, REPAIRS, meeting_rows
+from src.corpus.recipe import WAV_16, Dropped, HubRows, Inputs, Recipe, Record, Row, Work
+
+ROOM_MICROPHONE = "SDM1"
+
+
+def jobs(inputs: Inputs) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Meetings with the numbers of their rows in the order of begin and end."""
+    rows = inputs.rows["train"]
+    names = ["meeting_id", "begin_time", "end_time", "microphone_id"]
+    about = rows.select_columns(names).with_format("arrow")[:].to_pydict()
+    meeting, begin, end, microphone = (about[name] for name in names)
+    order = sorted(
+        (number for number in range(len(rows)) if microphone[number] != ROOM_MICROPHONE),
+        key=lambda number: (meeting[number], begin[number], end[number]),
+    )
+    for name in dict.fromkeys(meeting[number] for number in order):
+        yield name, tuple(number for number in order if meeting[number] == name)
+
+
+def utterance(record: Record) -> Utterance:
+    """One upstream row."""
+    speaker, text = record["speaker_id"], record["text"].lower().strip()
+    samples = read_mono(cell_bytes(record["audio"]), record["audio"].get("path") or "")
+    return Utterance(speaker[3:], speaker, text, record["begin_time"], record["end_time"], samples)
+
+
+def _heard(rows: Any, number: int) -> Utterance:
+    return utterance(rows[number])
+
+
+def make(job: tuple[str, tuple[int, ...]], inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
+    """Chunks of one meeting."""
+    meeting, numbers = job
+    rows = inputs.rows["train"]
+    speakers = set(rows.select(numbers)["speaker_id"][:])
+    gender_of = {speaker: "Male" if speaker[0] == "M" else "Female" for speaker in speakers}
+    heard = (attempt((meeting, f"row {number}"), functools.partial(_heard, rows, number)) for number in numbers)
+    yield from meeting_rows(recipe, meeting, heard, gender_of, inputs.options)
+
+
+RECIPE = Recipe(
+    name="amicorpus",
+    title="AMI (headsets)",
+    sources=(HubRows("edinburghcstr/ami", "8dfb8d51a914b60af751fa9b561878bbba07160d"),),
+    work=Work(jobs, make, per_part=5),
+    text_type="speech",
+    description=DESCRIPTION,
+    columns=COLUMNS,
+    types={COUNT: "int64"},
+    rows=1904,
+    hours=22.67,
+    gb_per_hour=WAV_16,
+    licence="CC BY 4.0",
+    repairs=REPAIRS,
+)

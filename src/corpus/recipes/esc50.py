@@ -1,0 +1,38 @@
+"""ESC-50: fifty kinds of environmental sounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from src.corpus.collect.files import file_rows, table
+from src.corpus.recipe import WAV_44, Draft, Inputs, Recipe, columns, web
+
+
+def drafts(inputs: Inputs) -> Iterator[Draft]:
+    """One row for each clip of all five folds; labels keep their underscores."""
+    root = inputs.path("ESC-50-master")
+    for row in table(root / "meta" / "esc50.csv", needs=("filename", "category", "src_file")):
+        about = {"filename": row["filename"], "src_file": int(row["src_file"])}
+        ids = row["filename"], str(about["src_file"])
+        yield Draft(*ids, row["category"].strip(), about, root / "audio" / row["filename"])
+
+
+RECIPE = Recipe(
+    name="esc50",
+    title="ESC-50",
+    sources=(
+        web("https://github.com/karoldvl/ESC-50/archive/master.zip", "ESC-50-master/audio", name="ESC-50-master.zip"),
+    ),
+    work=file_rows(drafts),
+    text_type="caption",
+    description=(),
+    columns=columns(
+        "audio_description | duration | text | audio | filename | unique_id_1 | src_file | unique_id_2 | "
+        "dataset_index"
+    ),
+    types={"src_file": "int64"},
+    rows=2000,
+    hours=2.78,
+    gb_per_hour=WAV_44,
+    licence="CC BY-NC 3.0",
+)

@@ -1,0 +1,118 @@
+"""FMA: free music with genres and tags, training split of the large subset."""
+
+from __future__ import annotations
+
+import ast
+import csv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from src.common.errors import UserError
+from src.corpus.collect.audio import RATE, read_mono
+from src.corpus.collect.conversation import written
+from src.corpus.collect.files import MISSING, attempt, table
+from src.corpus.recipe import WAV_16, Draft, Dropped, Inputs, Recipe, Row, Work, columns, row_fields, web
+
+OPTIONAL = ("album title", "language code", "album tags", "artist tags", "song tags")
+SUBSETS = ("small", "medium", "large")
+
+
+def track_rows(path: Path) -> Iterator[dict[str, str]]:
+    """Rows of the table by ``group.name`` and ``track_id``; two lines hold the names, the third only the index's."""
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.reader(file)
+        names = [f"{one}.{two}" for one, two in zip(next(reader), next(reader), strict=True)]
+        names[0] = "track_id"
+        for row in reader:
+            if row and row[0].isdigit():
+                yield dict(zip(names, row, strict=True))
+
+
+def genre_chains(path: Path, by_title: bool) -> dict[int, str]:
+    """Title of each genre and of all it is a part of, nearest first.
+
+    ``by_title``: genres of the same title all have the chain of the last, as published.
+    """
+    rows = {int(row["genre_id"]): row for row in table(path, needs=("genre_id", "parent", "title"))}
+    chains = {}
+    for number, row in rows.items():
+        chain, parent = [row["title"]], int(row["parent"])
+        while parent != 0:
+            chain.append(rows[parent]["title"])
+            parent = int(rows[parent]["parent"])
+        chains[number] = "/".join(chain)
+    last = {row["title"]: chains[number] for number, row in rows.items()}
+    return {number: last[row["title"]] for number, row in rows.items()} if by_title else chains
+
+
+def about_track(row: Mapping[str, str], chains: Mapping[int, str]) -> Draft:
+    """Texts of one track."""
+
+    def text(name: str, missing: str) -> str:
+        return missing if row[name] in MISSING else row[name]
+
+    def tags(name: str) -> list[str]:
+        found = ast.literal_eval(row[name] or "[]")
+        if not isinstance(found, list):
+            raise UserError(f"track {row['track_id']}: {name} is {row[name]!r}, expected a list")
+        return found
+
+    name = f"{int(row['track_id']):06d}"
+    artist, title = text("artist.name", "nan"), text("track.title", "nan")
+    fields = {
+        "genres": " and ".join(chains[int(genre)] for genre in tags("track.genres")),
+        "artist name": artist,
+        "song title": title,
+        "album title": text("album.title", ""),
+        "language code": text("track.language_code", ""),
+        **{f"{kind} tags": "/".join(tags(f"{key}.tags"))
+           for kind, key in (("album", "album"), ("artist", "artist"), ("song", "track"))},
+        "track_id": name,
+        "full song name": f"{artist} - {title}",
+    }  # fmt: skip
+    hidden = frozenset(key for key in OPTIONAL if not fields[key])
+    return Draft(name, fields["full song name"], "Music", fields, hidden=hidden)
+
+
+def jobs(inputs: Inputs) -> Iterator[tuple[Draft, Path]]:
+    """Tracks of the training split that are in the large subset, with their files."""
+    chains = genre_chains(inputs.path("fma_metadata/genres.csv"), inputs.options.as_published)
+    audio = inputs.path("fma_large")
+    for row in track_rows(inputs.path("fma_metadata/tracks.csv")):
+        if row["set.subset"] in SUBSETS and row["set.split"] == "training":
+            draft = about_track(row, chains)
+            yield draft, audio / draft.unique_id_1[:3] / f"{draft.unique_id_1}.mp3"
+
+
+def make(job: tuple[Draft, Path], inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
+    """The track as mono WAV at 16 kHz."""
+    draft, path = job
+
+    def heard() -> Row:
+        samples = read_mono(path)
+        return Row(row_fields(recipe, draft, samples.size / RATE), written(f"{draft.unique_id_1}.wav", samples))
+
+    yield attempt((draft.unique_id_1, draft.unique_id_2), heard)
+
+
+RECIPE = Recipe(
+    name="fma",
+    title="FMA (large, training)",
+    sources=(
+        web("https://os.unil.cloud.switch.ch/fma/fma_large.zip", "fma_large"),
+        web("https://os.unil.cloud.switch.ch/fma/fma_metadata.zip", "fma_metadata"),
+    ),
+    work=Work(jobs, make, per_part=200),
+    text_type="caption",
+    description=("genres", "artist name", "song title", *OPTIONAL),
+    columns=columns(
+        "audio_description | duration | text | genres | artist name | song title | album title | "
+        "language code | artist tags | album tags | song tags | audio | track_id | unique_id_1 | "
+        "full song name | unique_id_2 | dataset_index"
+    ),
+    rows=84213,
+    hours=695.47,
+    gb_per_hour=WAV_16,
+    licence="by track",
+    repairs=("a genre's chain follows its id (published: its title, which two genres may share)",),
+)

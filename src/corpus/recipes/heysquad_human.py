@@ -1,0 +1,24 @@
+"""HeySQuAD: questions about a paragraph, spoken by people. An instruction set: the question is in the audio."""
+
+from __future__ import annotations
+
+from src.corpus.collect.hub import hub_rows
+from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record, columns
+
+
+def draft(record: Record, options: Options) -> Draft:
+    """Columns of one upstream row."""
+    fields = {name: record[name] for name in ("question", "context", "id", "is_impossible")}
+    return Draft(str(record["id"]), str(record["is_impossible"]), record["question"], fields)
+
+
+RECIPE = Recipe(
+    name="heysquad_human",
+    title="HeySQuAD (human)",
+    sources=(HubRows("yijingwu/HeySQuAD_human", "2a9aff6032a76185b98eff703144a2a896313e49", splits=None),),
+    work=hub_rows(draft),
+    text_type="none",
+    description=(),
+    columns=columns("audio | question | context | id | is_impossible | unique_id_1 | unique_id_2 | dataset_index"),
+    types={"is_impossible": "bool_"},
+)

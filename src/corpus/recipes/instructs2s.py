@@ -1,0 +1,50 @@
+"""InstructS2S-200K: spoken conversations. An instruction set: each turn of the user is a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from src.collection.sources import WebFile
+from src.corpus.collect.files import file_rows
+from src.corpus.recipe import Draft, Dropped, Files, HubRows, Inputs, Recipe, columns
+
+REPO, REVISION = "ICTNLP/InstructS2S-200K", "004320105d5ca5246e8eacc4cbf53f7f100278e8"
+PARTS = tuple(
+    WebFile(f"https://huggingface.co/datasets/{REPO}/resolve/{REVISION}/{name}", name)
+    for name in (f"en_part_{number:02d}" for number in range(33))
+)
+
+
+def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
+    """One row for each turn of the user, with all that was said before it as context."""
+    wavs = inputs.path("en/wav")
+    rows = inputs.rows["train"].select_columns(["id", "conversation"])
+    for record in rows:
+        context = ""
+        for place, turn in enumerate(record["conversation"]):
+            if turn["from"] != "human":
+                context += f"Assistant: {turn['text']}\n"
+                continue
+            fields = {"question": turn["text"], "context": context, "id": record["id"], "utterance_id": place}
+            ids = str(record["id"]), str(place)
+            if turn["speech"]:
+                folder, name = turn["speech"].split("/")[-2:]
+                yield Draft(*ids, turn["text"], fields, wavs / folder / name)
+            else:
+                yield Dropped(*ids, "the turn names no recording")
+            context += f"User: {turn['text']}\n"
+
+
+RECIPE = Recipe(
+    name="instructs2s",
+    title="InstructS2S-200K",
+    sources=(
+        Files(PARTS, "en/wav", "tar"),
+        HubRows(REPO, REVISION),
+    ),
+    work=file_rows(drafts),
+    text_type="none",
+    description=(),
+    columns=columns("question | context | audio | id | utterance_id | unique_id_1 | unique_id_2 | dataset_index"),
+    types={"utterance_id": "int64"},
+)

@@ -1,0 +1,139 @@
+"""LibriMix: two or three readers at once, mixed from LibriSpeech without noise (16 kHz, as long as the longest).
+
+Mixing and signal-to-noise ratios follow ``create_librimix_from_metadata.py`` at the pinned commit. The clean mixtures
+need no noise, so that WHAM is not fetched.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from src.collection.sources import github_file
+from src.common.errors import UserError
+from src.corpus.collect.audio import RATE, Samples, read_mono
+from src.corpus.collect.conversation import COUNT, ORDINALS, spoken_row
+from src.corpus.collect.files import attempt, speaker_table, table
+from src.corpus.description import Segment
+from src.corpus.recipe import WAV_16, Dropped, Files, Inputs, Recipe, Row, Work, columns, web
+from src.corpus.recipes.librispeech import ROOT, archive, transcripts
+
+COMMIT = "eac7cf0b24ebadd50e7167c7be98c2366b1be0c4"
+SUBSETS = {"train-100_mix_clean": "train-clean-100", "train-360_mix_clean": "train-clean-360"}
+SPEAKERS = tuple(f"the {ordinal} speaker" for ordinal in ORDINALS[:3])
+KEYS = tuple(f"{speaker}'s {what}" for speaker in SPEAKERS for what in ("gender", "mixture snr"))
+TABLES = {
+    (partition, count): f"Libri{count}Mix/libri{count}mix_{subset}.csv"
+    for count in (2, 3)
+    for partition, subset in SUBSETS.items()
+}
+Source = tuple[Path, float, str, str]
+"""File, gain, text and gender of a speaker."""
+
+
+def jobs(inputs: Inputs) -> Iterator[tuple[str, str, tuple[Source, ...]]]:
+    """Mixtures: partition, id, sources."""
+    genders = speaker_table(inputs.path(f"{ROOT}/SPEAKERS.TXT"))
+    for partition, subset in SUBSETS.items():
+        texts = {flac.stem: text for flac, text in transcripts(inputs.path(f"{ROOT}/{subset}"))}
+        for count in (2, 3):
+            path = inputs.path(f"metadata/{TABLES[partition, count]}")
+            names = [(f"source_{number}_path", f"source_{number}_gain") for number in range(1, count + 1)]
+            for row in table(path, needs=("mixture_ID", *(name for pair in names for name in pair))):
+                files = [inputs.path(ROOT) / row[file] for file, _ in names]
+                yield (
+                    partition,
+                    row["mixture_ID"],
+                    tuple(
+                        (file, float(row[gain]), texts[file.stem], genders[file.stem.split("-")[0]])
+                        for file, (_, gain) in zip(files, names, strict=True)
+                    ),
+                )
+
+
+def mix(samples: list[Samples], gains: list[float]) -> tuple[Samples, list[float]]:
+    """The sum of all sources, zero-padded at the end, ``(n,)``, and the ratio of each to the rest in decibels."""
+    longest = max(each.size for each in samples)
+    padded = [
+        np.pad(each * np.float32(gain), (0, longest - each.size)) for each, gain in zip(samples, gains, strict=True)
+    ]
+    mixed: Samples = functools.reduce(np.add, padded)
+    return mixed, [_ratio(each, mixed - each) for each in padded]
+
+
+def _ratio(signal: Samples, rest: Samples) -> float:
+    return 10 * math.log10(float(np.mean(signal**2)) / (float(np.mean(rest**2)) + 1e-10) + 1e-10)
+
+
+def make(job: tuple[str, str, tuple[Source, ...]], inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
+    """The row of one mixture."""
+    yield attempt(job[:2], lambda: _row(*job, inputs, recipe))
+
+
+def _row(partition: str, mixture: str, sources: tuple[Source, ...], inputs: Inputs, recipe: Recipe) -> Row:
+    heard = [read_mono(path) for path, _, _, _ in sources]
+    mixed, ratios = mix(heard, [gain for _, gain, _, _ in sources])
+    seconds = [each.size / RATE for each in heard]
+    speakers = dict.fromkeys(path.stem.split("-")[0] for path, _, _, _ in sources)
+    if len(speakers) != len(sources):
+        raise UserError(f"{mixture}: a speaker is mixed with itself")
+    fields: dict[str, object] = {key: "" if key.endswith("gender") else 0.0 for key in KEYS}
+    for speaker, ratio, source in zip(SPEAKERS, ratios, sources, strict=False):
+        fields |= {f"{speaker}'s gender": source[3], f"{speaker}'s mixture snr": round(ratio, 3)}
+    fields |= {COUNT: len(speakers), "mixture_id": mixture, "partition_id": partition}
+    segments: list[Segment] = [(0.0, end, speaker) for end, speaker in zip(seconds, SPEAKERS, strict=False)]
+    duration = seconds[-1] if inputs.options.as_published else max(seconds)
+    hidden = frozenset(key for key in KEYS if not fields[key.split("'s ")[0] + "'s gender"])
+    texts = [text for _, _, text, _ in sources]
+    row = spoken_row(recipe, (partition, mixture), texts, segments, duration, fields, _wav(mixed), hidden)
+    return row
+
+
+def _wav(samples: Samples) -> bytes:
+    """As the mixing script writes it: libsndfile's own rounding to 16 bits."""
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, RATE, format="WAV")
+    return buffer.getvalue()
+
+
+RECIPE = Recipe(
+    name="librimix",
+    title="LibriMix (2 and 3 speakers, clean)",
+    sources=(
+        *(web(archive(subset), f"{ROOT}/{subset}") for subset in SUBSETS.values()),
+        *(
+            Files(
+                (github_file("JorisCos/LibriMix", COMMIT, f"metadata/{path}"),),
+                f"metadata/{path}",
+                "file",
+                into=f"metadata/{path.split('/')[0]}",
+            )  # fmt: skip
+            for path in TABLES.values()
+        ),
+    ),
+    work=Work(jobs, make, per_part=200),
+    text_type="speech",
+    description=(*KEYS, COUNT),
+    columns=(
+        "audio_description",
+        *KEYS,
+        *columns(f"{COUNT} | duration | text | audio | mixture_id | unique_id_2 | partition_id | unique_id_1"),
+        "dataset_index",
+    ),  # fmt: skip
+    types={COUNT: "int64", **{key: "float64" for key in KEYS if key.endswith("snr")}},
+    rows=107900,
+    hours=385.01,
+    gb_per_hour=WAV_16,
+    licence="CC BY 4.0",
+    repairs=(
+        "the stated duration is that of the mixture (published: of the last speaker)",
+        "speakers' comments stand in the order of the speakers (published: in any order)",
+    ),
+)

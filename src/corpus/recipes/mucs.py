@@ -1,0 +1,77 @@
+"""MUCS 2021: Hindi and Bengali speech that switches to English, cut from long recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.common.errors import UserError
+from src.corpus.collect.audio import RATE, Cuts, to_rate
+from src.corpus.collect.conversation import written
+from src.corpus.collect.files import attempt, lines
+from src.corpus.recipe import WAV_16, Draft, Dropped, Inputs, Recipe, Row, Work, columns, row_fields, web
+
+LANGUAGES = ("Hindi-English", "Bengali-English")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One file and its utterances: id, text, start and end in seconds."""
+
+    path: Path
+    language: str
+    utterances: tuple[tuple[str, str, float, float], ...]
+
+
+def jobs(inputs: Inputs) -> Iterator[Recording]:
+    """Recordings of both language pairs, in the order in which the segments name them."""
+    for language in LANGUAGES:
+        root = inputs.path(f"{language}/train")
+        segments, texts = (lines(root / "transcripts" / name) for name in ("segments", "text"))
+        found: dict[str, list[tuple[str, str, float, float]]] = {}
+        if len(segments) != len(texts):
+            raise UserError(f"{root}/transcripts: {len(segments)} segments but {len(texts)} texts")
+        for segment, text in zip(segments, texts, strict=True):
+            name, recording, *_, start, end = segment.split()
+            if text.split()[0] != name:
+                raise UserError(f"{root}/transcripts: the segment {name} meets the text of {text.split()[0]}")
+            said = text.strip()[len(name) :].strip()
+            found.setdefault(recording, []).append((name, said, float(start), float(end)))
+        for recording, utterances in found.items():
+            yield Recording(root / f"{recording}.wav", language, tuple(utterances))
+
+
+def make(job: Recording, inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
+    """Cut the utterances out of their recording, which is opened once."""
+    cuts = Cuts(job.path)
+    for name, said, start, end in job.utterances:
+
+        def cut(name: str = name, said: str = said, start: float = start, end: float = end) -> Row:
+            samples = to_rate(cuts.read(int(start * cuts.rate), int(end * cuts.rate)), cuts.rate)
+            about = {"language": f"{job.language} code-switching", "f_id": name, "audio_name": job.path.stem}
+            draft = Draft(name, job.path.stem, said, about)
+            return Row(row_fields(recipe, draft, samples.shape[1] / RATE), written(f"{name}.wav", samples))
+
+        yield attempt((name, job.path.stem), cut)
+
+
+RECIPE = Recipe(
+    name="mucs",
+    title="MUCS 2021 code-switching",
+    sources=tuple(
+        web(f"https://openslr.trmal.net/resources/104/{language}_train.tar.gz", f"{language}/train", into=language)
+        for language in LANGUAGES
+    ),
+    work=Work(jobs, make, per_part=20),
+    text_type="speech",
+    description=("language",),
+    columns=columns(
+        "audio_description | duration | text | language | audio | f_id | unique_id_1 | audio_name | "
+        "unique_id_2 | dataset_index"
+    ),
+    rows=79431,
+    hours=135.5,
+    gb_per_hour=WAV_16,
+    licence="CC BY-SA 4.0",
+)

@@ -1,0 +1,82 @@
+"""NSynth: single notes of a thousand instruments, training set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from src.corpus.collect.files import file_rows
+from src.corpus.recipe import WAV_16, Draft, Inputs, Recipe, columns, web
+
+FAMILIES = (
+    "bass", "brass", "flute", "guitar", "keyboard", "mallet", "organ", "reed", "string", "synth lead", "vocal",
+)  # fmt: skip
+KINDS = ("acoustic", "electronic", "synthetic")
+QUALITIES = {
+    "bright": "A large amount of high frequency content and strong upper harmonics.",
+    "dark": "A distinct lack of high frequency content, giving a muted and bassy sound. Also sometimes described as "
+    "'Warm'.",
+    "distortion": "Waveshaping that produces a distinctive crunchy sound and presence of many harmonics. Sometimes "
+    "paired with non-harmonic noise.",
+    "fast_decay": "Amplitude envelope of all harmonics decays substantially before the 'note-off' point at 3 "
+    "seconds.",
+    "long_release": "Amplitude envelope decays slowly after the 'note-off' point, sometimes still present at the end "
+    "of the sample 4 seconds.",
+    "multiphonic": "Presence of overtone frequencies related to more than one fundamental frequency.",
+    "nonlinear_env": "Modulation of the sound with a distinct envelope behavior different than the monotonic "
+    "decrease of the note. Can also include filter envelopes as well as dynamic envelopes.",
+    "percussive": "A loud non-harmonic sound at note onset.",
+    "reverb": "Room acoustics that were not able to be removed from the original sample.",
+    "tempo-synced": "Rhythmic modulation of the sound to a fixed tempo.",
+}
+
+
+def drafts(inputs: Inputs) -> Iterator[Draft]:
+    """One row for each note."""
+    root = inputs.path("nsynth-train")
+    notes = json.loads((root / "examples.json").read_text(encoding="utf-8"))
+    for name, note in notes.items():
+        family, found = FAMILIES[note["instrument_family"]], note["qualities_str"]
+        meanings = " ".join(QUALITIES[quality] for quality in found)
+        about = {
+            "MIDI pitch": f"{note['pitch']} out of 127",
+            "MIDI velocity": f"{note['velocity']} out of 127",
+            "instrument source": KINDS[note["instrument_source"]].title(),
+            "instrument family": family.title(),
+            "special qualitative categories": "/".join(found) or "None",
+            "special qualitative categories description": f"'{meanings}'"
+            if found
+            else "No special categories for this audio",
+            "note_id": note["note"],
+            "fname": name,
+        }
+        yield Draft(name, str(note["note"]), f"{family} musical note", about, root / "audio" / f"{name}.wav")
+
+
+RECIPE = Recipe(
+    name="nsynth",
+    title="NSynth (train)",
+    sources=(
+        web("http://download.magenta.tensorflow.org/datasets/nsynth/nsynth-train.jsonwav.tar.gz", "nsynth-train"),
+    ),
+    work=file_rows(drafts),
+    text_type="caption",
+    description=(
+        "MIDI pitch",
+        "MIDI velocity",
+        "instrument source",
+        "instrument family",
+        "special qualitative categories",
+        "special qualitative categories description",
+    ),  # fmt: skip
+    columns=columns(
+        "audio_description | duration | text | MIDI pitch | MIDI velocity | instrument source | "
+        "instrument family | special qualitative categories | special qualitative categories description | "
+        "audio | note_id | unique_id_2 | fname | unique_id_1 | dataset_index"
+    ),
+    types={"note_id": "int64"},
+    rows=289205,
+    hours=321.34,
+    gb_per_hour=WAV_16,
+    licence="CC BY 4.0",
+)

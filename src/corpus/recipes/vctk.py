@@ -1,0 +1,53 @@
+"""VCTK: English sentences read by speakers of many accents (release of 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from src.corpus.collect.files import file_rows, files, lines
+from src.corpus.recipe import WAV_48, Draft, Inputs, Recipe, columns, web
+
+
+def drafts(inputs: Inputs) -> Iterator[Draft]:
+    """One row for each text that has a recording, speaker by speaker of the table."""
+    root = inputs.path("VCTK-Corpus")
+    for line in lines(root / "speaker-info.txt")[1:]:
+        speaker, age, gender, accent, *region = line.split("(")[0].split()
+        texts, wavs = root / "txt" / f"p{speaker}", root / "wav48" / f"p{speaker}"
+        if not (texts.is_dir() and wavs.is_dir()):
+            continue
+        about = {
+            "age": age,
+            "accent": accent,
+            "gender": "Female" if gender == "F" else "Male",
+            "region": " ".join(region) or "Unknown",
+            "speaker_id": speaker,
+        }
+        for text in files(texts, ".txt"):
+            wav = wavs / f"{text.stem}.wav"
+            if wav.is_file():
+                said = text.read_text(encoding="utf-8").strip()
+                yield Draft(speaker, text.stem, said, {**about, "file_id": text.stem}, wav)
+
+
+RECIPE = Recipe(
+    name="vctk",
+    title="VCTK",
+    sources=(
+        web(
+            "https://datashare.ed.ac.uk/bitstream/handle/10283/2651/VCTK-Corpus.zip?sequence=2&isAllowed=y",
+            "VCTK-Corpus/wav48",
+        ),
+    ),  # fmt: skip
+    work=file_rows(drafts),
+    text_type="speech",
+    description=("age", "accent", "gender", "region"),
+    columns=columns(
+        "audio_description | duration | text | age | accent | gender | region | audio | speaker_id | "
+        "unique_id_1 | file_id | unique_id_2 | dataset_index"
+    ),
+    rows=43660,
+    hours=43.43,
+    gb_per_hour=WAV_48,
+    licence="ODC-By 1.0",
+)

@@ -1,0 +1,132 @@
+"""VoxCeleb 1: pairs of recordings of the same or of two speakers, one after the other."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from src.collection.sources import WebFile
+from src.corpus.collect.audio import RATE, read_mono
+from src.corpus.collect.conversation import COUNT, spoken_row
+from src.corpus.collect.files import attempt, files, folders, lines, table
+from src.corpus.recipe import WAV_16, Dropped, Files, Inputs, Recipe, Row, Work, columns, web
+
+SEED, PER_TYPE = 123, 50
+SAME = "the speakers are the same"
+FIRST, SECOND = "the first speaker", "the second speaker"
+KEYS = tuple(f"{speaker}'s {what}" for what in ("gender", "nationality") for speaker in (FIRST, SECOND))
+PARTS = {
+    "a": "e395d020928bc15670b570a21695ed96",
+    "b": "bbfaaccefab65d82b21903e81a8a8020",
+    "c": "017d579a2a96a077f40042ec33e51512",
+    "d": "7bb1e9f70fddc7a678fa998ea8b3ba19",
+}
+URL = "https://huggingface.co/datasets/ProgramComputer/voxceleb/resolve/23dcdd6d2b485d8b9c29e6c9ffb0b53486c68699/vox1"
+Speaker = tuple[str, str]
+"""Gender (``m`` or ``f``) and nationality."""
+
+
+def draw_pairs(
+    speakers: Mapping[str, Speaker], paths: Mapping[str, Sequence[str]], with_itself: bool
+) -> Iterator[tuple[str, str]]:
+    """For each speaker up to 50 pairs with itself, 50 with men and 50 with women, drawn with seed 123.
+
+    ``with_itself``: a file may be paired with itself, as published; otherwise with another of the speaker.
+    """
+    draw = random.Random(SEED)
+    by_gender = {gender: sorted(name for name in speakers if speakers[name][0] == gender) for gender in "mf"}
+    for name in speakers:
+        own = paths[name]
+        count = min(PER_TYPE, len(own))
+        for one, two in zip(draw.sample(own, count), draw.sample(own, count), strict=True):
+            if one != two or with_itself:
+                yield one, two
+            elif len(own) > 1:
+                yield one, own[(own.index(one) + 1) % len(own)]
+        for gender in "mf":
+            others = [other for other in by_gender[gender] if other != name]
+            for other in draw.sample(others, min(PER_TYPE, len(others))):
+                yield draw.choice(own), draw.choice(paths[other])
+
+
+def jobs(inputs: Inputs) -> Iterator[tuple[str, str, Path, Speaker, Speaker]]:
+    """Pairs of files: those of ``train_list.txt`` (the published list) if it is given, else drawn anew."""
+    meta = table(inputs.path("meta.csv"), "\t", needs=("VoxCeleb1 ID", "Gender", "Nationality", "Set"))
+    speakers = {row["VoxCeleb1 ID"]: (row["Gender"], row["Nationality"]) for row in meta if row["Set"] == "dev"}
+    root = inputs.path("wav")
+    given = inputs.find("train_list.txt")
+    pairs = [line.split("\t") for line in lines(given)] if given else _drawn(root, speakers, inputs)
+    for one, two in dict.fromkeys((one.strip(), two.strip()) for one, two in pairs):
+        yield one, two, root, speakers[one.split("/")[0]], speakers[two.split("/")[0]]
+
+
+def _drawn(root: Path, speakers: dict[str, Speaker], inputs: Inputs) -> Iterator[tuple[str, str]]:
+    there = {
+        speaker.name: [wav.relative_to(root).as_posix() for video in folders(speaker) for wav in files(video, ".wav")]
+        for speaker in folders(root)
+    }
+    known = {name: about for name, about in speakers.items() if there.get(name)}
+    return draw_pairs(known, there, with_itself=inputs.options.as_published)
+
+
+def make(job: tuple[str, str, Path, Speaker, Speaker], inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
+    """The row of one pair."""
+    yield attempt(job[:2], functools.partial(_row, job, inputs.options.as_published, recipe))
+
+
+def _row(job: tuple[str, str, Path, Speaker, Speaker], as_published: bool, recipe: Recipe) -> Row:
+    one, two, root, *about = job
+    heard = [read_mono(root / path) for path in (one, two)]
+    middle, end = heard[0].size / RATE, (heard[0].size + heard[1].size) / RATE
+    same = one.split("/")[0] == two.split("/")[0]
+    alone = same and not as_published
+    fields: dict[str, object] = {SAME: "Yes" if same else "No", COUNT: 1 if alone else 2}
+    for speaker, (gender, nationality) in zip((FIRST, SECOND), about, strict=True):
+        fields[f"{speaker}'s gender"] = "Male" if gender == "m" else "Female"
+        fields[f"{speaker}'s nationality"] = nationality
+    if alone:
+        fields |= {f"{SECOND}'s gender": "", f"{SECOND}'s nationality": ""}
+    fields |= {"speaker1_file": one, "speaker2_file": two}
+    segments = [(0.0, middle, FIRST), (middle, end, FIRST if alone else SECOND)]
+    return spoken_row(recipe, (one, two), ["Speech", "Speech"], segments, end, fields, np.concatenate(heard))
+
+
+RECIPE = Recipe(
+    name="voxceleb1",
+    title="VoxCeleb 1 (pairs)",
+    sources=(
+        Files(
+            tuple(
+                WebFile(f"{URL}/vox1_dev_wav_parta{part}", f"vox1_dev_wav_parta{part}", f"md5:{md5}")
+                for part, md5 in PARTS.items()
+            ),
+            "wav",
+            "zip",
+        ),
+        web("https://openslr.trmal.net/resources/49/vox1_meta.csv", "meta.csv", name="meta.csv"),
+    ),  # fmt: skip
+    work=Work(jobs, make, per_part=500),
+    text_type="caption",
+    description=(SAME, *KEYS, COUNT),
+    columns=columns(
+        "audio_description | duration | text | the speakers are the same | the first speaker's gender | "
+        "the second speaker's gender | the first speaker's nationality | the second speaker's nationality | "
+        "the number of speakers | audio | speaker1_file | unique_id_1 | speaker2_file | unique_id_2 | "
+        "dataset_index"
+    ),
+    types={COUNT: "int64"},
+    rows=181502,
+    hours=819.24,
+    gb_per_hour=WAV_16,
+    access="ask first at https://mm.kaist.ac.kr/datasets/voxceleb/index.html",
+    repairs=(
+        "two recordings of one speaker are called 1 speaker, the first (published: 2 speakers)",
+        "a recording is not paired with itself, unless the given list does",
+        "files are drawn from sorted listings: the same pairs on every machine (published: as the file system lists "
+        "them; `train_list.txt` in `--from-dir` gives the published pairs)",
+    ),
+)

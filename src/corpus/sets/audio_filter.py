@@ -1,0 +1,155 @@
+"""Split indexes without rows whose audio cannot be decoded or is too long; a run that was stopped goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.common.errors import UserError
+from src.common.log import get_logger
+from src.common.paths import indexes_dir, indexes_filtered_dir, raw_dir
+from src.common.run_record import write_json, write_text
+from src.corpus.collect.audio import can_be_heard
+from src.corpus.collect.hub import cell_bytes
+from src.corpus.collect.pool import run_all
+from src.corpus.recipe import IDS
+from src.dataset.splits import read_indexes, write_indexes
+from src.dataset.tables import find_rows, open_split, read_keys
+
+_log = get_logger(__name__)
+BLOCK = 2000
+WORK = ".work"
+TOO_LONG, UNREADABLE, MISSING = "too_long", "unreadable", "missing"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of a raw set (positions) to be looked at, and the file for what is wrong with them.
+
+    ``crashed`` are rows that ended the process that decoded them.
+    """
+
+    name: str
+    rows: tuple[int, ...]
+    path: Path
+    max_duration: float
+    crashed: tuple[int, ...] = ()
+
+
+def filter_by_audio(name: str, max_duration: float = 60.0, jobs: int = 1) -> dict[str, Any]:
+    """Write ``indexes_filtered/NAME``: the split of ``indexes/NAME``, ascending, without bad rows.
+
+    A row is bad if its first 10 ms cannot be decoded or its duration is ``max_duration`` seconds or more. Beside the
+    indexes: ``dropped.jsonl`` with key, ids and reason of each bad row, and ``filter.json``. Returns counts by split.
+    Raises :class:`UserError` if the corpus is not split yet, or states no durations.
+    """
+    splits = read_indexes(indexes_dir(name))
+    if not splits:
+        raise UserError(f"{name} is not split yet: run scripts/alarm/create_train_val_split.py {name}")
+    table = open_split(raw_dir(name), "train", f"raw set {name}")
+    if "duration" not in table.column_names:
+        raise UserError(f"raw set {name} states no durations; only corpora with descriptions are filtered")
+    keys = read_keys(table, f"raw set {name}")
+    rows = find_rows(keys, np.sort(np.concatenate(list(splits.values()))))
+    target = indexes_filtered_dir(name)
+    bad = dict(_look(name, rows[rows >= 0], target / WORK, max_duration, jobs))
+    counts: dict[str, Any] = {}
+    dropped = []
+    for split, wanted in splits.items():
+        places = find_rows(keys, wanted)
+        reasons = np.array([MISSING if row < 0 else bad.get(row, "") for row in places.tolist()], dtype=object)
+        write_indexes(target, split, wanted[reasons == ""])
+        for row, key, reason in zip(places.tolist(), wanted.tolist(), reasons.tolist(), strict=True):
+            if reason:
+                dropped.append({"split": split, "dataset_index": key, "reason": reason, **_ids(table, row)})
+        left_out = Counter(str(reason).split(":")[0] for reason in reasons if reason)
+        counts[split] = {"before": int(wanted.size), "kept": int((reasons == "").sum()), "dropped": dict(left_out)}
+    write_text(target / "dropped.jsonl", "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in dropped))
+    write_json(target / "filter.json", {"max_duration": max_duration, "splits": counts})
+    shutil.rmtree(target / WORK, ignore_errors=True)
+    return counts
+
+
+def _ids(table: Any, row: int) -> dict[str, str]:
+    return {} if row < 0 else {key: table.select_columns(list(IDS))[row][key] for key in IDS}
+
+
+def _look(name: str, rows: np.ndarray, work: Path, max_duration: float, jobs: int) -> Iterator[tuple[int, str]]:
+    """Position and reason of every bad row; blocks that were looked at are not looked at again."""
+    work.mkdir(parents=True, exist_ok=True)
+    about = {"rows": int(rows.size), "sum": int(rows.sum()), "max_duration": max_duration,
+             "made": _made(name)}  # fmt: skip
+    mark = work / "of.json"
+    if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) != about:
+        shutil.rmtree(work)
+        work.mkdir()
+    write_json(mark, about)
+    blocks = [
+        Block(name, tuple(rows[start : start + BLOCK].tolist()), work / f"{start:09d}.json", max_duration)
+        for start in range(0, rows.size, BLOCK)
+    ]
+    todo = [block for block in blocks if not block.path.is_file()]
+    for _ in _with_progress(name, run_all(_look_at, todo, jobs, _after_crash), len(todo)):
+        pass
+    for block in blocks:
+        yield from json.loads(block.path.read_text(encoding="utf-8"))
+
+
+def _with_progress(name: str, results: Iterator[int], total: int) -> Iterator[int]:
+    from tqdm import tqdm
+
+    yield from tqdm(results, desc=f"{name}: audio", total=total, unit=" blocks", leave=False)
+
+
+def _after_crash(block: Block) -> Block:
+    """The same block without the row that was under way when its process died."""
+    return replace(block, crashed=(*block.crashed, int(_mark(block).read_text())))
+
+
+def _mark(block: Block) -> Path:
+    return block.path.with_suffix(".at")
+
+
+def _made(name: str) -> int:
+    return (raw_dir(name) / "dataset_dict.json").stat().st_mtime_ns
+
+
+@lru_cache(maxsize=1)
+def _opened(folder: Path, made: int) -> tuple[Any, Any]:
+    """Undecoded audio and durations of the raw set in ``folder``, ``made`` at that time."""
+    from datasets import Audio
+
+    table = open_split(folder, "train", f"raw set {folder.name}")
+    audio = table.select_columns(["audio"]).cast_column("audio", Audio(decode=False))
+    return audio, table.select_columns(["duration"])
+
+
+def _look_at(block: Block) -> int:
+    """Write position and reason of the bad rows of a block; returns how many."""
+    audio, durations = _opened(raw_dir(block.name), _made(block.name))
+    bad = []
+    for row in block.rows:
+        seconds = durations[row]["duration"]
+        if seconds is None or not seconds < block.max_duration:
+            bad.append((row, TOO_LONG))
+            continue
+        if row in block.crashed:
+            bad.append((row, f"{UNREADABLE}: ended the process that decoded it"))
+            continue
+        _mark(block).write_text(str(row))
+        try:
+            cell = audio[row]["audio"]
+            can_be_heard(cell_bytes(cell), cell.get("path") or "")
+        except UserError as error:
+            bad.append((row, f"{UNREADABLE}: {error}"))
+    _mark(block).unlink(missing_ok=True)
+    write_text(block.path, json.dumps(bad, ensure_ascii=False))
+    return len(bad)

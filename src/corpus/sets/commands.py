@@ -1,0 +1,72 @@
+"""What the commands over collected sets share: names of corpora, and one that fails leaves the others alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from src.common.errors import UserError
+from src.common.log import get_logger
+from src.common.naming import ResponseName, model_short_name
+from src.common.paths import raw_dir
+from src.corpus.recipes import INSTRUCTION, all_corpora, audio_corpora, choose, group_of, instruction_base
+
+_log = get_logger(__name__)
+LLM = "Qwen3-4B-Thinking-2507"
+
+
+def corpus_parser(doc: str | None, *before: tuple[str, str]) -> argparse.ArgumentParser:
+    """A parser with the names of corpora, ``before`` them other arguments and what they are."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, about in before:
+        parser.add_argument(name, help=about)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="corpora, groups, or all (default: all that are collected here)"
+    )
+    return parser
+
+
+def add_response_arguments(parser: argparse.ArgumentParser) -> None:
+    """Parts of the response folders' names, as training reads them by default."""
+    parser.add_argument(
+        "--llm", default=LLM, help=f"model that answered, part of the folders' names (default: {LLM})"
+    )
+    parser.add_argument("--max-tokens", type=int, default=512, metavar="N", help="part of the folders' names")
+    parser.add_argument(
+        "--max-thinking-tokens", type=int, default=1536, metavar="N", help="part of the names; -1: none"
+    )
+
+
+def corpora(names: Sequence[str], instruction: bool = False) -> list[str]:
+    """The named corpora, or all that are collected. Raises :class:`UserError` if none is."""
+    known = all_corpora() if instruction else audio_corpora()
+    if names:
+        return choose(list(names), known)
+    found = [name for name in known if (raw_dir(name) / "dataset_dict.json").is_file()]
+    if not found:
+        raise UserError(f"no corpus is collected in {raw_dir('NAME').parent}; see scripts/alarm/collect.py --list")
+    return found
+
+
+def for_each(names: Sequence[str], work: Callable[[str], Any], show: Callable[[str], None]) -> int:
+    """Do ``work`` on every corpus and ``show`` a line of what it returns; the exit code, 1 if one failed."""
+    failed = []
+    for name in names:
+        try:
+            show(f"{name}: {json.dumps(work(name))}")
+        except UserError as error:
+            _log.error("%s: %s", name, error)
+            failed.append(name)
+    if failed:
+        _log.error("failed: %s", ", ".join(failed))
+    return int(bool(failed))
+
+
+def response_folder(name: str, args: argparse.Namespace, rephrased: bool = True) -> str:
+    """Response folder of a corpus by the arguments of :func:`add_response_arguments`."""
+    llm = model_short_name(args.llm)
+    if group_of(name) == INSTRUCTION:
+        return ResponseName(instruction_base(name), llm, args.max_tokens).format()
+    return ResponseName(name, llm, args.max_tokens, rephrased, args.max_thinking_tokens if rephrased else -1).format()

@@ -1,0 +1,110 @@
+"""Numbers of the collected corpora by group and split: rows, hours, distinct prompts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from src.common.paths import indexes_dir, indexes_filtered_dir, prompts_dir, raw_dir
+from src.corpus.recipes import group_of
+from src.dataset.splits import read_indexes
+from src.dataset.tables import find_rows, native_splits, open_split, read_keys
+
+TITLES = {
+    "speech": "Speech", "complicated_speech": "Speech", "environment": "Sound", "event": "Sound", "music": "Music",
+    "instruction": "Instruction",
+}  # fmt: skip
+"""Names of the published table's lines by group."""
+SPLITS = ("all", "train", "validation")
+_BATCH = 10_000
+
+
+@dataclass
+class Count:
+    """Rows, seconds and hashes of distinct prompts."""
+
+    rows: int = 0
+    seconds: float = 0.0
+    prompts: set[bytes] = field(default_factory=set)
+
+    def add(self, other: Count) -> None:
+        """Count the other's as well."""
+        self.rows += other.rows
+        self.seconds += other.seconds
+        self.prompts |= other.prompts
+
+
+def count_corpus(name: str) -> dict[str, Count]:
+    """Counts of ``all`` rows and of each split, of the filtered split if there is one."""
+    if group_of(name) == "instruction":
+        return _count_instructions(name)
+    table = open_split(raw_dir(name), "train", f"raw set {name}")
+    keys = read_keys(table, f"raw set {name}")
+    seconds = table.select_columns(["duration"]).with_format("arrow")[:].column("duration").to_numpy()
+    splits = read_indexes(indexes_filtered_dir(name)) or read_indexes(indexes_dir(name))
+    chosen = {split: find_rows(keys, wanted) for split, wanted in splits.items()}
+    hashes = _prompt_hashes(name, keys)
+    found = {}
+    for split, rows in {"all": np.arange(keys.size), **chosen}.items():
+        prompts = set() if hashes is None else {hashes[row] for row in rows.tolist()} - {b""}
+        found[split] = Count(int(rows.size), float(seconds[rows].sum()), prompts)
+    return found
+
+
+def _count_instructions(name: str) -> dict[str, Count]:
+    """Instruction sets state no durations; every question counts as a prompt."""
+    total, found = Count(), {}
+    for split in native_splits(raw_dir(name)):
+        questions = open_split(raw_dir(name), split, f"raw set {name}").select_columns(["question"])
+        prompts = {_hash(text) for start in range(0, len(questions), _BATCH)
+                   for text in questions[start : start + _BATCH]["question"]}  # fmt: skip
+        found[split] = Count(len(questions), 0.0, prompts)
+        total.add(found[split])
+    return {"all": total, **found}
+
+
+def _prompt_hashes(name: str, keys: np.ndarray) -> list[bytes] | None:
+    """Hash of each row's prompt, empty where there is none; ``None`` if the corpus has no prompts yet."""
+    if not prompts_dir(name).is_dir():
+        return None
+    prompts = open_split(prompts_dir(name), "train", f"prompts of {name}")
+    rows = find_rows(read_keys(prompts, f"prompts of {name}"), keys)
+    texts = prompts.select_columns(["prompt"])
+    hashes = [
+        _hash(text) for start in range(0, len(texts), _BATCH) for text in texts[start : start + _BATCH]["prompt"]
+    ]
+    return [hashes[row] if row >= 0 else b"" for row in rows.tolist()]
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+
+
+def statistics(names: Sequence[str]) -> list[dict[str, Any]]:
+    """One entry for each line of the published table (and ``Total``) and split: elements, hours, unique prompts."""
+    lines: dict[str, dict[str, Count]] = {}
+    for name in names:
+        for split, count in count_corpus(name).items():
+            for title in (TITLES[group_of(name)], "Total"):
+                lines.setdefault(title, {}).setdefault(split, Count()).add(count)
+    order = [*dict.fromkeys(TITLES.values()), "Total"]
+    return [
+        {"group": title, "split": split, "elements": lines[title][split].rows,
+         "hours": round(lines[title][split].seconds / 3600, 4), "unique_prompts": len(lines[title][split].prompts)}
+        for title in order if title in lines
+        for split in SPLITS if split in lines[title]
+    ]  # fmt: skip
+
+
+def statistics_table(entries: Sequence[dict[str, Any]]) -> str:
+    """The entries as aligned text."""
+    head = ("group", "split", "elements", "hours", "unique prompts")
+    cells = [(each["group"], each["split"], f"{each['elements']:,}", f"{each['hours']:,.2f}",
+              f"{each['unique_prompts']:,}") for each in entries]  # fmt: skip
+    widths = [max(len(line[column]) for line in [head, *cells]) for column in range(len(head))]
+    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+                     for line in [head, *cells])  # fmt: skip

@@ -1,0 +1,215 @@
+"""A corpus ready for training, laid out as the released one and published with a card; a stopped run goes on."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.common.errors import UserError
+from src.common.log import get_logger
+from src.common.naming import ResponseName
+from src.common.paths import raw_dir, responses_dir
+from src.common.run_record import write_json, write_run_record, write_text
+from src.corpus.recipe import IDS
+from src.corpus.recipes import INSTRUCTION, group_of, instruction_base, load_recipe
+from src.corpus.sets.commands import response_folder
+from src.corpus.sets.merge import ANSWERS
+from src.dataset.splits import find_split_indexes
+from src.dataset.tables import KEY, join_rows, native_splits, open_split, read_keys
+
+_log = get_logger(__name__)
+SHARD_BYTES = 400 * 2**20
+_BATCH, _AUDIO_BATCH = 2000, 100
+CARD = """# {title}
+
+Training data of ALARM (Audio-Language Alignment for Reasoning Models): descriptions of clips, prompts about them, and
+what a reasoning language model answered. {audio}
+
+```bash
+python scripts/alarm/collect.py NAME… --as-published     # audio and descriptions from their sources
+python scripts/alarm/merge_with_online_alarm_corpora.py NAME… --source {repo}
+```
+
+Rows belong to the collected ones by `(unique_id_1, unique_id_2, dataset_name)`.
+
+| corpus | {splits} | licence of the source |
+| --- | {rule} | --- |
+{rows}
+
+Descriptions and audio have the licences of their sources; the answers were made by {llm}.
+"""
+
+
+@dataclass(frozen=True)
+class Release:
+    """What is published: corpora in order, the response folder of each, ``with_audio``, and ``filtered``.
+
+    Without ``filtered`` the splits are ``raw_train`` and ``raw_validation``: all rows that have a response.
+    """
+
+    folders: dict[str, str]
+    filtered: bool = True
+    with_audio: bool = False
+
+    @property
+    def splits(self) -> dict[str, str]:
+        """Published split -> split here."""
+        prefix = "" if self.filtered else "raw_"
+        return {f"{prefix}{split}": split for split in ("train", "validation")}
+
+
+def response_folders(names: Sequence[str], args: argparse.Namespace) -> dict[str, str]:
+    """Response folder of each corpus, instruction sets last, by the arguments of the command."""
+    ordered = sorted(names, key=lambda name: group_of(name) == INSTRUCTION)
+    return {name: response_folder(name, args, not args.plain) for name in ordered}
+
+
+def lay_out(release: Release, folder: Path, repo: str) -> dict[str, dict[str, int]]:
+    """Write Parquet files and the card; returns rows by corpus and split. Files that are there are kept."""
+    counts: dict[str, dict[str, int]] = {}
+    for number, (name, responses) in enumerate(release.folders.items()):
+        for split, here in release.splits.items():
+            rows = _write_rows(release, name, responses, here, folder / "data" / split, number)
+            if rows is not None:
+                counts.setdefault(name, {})[split] = rows
+    write_text(folder / "README.md", _card(release, counts, repo))
+    write_run_record(folder, {"folders": release.folders, "filtered": release.filtered}, counts=counts)
+    return counts
+
+
+def _write_rows(release: Release, name: str, responses: str, split: str, folder: Path, number: int) -> int | None:
+    """Parquet files of one corpus and split; ``None`` if it has no such split."""
+    import json
+
+    mark = folder / f".{number:02d}-{name}.json"
+    rows = _Rows(release, name, responses, split)
+    if rows.keys is None:
+        return None
+    about = {"responses": responses, "rows": int(rows.keys.size), "sum": int(rows.keys.sum()),
+             "audio": release.with_audio}  # fmt: skip
+    if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) == about:
+        return int(rows.keys.size)
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(f"{number:02d}-{name}-*.parquet"):
+        old.unlink()
+    _write_parquet(rows, folder, f"{number:02d}-{name}")
+    write_json(mark, about)
+    return int(rows.keys.size)
+
+
+def _write_parquet(rows: _Rows, folder: Path, stem: str) -> None:
+    import pyarrow.parquet as pq
+
+    schema = rows.features.arrow_schema
+    writer, size, files = None, 0, 0
+    for table in rows.tables():
+        if writer is None or size > SHARD_BYTES:
+            if writer is not None:
+                writer.close()
+            writer = pq.ParquetWriter(folder / f"{stem}-{files:05d}.parquet", schema)
+            files, size = files + 1, 0
+        writer.write_table(table.select(schema.names).cast(schema))
+        size += table.nbytes
+    if writer is not None:
+        writer.close()
+
+
+class _Rows:
+    """Rows of one corpus and split, raw set and responses joined by key."""
+
+    def __init__(self, release: Release, name: str, responses: str, split: str) -> None:
+        parsed = ResponseName.parse(responses)
+        self.name = instruction_base(name) if group_of(name) == INSTRUCTION else name
+        self.with_audio = release.with_audio
+        self.keys: np.ndarray | None = None
+        folder = responses_dir(parsed.model, responses)
+        indexes = find_split_indexes(self.name, parsed, split) if release.filtered else None
+        stored = "train" if indexes is not None else split
+        if stored not in native_splits(raw_dir(self.name)) or stored not in native_splits(folder):
+            return
+        raw = open_split(raw_dir(self.name), stored, f"raw set {self.name}")
+        self._responses = open_split(folder, stored, f"responses {responses}")
+        raw_keys, keys = read_keys(raw, f"raw set {self.name}"), read_keys(self._responses, f"responses {responses}")
+        self.keys = np.sort(keys) if indexes is None else indexes.keys
+        asked_by = f"responses {responses}" if indexes is None else str(indexes.path)
+        self._raw_rows = join_rows(raw_keys, self.keys, f"raw set {self.name}", asked_by)
+        self._rows = join_rows(keys, self.keys, f"responses {responses}", asked_by)
+        columns = self._responses.column_names
+        self._context = next((column for column in ("prompt", "context") if column in columns), None)
+        self._about = next((column for column in ("audio_description", "question") if column in columns), None)
+        if self._context is None or self._about is None:
+            raise UserError(f"responses {responses} lack prompt or description; they have {', '.join(columns)}")
+        self._raw = raw.select_columns([*IDS, *(["audio"] if self.with_audio else [])])
+
+    @property
+    def features(self) -> Any:
+        """Columns of the released corpus."""
+        from datasets import Audio, Features, Value
+
+        texts = ("dataset_name", "context", "audio_description", *ANSWERS, *IDS)
+        audio = {"audio": Audio(sampling_rate=16000)} if self.with_audio else {}
+        return Features({**audio, **{name: Value("string") for name in texts}, KEY: Value("int64")})
+
+    def tables(self) -> Iterator[Any]:
+        """Arrow tables of a few rows each."""
+        import pyarrow as pa
+
+        assert self.keys is not None and self._context is not None and self._about is not None
+        raw, responses = self._raw.with_format("arrow"), self._responses.with_format("arrow")
+        step = _AUDIO_BATCH if self.with_audio else _BATCH
+        for start in range(0, self.keys.size, step):
+            part = slice(start, start + step)
+            left, right = raw[self._raw_rows[part]], responses[self._rows[part]]
+            columns = {name: left[name] for name in self._raw.column_names}
+            columns |= {name: right[name] for name in ANSWERS}
+            columns |= {"context": right[self._context], "audio_description": right[self._about]}
+            columns |= {"dataset_name": pa.array([self.name] * left.num_rows), KEY: pa.array(self.keys[part])}
+            yield pa.table(columns)
+
+
+def _card(release: Release, counts: dict[str, dict[str, int]], repo: str) -> str:
+    from huggingface_hub import DatasetCardData
+
+    splits = [split for split in release.splits if any(split in rows for rows in counts.values())]
+    data = DatasetCardData(
+        license="other",
+        task_categories=["audio-text-to-text"],
+        tags=["alarm", "audio", "reasoning"],
+        configs=[
+            {"config_name": "default",
+             "data_files": [{"split": split, "path": f"data/{split}/*.parquet"} for split in splits]}
+        ],
+    )  # fmt: skip
+    lines = [
+        f"| {name} | {' | '.join(f'{rows.get(split, 0):,}' for split in splits)} | {load_recipe(name).licence} |"
+        for name, rows in counts.items()
+    ]
+    model = ResponseName.parse(next(iter(release.folders.values()))).model
+    audio = "The audio is included." if release.with_audio else "The audio is collected from its sources:"
+    text = CARD.format(title=repo.split("/")[-1], audio=audio, repo=repo, splits=" | ".join(splits),
+                       rule=" | ".join("---:" for _ in splits), rows="\n".join(lines), llm=model)  # fmt: skip
+    return f"---\n{data.to_yaml()}\n---\n\n{text}"
+
+
+def upload(folder: Path, repo: str, private: bool = True) -> str:
+    """Send a laid-out folder to the Hub as data set ``repo``; its address.
+
+    What an earlier try has sent is not sent again (the Hub's client compares content).
+
+    Raises :class:`UserError` when the Hub refuses.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        address = api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=folder, repo_type="dataset", ignore_patterns=[".*", "**/.*"])
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{repo}: the Hub did not take the upload ({reason}); is `hf auth login` done?") from error
+    return str(address)

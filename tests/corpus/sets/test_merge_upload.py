@@ -1,0 +1,230 @@
+"""The released corpus joined with collected rows, laid out again, and read back; order check and statistics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from src.common.config import compose
+from src.common.errors import UserError
+from src.common.paths import prompts_dir, raw_dir, responses_dir
+from src.corpus.sets.combined import combine, examples
+from src.corpus.sets.merge import HUB_ID, MergeSettings, Published, merge_corpus, open_published
+from src.corpus.sets.order import check_order, existing
+from src.corpus.sets.statistics import statistics, statistics_table
+from src.corpus.sets.upload import Release, lay_out
+from src.dataset.hf_dataset import HFDataset
+from src.dataset.mixture import open_mixture, present_only
+from src.training.config import bind_train_config
+from tests.support.tiny_corpus import make_rows, save_indexes, save_raw, save_responses, save_split
+
+LLM = "Qwen3-4B-Thinking-2507"
+FOLDER = f"esc50_rephrased_1536_{LLM}_512"
+SETTINGS = MergeSettings()
+SPOKEN = ("audio", "question", "context", "id", "is_impossible", "unique_id_1", "unique_id_2", "dataset_index")
+
+
+def published_row(row: dict[str, Any], name: str, **changes: Any) -> dict[str, Any]:
+    """A row as the released corpus has it; its number there is another."""
+    return {
+        "dataset_name": name,
+        "context": f"prompt of {row['unique_id_2']}",
+        "audio_description": row["audio_description"],
+        "llm_answer_with_context": f"answer of {row['unique_id_2']}",
+        "llm_answer_no_context": "",
+        "unique_id_1": row["unique_id_1"],
+        "unique_id_2": row["unique_id_2"],
+        "dataset_index": 1000 - row["dataset_index"],
+        **changes,
+    }
+
+
+def released(**splits: list[dict[str, Any]]) -> Any:
+    """A released corpus."""
+    from datasets import Dataset, DatasetDict
+
+    return DatasetDict({split: Dataset.from_list(rows) for split, rows in splits.items()})
+
+
+def spoken(count: int, split: str) -> list[dict[str, Any]]:
+    """Rows of an instruction set."""
+    return [
+        {**row, "question": f"{split} question {n}", "context": f"passage {n}", "id": str(n), "is_impossible": False,
+         "unique_id_1": f"{split}{n}", "unique_id_2": "False"}
+        for n, row in enumerate(make_rows(count))
+    ]  # fmt: skip
+
+
+def save_spoken(name: str, **splits: list[dict[str, Any]]) -> None:
+    """Save an instruction set of several splits."""
+    from datasets import DatasetDict, load_from_disk
+
+    for split, rows in splits.items():
+        save_split(raw_dir(name).with_name(f"{name}_{split}"), rows, SPOKEN, split)
+    parts = {split: load_from_disk(str(raw_dir(name).with_name(f"{name}_{split}")))[split] for split in splits}
+    DatasetDict(parts).save_to_disk(str(raw_dir(name)))
+
+
+@pytest.fixture
+def corpus(data_root: Path) -> Published:
+    """esc50 with 12 rows here, heysquad_human with 4 and 2; the released corpus has most, reordered."""
+    rows = make_rows(12)
+    save_raw(rows, "esc50")
+    train, validation = spoken(4, "t"), spoken(2, "v")
+    save_spoken("heysquad_human", train=train, validation=validation)
+    away = published_row(rows[0], "esc50", unique_id_2="elsewhere")
+    asked = [published_row(row, "heysquad_human_filtered", audio_description=row["question"], context=row["context"])
+             for row in (*train[3:], *train[:2])]  # fmt: skip
+    asked_later = [published_row(row, "heysquad_human_filtered", audio_description=row["question"],
+                                 context=row["context"]) for row in validation[1:]]  # fmt: skip
+    return Published(
+        released(
+            train=[away, *(published_row(row, "esc50") for row in reversed(rows[2:9])), *asked,
+                   published_row(rows[0], "clotho")],
+            validation=[published_row(rows[1], "esc50"), *asked_later],
+            raw_train=[away],
+        )
+    )  # fmt: skip
+
+
+def test_rows_are_joined_by_ids_and_train(corpus: Published) -> None:
+    counts = merge_corpus("esc50", corpus, SETTINGS)
+    assert counts == {"published": 9, "joined": 8, "not_here": 1, "descriptions_differ": 0}
+    train, validation = HFDataset(FOLDER, split="train"), HFDataset(FOLDER, split="validation")
+    assert train.keys.tolist() == list(range(2, 9)) and validation.keys.tolist() == [1]
+    row = train[3]
+    assert row.key == "esc50/5" and row.target == "answer of 00005" and row.context == "prompt of 00005"
+    assert row.audio is not None and row.audio["path"] == "5.wav"
+    assert check_order("esc50", [FOLDER]) == [f"responses {FOLDER}, train: lacks 4 rows of the raw set: 0, 9, 10, 11"]
+    with pytest.raises(UserError, match="exist; --overwrite"):
+        merge_corpus("esc50", corpus, SETTINGS)
+    assert merge_corpus("esc50", corpus, MergeSettings(overwrite=True)) == counts
+
+
+def test_instruction_sets_are_filtered_by_the_released_rows(corpus: Published) -> None:
+    counts = merge_corpus("heysquad_human", corpus, SETTINGS)
+    assert counts["joined"] == 4 and counts["not_here"] == 0
+    folder = f"heysquad_human_filtered_{LLM}_512"
+    train = HFDataset(folder, "WithContext", split="train")
+    assert train.keys.tolist() == [0, 1, 3], "numbers are those of the whole set"
+    assert train[2].context == "passage 3" and train[2].audio_description == "t question 3"
+    assert train[2].audio is not None and train[2].audio["path"] == "3.wav"
+    assert HFDataset(folder, "NoContext", split="validation").keys.tolist() == [1]
+    assert check_order("heysquad_human_filtered", [folder]) == []
+
+
+def test_the_merged_corpus_is_a_training_set(corpus: Published) -> None:
+    for name in ("esc50", "heysquad_human"):
+        merge_corpus(name, corpus, SETTINGS)
+    raw = compose("train", ["model=mini_whisper", "dataset=alarm_corpora", "training_args.output_dir=x"])
+    kept, left_out = present_only(bind_train_config(raw).dataset)
+    assert len(open_mixture(kept.train)) == 3 + 3 + 7 and set(kept.eval) == {"esc50", "heysquad_human"}
+    assert len(left_out) > 30
+
+
+def test_other_descriptions_are_counted(corpus: Published) -> None:
+    rows = make_rows(12)
+    rows[4]["audio_description"] = rows[4]["audio_description"].replace("(duration", "x (duration")
+    save_raw(rows, "esc50")
+    assert merge_corpus("esc50", corpus, SETTINGS)["descriptions_differ"] == 1
+    assert HFDataset(FOLDER, split="train").keys.size == 7
+
+
+def test_what_cannot_be_joined_is_told(data_root: Path) -> None:
+    rows = make_rows(3)
+    save_raw(rows, "esc50")
+    twice = [published_row(rows[0], "esc50"), published_row(rows[0], "esc50")]
+    with pytest.raises(UserError, match=r"1 pairs of ids are not unique: \(scene, 00000\)"):
+        merge_corpus("esc50", Published(released(train=twice)), SETTINGS)
+    both = Published(released(train=twice[:1], validation=twice[:1]))
+    with pytest.raises(UserError, match="in train and in validation"):
+        merge_corpus("esc50", both, SETTINGS)
+    with pytest.raises(UserError, match="no column dataset_name"):
+        Published(released(train=[{"x": 1}]))
+    with pytest.raises(UserError, match="has no split train or validation; it has raw_train"):
+        Published(released(raw_train=twice))
+    assert not responses_dir(LLM, FOLDER).exists() and HUB_ID == "Blinorot/ALARM-Corpora"
+
+
+@pytest.mark.parametrize("with_audio", [False, True])
+def test_laid_out_and_merged_again(with_audio: bool, corpus: Published, tmp_path: Path) -> None:
+    from datasets import Audio, load_dataset
+
+    for name in ("esc50", "heysquad_human"):
+        merge_corpus(name, corpus, SETTINGS)
+    folders = {"esc50": FOLDER, "heysquad_human": f"heysquad_human_filtered_{LLM}_512"}
+    release = Release(folders, with_audio=with_audio)
+    target = tmp_path / "release"
+    counts = lay_out(release, target, "me/corpus")
+    assert counts == {"esc50": {"train": 7, "validation": 1}, "heysquad_human": {"train": 3, "validation": 1}}
+    files = {path.name: path.stat().st_mtime_ns for path in target.rglob("*.parquet")}
+    assert lay_out(release, target, "me/corpus") == counts
+    assert files == {path.name: path.stat().st_mtime_ns for path in target.rglob("*.parquet")}, "files are kept"
+    saved = load_dataset(str(target), cache_dir=str(tmp_path / "cache"))
+    assert saved["train"]["dataset_name"][:] == ["esc50"] * 7 + ["heysquad_human_filtered"] * 3
+    if with_audio:
+        cells = saved["train"].cast_column("audio", Audio(decode=False))
+        assert cells[0]["audio"]["path"] == "2.wav" and cells[0]["audio"]["bytes"][:4] == b"RIFF"
+    card = (target / "README.md").read_text()
+    assert "| esc50 | 7 | 1 | CC BY-NC 3.0 |" in card and "path: data/train/*.parquet" in card
+    again = open_published(str(target))
+    settings = MergeSettings(overwrite=True)
+    assert merge_corpus("esc50", again, settings)["joined"] == 8
+    assert merge_corpus("heysquad_human", again, settings)["joined"] == 4
+    assert HFDataset(FOLDER, split="train")[3].target == "answer of 00005"
+
+
+def test_order_problems_are_named(data_root: Path) -> None:
+    rows = make_rows(6)
+    save_raw(rows, "esc50")
+    changed = [dict(row) for row in rows]
+    changed[2]["audio_description"] = "other"
+    changed[5]["dataset_index"] = 9
+    save_responses([changed[n] for n in (1, 0, 2, 3, 4, 5)], FOLDER)
+    save_split(prompts_dir("esc50"), rows, ("dataset_index", "audio_description", "prompt"))
+    problems = check_order("esc50", existing([FOLDER, FOLDER, "none_x_1"]))
+    assert [problem.split(", train: ")[-1] for problem in problems[:3]] == [
+        "1 rows that the raw set lacks: 9", "lacks 1 rows of the raw set: 5",
+        "rows are not in the order of their keys",
+    ]  # fmt: skip
+    assert "first 2" in problems[3] and len(problems) == 4
+
+
+def test_statistics_follow_the_published_table(data_root: Path) -> None:
+    rows = make_rows(10)
+    save_raw(rows, "esc50")
+    save_raw(rows[:4], "clotho")
+    save_raw(rows[:2], "gtzan")
+    save_split(prompts_dir("esc50"), [{**row, "prompt": str(row["dataset_index"] // 5)} for row in rows],
+               ("dataset_index", "prompt"))  # fmt: skip
+    save_indexes(data_root / "indexes" / "esc50", train=range(9), validation=[9])
+    save_spoken("heysquad_human", train=spoken(3, "t"), validation=spoken(2, "v"))
+    entries = {(each["group"], each["split"]): each for each in
+               statistics(["esc50", "clotho", "gtzan", "heysquad_human"])}  # fmt: skip
+    assert entries["Sound", "all"]["elements"] == 14 and entries["Sound", "all"]["unique_prompts"] == 2
+    assert entries["Sound", "validation"]["elements"] == 1 and entries["Sound", "validation"]["unique_prompts"] == 1
+    assert entries["Instruction", "validation"]["elements"] == 2
+    assert entries["Total", "all"]["elements"] == 21
+    hours = sum(row["duration"] for row in [*rows, *rows[:4], *rows[:2]]) / 3600
+    assert entries["Total", "all"]["hours"] == pytest.approx(hours, abs=1e-4)
+    table = statistics_table(list(entries.values()))
+    assert table.splitlines()[0].split() == ["group", "split", "elements", "hours", "unique", "prompts"]
+
+
+def test_corpora_as_one_set(data_root: Path) -> None:
+    rows = make_rows(5)
+    for name in ("esc50", "clotho", "gtzan"):
+        save_raw(rows, name)
+    whole = combine(["gtzan", "clotho", "esc50"])
+    assert whole["dataset_name"][:] == ["esc50"] * 5 + ["gtzan"] * 5 + ["clotho"] * 5
+    assert whole.column_names == [
+        "audio", "audio_description", "unique_id_1", "unique_id_2", "dataset_index", "dataset_name",
+    ]  # fmt: skip
+    shown = examples(["gtzan", "clotho"], 2)
+    assert len(shown) == 4 and shown == examples(["gtzan", "clotho"], 2)
+    assert np.unique([row["dataset_index"] for row in shown[:2]]).size == 2
+    with pytest.raises(UserError, match="instructs2s: instruction sets"):
+        combine(["instructs2s"])
