@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from src.common.paths import REPO_ROOT
 from src.generation import response
 from src.generation.engine import Engine
 from src.model.checkpoints import LoadedFrontEnd, save_checkpoint
+from src.model.llm import load_llm
+from src.model.lora import LoraConfig, add_lora
 from src.model.wrapped_llms.qwen3 import Qwen3AudioWrappedFeatureExtractor
 from tests.generation.fakes import ScriptedCore
 from tests.prompts.fakes import CharTokenizer
@@ -35,7 +38,7 @@ def extractor(loaded: LoadedFrontEnd, llm: Path) -> Qwen3AudioWrappedFeatureExtr
 def core(monkeypatch: pytest.MonkeyPatch) -> ScriptedCore:
     """In place of vLLM."""
     made = ScriptedCore(lambda prompt: f"hm.</think>so <answer> {len(prompt)} </answer>", width=192)
-    monkeypatch.setattr(response, "_engine_over", lambda llm, tokenizer, sample: Engine(made, CharTokenizer(), 2, 1))
+    monkeypatch.setattr(response, "_engine_over", lambda *given: Engine(made, CharTokenizer(), 2, 1))
     return made
 
 
@@ -77,6 +80,26 @@ def test_a_checkpoint_of_another_language_model_is_refused(loaded: LoadedFrontEn
     other = save_tiny_llm(tmp_path / "narrow", width=64)
     with pytest.raises(UserError, match="192 wide, .*narrow takes 64"):
         Qwen3AudioWrappedFeatureExtractor({"llm": str(other)}, loaded.name, None)
+
+
+def test_a_checkpoint_with_lora_needs_an_llm_with_room_for_it(
+    extractor: Qwen3AudioWrappedFeatureExtractor, llm: Path, tmp_path: Path
+) -> None:
+    """The message names the options that make room; without LoRA none is asked for."""
+    model, _ = load_llm(str(llm))
+    lora = LoraConfig(r=6, target_modules=("q_proj", "v_proj"))
+    add_lora(model, lora, str(llm))
+    config = dataclasses.replace(model_config("mini_whisper", f"model.llm={llm}"), lora=lora)
+    folder = save_checkpoint(tmp_path / "lora", mini_front_end("mini_whisper"), config, llm=model)
+    with_lora = Qwen3AudioWrappedFeatureExtractor({"llm": str(llm)}, str(folder), None)
+    engine_config = SimpleNamespace(lora_config=None)
+    no_room = SimpleNamespace(llm_engine=SimpleNamespace(vllm_config=engine_config))
+    given = (["a"], [wav_bytes(0.5, 0)], no_room)
+    rest = (SimpleNamespace(seed=3, max_tokens=50), CharTokenizer(), "listen.")
+    with pytest.raises(UserError, match=r"LLM\(enable_lora=True, max_loras=1, max_lora_rank=8, .*'q_proj', 'v_proj'"):
+        response.get_response(*given, with_lora, *rest)
+    with pytest.raises(UserError, match="members' LoRA differ"):
+        response.get_response(*given, [extractor, with_lora], *rest)
 
 
 @pytest.mark.vllm

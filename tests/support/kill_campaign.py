@@ -43,11 +43,15 @@ class Report:
 
 @dataclass(frozen=True)
 class Campaign:
-    """A data set and a checkpoint below ``folder``; ``run`` starts the public command on them."""
+    """A data set and a checkpoint below ``folder``; ``start`` runs the public command on them.
+
+    A kill comes up to ``jitter`` seconds after the row that it waits for.
+    """
 
     folder: Path
     rows: int
     overrides: tuple[str, ...] = ()
+    jitter: float = 0.2
 
     def prepare(self) -> None:
         """Write miniature clips with questions, and a front end with random weights."""
@@ -106,7 +110,7 @@ def run_campaign(campaign: Campaign, kills: int, seed: int = 0) -> Report:
         else:
             while process.poll() is None and len(campaign.keys("killed")) < target:
                 time.sleep(0.02)
-            _sleep(process, rng.uniform(0, 0.2))
+            _sleep(process, rng.uniform(0, campaign.jitter))
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
