@@ -46,6 +46,8 @@ def training_arguments(config: TrainConfig) -> Any:
     problems += [f"training_args.{key}: {mend}" for key, mend in _ELSEWHERE.items() if given.get(key)]
     if problems:
         raise ConfigError("; ".join(problems))
+    if config.not_finite == "skip" and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        raise ConfigError("not_finite=skip: DeepSpeed applies a step before it can be looked at; launch without it")
     check_trackers(given.get("report_to"))
     check_bertscore(config.bertscore_model)
     values = {**_OWN, **given, "seed": config.seed}

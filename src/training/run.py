@@ -145,7 +145,7 @@ def _train(trainer: AlarmTrainer, resume: Path | None) -> dict[str, Any]:
         log.info("%s is of the last step: nothing is left to train", resume)
         trainer._load_from_checkpoint(str(resume))
     else:
-        if resume is not None and trainer.is_fsdp_enabled:  # before the model is shared out
+        if resume is not None and trainer.shared_out:  # before the model is shared out
             trainer._load_from_checkpoint(str(resume))
         outcome = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
         results = dict(outcome.metrics)

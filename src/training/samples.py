@@ -118,7 +118,7 @@ class SampleCallback(TrainerCallback):
         inputs = self.trainer._prepare_inputs(batch)
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         turns = [Turn(turn.start, turn.main) for turn in inputs["turns"]]
-        with self.trainer.accelerator.autocast(), _at_hand(model):
+        with self.trainer.autocast(), _at_hand(model):
             answers = greedy_answers(model, turns, inputs["features"], self.tokenizer, self.max_tokens)
         return [
             {

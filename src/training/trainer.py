@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,9 @@ from src.model.alarm import AlarmModel
 from src.model.checkpoints import load_state, save_checkpoint
 from src.model.config import ModelConfig
 from src.model.splice import Turn
+from src.training import sharded, zero
 from src.training.encoder_cache import EncoderCache
 from src.training.guard import FiniteGuard
-from src.training.sharded import load_optimizer, save_optimizer
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class AlarmTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         if self.is_fsdp_enabled:  # autocast chooses the precision, operation by operation, here as elsewhere
             self.accelerator.state.fsdp_plugin.mixed_precision_policy = None
+        if self.is_deepspeed_enabled:  # the same; it would round the trained parameters and BatchNorm's statistics
+            self.accelerator.state.deepspeed_plugin.deepspeed_config["bf16"] = {"enabled": False}
         self.model_accepts_loss_kwargs = True
         self.data = data
         self.extractor = extractor.to(args.device)
@@ -152,7 +154,7 @@ class AlarmTrainer(Trainer):
             return None
         if self.cache is None:
             return self.extractor([waveform for waveform in inputs.waveforms if waveform is not None])
-        with self.accelerator.autocast():
+        with self.autocast():
             return self.cache(inputs.clips, inputs.waveforms)
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -161,6 +163,23 @@ class AlarmTrainer(Trainer):
 
     # ---- loss
 
+    def autocast(self) -> AbstractContextManager[None]:
+        """Mixed precision as ``training_args`` say; DeepSpeed leaves it to its user."""
+        if self.is_deepspeed_enabled and self.args.bf16:
+            return torch.autocast(self.args.device.type, torch.bfloat16)
+        return self.accelerator.autocast()
+
+    @contextmanager
+    def _gradients_stay(self, model: nn.Module) -> Iterator[None]:
+        """Backward passes that neither exchange gradients nor, under DeepSpeed, take the optimizer's step."""
+        state = self.accelerator.gradient_state
+        with self.accelerator.no_sync(model):
+            state._set_sync_gradients(False)
+            try:
+                yield
+            finally:
+                state._set_sync_gradients(True)
+
     def training_step(
         self, model: nn.Module, inputs: Sequence[Batch], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
@@ -168,7 +187,7 @@ class AlarmTrainer(Trainer):
         losses = []
         for place, batch in enumerate(inputs):
             last = place == len(inputs) - 1
-            with nullcontext() if last else self.accelerator.no_sync(model):
+            with nullcontext() if last else self._gradients_stay(model):
                 losses.append(super().training_step(model, batch, num_items_in_batch))
         total = torch.stack(losses)
         if self.guard.check_losses(total, inputs, self.state.global_step + 1):
@@ -190,7 +209,7 @@ class AlarmTrainer(Trainer):
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
         """Sum of the micro-batch over the step's tokens; processes average gradients, hence the factor."""
-        with self.accelerator.autocast():
+        with self.autocast():
             outputs = model(inputs)
         items = outputs["num_targets"] if num_items_in_batch is None else num_items_in_batch
         loss = outputs["loss_sum"] * self.args.world_size / items.clamp(min=1)
@@ -229,7 +248,7 @@ class AlarmTrainer(Trainer):
         # A process that has no row of its own keeps the others company, uncounted: sharded models run in step.
         counted = self.args.process_index < len(dataloader.dataset)  # type: ignore[arg-type]
         for batch in (batch for step in dataloader for batch in step):
-            with self.accelerator.autocast():
+            with self.autocast():
                 outputs = self.model(self._prepare_inputs(batch))
             sums += counted * torch.stack(
                 [outputs["loss_sum"], outputs["num_targets"], sums.new_tensor(len(batch))]
@@ -259,27 +278,46 @@ class AlarmTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As usual; where the model is shared out, every process gives its part."""
-        if self.is_fsdp_enabled:
+        if self.shared_out:
             self._save(output_dir)
         else:
             super().save_model(output_dir, _internal_call)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """The same files whether the model is shared out or not."""
-        if not self.is_fsdp_enabled:
+        if not self.shared_out:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        save_optimizer(self.model, self.optimizer.optimizer, Path(output_dir), self.args.should_save)
+        if self.is_deepspeed_enabled:
+            zero.save_optimizer(self.model_wrapped, Path(output_dir), self.args.should_save)
+        else:
+            sharded.save_optimizer(self.model, self.optimizer.optimizer, Path(output_dir), self.args.should_save)
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """From the files of any run, shared out or not."""
-        if not self.is_fsdp_enabled or checkpoint is None:
+        if not self.shared_out or checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        load_optimizer(self.model, self.optimizer.optimizer, Path(checkpoint))
+        if self.is_deepspeed_enabled:
+            zero.load_optimizer(self.model_wrapped, Path(checkpoint))
+        else:
+            sharded.load_optimizer(self.model, self.optimizer.optimizer, Path(checkpoint))
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        """As usual, but for DeepSpeed, which would look for a checkpoint of its own kind."""
+        if not self.is_deepspeed_enabled:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        return prepared
+
+    @property
+    def shared_out(self) -> bool:
+        """Whether the processes share the model or the optimizer's state (FSDP, DeepSpeed)."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Put a checkpoint's trained state into the model; once it is shared out, that has been done."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +22,18 @@ from tests.training.test_run import losses, record
 pytestmark = [pytest.mark.launch, pytest.mark.slow]
 
 
+def launched(world: Path, options: list[str], config: str, *launcher: str) -> subprocess.Popen[str]:
+    """Start train.py under ``accelerate launch`` with options for the launcher itself."""
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config-file", f"src/configs/accelerate/{config}.yaml", *launcher, "train.py", *options]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=REPO_ROOT, env=environment(world), stdout=pipe, stderr=pipe, text=True)
+
+
+def environment(world: Path) -> dict[str, str]:
+    return {**os.environ, "ALARM_DATA_ROOT": str(world / "datasets"), "OMP_NUM_THREADS": "1"}
+
+
 def launch(
     world: Path, processes: int, *options: str, config: str = "cpu", program: str = "train.py"
 ) -> subprocess.CompletedProcess[str]:
@@ -31,8 +44,7 @@ def launch(
     else:
         command += ["--config-file", f"src/configs/accelerate/{config}.yaml", "--num-processes", str(processes)]
     command += [program, *options]
-    environment = {**os.environ, "ALARM_DATA_ROOT": str(world / "datasets"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=REPO_ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, cwd=REPO_ROOT, env=environment(world), capture_output=True, text=True, timeout=600)
 
 
 def test_two_processes_equal_one(world: Path, tmp_path: Path) -> None:
@@ -114,19 +126,89 @@ def test_a_shared_out_model_trains_and_goes_on_like_a_whole_one(world: Path, tmp
         )
 
 
+def test_deepspeed_trains_and_goes_on_like_a_whole_model(world: Path, tmp_path: Path) -> None:
+    """ZeRO-2 on two processes: the losses and files of one process, and a curve that goes on in both directions."""
+    pytest.importorskip("deepspeed", reason="requirements-deepspeed.txt is not installed")
+
+    def train(name: str, processes: int, steps: int) -> Path:
+        options = overrides(
+            world,
+            tmp_path / name,
+            "sample_generations=1",
+            "sample_tokens=3",
+            "resume_from_checkpoint=true",
+            max_steps=steps,
+            max_grad_norm=0.1,
+            lr_scheduler_type="constant",
+            per_device_train_batch_size=4 // processes,
+            gradient_accumulation_steps=2,
+            save_strategy="steps",
+            save_steps=3,
+            eval_strategy="steps",
+            eval_steps=3,
+        )
+        done = launch(world, processes, *options, config="deepspeed")
+        assert done.returncode == 0, done.stderr[-3000:]
+        return tmp_path / name
+
+    whole, shared = train("whole", 1, 6), train("shared", 2, 3)
+    assert record(shared)["distributed"] == "DEEPSPEED"
+    files = [{path.name for path in (folder / "checkpoint-3").iterdir()} for folder in (whole, shared)]
+    assert files[0] - {"rng_state.pth"} == files[1] - {"rng_state_0.pth", "rng_state_1.pth"}
+    shutil.copytree(shared, tmp_path / "moved")
+    for folder in (train("shared", 2, 6), train("moved", 1, 6)):
+        assert losses(folder) == pytest.approx(losses(whole), rel=1e-4)
+        assert record(folder)["results"]["eval_mini_loss"] == pytest.approx(
+            record(whole)["results"]["eval_mini_loss"], rel=1e-4
+        )
+
+
+def test_two_machines_equal_one(world: Path, tmp_path: Path) -> None:
+    """The same command for each machine, here two launchers over the loopback."""
+    settings = {"max_steps": 3, "save_strategy": "steps", "save_steps": 2}
+    one, two = tmp_path / "one", tmp_path / "two"
+    done = launch(world, 1, *overrides(world, one, per_device_train_batch_size=4, **settings))
+    assert done.returncode == 0, done.stderr[-3000:]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = overrides(world, two, per_device_train_batch_size=2, **settings)
+    machines = [
+        launched(
+            world,
+            options,
+            "multinode",
+            "--cpu",
+            "--num-machines",
+            "2",
+            "--num-processes",
+            "2",
+            "--machine-rank",
+            str(rank),
+            "--main-process-port",
+            str(port),
+        )
+        for rank in (0, 1)
+    ]
+    for machine in machines:
+        _, said = machine.communicate(timeout=300)
+        assert machine.returncode == 0, said[-3000:]
+    assert record(two)["processes"] == 2
+    assert losses(two) == pytest.approx(losses(one), rel=1e-4)
+
+
 def test_a_killed_run_goes_on_with_the_same_losses(world: Path, tmp_path: Path) -> None:
     """SIGKILL at whatever moment follows the second checkpoint, with workers that decode ahead."""
     settings = {"max_steps": 40, "save_strategy": "steps", "save_steps": 5, "dataloader_num_workers": 1}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert launch(world, 1, *overrides(world, whole, **settings)).returncode == 0
     command = [sys.executable, "train.py", *overrides(world, killed, "resume_from_checkpoint=true", **settings)]
-    environment = {**os.environ, "ALARM_DATA_ROOT": str(world / "datasets"), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, cwd=REPO_ROOT, env=environment, start_new_session=True) as running:
+    with subprocess.Popen(command, cwd=REPO_ROOT, env=environment(world), start_new_session=True) as running:
         while not (killed / "checkpoint-10").exists() and running.poll() is None:
             time.sleep(0.01)
         os.killpg(running.pid, signal.SIGKILL)
     assert not (killed / "run.json").exists()
-    assert subprocess.run(command, cwd=REPO_ROOT, env=environment, timeout=600).returncode == 0
+    assert subprocess.run(command, cwd=REPO_ROOT, env=environment(world), timeout=600).returncode == 0
     assert record(killed)["resumed_from"]
     assert losses(killed) == losses(whole)  # bit for bit
 
