@@ -178,7 +178,6 @@ def test_two_machines_equal_one(world: Path, tmp_path: Path) -> None:
             world,
             options,
             "multinode",
-            "--cpu",
             "--num-machines",
             "2",
             "--num-processes",
