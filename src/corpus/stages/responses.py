@@ -30,7 +30,6 @@ if TYPE_CHECKING:  # torch behind it: a finished run and a mistake are answered 
     from src.generation.requests import Sampling
 
 _log = get_logger(__name__)
-CHECKER_PROMPT = Path(__file__).resolve().parents[2] / "prompts" / "checker.md"
 
 
 def generate_responses(
@@ -66,7 +65,7 @@ class _Run:
         self.settings = settings
         self.pool = pool
         self.prompts = load_prompts(settings.prompts)
-        self.checker_system = _read_checker_prompt(settings)
+        self.checker_system = _read_checker_prompt(settings, self.prompts)
         self.model = model_short_name(settings.llm)
         self.marks = stage_marks(settings, self.prompts, self.checker_system)
         self.names = {dataset: SetNames.of(dataset, settings) for dataset in datasets}
@@ -199,10 +198,12 @@ def _text_mark(*texts: str) -> str:
     return hashlib.sha256("\x00".join(texts).encode()).hexdigest()[:16]
 
 
-def _read_checker_prompt(settings: ResponseSettings) -> str:
+def _read_checker_prompt(settings: ResponseSettings, prompts: Prompts) -> str:
     if settings.checker_llm is None:
         return ""
-    path = Path(settings.checker_prompt) if settings.checker_prompt else CHECKER_PROMPT
+    if settings.checker_prompt is None:
+        return prompts.checker_system
+    path = Path(settings.checker_prompt)
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
