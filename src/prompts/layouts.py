@@ -63,7 +63,7 @@ def self_generation_messages(prompts: SelfGenerationTexts, description: str, pro
 
 
 def writer_messages(prompts: PromptWriterTexts, examples: Sequence[str], description: str, style: str) -> Messages:
-    """The LLM writes prompts of a ``style`` for a described clip; ``examples`` are descriptions of the same corpus."""
+    """The LLM writes prompts of a ``style`` for a described clip; ``examples`` are descriptions of its corpus."""
     system = prompts.writer_system.replace("{examples}", "\n".join(f"- {example}" for example in examples))
     return _messages(system, f"{_marked(prompts, description)}\n\n{style}")
 

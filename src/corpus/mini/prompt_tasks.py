@@ -137,7 +137,7 @@ def _looking(question: Question, names: tuple[str, ...], scene: Scene) -> str:
 
 
 def check_response(prompts: Prompts, rng: random.Random) -> TextSample:
-    """A response in a reader's voice, a listener's, or a listener's with one sentence of a reader's: does it betray?"""
+    """Does a response betray a reader? It is a listener's, a reader's, or a listener's with one reader's sentence."""
     scene = draw_scene(rng)
     question = make_question(scene, rng)
     assert question is not None, "every scene allows some question"
