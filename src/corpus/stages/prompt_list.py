@@ -9,9 +9,7 @@ from typing import Any
 from src.corpus.stages.rephrase_text import extract_result
 
 NO_LIST = "no_list"
-_NUMBER = re.compile(
-    r"^(?P<indent>\s*)(?:[*_]{1,2})?\(?(?P<number>\d{1,3})[.):\]．、](?:[*_]{1,2})?(?!\d)\s*(?P<text>.*)$"
-)
+_NUMBER = re.compile(r"^(?P<indent>\s*)(?:[*_]{1,2})?\(?\d{1,3}[.):\]．、](?:[*_]{1,2})?(?!\d)\s*(?P<text>.*)$")
 _BULLET = re.compile(r"^(?P<indent>\s*)[-*+•–—‣◦](?:\s+)(?P<text>.*)$")
 _FENCE = re.compile(r"^```[^\n]*\n(.*?)\n?```$", re.DOTALL)
 _VERDICT = re.compile(r"^\W*(\d{1,3})\b(.*)$")
