@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,24 @@ class PromptSettings:
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
+DROPPED_FILE = "dropped.jsonl"
+"""Rows that the prompt set lacks, beside it: ``split``, ``dataset_index``, ``reason``."""
+
+
 def work_dir(name: str) -> Path:
     """Where the results of a corpus are kept row by row: beside the prompt set, which is there only when whole."""
     folder = prompts_dir(name)
     return folder.with_name(f"{folder.name}.work")
+
+
+def dropped_keys(name: str, split: str) -> list[int]:
+    """``dataset_index`` of the rows that got no prompt; empty for sets that were not made here."""
+    path = prompts_dir(name) / DROPPED_FILE
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8") as lines:
+        entries = [json.loads(line) for line in lines]
+    return [entry["dataset_index"] for entry in entries if entry["split"] == split]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ from src.common.log import get_logger
 from src.common.paths import prompts_dir, raw_dir
 from src.common.run_record import write_run_record
 from src.corpus.stages.prompt_job import STAGES, PromptJob, PromptRow, PromptSpec, StageName, draw_examples
-from src.corpus.stages.prompt_settings import PromptSettings, work_dir
+from src.corpus.stages.prompt_settings import DROPPED_FILE, PromptSettings, work_dir
 from src.corpus.stages.saved_set import LISTING, write_splits
 from src.corpus.stages.text_engine import (
     EnginePool,
@@ -39,7 +39,6 @@ from src.dataset.tables import native_splits
 from src.prompts.texts import Prompts, load_prompts
 
 _log = get_logger(__name__)
-DROPPED_FILE = "dropped.jsonl"
 COLUMNS = {"dataset_index": int, "audio_description": str, "prompt": str}
 
 

@@ -15,6 +15,7 @@ from datasets import Dataset, DatasetDict, load_from_disk
 
 from src.common.errors import UserError
 from src.common.paths import REPO_ROOT, prompts_dir, raw_dir
+from src.corpus.sets.order import check_order
 from src.corpus.stages import prompt_job, prompts
 from src.corpus.stages.prompt_settings import PromptSettings, work_dir
 from src.corpus.stages.prompts import create_prompts
@@ -194,6 +195,7 @@ def test_failing_rows_are_tried_again_alone_and_then_dropped_with_a_reason() -> 
     assert [entry["dataset_index"] for entry in dropped] == [3, 4, 5, 7]
     # write: 12 + rows 2-7 + rows 3, 4, 5, 7; check: all but 2, 3, 4, 7, then 2, 5, 6, then 5
     assert len(engine.seen) == (12 + 6 + 4) + (8 + 3 + 1)
+    assert check_order("mini", []) == []
     kept = json.loads((work_dir("mini") / "train/write-2/part-00000.jsonl").read_text().splitlines()[0])
     assert kept["raw"] or kept["error"]
     failures.clear()
