@@ -9,7 +9,6 @@ A run that was stopped goes on where it stopped.
 """
 
 import argparse
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import run_cli
+from src.corpus.stages.arguments import read_settings
 from src.corpus.stages.response_settings import ResponseSettings, add_arguments
 
 
@@ -26,8 +26,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="discard earlier results of these sets")
     add_arguments(parser)
     arguments = vars(parser.parse_args())
-    names = {field.name for field in dataclasses.fields(ResponseSettings)}
-    settings = ResponseSettings(**{name: value for name, value in arguments.items() if name in names})
+    settings = read_settings(ResponseSettings, arguments)
 
     from src.corpus.stages.responses import generate_responses  # vLLM and torch, not needed for --help
 

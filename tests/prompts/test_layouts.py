@@ -2,7 +2,13 @@
 
 from types import SimpleNamespace
 
-from src.prompts.layouts import checker_messages, rephrase_messages, self_generation_messages
+from src.prompts.layouts import (
+    checker_messages,
+    prompt_checker_messages,
+    rephrase_messages,
+    self_generation_messages,
+    writer_messages,
+)
 
 PROMPTS = SimpleNamespace(
     self_generation_system="answer.",
@@ -11,6 +17,8 @@ PROMPTS = SimpleNamespace(
     rephrase_system="rewrite.",
     rephrase_instruction="rewrite this.",
     response_tag="response",
+    writer_system="write. like:\n{examples}",
+    prompt_checker_system="check.",
 )
 
 
@@ -32,4 +40,18 @@ def test_checking() -> None:
     assert checker_messages("judge.", "response", "x") == [
         {"role": "system", "content": "judge."},
         {"role": "user", "content": "<response>\nx\n</response>"},
+    ]
+
+
+def test_writing_prompts_shows_examples_and_the_style() -> None:
+    assert writer_messages(PROMPTS, ["d {examples}", "e"], "f {examples}", "ask.") == [
+        {"role": "system", "content": "write. like:\n- d {examples}\n- e"},
+        {"role": "user", "content": "<a>f {examples}</a>\n\nask."},
+    ]
+
+
+def test_checking_prompts_shows_them_numbered() -> None:
+    assert prompt_checker_messages(PROMPTS, "f", ["one?", "two:\n- a"]) == [
+        {"role": "system", "content": "check."},
+        {"role": "user", "content": "<a>f</a>\n\n1. one?\n2. two:\n   - a"},
     ]

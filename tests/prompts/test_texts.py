@@ -17,6 +17,7 @@ def test_every_set_has_every_text(name: str) -> None:
     assert prompts.budget_closing.rstrip().endswith("</think>")
     assert "{n}" in prompts.ensemble_intro and "{i}" in prompts.ensemble_heading
     assert "{examples}" not in prompts.rephrase_system
+    assert len(set(prompts.writer_styles)) == len(prompts.writer_styles)
 
 
 def test_worked_pairs_follow_their_own_rules() -> None:
@@ -41,6 +42,12 @@ def test_single_texts_can_be_replaced_and_change_the_digest() -> None:
     assert plain.digest() == load_prompts("mini").digest()
 
 
+def test_the_writer_of_the_full_set_is_shown_descriptions_of_the_corpus() -> None:
+    prompts = load_prompts("full")
+    assert prompts.writer_system.count("{examples}") == 1 and len(prompts.writer_styles) >= 20
+    assert "GOOD or BAD" in prompts.prompt_checker_system and "YES if" in prompts.checker_system
+
+
 def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match="unknown prompt set 'ful'; known: full, mini"):
         load_prompts("ful")
@@ -48,3 +55,5 @@ def test_mistakes_are_named() -> None:
         load_prompts("mini", {"mcqa_sistem": "choose."})
     with pytest.raises(ConfigError, match="budget_closing must hold </think>"):
         load_prompts("mini", {"budget_closing": "stop."})
+    with pytest.raises(ConfigError, match="writer_styles is empty"):
+        load_prompts("mini", {"writer_styles": []})

@@ -24,8 +24,10 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFas
 
 from src.common.log import get_logger
 from src.common.run_record import write_json
+from src.corpus.mini.prompt_tasks import wrote_prompts
 from src.corpus.mini.questions import CHOICE_KINDS, OPEN_KINDS
-from src.corpus.mini.text_samples import LOG_SHARE, SampleMaker, TextSample
+from src.corpus.mini.sample import TextSample
+from src.corpus.mini.text_samples import LOG_SHARE, SampleMaker
 from src.prompts.texts import Prompts, load_prompts
 
 log = get_logger(__name__)
@@ -40,7 +42,9 @@ CHAT_TEMPLATE = (
 )
 IGNORE = -100
 CURVE_FILE = "curve.json"
-DECISIONS = (" loud", " soft", " absent", " none", " faint", " strong", " one", " two", " three", "yes", "no")
+DECISIONS = (
+    " loud", " soft", " absent", " none", " faint", " strong", " one", " two", " three", "yes", "no", " good", " bad",
+)  # fmt: skip
 NUMBERS = (" 0", " 1", " 2", " 3", "0", "1", "2", "3")
 BLUR_REACH = 2
 """How many places away words are mixed into a blurred log."""
@@ -322,7 +326,8 @@ def evaluate(
 ) -> dict[str, dict[str, float]]:
     """Greedy answers against the references: per task ``{"n", "exact"}``, and ``all``.
 
-    A guess has no right answer: there, any of the allowed forms counts as exact.
+    A guess has no right answer: there, any of the allowed forms counts as exact. Of prompts, any list that suits the
+    scene does.
     """
     model.eval()
     tokenizer.padding_side = "left"
@@ -353,6 +358,8 @@ def _is_right(sample: TextSample, text: str) -> bool:
     answer = text.split("</think>")[-1].strip()
     if sample.task == "guess":
         return "</think>" in text and (answer.startswith("<answer>") or answer == "i can not tell.")
+    if sample.scene is not None:
+        return wrote_prompts(text, sample.scene)
     return "</think>" in text and answer == sample.reference
 
 
@@ -369,6 +376,7 @@ def held_out_samples(prompts: Prompts, per_task: int, seed: int) -> list[TextSam
     draws: list[Callable[[], TextSample]] = [partial(maker.open_question, kind, official=True) for kind in OPEN_KINDS]
     draws += [partial(maker.choice_question, kind, official=True) for kind in CHOICE_KINDS]
     draws += [maker.rephrase, maker.opposite, maker.guess]
+    draws += [maker.write_prompts, maker.check_prompts, maker.check_response]
     return [draw() for draw in draws for _ in range(per_task)]
 
 

@@ -86,12 +86,12 @@ def _walk(scene: Scene, question: Question) -> str:
     walk = []
     for number, choice in enumerate(question.choices):
         # only "present" has an answer that is not known before the options are read
-        found = f" {_found(scene, choice)}" if question.kind == "present" else ""
-        walk.append(f"{number} {choice}{found} {number}")
+        look = f" {found(scene, choice)}" if question.kind == "present" else ""
+        walk.append(f"{number} {choice}{look} {number}")
     return ", ".join(walk)
 
 
-def _found(scene: Scene, name: str) -> str:
+def found(scene: Scene, name: str) -> str:
     """What a look for ``name`` finds: its loudness, or that it is absent."""
     return next((event.loudness for event in scene.events if event.name == name), "absent")
 
@@ -128,7 +128,7 @@ def _present(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
     if question.choices is not None:
         return
     target = question.subject[0]
-    thoughts.same(f"looking: {target} {_found(scene, target)}.")
+    thoughts.same(f"looking: {target} {found(scene, target)}.")
     thoughts.say("present" if target in scene.names else "absent", a=target)
 
 
@@ -139,8 +139,8 @@ def _before(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
 
 
 def _louder(thoughts: _Thoughts, scene: Scene, question: Question) -> None:
-    found = (f"{name} {_found(scene, name)}" for name in question.subject)
-    thoughts.same(f"looking: {', '.join(found)}.")
+    looks = (f"{name} {found(scene, name)}" for name in question.subject)
+    thoughts.same(f"looking: {', '.join(looks)}.")
 
 
 def _describe(thoughts: _Thoughts, scene: Scene, question: Question) -> None:

@@ -10,16 +10,16 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from src.corpus.mini import prompt_tasks
 from src.corpus.mini.questions import CHOICE_KINDS, OPEN_KINDS, Question, make_choice_question, make_question
 from src.corpus.mini.reading import respond
+from src.corpus.mini.sample import Message, TextSample, draw_scene
 from src.corpus.mini.scene import Event, Scene, describe
-from src.corpus.mini.vocabulary import BACKGROUNDS, LOUDNESS, SOUND_NAMES
 from src.corpus.stages.rephrase_text import prepare
 from src.prompts.layouts import rephrase_messages, self_generation_messages
 from src.prompts.options import layout_question
 from src.prompts.texts import Prompts
 
-Message = dict[str, str]
 OPPOSITES = (
     ("hot", "cold"), ("big", "small"), ("up", "down"), ("left", "right"), ("day", "night"), ("black", "white"),
     ("open", "closed"), ("old", "new"), ("fast", "slow"), ("high", "low"), ("wet", "dry"), ("hard", "easy"),
@@ -39,32 +39,6 @@ LOG_SHARE = 0.6
 
 HARD_KINDS = ("present", "before", "louder")
 """Open questions that take a look into the text for a given word: drawn three times as often."""
-
-
-@dataclass(frozen=True)
-class TextSample:
-    """A conversation up to the model's turn, what it should write (thoughts first), and what the sample tests.
-
-    ``logs`` are the parts of the messages that are logs, in order. ``reference`` is the text that must follow
-    ``</think>``.
-    """
-
-    task: str
-    messages: tuple[Message, ...]
-    response: str
-    logs: tuple[str, ...] = ()
-
-    @property
-    def reference(self) -> str:
-        """The part of the response behind the thoughts."""
-        return self.response.split("</think>")[-1].strip()
-
-
-def draw_scene(rng: random.Random, names: tuple[str, ...] = SOUND_NAMES) -> Scene:
-    """A scene of one to three different sounds, all choices uniform."""
-    chosen = rng.sample(names, rng.randint(1, 3))
-    events = tuple(Event(name, rng.choice(LOUDNESS), onset=place) for place, name in enumerate(chosen))
-    return Scene(events, rng.choice(BACKGROUNDS), round(rng.uniform(1.0, 4.0), 2))
 
 
 def render_log(scene: Scene, rng: random.Random) -> str:
@@ -124,11 +98,14 @@ class SampleMaker:
         self._log_share = log_share
         self._rng = random.Random(seed)
         self._tasks: dict[str, tuple[float, Callable[[], TextSample]]] = {
-            "open": (0.36, self.open_question),
-            "choice": (0.35, self.choice_question),
-            "rephrase": (0.22, self.rephrase),
+            "open": (0.32, self.open_question),
+            "choice": (0.32, self.choice_question),
+            "rephrase": (0.17, self.rephrase),
             "guess": (0.03, self.guess),
             "opposite": (0.04, self.opposite),
+            "write prompts": (0.04, self.write_prompts),
+            "check prompts": (0.05, self.check_prompts),
+            "check response": (0.03, self.check_response),
         }
 
     def __iter__(self) -> Iterator[TextSample]:
@@ -181,6 +158,18 @@ class SampleMaker:
         content = self._rng.choice((f"what is the opposite of {word}?", f"give the opposite of {word}."))
         response = f"{word} and {other} are opposites.\n</think>\n\n{other}"
         return TextSample("opposite", (*self._system(0.2), {"role": "user", "content": content}), response)
+
+    def write_prompts(self) -> TextSample:
+        """A described scene, to write prompts about."""
+        return prompt_tasks.write_prompts(self._prompts, self._rng)
+
+    def check_prompts(self) -> TextSample:
+        """A described scene and prompts, to be marked good or bad."""
+        return prompt_tasks.check_prompts(self._prompts, self._rng)
+
+    def check_response(self) -> TextSample:
+        """A response that may betray a reader."""
+        return prompt_tasks.check_response(self._prompts, self._rng)
 
     def _draw(self, make: Callable[..., Question | None], kind: str | None) -> tuple[Scene, Question]:
         while True:

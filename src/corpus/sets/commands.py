@@ -50,6 +50,14 @@ def corpora(names: Sequence[str], instruction: bool = False) -> list[str]:
     return found
 
 
+def corpora_with_sets(names: Sequence[str]) -> list[str]:
+    """Like :func:`corpora`, but any raw set may be named, also one without a recipe."""
+    if not names:
+        return corpora(())
+    found = [[name] if raw_dir(name).is_dir() else corpora([name]) for name in names]
+    return list(dict.fromkeys(name for each in found for name in each))
+
+
 def for_each(names: Sequence[str], work: Callable[[str], Any], show: Callable[[str], None]) -> int:
     """Do ``work`` on every corpus and ``show`` a line of what it returns; the exit code, 1 if one failed."""
     failed = []

@@ -38,24 +38,28 @@ class Journal:
         ok: bool ``(rows,)``, the newest record's ``ok``; false for rows without one.
     """
 
-    def __init__(self, folder: Path, keys: np.ndarray, settings: Mapping[str, Any], part: int = 0) -> None:
+    def __init__(
+        self, folder: Path, keys: np.ndarray, settings: Mapping[str, Any], part: int = 0, restart: str = "--fresh"
+    ) -> None:
         """Open or create the journal in ``folder``.
 
         Args:
             keys: ``dataset_index`` of every row, int64 ``(rows,)``.
             settings: what shapes the results; must equal what the folder was begun with.
             part: number of this writer's file.
+            restart: the command's option that discards results, for messages.
 
         Raises :class:`UserError` if the settings differ, a line in the middle of a file is damaged, or another
         process writes this part.
         """
         self.folder = folder
         self.keys = keys
+        self._restart = restart
         self.ok = np.zeros(keys.size, dtype=bool)
         self._places = np.full(keys.size, -1, dtype=np.int64)
         self._inputs = np.zeros(keys.size, dtype=np.uint32)
         folder.mkdir(parents=True, exist_ok=True)
-        _check_settings(folder / SETTINGS_FILE, dict(settings))
+        _check_settings(folder / SETTINGS_FILE, dict(settings), restart)
         own = folder / f"part-{part:05d}.jsonl"
         self._writer = _lock(own)
         self._files = sorted(folder.glob("part-*.jsonl"))
@@ -81,7 +85,7 @@ class Journal:
                 except (ValueError, KeyError, TypeError) as error:
                     raise UserError(
                         f"{path}, line {count}: not a record of this stage ({error}); delete the line, or start "
-                        "again with --fresh"
+                        f"again with {self._restart}"
                     ) from error
                 places.append((number << _OFFSET_BITS) | offset)
                 offset += len(line)
@@ -131,7 +135,7 @@ class Journal:
         self._readers.clear()
 
 
-def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+def _check_settings(path: Path, settings: dict[str, Any], restart: str) -> None:
     settings = json.loads(json.dumps(settings))
     if not path.is_file():
         write_json(path, settings)
@@ -146,7 +150,7 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     ]
     raise UserError(
         f"{path.parent} holds results of other settings ({'; '.join(changed)}); repeat the run with the settings it "
-        "was begun with, or pass --fresh to discard its results"
+        f"was begun with, or pass {restart} to discard its results"
     )
 
 

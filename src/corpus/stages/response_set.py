@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,11 +10,22 @@ from typing import Any
 
 from src.common.run_record import write_run_record
 from src.corpus.stages.response_job import Row
+from src.corpus.stages.saved_set import LISTING, write_splits
 from src.prompts.betrayal import betrays
 from src.prompts.texts import Prompts
 from src.prompts.thoughts import split_response
 
-_BATCH = 1000
+COLUMNS = {
+    "dataset_index": int,
+    "audio_description": str,
+    "prompt": str,
+    "llm_answer_with_context": str,
+    "llm_answer_no_context": str,
+    "status": str,
+    "num_tokens": int,
+    "finish_reason": str,
+    "attempts": int,
+}
 
 
 class ResponseStatistics:
@@ -73,24 +82,14 @@ def write_response_set(
     generation: ``length`` for a cut response) and ``attempts``. Rows stream through: memory does not grow with them.
     A set that was there is replaced when the new one is complete.
     """
-    from datasets import Dataset, DatasetDict
-
     statistics = ResponseStatistics(prompts)
-    scratch = folder / ".writing"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    streams = {}
-    for split, rows in splits.items():
-        _write_stream(scratch / f"{split}.arrow", rows, statistics)
-        streams[split] = Dataset.from_file(str(scratch / f"{split}.arrow"))
-    DatasetDict(streams).save_to_disk(str(scratch / "set"))
-    del streams
-    (folder / "dataset_dict.json").unlink(missing_ok=True)  # without it the folder is no data set: never half a one
-    for split in splits:
-        shutil.rmtree(folder / split, ignore_errors=True)
-        (scratch / "set" / split).replace(folder / split)
-    (scratch / "set" / "dataset_dict.json").replace(folder / "dataset_dict.json")
-    shutil.rmtree(scratch)
+
+    def entries(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
+        for row in rows:
+            statistics.add(row)
+            yield _entry(row)
+
+    write_splits(folder, {split: entries(rows) for split, rows in splits.items()}, COLUMNS)
     result = statistics.result()
     write_run_record(folder, config, prompts_digest=prompts.digest(), result=result)
     return result
@@ -99,35 +98,11 @@ def write_response_set(
 def stored_result(folder: Path, config: Mapping[str, Any], prompts: Prompts) -> dict[str, Any] | None:
     """Statistics of the set in ``folder`` if it is complete and was made with this configuration, else None."""
     record_path = folder / "run.json"
-    if not record_path.is_file() or not (folder / "dataset_dict.json").is_file():
+    if not record_path.is_file() or not (folder / LISTING).is_file():
         return None
     record: dict[str, Any] = json.loads(record_path.read_text(encoding="utf-8"))
     same = record.get("config") == json.loads(json.dumps(config)) and record.get("prompts_digest") == prompts.digest()
     return record.get("result") if same else None
-
-
-def _write_stream(path: Path, rows: Iterable[Row], statistics: ResponseStatistics) -> None:
-    import pyarrow as pa
-
-    text, number = pa.string(), pa.int64()
-    schema = pa.schema(
-        {
-            "dataset_index": number,
-            "audio_description": text,
-            "prompt": text,
-            "llm_answer_with_context": text,
-            "llm_answer_no_context": text,
-            "status": text,
-            "num_tokens": number,
-            "finish_reason": text,
-            "attempts": number,
-        }
-    )
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        for batch in _batches(rows):
-            for row in batch:
-                statistics.add(row)
-            writer.write_batch(pa.RecordBatch.from_pylist([_entry(row) for row in batch], schema=schema))
 
 
 def _entry(row: Row) -> dict[str, Any]:
@@ -142,9 +117,3 @@ def _entry(row: Row) -> dict[str, Any]:
         "finish_reason": row.finish_reason,
         "attempts": row.attempts,
     }
-
-
-def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    iterator = iter(rows)
-    while batch := list(itertools.islice(iterator, _BATCH)):
-        yield batch

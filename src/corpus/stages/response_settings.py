@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import typing
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from src.common.errors import UserError
 from src.common.naming import ResponseName, model_short_name
 from src.corpus.stages.answer_filter import LengthLimits, default_limits
+from src.corpus.stages.arguments import add_settings
 
 
 @dataclass(frozen=True)
@@ -82,19 +82,8 @@ class SetNames:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One option for every field of :class:`ResponseSettings`, ``max_tokens`` as ``--max-tokens``."""
-    hints = typing.get_type_hints(ResponseSettings)
-    for field in fields(ResponseSettings):
-        option = "--" + field.name.replace("_", "-")
-        default = "" if field.default is None else f" (default: {field.default})"
-        about = _HELP[field.name] + default
-        if hints[field.name] is bool:
-            parser.add_argument(option, action=argparse.BooleanOptionalAction, default=field.default, help=about)
-        else:
-            kinds = [
-                kind for kind in typing.get_args(hints[field.name]) or (hints[field.name],) if kind is not type(None)
-            ]
-            parser.add_argument(option, type=kinds[0], default=field.default, metavar="X", help=about)
+    """One option for every field of :class:`ResponseSettings`."""
+    add_settings(parser, ResponseSettings, _HELP)
 
 
 _HELP = {

@@ -7,7 +7,6 @@ Published reference: ``scripts/alarm/generate_responses.py`` of Blinorot/ALARM.
 from __future__ import annotations
 
 import functools
-import hashlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -22,7 +21,16 @@ from src.corpus.stages.answer_filter import filter_by_answer
 from src.corpus.stages.response_job import JobSpec, ResponseJob, StageName
 from src.corpus.stages.response_set import stored_result, write_response_set
 from src.corpus.stages.response_settings import ResponseSettings, SetNames
-from src.corpus.stages.text_engine import EnginePool, TextEngine, llm_mark, run_tasks
+from src.corpus.stages.text_engine import (
+    EnginePool,
+    TextEngine,
+    draw_options,
+    llm_mark,
+    make_sampling,
+    run_tasks,
+    start_vllm,
+    text_mark,
+)
 from src.dataset.tables import native_splits
 from src.prompts.texts import Prompts, load_prompts
 
@@ -30,7 +38,6 @@ if TYPE_CHECKING:  # torch behind it: a finished run and a mistake are answered 
     from src.generation.requests import Sampling
 
 _log = get_logger(__name__)
-CHECKER_PROMPT = Path(__file__).resolve().parents[2] / "prompts" / "checker.md"
 
 
 def generate_responses(
@@ -47,7 +54,7 @@ def generate_responses(
     Returns by response folder: statistics (see ``ResponseStatistics.result``) and ``filter``, the counts by split.
     Raises :class:`UserError` for missing prompts, or results that other settings made.
     """
-    pool = EnginePool(start_engine or functools.partial(_start_vllm, settings))
+    pool = EnginePool(start_engine or functools.partial(start_vllm, settings))
     # a checker needs an engine of its own: run it over all corpora at once, else finish them one by one
     groups = [list(datasets)] if settings.checker_llm else [[dataset] for dataset in datasets]
     summary: dict[str, dict[str, Any]] = {}
@@ -66,7 +73,7 @@ class _Run:
         self.settings = settings
         self.pool = pool
         self.prompts = load_prompts(settings.prompts)
-        self.checker_system = _read_checker_prompt(settings)
+        self.checker_system = _read_checker_prompt(settings, self.prompts)
         self.model = model_short_name(settings.llm)
         self.marks = stage_marks(settings, self.prompts, self.checker_system)
         self.names = {dataset: SetNames.of(dataset, settings) for dataset in datasets}
@@ -125,9 +132,7 @@ class _Run:
 
     def _stage(self, job: ResponseJob, stage: StageName, attempt: int) -> None:
         def sampling() -> Sampling:
-            from src.generation.requests import Sampling
-
-            return Sampling(**sampling_options(self.settings, self.prompts, stage))
+            return make_sampling(sampling_options(self.settings, self.prompts, stage))
 
         llm = self.settings.checker_llm if stage == "check" and self.settings.checker_llm else self.settings.llm
         label = f"{job.spec.dataset}/{job.spec.split}, attempt {attempt + 1}: {stage}"
@@ -161,15 +166,12 @@ class _Run:
 def sampling_options(settings: ResponseSettings, prompts: Prompts, stage: StageName) -> dict[str, Any]:
     """How a stage draws: self-generation is cut at its limit; the rewriter and the checker have a thinking budget."""
     first = stage == "generate"
-    return {
-        "max_tokens": settings.max_tokens if first else settings.rephrase_max_tokens,
-        "max_thinking_tokens": -1 if first else settings.max_thinking_tokens,
-        "temperature": settings.temperature,
-        "top_p": settings.top_p,
-        "top_k": settings.top_k,
-        "greedy": settings.temperature == 0,
-        "budget_closing": prompts.budget_closing,
-    }
+    return draw_options(
+        settings,
+        settings.max_tokens if first else settings.rephrase_max_tokens,
+        -1 if first else settings.max_thinking_tokens,
+        prompts.budget_closing,
+    )
 
 
 def stage_marks(
@@ -190,29 +192,18 @@ def stage_marks(
             "seed": settings.seed,
             "max_model_len": settings.max_model_len,
             **sampling_options(settings, prompts, stage),
-            "prompt_texts": _text_mark(*shown),
+            "prompt_texts": text_mark(*shown),
         }
     return marks
 
 
-def _text_mark(*texts: str) -> str:
-    return hashlib.sha256("\x00".join(texts).encode()).hexdigest()[:16]
-
-
-def _read_checker_prompt(settings: ResponseSettings) -> str:
+def _read_checker_prompt(settings: ResponseSettings, prompts: Prompts) -> str:
     if settings.checker_llm is None:
         return ""
-    path = Path(settings.checker_prompt) if settings.checker_prompt else CHECKER_PROMPT
+    if settings.checker_prompt is None:
+        return prompts.checker_system
+    path = Path(settings.checker_prompt)
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"checker prompt {path} cannot be read ({error}); give a text file") from error
-
-
-def _start_vllm(settings: ResponseSettings, llm: str) -> TextEngine:
-    from src.generation.vllm_core import EngineConfig, VllmEngine
-
-    return VllmEngine(
-        llm,
-        EngineConfig(max_model_len=settings.max_model_len, max_num_seqs=settings.max_num_seqs, seed=settings.seed),
-    )

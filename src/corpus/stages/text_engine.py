@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -35,6 +35,66 @@ class TextEngine(Protocol):
 
     def close(self) -> None:
         """Free the engine's memory."""
+
+
+class DrawSettings(Protocol):
+    """What settings of a stage say about an engine and drawing; None is the model's own value."""
+
+    @property
+    def temperature(self) -> float | None:
+        """0 is greedy."""
+
+    @property
+    def top_p(self) -> float | None:
+        """Nucleus."""
+
+    @property
+    def top_k(self) -> int | None:
+        """Most likely tokens that are kept."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of all rows."""
+
+    @property
+    def max_model_len(self) -> int:
+        """Context in tokens."""
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Requests decoded at once."""
+
+
+def draw_options(
+    settings: DrawSettings, max_tokens: int, max_thinking_tokens: int, budget_closing: str
+) -> dict[str, Any]:
+    """Arguments of :class:`src.generation.requests.Sampling`, also kept as what results depend on."""
+    return {
+        "max_tokens": max_tokens,
+        "max_thinking_tokens": max_thinking_tokens,
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "top_k": settings.top_k,
+        "greedy": settings.temperature == 0,
+        "budget_closing": budget_closing,
+    }
+
+
+def make_sampling(options: Mapping[str, Any]) -> Sampling:
+    """The engine's settings from :func:`draw_options`."""
+    from src.generation.requests import Sampling
+
+    return Sampling(**options)
+
+
+def start_vllm(settings: DrawSettings, llm: str) -> TextEngine:
+    """A vLLM engine for ``llm``."""
+    from src.generation.vllm_core import EngineConfig, VllmEngine
+
+    return VllmEngine(
+        llm,
+        EngineConfig(max_model_len=settings.max_model_len, max_num_seqs=settings.max_num_seqs, seed=settings.seed),
+    )
 
 
 class EnginePool:
@@ -125,3 +185,8 @@ def llm_mark(llm: str) -> str:
             file.seek(max(0, size - _DIGEST_BYTES))
             digest.update(file.read())
     return f"{model_short_name(llm)}@{digest.hexdigest()[:16]}"
+
+
+def text_mark(*texts: str) -> str:
+    """Checksum of texts that a stage shows to a model."""
+    return hashlib.sha256("\x00".join(texts).encode()).hexdigest()[:16]

@@ -41,7 +41,11 @@ class Prompts:
     explicit audio tokens). ``question_tag`` and ``options_tag`` are tag names of a multiple-choice turn.
     ``ensemble_intro`` knows ``{n}``, ``ensemble_heading`` ``{i}`` (from 1) and ``{n}``; both stand on lines of
     their own. ``budget_closing`` ends thoughts whose budget is used up. ``betraying_phrases`` are words by which a
-    response shows that it was written by a reader.
+    response shows that it was written by a reader; ``checker_system`` is the task of a language model that looks for
+    such responses and ends with YES or NO.
+
+    Prompts of the corpora: ``writer_system`` (its ``{examples}``, if any, is filled with descriptions of the corpus),
+    ``writer_styles`` (kinds of prompts, one of which stands behind the description), ``prompt_checker_system``.
     """
 
     generation_system: str
@@ -59,11 +63,17 @@ class Prompts:
     ensemble_heading: str
     budget_closing: str
     betraying_phrases: tuple[str, ...]
+    checker_system: str
+    writer_system: str
+    writer_styles: tuple[str, ...]
+    prompt_checker_system: str
     rephrase_examples: tuple[RephraseExample, ...] = ()
 
     def __post_init__(self) -> None:
         if "</think>" not in self.budget_closing:
             raise ValueError("budget_closing must hold </think>, or the thoughts never end")
+        if not self.writer_styles:
+            raise ValueError("writer_styles is empty; give at least one kind of prompts")
 
     def digest(self) -> str:
         """Short hash of all texts, for run records and for telling results of other prompts apart."""

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from src.corpus.mini.questions import CHOICE_KINDS, OPEN_KINDS, make_choice_question, make_question
+from src.corpus.mini.sample import draw_scene
 from src.corpus.mini.scene import Event, Scene, describe
-from src.corpus.mini.text_samples import draw_scene
 from src.corpus.mini.vocabulary import SOUND_NAMES
 
 SCENE = Scene((Event("kick", "loud", 0), Event("tom", "soft", 1), Event("robot voice", "loud", 2)), "faint", 3.2)

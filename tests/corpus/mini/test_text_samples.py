@@ -10,7 +10,8 @@ import pytest
 
 from src.corpus.mini.questions import make_choice_question, make_question
 from src.corpus.mini.reading import respond
-from src.corpus.mini.text_samples import HEARD, OPPOSITES, SampleMaker, draw_scene, render_log
+from src.corpus.mini.sample import draw_scene
+from src.corpus.mini.text_samples import HEARD, OPPOSITES, SampleMaker, render_log
 from src.corpus.stages.rephrase_text import prepare, restore
 from src.prompts.betrayal import betrays
 from src.prompts.texts import load_prompts
@@ -22,7 +23,8 @@ def test_a_seed_gives_the_same_samples() -> None:
     one, other = (list(islice(SampleMaker(PROMPTS, 5), 200)) for _ in range(2))
     assert one == other
     assert one != list(islice(SampleMaker(PROMPTS, 6), 200))
-    assert {sample.task.split("/")[0] for sample in one} == {"open", "choice", "rephrase", "guess", "opposite"}
+    tasks = {"open", "choice", "rephrase", "guess", "opposite", "write prompts", "check prompts", "check response"}
+    assert {sample.task.split("/")[0] for sample in one} == tasks
 
 
 @pytest.mark.parametrize("make", [make_question, make_choice_question])

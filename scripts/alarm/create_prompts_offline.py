@@ -1,0 +1,40 @@
+"""Prompts for audio corpora: a language model writes some for every description, checks them, and one a row is kept.
+
+In:  data/datasets/raw/NAME (dataset_index, audio_description).
+Out: data/datasets/raw_with_prompts/NAME_with_prompts, with dropped.jsonl and run.json; beside it
+     NAME_with_prompts.work, the models' outputs. A corpus that has prompts is skipped; a run that was
+     stopped goes on where it stopped.
+
+    python scripts/alarm/create_prompts_offline.py esc50 clotho
+    python scripts/alarm/create_prompts_offline.py mini --llm assets/mini/llm --prompts mini --redo
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from src.common.cli import run_cli
+from src.corpus.sets.commands import corpora_with_sets, corpus_parser
+from src.corpus.stages.arguments import read_settings
+from src.corpus.stages.prompt_settings import PromptSettings, add_arguments
+
+
+def main() -> None:
+    parser = corpus_parser(__doc__)
+    parser.add_argument(
+        "--redo", action="store_true", help="discard the prompts that are there, and all work on them"
+    )
+    add_arguments(parser)
+    arguments = vars(parser.parse_args())
+    settings = read_settings(PromptSettings, arguments)
+
+    from src.corpus.stages.prompts import create_prompts  # vLLM and torch, not needed for --help
+
+    summary = create_prompts(corpora_with_sets(arguments["names"]), settings, redo=arguments["redo"])
+    print(json.dumps(summary, indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    run_cli(main)

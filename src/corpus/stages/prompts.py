@@ -1,0 +1,276 @@
+"""Prompts of the audio corpora: one language model writes some for every description, then each is checked.
+
+Both stages run over one engine (two, with another checker), resumable at every row. Published reference:
+``scripts/alarm/create_prompts_offline.py`` of Blinorot/ALARM; its texts, list format and choice rule are not public.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import IO, Any
+
+import numpy as np
+
+from src.common.errors import UserError
+from src.common.log import get_logger
+from src.common.paths import prompts_dir, raw_dir
+from src.common.run_record import write_run_record
+from src.corpus.stages.prompt_job import STAGES, PromptJob, PromptRow, PromptSpec, StageName, draw_examples
+from src.corpus.stages.prompt_settings import DROPPED_FILE, PromptSettings, work_dir
+from src.corpus.stages.saved_set import LISTING, write_splits
+from src.corpus.stages.text_engine import (
+    EnginePool,
+    TextEngine,
+    draw_options,
+    llm_mark,
+    make_sampling,
+    run_tasks,
+    start_vllm,
+    text_mark,
+)
+from src.dataset.tables import native_splits
+from src.prompts.texts import Prompts, load_prompts
+
+_log = get_logger(__name__)
+COLUMNS = {"dataset_index": int, "audio_description": str, "prompt": str}
+
+
+def create_prompts(
+    datasets: Sequence[str],
+    settings: PromptSettings,
+    start_engine: Callable[[str], TextEngine] | None = None,
+    redo: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Make the prompt sets of ``datasets`` and return the counts of each (see :class:`_Counts`).
+
+    A corpus that has a prompt set is skipped, unless that set was made by the same settings for fewer rows; ``redo``
+    discards it. Results are kept row by row: a run that was killed goes on where it stopped. Rows that never pass are
+    left out of the set and listed in ``dropped.jsonl``. ``start_engine`` replaces vLLM in tests.
+
+    Raises :class:`UserError` for a missing raw set, results that other settings made, or, once all others are done,
+    for corpora in which no row got a prompt.
+    """
+    missing = [dataset for dataset in datasets if not raw_dir(dataset).is_dir()]
+    if missing:
+        raise UserError(f"no raw set of {', '.join(missing)} in {raw_dir('NAME').parent}; collect it first")
+    for dataset in datasets if redo else ():
+        for folder in (work_dir(dataset), prompts_dir(dataset)):  # killed in between, the next --redo does it
+            shutil.rmtree(folder, ignore_errors=True)
+    wanted = [dataset for dataset in dict.fromkeys(datasets) if not _is_done(dataset, settings)]
+    pool = EnginePool(start_engine or functools.partial(start_vllm, settings))
+    # a checker of its own needs another engine: run it over all corpora at once, else finish them one by one
+    groups = [wanted] if settings.checker != settings.llm else [[dataset] for dataset in wanted]
+    summary: dict[str, dict[str, Any]] = {}
+    try:
+        for group in groups:
+            if group:
+                summary.update(_Run(group, settings, pool).run())
+    finally:
+        pool.close()
+    empty = {name: result["dropped"] for name, result in summary.items() if not result["rows"]}
+    if empty:
+        raise UserError(
+            f"no row got a prompt in {', '.join(empty)} ({empty}): the model's outputs are in "
+            f"{work_dir(next(iter(empty)))}; try another model or a larger --max-tokens with --redo"
+        )
+    return summary
+
+
+def _is_done(dataset: str, settings: PromptSettings) -> bool:
+    """Whether a corpus is to be skipped, and a line that says why."""
+    folder = prompts_dir(dataset)
+    if not (folder / LISTING).is_file():
+        return False
+    record = folder / "run.json"
+    known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    before = known.get("config", {})
+    if not known and work_dir(dataset).is_dir():
+        return False  # killed between the set and its record
+    if "examples" not in before:
+        _log.info("%s: skipped, %s holds prompts that were not made here; --redo replaces them", dataset, folder)
+        return True
+    changed = [
+        f"{name} {before.get(name)!r} -> {value!r}"
+        for name, value in settings.recorded().items()
+        if before.get(name) != value
+    ]
+    if changed:
+        _log.warning(
+            "%s: skipped, its prompts were made with other settings (%s); --redo makes them again",
+            dataset, "; ".join(changed),
+        )  # fmt: skip
+        return True
+    done, asked = before.get("limit"), settings.limit
+    if done is not None and (asked is None or asked > done):
+        _log.info("%s: had prompts for the first %d rows, going on", dataset, done)
+        return False
+    if settings.tries > before["tries"] and known["result"]["dropped"]:
+        _log.info("%s: trying %s again", dataset, known["result"]["dropped"])
+        return False
+    _log.info("%s: skipped, its prompts are done (%s)", dataset, folder)
+    return True
+
+
+class _Run:
+    """Some corpora through all attempts, then their sets."""
+
+    def __init__(self, datasets: Sequence[str], settings: PromptSettings, pool: EnginePool) -> None:
+        self.settings = settings
+        self.pool = pool
+        self.prompts = load_prompts(settings.prompts)
+        self.options = draw_options(
+            settings, settings.max_tokens, settings.max_thinking_tokens, self.prompts.budget_closing
+        )
+        self.marks = stage_marks(settings, self.prompts, self.options)
+        self.examples: dict[str, tuple[str, ...]] = {}
+        self.jobs = {dataset: self._open_jobs(dataset) for dataset in datasets}
+
+    def _open_jobs(self, dataset: str) -> list[PromptJob]:
+        folder = raw_dir(dataset)
+        splits = native_splits(folder)
+        examples = draw_examples(dataset, folder, splits, self.settings.examples, self.settings.seed)
+        self.examples[dataset] = examples
+        jobs = [
+            PromptJob(
+                PromptSpec(
+                    dataset=dataset,
+                    split=split,
+                    raw_folder=folder,
+                    work_folder=work_dir(dataset),
+                    marks=self.marks,
+                    prompts=self.prompts,
+                    examples=examples,
+                    seed=self.settings.seed,
+                    limit=self.settings.limit,
+                )
+            )
+            for split in splits
+        ]
+        rows = sum(job.keys.size for job in jobs)
+        _log.info("%s: %d rows, %d different requests", dataset, rows, sum(job.requests for job in jobs))
+        return jobs
+
+    def run(self) -> dict[str, dict[str, Any]]:
+        """All attempts, then the set of every corpus."""
+        jobs = [job for corpus in self.jobs.values() for job in corpus]
+        try:
+            for attempt in range(self.settings.tries):
+                for stage in STAGES:
+                    for job in jobs:
+                        self._stage(job, stage, attempt)
+                left = sum(job.settle(attempt) for job in jobs)
+                _log.info("attempt %d of %d: %d requests without a prompt", attempt + 1, self.settings.tries, left)
+                if not left:
+                    break
+            return {dataset: self._write(dataset) for dataset in self.jobs}
+        finally:
+            for job in jobs:
+                job.close()
+
+    def _stage(self, job: PromptJob, stage: StageName, attempt: int) -> None:
+        llm = self.settings.checker if stage == "check" else self.settings.llm
+        label = f"{job.spec.dataset}/{job.spec.split}, attempt {attempt + 1}: {stage}"
+        engine = functools.partial(self.pool.get, llm)
+        sampling = functools.partial(make_sampling, self.options)
+        run_tasks(label, engine, job.tasks(stage, attempt), sampling, job.finisher(stage, attempt))
+
+    def _write(self, dataset: str) -> dict[str, Any]:
+        """The set, the rows that were dropped, and the record."""
+        jobs, folder, work = self.jobs[dataset], prompts_dir(dataset), work_dir(dataset)
+        counts = _Counts()
+        listed = work / DROPPED_FILE
+        with listed.open("w", encoding="utf-8") as dropped:
+            splits = {job.spec.split: _entries(job, counts, dropped) for job in jobs}
+            if all(not (job.passed >= 0).any() for job in jobs):
+                for entries in splits.values():
+                    list(entries)  # only to count and list what was dropped
+                return counts.result(jobs)
+            write_splits(folder, splits, COLUMNS)
+        listed.replace(folder / DROPPED_FILE)
+        result = counts.result(jobs)
+        config = {
+            "dataset": dataset,
+            **asdict(self.settings),
+            "llm_mark": self.marks["write"]["llm"],
+            "checker_mark": self.marks["check"]["llm"],
+        }
+        write_run_record(
+            folder, config, prompts_digest=self.prompts.digest(), example_descriptions=self.examples[dataset],
+            result=result,
+        )  # fmt: skip
+        _log.info(
+            "%s: %d prompts, %d different, dropped %s", folder, result["rows"], result["unique"], result["dropped"]
+        )
+        return result
+
+
+def stage_marks(
+    settings: PromptSettings, prompts: Prompts, options: dict[str, Any]
+) -> dict[StageName, dict[str, Any]]:
+    """What every stage's results depend on: kept beside them, compared when a run goes on."""
+    tags = (prompts.description_open, prompts.description_close)
+    texts = {
+        "write": text_mark(prompts.writer_system, *prompts.writer_styles, *tags),
+        "check": text_mark(prompts.prompt_checker_system, *tags),
+    }
+    common = {"seed": settings.seed, "max_model_len": settings.max_model_len, **options}
+    return {
+        "write": {
+            "llm": llm_mark(settings.llm), **common, "prompt_texts": texts["write"], "examples": settings.examples,
+        },
+        "check": {"llm": llm_mark(settings.checker), **common, "prompt_texts": texts["check"]},
+    }  # fmt: skip
+
+
+class _Counts:
+    """Counts over the rows of a set while they pass; 8 bytes a row are held to count different prompts."""
+
+    def __init__(self) -> None:
+        self._status: Counter[str] = Counter()
+        self._attempts: Counter[int] = Counter()
+        self._prompts = array("Q")
+
+    def add(self, row: PromptRow) -> None:
+        """Count one row."""
+        self._status[row.status] += 1
+        if row.status == "ok":
+            self._attempts[row.attempts] += 1
+            digest = hashlib.blake2b(row.prompt.encode(), digest_size=8).digest()
+            self._prompts.append(int.from_bytes(digest, "little"))
+
+    def result(self, jobs: Sequence[PromptJob]) -> dict[str, Any]:
+        """``rows`` of the set, ``unique`` prompts, ``dropped`` rows by reason, rows by ``attempts``.
+
+        And ``requests`` made for them, and over those that passed, ``candidates`` written and ``good``.
+        """
+        candidates = [job.candidate_counts() for job in jobs]
+        return {
+            "rows": self._status["ok"],
+            "unique": int(np.unique(np.array(self._prompts, dtype=np.uint64)).size),
+            "dropped": {status: count for status, count in sorted(self._status.items()) if status != "ok"},
+            "attempts": {str(number): count for number, count in sorted(self._attempts.items())},
+            "requests": sum(job.requests for job in jobs),
+            "candidates": sum(written for written, _ in candidates),
+            "good": sum(good for _, good in candidates),
+        }
+
+
+def _entries(job: PromptJob, counts: _Counts, dropped: IO[str]) -> Iterator[dict[str, Any]]:
+    for row in job.rows():
+        counts.add(row)
+        if row.status == "ok":
+            yield {
+                "dataset_index": row.dataset_index,
+                "audio_description": row.description,
+                "prompt": row.prompt,
+            }
+        else:
+            entry = {"split": job.spec.split, "dataset_index": row.dataset_index, "reason": row.status}
+            dropped.write(json.dumps(entry, ensure_ascii=False) + "\n")
