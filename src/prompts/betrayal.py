@@ -1,10 +1,23 @@
-"""Does a response betray that its author read a text instead of hearing a clip? Rules on words, from a prompt set."""
+"""Does a text betray that its author read words about a clip instead of hearing it? Rules on words, from a prompt set.
+
+A rule is a phrase: words with blanks between them, found in any case, each as a whole but the last, which may go on
+(``mention`` finds ``mentioned``; ``the text$`` does not find ``the texture``). White space, quotes and emphasis marks
+may stand between words. More than plain words:
+
+- ``a|b`` is one word of several, and ``~`` up to two words that may stand there or not;
+- ``@voice = speaker|singer`` names words; ``@voice`` stands for them in the rules below it;
+- ``!`` before a phrase makes it innocent: what lies in a place that it matches betrays nothing.
+"""
 
 from __future__ import annotations
 
 import functools
 import re
-from typing import Protocol
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+_BETWEEN = r"""[\s*_"'`“”‘’]+"""
+_GAP = rf"(?:{_BETWEEN}[\w'’-]+){{0,2}}?"
 
 
 class BetrayingTexts(Protocol):
@@ -12,38 +25,79 @@ class BetrayingTexts(Protocol):
 
     @property
     def betraying_phrases(self) -> tuple[str, ...]:
-        """Beginnings of betraying words, e.g. ``mention``."""
+        """Rules, e.g. ``mention``."""
+
+
+class Span(NamedTuple):
+    """A place that betrays a reader: ``text[start:end]``, the rule, and the words in lower case."""
+
+    start: int
+    end: int
+    phrase: str
+    words: str
 
 
 def betrays(text: str, prompts: BetrayingTexts) -> bool:
-    """Whether ``text`` (thoughts, an answer, or both) holds any of the prompt set's betraying phrases."""
-    pattern = _pattern(tuple(prompts.betraying_phrases))
-    return pattern is not None and pattern.search(text) is not None
+    """Whether ``text`` (thoughts, an answer, or both) betrays a reader by any rule of the prompt set."""
+    return next(_spans(text, prompts), None) is not None
+
+
+def betraying_spans(text: str, prompts: BetrayingTexts) -> list[Span]:
+    """All places that betray a reader, in order; they do not overlap."""
+    return list(_spans(text, prompts))
 
 
 def betraying_phrases(text: str, prompts: BetrayingTexts) -> list[str]:
-    """The phrases of the prompt set that ``text`` holds, each once, in the order of their first appearance.
-
-    A phrase matches in any case, at the beginning of a word: ``mention`` finds ``mentioned``; with ``$`` at its end
-    it matches whole words only (``the text$`` does not find ``the texture``). Between the words of a phrase, white
-    space, quotes and emphasis marks may stand.
-    """
-    found: list[tuple[int, str]] = []
-    for phrase in dict.fromkeys(prompts.betraying_phrases):
-        pattern = _pattern((phrase,))
-        match = pattern.search(text) if pattern is not None else None
-        if match is not None:
-            found.append((match.start(), phrase))
-    return [phrase for _, phrase in sorted(found, key=lambda item: item[0])]
+    """The rules by which ``text`` betrays a reader, each once, in the order of their first appearance."""
+    return list(dict.fromkeys(span.phrase for span in _spans(text, prompts)))
 
 
-@functools.lru_cache(maxsize=256)
-def _pattern(phrases: tuple[str, ...]) -> re.Pattern[str] | None:
-    alternatives = []
+def _spans(text: str, prompts: BetrayingTexts) -> Iterator[Span]:
+    pattern, rules = _pattern(tuple(prompts.betraying_phrases))
+    if pattern is None:
+        return
+    for match in pattern.finditer(text):
+        if match.lastindex is not None:  # innocent phrases have no group
+            words = re.sub(_BETWEEN, " ", match[0]).lower()
+            yield Span(match.start(), match.end(), rules[match.lastindex - 1], words)
+
+
+@functools.lru_cache(maxsize=64)
+def _pattern(phrases: tuple[str, ...]) -> tuple[re.Pattern[str] | None, tuple[str, ...]]:
+    """One pattern for all rules, a group for each that betrays, and those rules; innocent ones are tried first."""
+    names: dict[str, str] = {}
+    innocent: list[str] = []
+    betraying: dict[str, str] = {}
     for phrase in phrases:
-        words = phrase.removesuffix("$").split()
-        if words:
-            joined = r"""[\s*_"'`]+""".join(map(re.escape, words))
-            alternatives.append(joined + (r"(?!\w)" if phrase.endswith("$") else ""))
+        name, defined, words = phrase.partition("=")
+        if phrase.startswith("@") and defined:
+            names[name.strip()] = _expand(words.strip(), names)
+        elif phrase.startswith("!"):
+            innocent.append(_source(phrase[1:], names))
+        elif phrase.strip():
+            betraying[phrase] = f"({_source(phrase, names)})"
+    if not betraying:
+        return None, ()
     # not \b: a phrase may begin with something that is no letter, such as a tag's bracket
-    return re.compile(rf"(?<!\w)(?:{'|'.join(alternatives)})", re.IGNORECASE) if alternatives else None
+    return re.compile(rf"(?<!\w)(?:{'|'.join([*innocent, *betraying.values()])})", re.I), tuple(betraying)
+
+
+def _source(phrase: str, names: dict[str, str]) -> str:
+    """A phrase as the source of a pattern without groups."""
+    parts: list[str] = []
+    for word in phrase.removesuffix("$").split():
+        if word == "~":
+            parts.append(_GAP)
+            continue
+        choices = "|".join(map(re.escape, _expand(word, names).split("|")))
+        parts.append((_BETWEEN if parts else "") + (f"(?:{choices})" if "|" in choices else choices))
+    return "".join(parts) + (r"(?!\w)" if phrase.endswith("$") else r"\w*")
+
+
+def _expand(word: str, names: dict[str, str]) -> str:
+    """Words with the named ones written out. Raises ValueError for a name that no rule before it gives."""
+    choices = word.split("|")
+    unknown = [each for each in choices if each.startswith("@") and each not in names]
+    if unknown:
+        raise ValueError(f"betraying_phrases: {unknown[0]} is not defined above; write '{unknown[0]} = word|word'")
+    return "|".join(names.get(each, each) for each in choices)
