@@ -1,4 +1,4 @@
-"""Does a text betray that its author read words about a clip instead of hearing it? Rules on words, from a prompt set.
+"""Does a text betray that its author read about a clip instead of hearing it? Rules on words, from a prompt set.
 
 A rule is a phrase: words with blanks between them, found in any case, each as a whole but the last, which may go on
 (``mention`` finds ``mentioned``; ``the text$`` does not find ``the texture``). White space, quotes and emphasis marks

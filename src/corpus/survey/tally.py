@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 BINS = 40
 _TAIL = 0.995
+_NEAR = 1.25
+"""The longest values are drawn, too, where they are this near to the rest."""
 
 
 class Tally:
@@ -52,12 +54,15 @@ class Tally:
         """Numbers and at most :data:`BINS` bins, for JSON; None if nothing was counted.
 
         ``n``, ``mean``, ``min``, ``p5``, ``median``, ``p95``, ``max``; ``edges`` ``(bins + 1,)`` and ``counts``
-        ``(bins,)`` of the bins, which end where all but the longest 0.5 % are held, and ``beyond``, the number of
+        ``(bins,)`` of the bins, which may end where all but the longest 0.5 % are held, and ``beyond``, the number of
         values behind them.
         """
         if not self.n:
             return None
         end = int(np.searchsorted(np.cumsum(self.cells), _TAIL * self.n)) + 1
+        last = int(np.flatnonzero(self.cells)[-1]) + 1
+        if last < _NEAR * end and last < self.cells.size:
+            end = last
         per_bin = _round_width(end / BINS)
         bins = -(-end // per_bin)
         inside = np.zeros(bins * per_bin, dtype=np.int64)
