@@ -56,47 +56,75 @@ def _spans(text: str, prompts: BetrayingTexts) -> Iterator[Span]:
     pattern, rules = _pattern(tuple(prompts.betraying_phrases))
     if pattern is None:
         return
-    for match in pattern.finditer(text):
+    for match in pattern.finditer(_lower(text)):
         if match.lastindex is not None:  # innocent phrases have no group
-            words = re.sub(_BETWEEN, " ", match[0]).lower()
+            words = re.sub(_BETWEEN, " ", match[0])
             yield Span(match.start(), match.end(), rules[match.lastindex - 1], words)
+
+
+def _lower(text: str) -> str:
+    """Text in lower case, as long as before: a few letters become two, and stay as they are."""
+    lower = text.lower()
+    if len(lower) == len(text):
+        return lower
+    return "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)
 
 
 @functools.lru_cache(maxsize=64)
 def _pattern(phrases: tuple[str, ...]) -> tuple[re.Pattern[str] | None, tuple[str, ...]]:
-    """One pattern for all rules, a group for each that betrays, and those rules; innocent ones are tried first."""
+    """One pattern for all rules in lower case; the n-th group belongs to the n-th of the rules that it comes with.
+
+    Rules stand together by their first letters, which lets the search pass over everything else: three times as
+    fast as one alternative after the other. Of those that begin alike, innocent ones are tried first.
+    """
     names: dict[str, str] = {}
-    innocent: list[str] = []
-    betraying: dict[str, str] = {}
+    innocent: dict[str, list[str]] = {}
+    betraying: dict[str, list[tuple[str, str]]] = {}
     for phrase in phrases:
         name, defined, words = phrase.partition("=")
         if phrase.startswith("@") and defined:
             names[name.strip()] = _expand(words.strip(), names)
-        elif phrase.startswith("!"):
-            innocent.append(_source(phrase[1:], names))
-        elif phrase.strip():
-            betraying[phrase] = f"({_source(phrase, names)})"
-    if not betraying:
-        return None, ()
+            continue
+        for first, rest in _sources(phrase.removeprefix("!"), names):
+            if phrase.startswith("!"):
+                innocent.setdefault(first, []).append(rest)
+            else:
+                betraying.setdefault(first, []).append((rest, phrase))
     # not \b: a phrase may begin with something that is no letter, such as a tag's bracket
-    return re.compile(rf"(?<!\w)(?:{'|'.join([*innocent, *betraying.values()])})", re.I), tuple(betraying)
+    order = list(dict.fromkeys([*innocent, *betraying]))
+    parts = [
+        rf"{re.escape(first)}(?<!\w{re.escape(first)})(?:"
+        + "|".join([*innocent.get(first, ()), *(f"({rest})" for rest, _ in betraying.get(first, ()))])
+        + ")"
+        for first in order
+    ]
+    rules = tuple(phrase for first in order for _, phrase in betraying.get(first, ()))
+    return (re.compile("|".join(parts)) if rules else None), rules
 
 
-def _source(phrase: str, names: dict[str, str]) -> str:
-    """A phrase as the source of a pattern without groups."""
-    parts: list[str] = []
-    for word in phrase.removesuffix("$").split():
+def _sources(phrase: str, names: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """First letter of a phrase and the source of a pattern, without groups, for what follows; one for every choice of
+    its first word. Raises ValueError for a phrase that begins with a gap."""
+    words = phrase.lower().removesuffix("$").split()
+    if not words:
+        return
+    if words[0] == "~":
+        raise ValueError(f"betraying_phrases: {phrase!r} begins with '~', which stands between words")
+    parts = []
+    for word in words[1:]:
         if word == "~":
             parts.append(_GAP)
             continue
         choices = "|".join(map(re.escape, _expand(word, names).split("|")))
-        parts.append((_BETWEEN if parts else "") + (f"(?:{choices})" if "|" in choices else choices))
-    return "".join(parts) + (r"(?!\w)" if phrase.endswith("$") else r"\w*")
+        parts.append(_BETWEEN + (f"(?:{choices})" if "|" in choices else choices))
+    tail = "".join(parts) + (r"(?!\w)" if phrase.endswith("$") else r"\w*")
+    for choice in _expand(words[0], names).split("|"):
+        yield choice[0], re.escape(choice[1:]) + tail
 
 
 def _expand(word: str, names: dict[str, str]) -> str:
     """Words with the named ones written out. Raises ValueError for a name that no rule before it gives."""
-    choices = word.split("|")
+    choices = word.lower().split("|")
     unknown = [each for each in choices if each.startswith("@") and each not in names]
     if unknown:
         raise ValueError(f"betraying_phrases: {unknown[0]} is not defined above; write '{unknown[0]} = word|word'")

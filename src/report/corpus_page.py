@@ -60,7 +60,7 @@ def _groups(corpora: Sequence[Findings]) -> list[dict[str, Any]]:
 
 def _section(corpus: Findings, room: Room) -> dict[str, Any]:
     raw, sets = corpus["raw"], corpus["responses"]
-    styles = {numbers["folder"]: f"run{place % STYLES}" for place, numbers in enumerate(sets)}
+    styles = {numbers["folder"]: f"run{place % STYLES}" for place, numbers in enumerate(sets, start=1)}
     pair = [numbers for name in corpus["pair"] or () for numbers in sets if numbers["folder"] == name]
     return {
         "corpus": corpus,

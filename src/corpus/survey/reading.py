@@ -10,7 +10,7 @@ from src.dataset.tables import open_split
 
 BATCH = 5_000
 _BLOCK = 500
-_REOPEN = 20
+_REOPEN = 4
 """Batches after which a set is opened anew: pages of a mapped file count as memory as long as it is open."""
 
 

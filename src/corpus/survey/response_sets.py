@@ -22,7 +22,7 @@ from src.prompts.thoughts import split_response
 
 ANSWERS = ("llm_answer_with_context", "llm_answer_no_context")
 PARTS = ("thoughts", "answer")
-EXAMPLES = 3
+EXAMPLES = 2
 """Rows remembered for each betraying phrase."""
 
 
