@@ -58,17 +58,8 @@ def line_chart(series: Sequence[Series], x_label: str, title: str, scale: Scale 
     if not points:
         return Markup("")
     x_axis, y_axis = _horizontal([x for x, _ in points]), _vertical([y for _, y in points], scale)
-    parts = [
-        Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, title),
-        *(_grid_line(y_axis(tick), tick) for tick in y_axis.ticks),
-        *(_x_tick(x_axis(tick), tick) for tick in x_axis.ticks),
-        Markup('<text class="axis" x="{}" y="{}" text-anchor="end">{}</text>').format(
-            WIDTH - RIGHT, HEIGHT - 3, x_label
-        ),
-        *(_line(item, x_axis, y_axis) for item in clean if item.points),
-        Markup("</svg>"),
-    ]
-    return Markup("").join(parts)
+    lines = [_line(item, x_axis, y_axis) for item in clean if item.points]
+    return _chart(x_axis, y_axis, x_label, title, lines)
 
 
 @dataclass(frozen=True)
@@ -101,15 +92,21 @@ def histogram_chart(
     heights = [[100 * count / item.n * widest / item.width for count in item.counts] for item in found]
     x_axis = _horizontal([item.edges[-1] for item in found])
     y_axis = _vertical([0.0, *(max(each) for each in heights)], "zero")
+    drawn = [_band(x_axis, *band) for band in bands]
+    drawn += [_steps(item, each, x_axis, y_axis) for item, each in zip(found, heights, strict=True)]
+    return _chart(x_axis, y_axis, x_label, title, drawn, " %")
+
+
+def _chart(x_axis: _Axis, y_axis: _Axis, x_label: str, title: str, drawn: Sequence[Markup], unit: str = "") -> Markup:
+    """The frame around what is drawn: grid, labels of both axes."""
     parts = [
         Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, title),
-        *(_band(x_axis, *band) for band in bands),
-        *(_grid_line(y_axis(tick), tick, " %") for tick in y_axis.ticks),
+        *(_grid_line(y_axis(tick), tick, unit) for tick in y_axis.ticks),
         *(_x_tick(x_axis(tick), tick) for tick in x_axis.ticks),
         Markup('<text class="axis" x="{}" y="{}" text-anchor="end">{}</text>').format(
             WIDTH - RIGHT, HEIGHT - 3, x_label
         ),
-        *(_steps(item, each, x_axis, y_axis) for item, each in zip(found, heights, strict=True)),
+        *drawn,
         Markup("</svg>"),
     ]
     return Markup("").join(parts)

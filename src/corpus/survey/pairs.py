@@ -64,8 +64,8 @@ def phrase_examples(
         for phrase in numbers["phrases"][:MOST_PHRASES]:
             places = betrayal.examples.of(phrase["words"])
             wanted.setdefault(side, []).extend((phrase["words"], place) for place in places)
-    places = {place for found in wanted.values() for _, place in found}
-    texts = [rows_at(folder, places, [*ANSWERS, "prompt"], folder.name) for folder, _, _ in (plain, final)]
+    asked = {place for found in wanted.values() for _, place in found}
+    texts = [rows_at(folder, asked, [*ANSWERS, "prompt"], folder.name) for folder, _, _ in (plain, final)]
     examples: dict[str, list[dict[str, Any]]] = {"before": [], "after": []}
     for side, found in wanted.items():
         here, there = (0, 1) if side == "before" else (1, 0)
@@ -119,9 +119,9 @@ def draw_samples(
     drawn = random.Random(f"{seed}/{name}").sample(range(int(ends[-1])), min(count, int(ends[-1])))
     chosen = []
     for number in sorted(drawn):
-        place = int(np.searchsorted(ends, number, side="right"))
-        split = list(common)[place]
-        chosen.append((split, int(common[split][number - int(ends[place])])))
+        part = int(np.searchsorted(ends, number, side="right"))
+        split = list(common)[part]
+        chosen.append((split, int(common[split][number - int(ends[part])])))
     raw = rows_at(raw_dir(name), chosen, columns, f"raw set {name}")
     asked = rows_at(prompts, chosen, ["prompt"], f"prompts of {name}") if prompts else {}
     answered = [rows_at(folder, chosen, [*ANSWERS, "prompt", "status"], folder.name) for folder in sets]

@@ -208,9 +208,12 @@ def _filter_counts(name: ResponseName, folder_name: str) -> dict[str, Any] | Non
 def _windows(name: ResponseName, folder_name: str, lengths: Tally) -> list[dict[str, Any]]:
     """The published window of tokens, and the answer filter's where it was another one."""
     published, found = LengthLimits(), _filter_file(name, folder_name)
-    windows = [{"title": "published window", "low": published.tokens_min, "high": published.tokens_max}]
-    limits = (found or {}).get("limits") or {}
-    here = {"title": "answer filter", "low": limits.get("tokens_min"), "high": limits.get("tokens_max")}
-    if limits and (here["low"], here["high"]) != (published.tokens_min, published.tokens_max):
-        windows.append(here)
-    return [{**each, "inside": lengths.between(each["low"], each["high"])} for each in windows]
+    windows = {"published window": published}
+    limits = LengthLimits(**found["limits"]) if found and found.get("limits") else published
+    if limits != published:
+        windows["answer filter"] = limits
+    return [
+        {"title": title, "low": each.tokens_min, "high": each.tokens_max,
+         "inside": lengths.between(each.tokens_min, each.tokens_max)}
+        for title, each in windows.items()
+    ]  # fmt: skip
