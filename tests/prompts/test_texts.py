@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from src.common.errors import ConfigError, UserError
+from src.prompts.betrayal import betraying_phrases
 from src.prompts import Prompts, load_prompts
 
 
