@@ -103,8 +103,8 @@ def _pattern(phrases: tuple[str, ...]) -> tuple[re.Pattern[str] | None, tuple[st
 
 
 def _sources(phrase: str, names: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """First letter of a phrase and the source of a pattern, without groups, for what follows; one for every choice of
-    its first word. Raises ValueError for a phrase that begins with a gap."""
+    """First letter of a phrase and the source of a pattern, without groups, for what follows; one for every letter that
+    its first word may begin with. Raises ValueError for a phrase that begins with a gap."""
     words = phrase.lower().removesuffix("$").split()
     if not words:
         return
@@ -118,8 +118,11 @@ def _sources(phrase: str, names: dict[str, str]) -> Iterator[tuple[str, str]]:
         choices = "|".join(map(re.escape, _expand(word, names).split("|")))
         parts.append(_BETWEEN + (f"(?:{choices})" if "|" in choices else choices))
     tail = "".join(parts) + (r"(?!\w)" if phrase.endswith("$") else r"\w*")
+    by_letter: dict[str, list[str]] = {}
     for choice in _expand(words[0], names).split("|"):
-        yield choice[0], re.escape(choice[1:]) + tail
+        by_letter.setdefault(choice[0], []).append(re.escape(choice[1:]))
+    for letter, rests in by_letter.items():
+        yield letter, (rests[0] if len(rests) == 1 else f"(?:{'|'.join(rests)})") + tail
 
 
 def _expand(word: str, names: dict[str, str]) -> str:

@@ -51,7 +51,6 @@ BETRAYING = (
     "These descriptions say that the crowd is large.",
     "The transcription is cut in the middle.",
     "The sentence is written as \"I am fine\".",
-    "The prompt text describes the clip as a lecture recording.",
     "Since the description notes 'background: none', it is quiet.",
     "Emotion: neutral, as the label shows.",
     "I see that the caption talks about seagulls.",

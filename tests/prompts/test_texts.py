@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from src.common.errors import ConfigError, UserError
-from src.prompts.betrayal import betraying_phrases
 from src.prompts import Prompts, load_prompts
+from src.prompts.betrayal import betraying_phrases
 
 
 @pytest.mark.parametrize("name", ["full", "mini"])
