@@ -74,8 +74,8 @@ def _lower(text: str) -> str:
 def _pattern(phrases: tuple[str, ...]) -> tuple[re.Pattern[str] | None, tuple[str, ...]]:
     """One pattern for all rules in lower case; the n-th group belongs to the n-th of the rules that it comes with.
 
-    Rules stand together by their first letters, which lets the search pass over everything else: three times as
-    fast as one alternative after the other. Of those that begin alike, innocent ones are tried first.
+    Rules stand together by their first letters, which lets the search pass over everything else: several times
+    as fast as one alternative after the other. Of those that begin alike, innocent ones are tried first.
     """
     names: dict[str, str] = {}
     innocent: dict[str, list[str]] = {}
@@ -103,8 +103,10 @@ def _pattern(phrases: tuple[str, ...]) -> tuple[re.Pattern[str] | None, tuple[st
 
 
 def _sources(phrase: str, names: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """First letter of a phrase and the source of a pattern, without groups, for what follows; one for every letter that
-    its first word may begin with. Raises ValueError for a phrase that begins with a gap."""
+    """Every letter that a phrase may begin with, and the source of a pattern, without groups, for what follows.
+
+    Raises ValueError for a phrase that begins with a gap.
+    """
     words = phrase.lower().removesuffix("$").split()
     if not words:
         return
