@@ -51,6 +51,7 @@ SURFACE = [
         for name in (
             "collect",
             "combined_dataset",
+            "corpus_report",
             "create_prompts_offline",
             "create_train_val_split",
             "dataset_statistics",

@@ -1,10 +1,23 @@
-"""Does a response betray that its author read a text instead of hearing a clip? Rules on words, from a prompt set."""
+"""Does a text betray that its author read about a clip instead of hearing it? Rules on words, from a prompt set.
+
+A rule is a phrase: words with blanks between them, found in any case, each as a whole but the last, which may go on
+(``mention`` finds ``mentioned``; ``the text$`` does not find ``the texture``). White space, quotes and emphasis marks
+may stand between words. More than plain words:
+
+- ``a|b`` is one word of several, and ``~`` up to two words that may stand there or not;
+- ``@voice = speaker|singer`` names words; ``@voice`` stands for them in the rules below it;
+- ``!`` before a phrase makes it innocent: what lies in a place that it matches betrays nothing.
+"""
 
 from __future__ import annotations
 
 import functools
 import re
-from typing import Protocol
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+_BETWEEN = r"""[\s*_"'`“”‘’]+"""
+_GAP = rf"(?:{_BETWEEN}[\w'’-]+){{0,2}}?"
 
 
 class BetrayingTexts(Protocol):
@@ -12,38 +25,112 @@ class BetrayingTexts(Protocol):
 
     @property
     def betraying_phrases(self) -> tuple[str, ...]:
-        """Beginnings of betraying words, e.g. ``mention``."""
+        """Rules, e.g. ``mention``."""
+
+
+class Span(NamedTuple):
+    """A place that betrays a reader: ``text[start:end]``, the rule, and the words in lower case."""
+
+    start: int
+    end: int
+    phrase: str
+    words: str
 
 
 def betrays(text: str, prompts: BetrayingTexts) -> bool:
-    """Whether ``text`` (thoughts, an answer, or both) holds any of the prompt set's betraying phrases."""
-    pattern = _pattern(tuple(prompts.betraying_phrases))
-    return pattern is not None and pattern.search(text) is not None
+    """Whether ``text`` (thoughts, an answer, or both) betrays a reader by any rule of the prompt set."""
+    return next(_spans(text, prompts), None) is not None
+
+
+def betraying_spans(text: str, prompts: BetrayingTexts) -> list[Span]:
+    """All places that betray a reader, in order; they do not overlap."""
+    return list(_spans(text, prompts))
 
 
 def betraying_phrases(text: str, prompts: BetrayingTexts) -> list[str]:
-    """The phrases of the prompt set that ``text`` holds, each once, in the order of their first appearance.
+    """The rules by which ``text`` betrays a reader, each once, in the order of their first appearance."""
+    return list(dict.fromkeys(span.phrase for span in _spans(text, prompts)))
 
-    A phrase matches in any case, at the beginning of a word: ``mention`` finds ``mentioned``; with ``$`` at its end
-    it matches whole words only (``the text$`` does not find ``the texture``). Between the words of a phrase, white
-    space, quotes and emphasis marks may stand.
+
+def _spans(text: str, prompts: BetrayingTexts) -> Iterator[Span]:
+    pattern, rules = _pattern(tuple(prompts.betraying_phrases))
+    if pattern is None:
+        return
+    for match in pattern.finditer(_lower(text)):
+        if match.lastindex is not None:  # innocent phrases have no group
+            words = re.sub(_BETWEEN, " ", match[0])
+            yield Span(match.start(), match.end(), rules[match.lastindex - 1], words)
+
+
+def _lower(text: str) -> str:
+    """Text in lower case, as long as before: a few letters become two, and stay as they are."""
+    lower = text.lower()
+    if len(lower) == len(text):
+        return lower
+    return "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)
+
+
+@functools.lru_cache(maxsize=64)
+def _pattern(phrases: tuple[str, ...]) -> tuple[re.Pattern[str] | None, tuple[str, ...]]:
+    """One pattern for all rules in lower case; the n-th group belongs to the n-th of the rules that it comes with.
+
+    Rules stand together by their first letters, which lets the search pass over everything else: several times
+    as fast as one alternative after the other. Of those that begin alike, innocent ones are tried first.
     """
-    found: list[tuple[int, str]] = []
-    for phrase in dict.fromkeys(prompts.betraying_phrases):
-        pattern = _pattern((phrase,))
-        match = pattern.search(text) if pattern is not None else None
-        if match is not None:
-            found.append((match.start(), phrase))
-    return [phrase for _, phrase in sorted(found, key=lambda item: item[0])]
-
-
-@functools.lru_cache(maxsize=256)
-def _pattern(phrases: tuple[str, ...]) -> re.Pattern[str] | None:
-    alternatives = []
+    names: dict[str, str] = {}
+    innocent: dict[str, list[str]] = {}
+    betraying: dict[str, list[tuple[str, str]]] = {}
     for phrase in phrases:
-        words = phrase.removesuffix("$").split()
-        if words:
-            joined = r"""[\s*_"'`]+""".join(map(re.escape, words))
-            alternatives.append(joined + (r"(?!\w)" if phrase.endswith("$") else ""))
+        name, defined, words = phrase.partition("=")
+        if phrase.startswith("@") and defined:
+            names[name.strip()] = _expand(words.strip(), names)
+            continue
+        for first, rest in _sources(phrase.removeprefix("!"), names):
+            if phrase.startswith("!"):
+                innocent.setdefault(first, []).append(rest)
+            else:
+                betraying.setdefault(first, []).append((rest, phrase))
     # not \b: a phrase may begin with something that is no letter, such as a tag's bracket
-    return re.compile(rf"(?<!\w)(?:{'|'.join(alternatives)})", re.IGNORECASE) if alternatives else None
+    order = list(dict.fromkeys([*innocent, *betraying]))
+    parts = [
+        rf"{re.escape(first)}(?<!\w{re.escape(first)})(?:"
+        + "|".join([*innocent.get(first, ()), *(f"({rest})" for rest, _ in betraying.get(first, ()))])
+        + ")"
+        for first in order
+    ]
+    rules = tuple(phrase for first in order for _, phrase in betraying.get(first, ()))
+    return (re.compile("|".join(parts)) if rules else None), rules
+
+
+def _sources(phrase: str, names: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Every letter that a phrase may begin with, and the source of a pattern, without groups, for what follows.
+
+    Raises ValueError for a phrase that begins with a gap.
+    """
+    words = phrase.lower().removesuffix("$").split()
+    if not words:
+        return
+    if words[0] == "~":
+        raise ValueError(f"betraying_phrases: {phrase!r} begins with '~', which stands between words")
+    parts = []
+    for word in words[1:]:
+        if word == "~":
+            parts.append(_GAP)
+            continue
+        choices = "|".join(map(re.escape, _expand(word, names).split("|")))
+        parts.append(_BETWEEN + (f"(?:{choices})" if "|" in choices else choices))
+    tail = "".join(parts) + (r"(?!\w)" if phrase.endswith("$") else r"\w*")
+    by_letter: dict[str, list[str]] = {}
+    for choice in _expand(words[0], names).split("|"):
+        by_letter.setdefault(choice[0], []).append(re.escape(choice[1:]))
+    for letter, rests in by_letter.items():
+        yield letter, (rests[0] if len(rests) == 1 else f"(?:{'|'.join(rests)})") + tail
+
+
+def _expand(word: str, names: dict[str, str]) -> str:
+    """Words with the named ones written out. Raises ValueError for a name that no rule before it gives."""
+    choices = word.lower().split("|")
+    unknown = [each for each in choices if each.startswith("@") and each not in names]
+    if unknown:
+        raise ValueError(f"betraying_phrases: {unknown[0]} is not defined above; write '{unknown[0]} = word|word'")
+    return "|".join(names.get(each, each) for each in choices)

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG, coloured by the page's style sheet."""
+"""Line charts and histograms as inline SVG, coloured by the page's style sheet."""
 
 from __future__ import annotations
 
@@ -58,17 +58,79 @@ def line_chart(series: Sequence[Series], x_label: str, title: str, scale: Scale 
     if not points:
         return Markup("")
     x_axis, y_axis = _horizontal([x for x, _ in points]), _vertical([y for _, y in points], scale)
+    lines = [_line(item, x_axis, y_axis) for item in clean if item.points]
+    return _chart(x_axis, y_axis, x_label, title, lines)
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts ``(bins,)`` between ``edges`` ``(bins + 1,)``, all of one width, of ``n`` values."""
+
+    label: str
+    edges: Sequence[float]
+    counts: Sequence[int]
+    n: int
+    style: str
+
+    @property
+    def width(self) -> float:
+        """Width of a bin."""
+        return self.edges[1] - self.edges[0]
+
+
+def histogram_chart(
+    found: Sequence[Histogram], x_label: str, title: str, bands: Sequence[tuple[str, float, float]] = ()
+) -> Markup:
+    """SVG of histograms over each other, as percent of their values in bins of the widest one's width.
+
+    ``bands`` (label, low, high) are marked where they lie on the axis; empty markup without values.
+    """
+    found = [item for item in found if item.n and item.counts]
+    if not found:
+        return Markup("")
+    widest = max(item.width for item in found)
+    heights = [[100 * count / item.n * widest / item.width for count in item.counts] for item in found]
+    x_axis = _horizontal([item.edges[-1] for item in found])
+    y_axis = _vertical([0.0, *(max(each) for each in heights)], "zero")
+    drawn = [_band(x_axis, *band) for band in bands]
+    drawn += [_steps(item, each, x_axis, y_axis) for item, each in zip(found, heights, strict=True)]
+    return _chart(x_axis, y_axis, x_label, title, drawn, " %")
+
+
+def _chart(x_axis: _Axis, y_axis: _Axis, x_label: str, title: str, drawn: Sequence[Markup], unit: str = "") -> Markup:
+    """The frame around what is drawn: grid, labels of both axes."""
     parts = [
         Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, title),
-        *(_grid_line(y_axis(tick), tick) for tick in y_axis.ticks),
+        *(_grid_line(y_axis(tick), tick, unit) for tick in y_axis.ticks),
         *(_x_tick(x_axis(tick), tick) for tick in x_axis.ticks),
         Markup('<text class="axis" x="{}" y="{}" text-anchor="end">{}</text>').format(
             WIDTH - RIGHT, HEIGHT - 3, x_label
         ),
-        *(_line(item, x_axis, y_axis) for item in clean if item.points),
+        *drawn,
         Markup("</svg>"),
     ]
     return Markup("").join(parts)
+
+
+def _band(x_axis: _Axis, label: str, low: float, high: float) -> Markup:
+    """A shaded part of the axis; nothing where it lies outside."""
+    start, end = max(low, x_axis.start), min(high, x_axis.end)
+    if start >= end:
+        return Markup("")
+    return Markup(
+        '<rect class="band" x="{:.1f}" y="{}" width="{:.1f}" height="{}"><title>{} {:g} to {:g}</title></rect>'
+    ).format(x_axis(start), TOP, x_axis(end) - x_axis(start), HEIGHT - TOP - BOTTOM, label, low, high)
+
+
+def _steps(item: Histogram, heights: Sequence[float], x_axis: _Axis, y_axis: _Axis) -> Markup:
+    ground = y_axis(0)
+    path = [f"M{x_axis(item.edges[0]):.1f},{ground:.1f}"]
+    for left, right, height in zip(item.edges, item.edges[1:], heights, strict=False):
+        path.append(f"L{x_axis(left):.1f},{y_axis(height):.1f}L{x_axis(right):.1f},{y_axis(height):.1f}")
+    path.append(f"L{x_axis(item.edges[-1]):.1f},{ground:.1f}Z")
+    return Markup('<path class="line area {}" d="{}"><title>{}</title></path>').format(
+        item.style, "".join(path), item.label
+    )
 
 
 def _finite(points: Sequence[Point]) -> list[Point]:
@@ -111,11 +173,11 @@ def nice_ticks(start: float, end: float, count: int) -> tuple[float, ...]:
     return tuple(round(n * step, 12) for n in range(first, math.floor(end / step + 1e-9) + 1))
 
 
-def _grid_line(y: float, value: float) -> Markup:
+def _grid_line(y: float, value: float, unit: str = "") -> Markup:
     return Markup(
         '<line class="grid" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>'
         '<text class="axis" x="{}" y="{:.1f}" text-anchor="end">{}</text>'
-    ).format(LEFT, WIDTH - RIGHT, LEFT - 6, y + 3.5, _short(value), y=y)
+    ).format(LEFT, WIDTH - RIGHT, LEFT - 6, y + 3.5, _short(value) + unit, y=y)
 
 
 def _x_tick(x: float, value: float) -> Markup:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from markupsafe import Markup, escape
 
 from src.benchmarks.choice import Verdict
 from src.benchmarks.exact import saved_response
-from src.prompts.betrayal import betraying_phrases
+from src.prompts.betrayal import betraying_spans
 from src.prompts.texts import Prompts
 from src.report.evidence import Evidence, SystemEvidence
 from src.report.spectrogram import read_sound, spectrogram_uri
@@ -111,13 +110,8 @@ def _reply(evidence: Evidence, system: SystemEvidence, split: str, key: int, is_
 
 def mark_betrayals(text: str, prompts: Prompts) -> Markup:
     """Text for HTML with the words by which it betrays a reader in ``mark`` elements."""
-    phrases = [
-        re.escape(phrase.removesuffix("$")).replace(r"\ ", r"\W+") for phrase in betraying_phrases(text, prompts)
-    ]
-    if not phrases:
-        return Markup(escape(text))
-    parts = re.split(rf"(?<!\w)((?:{'|'.join(phrases)})\w*)", text, flags=re.IGNORECASE)
-    marked = (
-        Markup("<mark>{}</mark>").format(part) if place % 2 else escape(part) for place, part in enumerate(parts)
-    )
-    return Markup("").join(marked)
+    parts, end = [], 0
+    for span in betraying_spans(text, prompts):
+        parts += [escape(text[end : span.start]), Markup("<mark>{}</mark>").format(text[span.start : span.end])]
+        end = span.end
+    return Markup("").join([*parts, escape(text[end:])])

@@ -50,9 +50,13 @@ def read_sound(audio: dict[str, Any], where: str) -> Sound:
     return Sound(data, _media_type(data), samples.mean(axis=1), rate)
 
 
-def spectrogram_uri(sound: Sound) -> str:
-    """Spectrogram as a PNG data URI, ``HEIGHT`` high, one column for each ``HOP_SECONDS``, low notes below."""
-    levels = log_spectrum(sound.samples, sound.rate)
+def spectrogram_uri(sound: Sound, most_columns: int | None = None) -> str:
+    """Spectrogram as a PNG data URI, ``HEIGHT`` high, low notes below.
+
+    A column for each ``HOP_SECONDS``, or for a longer time where there would be more than ``most_columns``.
+    """
+    hop_seconds = HOP_SECONDS if most_columns is None else max(HOP_SECONDS, sound.seconds / most_columns)
+    levels = log_spectrum(sound.samples, sound.rate, hop_seconds)
     indexed = Image.fromarray((levels * 255).astype(np.uint8), mode="L").convert("P")
     indexed.putpalette(_palette())
     buffer = io.BytesIO()
@@ -60,9 +64,9 @@ def spectrogram_uri(sound: Sound) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def log_spectrum(samples: NDArray[np.float32], rate: int) -> NDArray[np.float64]:
+def log_spectrum(samples: NDArray[np.float32], rate: int, hop_seconds: float = HOP_SECONDS) -> NDArray[np.float64]:
     """Levels in [0, 1] of shape ``(HEIGHT, columns)``: 1 is the loudest point, 0 is ``RANGE_DB`` below it or less."""
-    hop = max(1, round(rate * HOP_SECONDS))
+    hop = max(1, round(rate * hop_seconds))
     padded = np.pad(samples.astype(np.float64), (WINDOW // 2, WINDOW // 2 + hop))
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::hop] * np.hanning(WINDOW)
     power = np.abs(np.fft.rfft(frames, axis=1)).T ** 2

@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from src.prompts.betrayal import betraying_phrases, betrays
+from src.prompts.betrayal import betraying_phrases, betraying_spans, betrays
 from src.prompts.texts import load_prompts
+from tests.prompts.sentences import BETRAYING, INNOCENT
 
 
 def phrases(*texts: str) -> SimpleNamespace:
@@ -72,3 +73,47 @@ def test_the_miniature_worlds_two_voices_are_told_apart() -> None:
         voiced = respond(scene, question, rng)
         assert betrays(voiced.reader, prompts)
         assert not betrays(voiced.listener, prompts)
+
+
+@pytest.mark.parametrize("sentence", BETRAYING)
+def test_a_readers_sentences_betray(sentence: str) -> None:
+    assert betrays(sentence, load_prompts("full"))
+    assert betrays(f"Okay, let me think. {sentence.upper()} So that is it.", load_prompts("full"))
+
+
+@pytest.mark.parametrize("sentence", INNOCENT)
+def test_what_is_heard_known_or_asked_for_does_not_betray(sentence: str) -> None:
+    assert betraying_spans(f"Okay, let me think. {sentence} So that is it.", load_prompts("full")) == []
+
+
+def test_alternatives_gaps_and_names() -> None:
+    rules = phrases("@doc = text|note", "the @doc|label ~ says|tells$")
+    for text in ("The text says", "the LABEL of it tells", "the note, says", "the note says more"):
+        assert betrays(text, rules) is (text != "the note, says"), text
+    for text in ("the text of it there says", "the text saysx", "label says", "the @doc says"):
+        assert not betrays(text, rules), text
+
+
+def test_innocent_places_do_not_count() -> None:
+    rules = phrases("!speaker|singer ~ mention", "!mentioned by the speaker$", "mention", "description")
+    assert not betrays("The speaker also mentions it, mentioned by the speaker.", rules)
+    assert betraying_phrases("The speaker mentions what the description mentions.", rules) == [
+        "description",
+        "mention",
+    ]
+    assert betrays("mentioned by the speakerphone", rules)
+
+
+def test_places_are_those_of_the_text() -> None:
+    text = "İİ STRASSE: The  **Description** lists, it's listed."
+    spans = betraying_spans(text, phrases("the description", "listed$"))
+    assert [(text[span.start : span.end], span.words) for span in spans] == [
+        ("The  **Description", "the description"), ("listed", "listed"),
+    ]  # fmt: skip
+
+
+def test_rules_that_cannot_be_read_are_refused() -> None:
+    with pytest.raises(ValueError, match="@voice is not defined above"):
+        betrays("x", phrases("@voice mentions"))
+    with pytest.raises(ValueError, match="begins with '~'"):
+        betrays("x", phrases("~ mentions"))

@@ -6,6 +6,7 @@ import pytest
 
 from src.common.errors import ConfigError, UserError
 from src.prompts import Prompts, load_prompts
+from src.prompts.betrayal import betraying_phrases
 
 
 @pytest.mark.parametrize("name", ["full", "mini"])
@@ -28,10 +29,8 @@ def test_worked_pairs_follow_their_own_rules() -> None:
         assert pair.original.count("\n\n") == pair.rewritten.count("\n\n"), pair.title
         assert 0.8 < len(pair.rewritten) / len(pair.original) < 1.25, pair.title
         assert pair.original[-20:] == pair.rewritten[-20:], pair.title  # what was cut stays cut
-        rewritten = pair.rewritten.lower()
-        betraying = [phrase for phrase in prompts.betraying_phrases if phrase in rewritten]
-        assert not betraying, pair.title
-        assert any(phrase in pair.original.lower() for phrase in prompts.betraying_phrases), pair.title
+        assert not betraying_phrases(pair.rewritten, prompts), pair.title
+        assert betraying_phrases(pair.original, prompts), pair.title
 
 
 def test_single_texts_can_be_replaced_and_change_the_digest() -> None:

@@ -1,0 +1,1 @@
+"""What a corpus holds, in numbers and examples: rows, lengths, prompts' variety, responses."""

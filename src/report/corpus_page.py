@@ -1,0 +1,185 @@
+"""One page over corpora: rows, lengths, prompts' variety, responses before and after rephrasing, samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from src.benchmarks.intervals import Interval, wilson
+from src.common.run_record import write_text
+from src.prompts.texts import load_prompts
+from src.report.charts import Histogram, histogram_chart
+from src.report.corpus_samples import Room, sample_card
+from src.report.corpus_words import mark_words
+from src.report.templating import inline, page_environment
+
+Findings = Mapping[str, Any]
+STYLES = 8
+PARTS = ("thoughts", "answer", "response")
+MOST_PHRASES = 12
+
+
+def write_corpus_page(findings: Findings, out: Path, audio_mb: float = 40.0) -> None:
+    """Write the page over what was measured (see ``src.corpus.survey``), whole or not at all.
+
+    Clips are embedded while they fit into ``audio_mb`` megabytes; the page says which were left out.
+    """
+    room = Room(int(audio_mb * 1e6))
+    corpora = [_section(corpus, room) for corpus in findings["corpora"]]
+    names = [corpus["name"] for corpus in findings["corpora"]]
+    page = (
+        page_environment()
+        .get_template("corpora.html.j2")
+        .render(
+            title=names[0] if len(names) == 1 else f"{len(names)} corpora",
+            corpora=corpora,
+            groups=_groups(findings["corpora"]),
+            written_at=findings["written_at"],
+            limit=findings["limit"],
+            seed=findings["seed"],
+            css=inline("report.css") + inline("curves.css") + inline("corpora.css"),
+            script=inline("report.js"),
+        )
+    )
+    write_text(out, page)
+
+
+def _groups(corpora: Sequence[Findings]) -> list[dict[str, Any]]:
+    """Rows and hours of every group, and of all."""
+    lines: dict[str, dict[str, Any]] = {}
+    for corpus in corpora:
+        for title in (corpus["group"], "all"):
+            line = lines.setdefault(title, {"title": title, "corpora": 0, "rows": 0, "hours": None})
+            line["corpora"] += 1
+            line["rows"] += corpus["raw"]["rows"]
+            if corpus["raw"]["hours"] is not None:
+                line["hours"] = (line["hours"] or 0.0) + corpus["raw"]["hours"]
+    return [*(line for title, line in lines.items() if title != "all"), lines["all"]]
+
+
+def _section(corpus: Findings, room: Room) -> dict[str, Any]:
+    raw, sets = corpus["raw"], corpus["responses"]
+    styles = {numbers["folder"]: f"run{place % STYLES}" for place, numbers in enumerate(sets, start=1)}
+    pair = [numbers for name in corpus["pair"] or () for numbers in sets if numbers["folder"] == name]
+    return {
+        "corpus": corpus,
+        "anchor": f"corpus-{corpus['name']}",
+        "levels": _levels(raw),
+        "left_out": {stage: reasons for stage, reasons in raw["left_out"].items() if reasons},
+        "charts": [chart for chart in _charts(corpus, styles) if chart["svg"]],
+        "sets": [_set_row(numbers, styles[numbers["folder"]]) for numbers in sets],
+        "phrases": _phrases(pair),
+        "examples": _examples(corpus["examples"]),
+        "before_after": [_rates(numbers) for numbers in pair],
+        "samples": [sample_card(sample, load_prompts(_prompt_set(sets)), room) for sample in corpus["samples"]],
+    }
+
+
+def _prompt_set(sets: Sequence[Findings]) -> str:
+    return str(sets[0]["prompt_set"]) if sets else "full"
+
+
+def _levels(raw: Findings) -> list[dict[str, Any]]:
+    return [
+        {"title": level["title"], "split": split, **part}
+        for level in raw["levels"]
+        for split, part in level["splits"].items()
+    ]
+
+
+def _charts(corpus: Findings, styles: Mapping[str, str]) -> list[dict[str, Any]]:
+    raw, prompts, sets = corpus["raw"], corpus["prompts"], corpus["responses"]
+    told = raw["descriptions"]
+    charts = [_chart("Clips", "seconds", [("clips", raw["durations"], "run0")])]
+    if told:
+        what = "Questions" if told["column"] == "question" else "Descriptions"
+        charts.append(_chart(what, "characters", [(what.lower(), told["characters"], "run0")]))
+    if prompts and prompts.get("words"):
+        charts.append(_chart("Prompts", "words", [("prompts", prompts["words"], "run0")]))
+    for unit in ("tokens", "words"):
+        found = [numbers for numbers in sets if numbers["unit"] == unit]
+        bands = {(each["title"], each["low"], each["high"]): None for numbers in found for each in numbers["windows"]}
+        series = [(numbers["folder"], numbers["lengths"], styles[numbers["folder"]]) for numbers in found]
+        charts.append(_chart("Responses, thoughts and answer", unit, series, list(bands)))
+    for part in ("thoughts", "answer"):
+        title = "Thoughts" if part == "thoughts" else "Answers"
+        series = [(numbers["folder"], numbers[f"{part}_words"], styles[numbers["folder"]]) for numbers in sets]
+        charts.append(_chart(title, "words", series))
+    return charts
+
+
+def _chart(
+    title: str,
+    unit: str,
+    series: Sequence[tuple[str, Findings | None, str]],
+    bands: Sequence[tuple[str, float, float]] = (),
+) -> dict[str, Any]:
+    held = [(label, numbers, style) for label, numbers, style in series if numbers]
+    drawn = [Histogram(label, found["edges"], found["counts"], found["n"], style) for label, found, style in held]
+    return {
+        "title": title,
+        "unit": unit,
+        "svg": histogram_chart(drawn, unit, f"{title}: {unit}", bands),
+        "series": [{"label": label, "style": style, **found} for label, found, style in held],
+        "bands": [{"title": label, "low": low, "high": high} for label, low, high in bands],
+    }
+
+
+def _set_row(numbers: Findings, style: str) -> dict[str, Any]:
+    ok = numbers["status"].get("ok", numbers["rows"] if not numbers["status"] else 0)
+    lengths = numbers["lengths"]
+    return {
+        "numbers": numbers,
+        "style": style,
+        "kind": _kind(numbers),
+        "ok": wilson(ok, numbers["rows"]),
+        "failed": {status: count for status, count in numbers["status"].items() if status != "ok"},
+        "cut": numbers["finish_reason"].get("length", 0),
+        "windows": [{**each, "share": each["inside"] / lengths["n"]} for each in numbers["windows"] if lengths],
+        "filter": _filter_rows(numbers["filter"]),
+        "rates": _rates(numbers)["rates"],
+        "checker": [{**each, "share": _share(each["betraying"], each["checked"])} for each in numbers["checker"]],
+    }
+
+
+def _kind(numbers: Findings) -> str:
+    return "rephrased" * numbers["rephrased"] + " and checked" * (numbers["rephrased"] and numbers["checked"]) or (
+        "checked" if numbers["checked"] else "as generated"
+    )
+
+
+def _filter_rows(counts: Findings | None) -> list[dict[str, Any]]:
+    return [{"split": split, **part} for split, part in (counts or {}).items()]
+
+
+def _rates(numbers: Findings) -> dict[str, Any]:
+    found = numbers["rates"]
+    return {
+        "title": _kind(numbers),
+        "folder": numbers["folder"],
+        "rates": {part: _share(found[part]["betraying"], found[part]["n"]) for part in PARTS},
+    }
+
+
+def _share(count: int, n: int) -> Interval:
+    return wilson(count, n)
+
+
+def _phrases(pair: Sequence[Findings]) -> list[dict[str, Any]]:
+    """Texts that hold each phrase, before and after, most frequent first; nothing without a pair."""
+    if len(pair) != 2:
+        return []
+    tables = [{phrase["words"]: phrase for phrase in numbers["phrases"]} for numbers in pair]
+    words = dict.fromkeys([phrase["words"] for numbers in pair for phrase in numbers["phrases"][:MOST_PHRASES]])
+    nothing = {"thoughts": 0, "answer": 0}
+    return [{"words": each, "before": tables[0].get(each, nothing), "after": tables[1].get(each, nothing)}
+            for each in words]  # fmt: skip
+
+
+def _examples(found: Findings | None) -> dict[str, list[dict[str, Any]]]:
+    return {
+        side: [{**each, **{when: mark_words(each[when], each["words"]) for when in ("before", "after")}}
+               for each in pairs]
+        for side, pairs in (found or {}).items()
+    }  # fmt: skip
