@@ -9,7 +9,6 @@ A run that was stopped goes on where it stopped.
 """
 
 import argparse
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import run_cli
-from src.corpus.stages.response_settings import ResponseSettings, add_arguments
+from src.corpus.stages.response_settings import ResponseSettings, add_arguments, read_arguments
 
 
 def main() -> None:
@@ -25,13 +24,12 @@ def main() -> None:
     parser.add_argument("--dataset", nargs="+", required=True, metavar="NAME", help="corpora, one after the other")
     parser.add_argument("--fresh", action="store_true", help="discard earlier results of these sets")
     add_arguments(parser)
-    arguments = vars(parser.parse_args())
-    names = {field.name for field in dataclasses.fields(ResponseSettings)}
-    settings = ResponseSettings(**{name: value for name, value in arguments.items() if name in names})
+    arguments = parser.parse_args()
+    settings = read_arguments(arguments, ResponseSettings)
 
     from src.corpus.stages.responses import generate_responses  # vLLM and torch, not needed for --help
 
-    summary = generate_responses(arguments["dataset"], settings, fresh=arguments["fresh"])
+    summary = generate_responses(arguments.dataset, settings, fresh=arguments.fresh)
     print(json.dumps(summary, indent=2))
 
 

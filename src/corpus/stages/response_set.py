@@ -6,9 +6,10 @@ import itertools
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from src.common.run_record import write_run_record
 from src.corpus.stages.response_job import Row
@@ -17,6 +18,27 @@ from src.prompts.texts import Prompts
 from src.prompts.thoughts import split_response
 
 _BATCH = 1000
+RowT = TypeVar("RowT")
+RowIn = TypeVar("RowIn", contravariant=True)
+Entry = Mapping[str, str | int]
+
+
+class Statistics(Protocol[RowIn]):
+    """Counts over the rows of a set while they pass."""
+
+    def add(self, row: RowIn) -> None:
+        """Count one row."""
+
+    def result(self) -> dict[str, Any]:
+        """The counts, as they are kept in ``run.json``."""
+
+
+@dataclass(frozen=True)
+class SetLayout(Generic[RowT]):
+    """Columns of a response set with their types (``str`` or ``int``), and a row's values of them."""
+
+    columns: Mapping[str, type]
+    entry: Callable[[RowT], Entry]
 
 
 class ResponseStatistics:
@@ -62,26 +84,25 @@ class ResponseStatistics:
 
 def write_response_set(
     folder: Path,
-    splits: Mapping[str, Iterable[Row]],
-    prompts: Prompts,
+    splits: Mapping[str, Iterable[RowT]],
+    layout: SetLayout[RowT],
+    statistics: Statistics[RowT],
     config: Mapping[str, Any],
+    **record: Any,
 ) -> dict[str, Any]:
     """Write the rows of all ``splits`` below ``folder`` and ``run.json`` beside them; returns the statistics.
 
-    Columns: the published ones (``dataset_index``, ``audio_description``, ``prompt``, ``llm_answer_with_context``,
-    ``llm_answer_no_context``, empty for audio corpora) and ``status``, ``num_tokens``, ``finish_reason`` (of the
-    generation: ``length`` for a cut response) and ``attempts``. Rows stream through: memory does not grow with them.
-    A set that was there is replaced when the new one is complete.
+    Rows stream through: memory does not grow with them. A set that was there is replaced when the new one is
+    complete. ``record`` goes into ``run.json`` beside ``config``.
     """
     from datasets import Dataset, DatasetDict
 
-    statistics = ResponseStatistics(prompts)
     scratch = folder / ".writing"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     streams = {}
     for split, rows in splits.items():
-        _write_stream(scratch / f"{split}.arrow", rows, statistics)
+        _write_stream(scratch / f"{split}.arrow", rows, layout, statistics)
         streams[split] = Dataset.from_file(str(scratch / f"{split}.arrow"))
     DatasetDict(streams).save_to_disk(str(scratch / "set"))
     del streams
@@ -92,49 +113,36 @@ def write_response_set(
     (scratch / "set" / "dataset_dict.json").replace(folder / "dataset_dict.json")
     shutil.rmtree(scratch)
     result = statistics.result()
-    write_run_record(folder, config, prompts_digest=prompts.digest(), result=result)
+    write_run_record(folder, config, **record, result=result)
     return result
 
 
-def stored_result(folder: Path, config: Mapping[str, Any], prompts: Prompts) -> dict[str, Any] | None:
+def stored_result(folder: Path, config: Mapping[str, Any], **record: Any) -> dict[str, Any] | None:
     """Statistics of the set in ``folder`` if it is complete and was made with this configuration, else None."""
     record_path = folder / "run.json"
     if not record_path.is_file() or not (folder / "dataset_dict.json").is_file():
         return None
-    record: dict[str, Any] = json.loads(record_path.read_text(encoding="utf-8"))
-    same = record.get("config") == json.loads(json.dumps(config)) and record.get("prompts_digest") == prompts.digest()
-    return record.get("result") if same else None
+    written: dict[str, Any] = json.loads(record_path.read_text(encoding="utf-8"))
+    wanted = json.loads(json.dumps({"config": config, **record}))
+    return written.get("result") if all(written.get(key) == value for key, value in wanted.items()) else None
 
 
-def _write_stream(path: Path, rows: Iterable[Row], statistics: ResponseStatistics) -> None:
+def _write_stream(path: Path, rows: Iterable[RowT], layout: SetLayout[RowT], statistics: Statistics[RowT]) -> None:
     import pyarrow as pa
 
-    text, number = pa.string(), pa.int64()
-    schema = pa.schema(
-        {
-            "dataset_index": number,
-            "audio_description": text,
-            "prompt": text,
-            "llm_answer_with_context": text,
-            "llm_answer_no_context": text,
-            "status": text,
-            "num_tokens": number,
-            "finish_reason": text,
-            "attempts": number,
-        }
-    )
+    schema = pa.schema({name: pa.int64() if kind is int else pa.string() for name, kind in layout.columns.items()})
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for batch in _batches(rows):
             for row in batch:
                 statistics.add(row)
-            writer.write_batch(pa.RecordBatch.from_pylist([_entry(row) for row in batch], schema=schema))
+            writer.write_batch(pa.RecordBatch.from_pylist([dict(layout.entry(row)) for row in batch], schema=schema))
 
 
-def _entry(row: Row) -> dict[str, Any]:
+def _entry(row: Row) -> Entry:
     return {
         "dataset_index": row.dataset_index,
-        "audio_description": row.description,
-        "prompt": row.prompt,
+        "audio_description": row.texts[0],
+        "prompt": row.texts[1],
         "llm_answer_with_context": row.text,
         "llm_answer_no_context": "",
         "status": row.status,
@@ -144,7 +152,27 @@ def _entry(row: Row) -> dict[str, Any]:
     }
 
 
-def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+RESPONSES: SetLayout[Row] = SetLayout(
+    {
+        "dataset_index": int,
+        "audio_description": str,
+        "prompt": str,
+        "llm_answer_with_context": str,
+        "llm_answer_no_context": str,
+        "status": str,
+        "num_tokens": int,
+        "finish_reason": str,
+        "attempts": int,
+    },
+    _entry,
+)
+"""The published columns (``llm_answer_no_context`` is empty for audio corpora), and how the response came about.
+
+``finish_reason`` is that of the generation: ``length`` for a cut response.
+"""
+
+
+def _batches(rows: Iterable[RowT]) -> Iterator[list[RowT]]:
     iterator = iter(rows)
     while batch := list(itertools.islice(iterator, _BATCH)):
         yield batch

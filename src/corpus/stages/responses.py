@@ -20,10 +20,11 @@ from src.common.naming import model_short_name
 from src.common.paths import prompts_dir, responses_dir
 from src.corpus.stages.answer_filter import filter_by_answer
 from src.corpus.stages.response_job import JobSpec, ResponseJob, StageName
-from src.corpus.stages.response_set import stored_result, write_response_set
+from src.corpus.stages.response_set import RESPONSES, ResponseStatistics, stored_result, write_response_set
 from src.corpus.stages.response_settings import ResponseSettings, SetNames
 from src.corpus.stages.text_engine import EnginePool, TextEngine, llm_mark, run_tasks
 from src.dataset.tables import native_splits
+from src.prompts.layouts import self_generation_messages
 from src.prompts.texts import Prompts, load_prompts
 
 if TYPE_CHECKING:  # torch behind it: a finished run and a mistake are answered without it
@@ -87,7 +88,10 @@ class _Run:
         spec = JobSpec(
             dataset=dataset,
             split="",
-            prompts_folder=prompts_dir(dataset),
+            table_folder=prompts_dir(dataset),
+            texts=("audio_description", "prompt"),
+            messages=lambda description, prompt: self_generation_messages(self.prompts, description, prompt),
+            mend="make the prompts again with create_prompts_offline.py",
             folders={stage: final for stage, used in stages.items() if used},
             first_folder=responses_dir(self.model, names.plain),
             marks=self.marks,
@@ -148,9 +152,12 @@ class _Run:
         summary = {}
         for name, splits in sets.items():
             folder = responses_dir(self.model, name)
-            result = stored_result(folder, config, self.prompts)
+            mark = {"prompts_digest": self.prompts.digest()}
+            result = stored_result(folder, config, **mark)
             if result is None:
-                result = write_response_set(folder, splits, self.prompts, config)
+                result = write_response_set(
+                    folder, splits, RESPONSES, ResponseStatistics(self.prompts), config, **mark
+                )
             summary[name] = {**result, "filter": filter_by_answer(dataset, name, self.settings.length_limits)}
             _log.info(
                 "%s: %d rows, %d sound, betraying %s", folder, result["rows"], result["ok"], result["betraying"]

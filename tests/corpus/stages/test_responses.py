@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict, load_from_disk
 
 from src.common.errors import UserError
 from src.common.paths import prompts_dir, responses_dir
-from src.corpus.stages import response_job, responses
+from src.corpus.stages import responses
 from src.corpus.stages.response_job import says_yes
 from src.corpus.stages.response_settings import ResponseSettings, SetNames
 from src.corpus.stages.responses import generate_responses
@@ -152,7 +152,7 @@ def test_a_run_killed_before_writing_the_sets_writes_them_next_time(
     shutil.rmtree(prompts_dir("mini"))
     (root / "new").rename(prompts_dir("mini"))
 
-    def killed(*arguments: object) -> None:
+    def killed(*arguments: object, **record: object) -> None:
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -249,9 +249,9 @@ def test_a_checker_sends_betraying_rows_back(root: Path) -> None:
 
 def test_requests_are_pulled_as_there_is_room(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    original = response_job.self_generation_messages
+    original = responses.self_generation_messages
     monkeypatch.setattr(
-        response_job, "self_generation_messages", lambda *a: (made.append(1), original(*a))[1], raising=True
+        responses, "self_generation_messages", lambda *a: (made.append(1), original(*a))[1], raising=True
     )
     with pytest.raises(Killed):
         run(FakeEngine(reader_and_listener, room=2, die_after=3))
