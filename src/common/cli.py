@@ -36,7 +36,7 @@ def run_cli(main: Callable[[], int | None]) -> NoReturn:
 def add_options(parser: argparse.ArgumentParser, settings: type[Any], about: Mapping[str, str]) -> None:
     """One option for every field of the dataclass ``settings``: ``max_tokens`` becomes ``--max-tokens``.
 
-    ``about`` explains each field; its default is added. Fields are numbers, texts or switches, or one of these or None.
+    ``about`` explains each field; its default is added. Fields are numbers, texts or switches, all of them optional.
     """
     hints = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):

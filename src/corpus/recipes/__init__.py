@@ -28,6 +28,14 @@ def instruction_base(name: str) -> str:
     return base
 
 
+def instruction_modes(raw_name: str) -> tuple[str, ...]:
+    """Ways in which an instruction set is trained on, by its name or its filtered one's; both for an unknown set."""
+    for name, entry in _table()[INSTRUCTION].items():
+        if raw_name in (name, entry["base"]):
+            return tuple(entry["modes"])
+    return ("WithContext", "NoContext")
+
+
 @functools.cache
 def groups() -> dict[str, tuple[str, ...]]:
     """Names of all corpora by group, in the order in which every stage goes through them; instruction sets last."""

@@ -35,7 +35,8 @@ class JobSpec:
     ``texts`` are two text columns of the table in ``table_folder``, and ``messages`` makes of a row's two texts what
     the language model is asked; ``mend`` says how to come by a table with these columns. ``folders`` gives the
     response folder of every stage's journal in use and ``marks`` the settings that its results depend on; a stage
-    that is absent from ``folders`` is off. ``first_name`` is the name of the first stage's journals and seeds.
+    that is absent from ``folders`` is off. ``prompts`` are those of rewriter and checker, ``first_name`` is the name
+    of the first stage's journals and seeds.
     """
 
     dataset: str
@@ -47,9 +48,9 @@ class JobSpec:
     folders: Mapping[StageName, Path]
     first_folder: Path
     marks: Mapping[StageName, Mapping[str, Any]]
-    prompts: Prompts
-    checker_system: str
     seed: int
+    prompts: Prompts | None = None
+    checker_system: str = ""
     limit: int | None = None
     first_name: str = "generate"
 
@@ -99,7 +100,7 @@ class ResponseJob:
         if key not in self._journals:
             plain = stage == "generate" and attempt == 0
             folder = self.spec.first_folder if plain else self.spec.folders[stage]
-            path = folder / "journal" / self.spec.split / f"{self._name(stage)}-{attempt}"
+            path = folder / "journal" / self.spec.split / f"{self.name_of(stage)}-{attempt}"
             self._journals[key] = Journal(path, self.keys, self.spec.marks[stage])
         return self._journals[key]
 
@@ -130,7 +131,7 @@ class ResponseJob:
     def _rephrase_tasks(self, attempt: int) -> Iterator[Task]:
         """Rewriting of the responses that this attempt generated."""
         source, journal = self.journal("generate", attempt), self.journal("rephrase", attempt)
-        prompts = self.spec.prompts
+        prompts = self._prompts
         for row in self._pending():
             if source.ok[row]:
                 text = source.read(row)["text"]
@@ -144,7 +145,7 @@ class ResponseJob:
         """The checker's look at the responses that came through the stages before."""
         source = self._last_text(attempt)
         journal = self.journal("check", attempt)
-        prompts = self.spec.prompts
+        prompts = self._prompts
         for row in self._pending():
             if self._sound(row, attempt):
                 text = source.read(row)["text"]
@@ -198,7 +199,13 @@ class ResponseJob:
         first, second = (entry[column] or "" for column in self.spec.texts)
         return first, second
 
-    def _name(self, stage: StageName) -> str:
+    @property
+    def _prompts(self) -> Prompts:
+        assert self.spec.prompts is not None, "a job that rewrites or checks has prompts"
+        return self.spec.prompts
+
+    def name_of(self, stage: StageName) -> str:
+        """A stage as it is called in journals and messages."""
         return self.spec.first_name if stage == "generate" else stage
 
     def _pending(self) -> Iterator[int]:
@@ -211,7 +218,7 @@ class ResponseJob:
         return bool(self.journal("generate", attempt).ok[row] and self._last_text(attempt).ok[row])
 
     def _seed(self, row: int, stage: StageName, attempt: int) -> int:
-        key = f"{self.spec.dataset}/{self.spec.split}/{self.keys[row]}/{self._name(stage)}/{attempt}"
+        key = f"{self.spec.dataset}/{self.spec.split}/{self.keys[row]}/{self.name_of(stage)}/{attempt}"
         return row_seed(self.spec.seed, key)
 
 

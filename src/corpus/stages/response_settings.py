@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from src.common.cli import add_options
 from src.common.errors import UserError
@@ -44,6 +44,17 @@ class AnswerSettings:
     def attempts(self) -> int:
         """Most attempts for a row."""
         return self.tries or 1
+
+    def sampling(self) -> dict[str, Any]:
+        """Options of ``Sampling`` for a first answer: cut at its limit, without a thinking budget."""
+        return {
+            "max_tokens": self.max_tokens,
+            "max_thinking_tokens": -1,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": self.top_k,
+            "greedy": self.temperature == 0,
+        }
 
 
 @dataclass(frozen=True)

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from src.common.errors import UserError
+from src.common.lock import empty_folder, held
 from src.common.log import get_logger
 from src.common.naming import model_short_name
 from src.common.paths import prompts_dir, responses_dir
 from src.corpus.stages.answer_filter import filter_by_answer
+from src.corpus.stages.attempts import run_attempts, run_stage
 from src.corpus.stages.response_job import JobSpec, ResponseJob, StageName
 from src.corpus.stages.response_set import RESPONSES, ResponseStatistics, stored_result, write_response_set
 from src.corpus.stages.response_settings import ResponseSettings, SetNames
-from src.corpus.stages.text_engine import EnginePool, TextEngine, llm_mark, run_tasks
+from src.corpus.stages.text_engine import EnginePool, TextEngine, llm_mark, start_vllm
 from src.dataset.tables import native_splits
 from src.prompts.layouts import self_generation_messages
 from src.prompts.texts import Prompts, load_prompts
-
-if TYPE_CHECKING:  # torch behind it: a finished run and a mistake are answered without it
-    from src.generation.requests import Sampling
 
 _log = get_logger(__name__)
 CHECKER_PROMPT = Path(__file__).resolve().parents[2] / "prompts" / "checker.md"
@@ -48,16 +46,24 @@ def generate_responses(
     Returns by response folder: statistics (see ``ResponseStatistics.result``) and ``filter``, the counts by split.
     Raises :class:`UserError` for missing prompts, or results that other settings made.
     """
-    pool = EnginePool(start_engine or functools.partial(_start_vllm, settings))
+    pool = EnginePool(start_engine or functools.partial(start_vllm, settings))
     # a checker needs an engine of its own: run it over all corpora at once, else finish them one by one
     groups = [list(datasets)] if settings.checker_llm else [[dataset] for dataset in datasets]
     summary: dict[str, dict[str, Any]] = {}
     try:
         for group in groups:
-            summary.update(_Run(group, settings, pool, fresh).run())
+            with held(folders_of(group, settings)):
+                summary.update(_Run(group, settings, pool, fresh).run())
     finally:
         pool.close()
     return summary
+
+
+def folders_of(datasets: Sequence[str], settings: ResponseSettings) -> list[Path]:
+    """Response folders that a run writes, each once."""
+    names = [SetNames.of(dataset, settings) for dataset in datasets]
+    written = dict.fromkeys(name for each in names for name in (each.plain, each.final))
+    return [responses_dir(model_short_name(settings.llm), name) for name in written]
 
 
 class _Run:
@@ -72,9 +78,8 @@ class _Run:
         self.marks = stage_marks(settings, self.prompts, self.checker_system)
         self.names = {dataset: SetNames.of(dataset, settings) for dataset in datasets}
         if fresh:
-            for names in self.names.values():
-                for name in {names.plain, names.final}:
-                    shutil.rmtree(responses_dir(self.model, name), ignore_errors=True)
+            for folder in folders_of(datasets, settings):
+                empty_folder(folder)
         self.jobs = {dataset: self._open_jobs(dataset) for dataset in datasets}
 
     def _open_jobs(self, dataset: str) -> list[ResponseJob]:
@@ -106,16 +111,14 @@ class _Run:
         """All attempts, then the sets of every corpus."""
         jobs = [job for corpus in self.jobs.values() for job in corpus]
         try:
-            for attempt in range(self.settings.attempts):
-                if self._attempt(jobs, attempt) == 0:
-                    break
+            run_attempts(jobs, self.settings.attempts, functools.partial(self._attempt, jobs))
             return {name: result for dataset in self.jobs for name, result in self._write(dataset).items()}
         finally:
             for job in jobs:
                 job.close()
 
-    def _attempt(self, jobs: Sequence[ResponseJob], attempt: int) -> int:
-        """One pass over the rows without a response; returns how many are left."""
+    def _attempt(self, jobs: Sequence[ResponseJob], attempt: int) -> None:
+        """One pass over the rows without a response."""
         for job in jobs:
             self._stage(job, "generate", attempt)
             if self.settings.rephrase:
@@ -123,20 +126,10 @@ class _Run:
         if self.settings.checker_llm is not None:  # last: it needs another engine
             for job in jobs:
                 self._stage(job, "check", attempt)
-        left = sum(job.settle(attempt) for job in jobs)
-        _log.info("attempt %d of %d: %d rows without a sound response", attempt + 1, self.settings.attempts, left)
-        return left
 
     def _stage(self, job: ResponseJob, stage: StageName, attempt: int) -> None:
-        def sampling() -> Sampling:
-            from src.generation.requests import Sampling
-
-            return Sampling(**sampling_options(self.settings, self.prompts, stage))
-
         llm = self.settings.checker_llm if stage == "check" and self.settings.checker_llm else self.settings.llm
-        label = f"{job.spec.dataset}/{job.spec.split}, attempt {attempt + 1}: {stage}"
-        engine = functools.partial(self.pool.get, llm)
-        run_tasks(label, engine, job.tasks(stage, attempt), sampling, job.finisher(stage, attempt))
+        run_stage(self.pool, llm, sampling_options(self.settings, self.prompts, stage), job, stage, attempt)
 
     def _write(self, dataset: str) -> dict[str, dict[str, Any]]:
         names, jobs = self.names[dataset], self.jobs[dataset]
@@ -167,16 +160,10 @@ class _Run:
 
 def sampling_options(settings: ResponseSettings, prompts: Prompts, stage: StageName) -> dict[str, Any]:
     """How a stage draws: self-generation is cut at its limit; the rewriter and the checker have a thinking budget."""
-    first = stage == "generate"
-    return {
-        "max_tokens": settings.max_tokens if first else settings.rephrase_max_tokens,
-        "max_thinking_tokens": -1 if first else settings.max_thinking_tokens,
-        "temperature": settings.temperature,
-        "top_p": settings.top_p,
-        "top_k": settings.top_k,
-        "greedy": settings.temperature == 0,
-        "budget_closing": prompts.budget_closing,
-    }
+    options = settings.sampling()
+    if stage != "generate":
+        options |= {"max_tokens": settings.rephrase_max_tokens, "max_thinking_tokens": settings.max_thinking_tokens}
+    return {**options, "budget_closing": prompts.budget_closing}
 
 
 def stage_marks(
@@ -214,12 +201,3 @@ def _read_checker_prompt(settings: ResponseSettings) -> str:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"checker prompt {path} cannot be read ({error}); give a text file") from error
-
-
-def _start_vllm(settings: ResponseSettings, llm: str) -> TextEngine:
-    from src.generation.vllm_core import EngineConfig, VllmEngine
-
-    return VllmEngine(
-        llm,
-        EngineConfig(max_model_len=settings.max_model_len, max_num_seqs=settings.max_num_seqs, seed=settings.seed),
-    )
