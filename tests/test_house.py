@@ -53,6 +53,7 @@ SURFACE = [
             "combined_dataset",
             "create_train_val_split",
             "dataset_statistics",
+            "filter_dataset",
             "generate_instruction_responses",
             "generate_responses",
             "merge_with_online_alarm_corpora",
