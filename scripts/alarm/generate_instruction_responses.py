@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import run_cli
+from src.corpus.stages.placement import Placement, add_placement
 from src.corpus.stages.response_settings import AnswerSettings, add_arguments, read_arguments
 
 MODES = ("WithContext", "NoContext")
@@ -29,12 +30,15 @@ def main() -> None:
     )
     parser.add_argument("--fresh", action="store_true", help="discard earlier results of these sets")
     add_arguments(parser, AnswerSettings)
+    add_placement(parser)
     arguments = parser.parse_args()
-    settings = read_arguments(arguments, AnswerSettings)
+    settings, placement = read_arguments(arguments, AnswerSettings), read_arguments(arguments, Placement)
 
     from src.corpus.stages.instructions import generate_instruction_responses  # not needed for --help
 
-    summary = generate_instruction_responses(arguments.dataset, settings, arguments.modes, fresh=arguments.fresh)
+    summary = generate_instruction_responses(
+        arguments.dataset, settings, arguments.modes, fresh=arguments.fresh, placement=placement
+    )
     print(json.dumps(summary, indent=2))
 
 

@@ -33,7 +33,7 @@ def run_cli(main: Callable[[], int | None]) -> NoReturn:
     sys.exit(code)
 
 
-def add_options(parser: argparse.ArgumentParser, settings: type[Any], about: Mapping[str, str]) -> None:
+def add_options(parser: argparse._ActionsContainer, settings: type[Any], about: Mapping[str, str]) -> None:
     """One option for every field of the dataclass ``settings``: ``max_tokens`` becomes ``--max-tokens``.
 
     ``about`` explains each field; its default is added. Fields are numbers, texts or switches, all of them optional.

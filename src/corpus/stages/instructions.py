@@ -22,10 +22,11 @@ from src.common.run_record import write_run_record
 from src.corpus.recipes import instruction_base, instruction_modes, instruction_sets
 from src.corpus.sets.subset import save_rows
 from src.corpus.stages.attempts import run_attempts, run_stage
+from src.corpus.stages.placement import Placement, start_text_engine
 from src.corpus.stages.response_job import JobSpec, ResponseJob, Row
 from src.corpus.stages.response_set import Entry, SetLayout, stored_result, write_response_set
 from src.corpus.stages.response_settings import AnswerSettings
-from src.corpus.stages.text_engine import EnginePool, TextEngine, llm_mark, start_vllm
+from src.corpus.stages.text_engine import EnginePool, TextEngine, llm_mark
 from src.dataset.tables import native_splits, open_split, read_keys
 from src.prompts.layouts import Messages
 
@@ -148,17 +149,19 @@ def generate_instruction_responses(
     modes: Sequence[str] | None = None,
     start_engine: Callable[[str], TextEngine] | None = None,
     fresh: bool = False,
+    placement: Placement | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Answer the questions of raw sets (columns ``question`` and ``context``), split by split.
 
     ``modes`` (``WithContext``, ``NoContext``) are those that the set is trained on unless given. Where
     ``raw/NAME_filtered`` is there, its rows of the answers are written as its response set too. Results are kept row
-    by row: a run that was killed goes on where it stopped. ``start_engine`` replaces vLLM in tests.
+    by row: a run that was killed goes on where it stopped. ``placement`` is where the engines run; ``start_engine``
+    replaces them in tests.
 
     Returns counts by response folder. Raises :class:`UserError` for a set that is missing or lacks columns, or
     results that other settings made.
     """
-    pool = EnginePool(start_engine or functools.partial(start_vllm, settings))
+    pool = EnginePool(start_engine or functools.partial(start_text_engine, settings, placement or Placement()))
     runs = {
         name: _Run(name, settings, tuple(modes or instruction_modes(name)), pool) for name in choose_sets(datasets)
     }

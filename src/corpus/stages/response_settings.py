@@ -11,7 +11,7 @@ from src.common.errors import UserError
 from src.common.naming import ResponseName, model_short_name
 from src.corpus.stages.answer_filter import LengthLimits, default_limits
 
-SettingsT = TypeVar("SettingsT", bound="AnswerSettings")
+SettingsT = TypeVar("SettingsT")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,8 @@ def add_arguments(parser: argparse.ArgumentParser, kind: type[AnswerSettings] = 
 
 def read_arguments(arguments: argparse.Namespace, kind: type[SettingsT]) -> SettingsT:
     """The settings that were given."""
-    return kind(**{field.name: getattr(arguments, field.name) for field in fields(kind)})  # type: ignore[arg-type]
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: getattr(arguments, name) for name in names})
 
 
 _HELP = {

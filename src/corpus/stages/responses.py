@@ -20,10 +20,11 @@ from src.common.naming import model_short_name
 from src.common.paths import prompts_dir, responses_dir
 from src.corpus.stages.answer_filter import filter_by_answer
 from src.corpus.stages.attempts import run_attempts, run_stage
+from src.corpus.stages.placement import Placement, start_text_engine
 from src.corpus.stages.response_job import JobSpec, ResponseJob, StageName
 from src.corpus.stages.response_set import RESPONSES, ResponseStatistics, stored_result, write_response_set
 from src.corpus.stages.response_settings import ResponseSettings, SetNames
-from src.corpus.stages.text_engine import EnginePool, TextEngine, llm_mark, start_vllm
+from src.corpus.stages.text_engine import EnginePool, TextEngine, llm_mark
 from src.dataset.tables import native_splits
 from src.prompts.layouts import self_generation_messages
 from src.prompts.texts import Prompts, load_prompts
@@ -37,16 +38,17 @@ def generate_responses(
     settings: ResponseSettings,
     start_engine: Callable[[str], TextEngine] | None = None,
     fresh: bool = False,
+    placement: Placement | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Make the response sets of ``datasets``, their statistics and filtered indexes.
 
     Results are kept row by row: a run that was killed goes on where it stopped, and a finished one starts no engine.
-    ``fresh`` discards what is there. ``start_engine`` replaces vLLM in tests.
+    ``fresh`` discards what is there. ``placement`` is where the engines run; ``start_engine`` replaces them in tests.
 
     Returns by response folder: statistics (see ``ResponseStatistics.result``) and ``filter``, the counts by split.
     Raises :class:`UserError` for missing prompts, or results that other settings made.
     """
-    pool = EnginePool(start_engine or functools.partial(start_vllm, settings))
+    pool = EnginePool(start_engine or functools.partial(start_text_engine, settings, placement or Placement()))
     # a checker needs an engine of its own: run it over all corpora at once, else finish them one by one
     groups = [list(datasets)] if settings.checker_llm else [[dataset] for dataset in datasets]
     summary: dict[str, dict[str, Any]] = {}

@@ -127,14 +127,6 @@ class EngineNeeds(Protocol):
         """Seed of the engine; rows have their own."""
 
 
-def start_vllm(needs: EngineNeeds, llm: str) -> TextEngine:
-    """vLLM in this process."""
-    from src.generation.vllm_core import EngineConfig, VllmEngine
-
-    config = EngineConfig(max_model_len=needs.max_model_len, max_num_seqs=needs.max_num_seqs, seed=needs.seed)
-    return VllmEngine(llm, config)
-
-
 def llm_mark(llm: str) -> str:
     """Short name of a language model; for a local folder also a checksum that changes with its weights."""
     folder = Path(llm)

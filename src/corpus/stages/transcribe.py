@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from src.common.paths import raw_dir
 from src.corpus.stages.text_engine import llm_mark
 from src.dataset.tables import open_split
 from src.generation.tables import RowRef, row_key
+from src.generation.work import Inbox, Ready, Tell, arriving
 
 _log = get_logger(__name__)
 RATE = 16000
@@ -71,13 +72,12 @@ class Whisper:
             raise UserError(f"speech recognition {settings.model!r} cannot be loaded ({reason}) (--model)") from error
         self._model = model.eval().to(self._device)
         self._batch_size = settings.batch_size
+        # a piece is one pass: from stamp to stamp, a stamp that does not advance would be heard for ever
+        self._once = {"force_unique_generate_call": True} if model.config.model_type == "whisper" else {}
         self._options = _language_options(model.generation_config, settings)
 
     def __call__(self, clips: Sequence[Waveform]) -> list[str]:
-        """Texts of clips of any rate and length; those beyond :data:`PIECE_SECONDS` are heard in pieces.
-
-        Whisper's own way with long clips, from time stamp to time stamp, has no end where a stamp does not advance.
-        """
+        """Texts of clips of any rate and length; those beyond :data:`PIECE_SECONDS` are heard in pieces."""
         pieces = [(place, piece) for place, clip in enumerate(clips) for piece in cut_pieces(_at_rate(clip))]
         texts: list[list[str]] = [[] for _ in clips]
         for start in range(0, len(pieces), self._batch_size):
@@ -94,7 +94,10 @@ class Whisper:
         inputs = inputs.to(self._device)
         with torch.inference_mode():
             tokens = self._model.generate(
-                inputs["input_features"].to(self._dtype), attention_mask=inputs["attention_mask"], **self._options
+                inputs["input_features"].to(self._dtype),
+                attention_mask=inputs["attention_mask"],
+                **self._options,
+                **self._once,
             )
         return [text.strip() for text in self._processor.batch_decode(tokens, skip_special_tokens=True)]
 
@@ -191,6 +194,16 @@ def hear_rows(clips: Clips, transcriber: Transcriber, batches: Iterable[Sequence
             yield from _hear(transcriber, good)
     finally:
         feed.close()
+
+
+def serve_clips(
+    name: str, settings: AsrSettings, start: Callable[[AsrSettings], Transcriber], inbox: Inbox, tell: Tell
+) -> None:
+    """Hear rows of ``raw/NAME`` from ``inbox`` until it ends, with a model of this worker's own."""
+    transcriber = start(settings)
+    tell(Ready(4 * settings.batch_size))
+    for heard in hear_rows(Clips(name), transcriber, arriving(inbox, settings.batch_size)):
+        tell(heard)
 
 
 def _load(clips: Clips, batch: Sequence[RowRef]) -> tuple[list[Heard], list[tuple[RowRef, Waveform]]]:

@@ -228,3 +228,28 @@ def test_one_clip_that_breaks_the_model_costs_its_row(data_root: Path) -> None:
     counts = filter_by_asr(NAME, SETTINGS, AsrLimits(max_wer=9), hearing)
     assert counts["train"]["dropped"] == {"unreadable": 1} and counts["train"]["kept"] == 3
     assert np.array_equal(load_from_disk(str(raw_dir(FILTERED)))["train"]["dataset_index"], [0, 2, 3])
+
+
+class SoftEar:
+    """Hears how many samples a clip has."""
+
+    def __init__(self, settings: AsrSettings) -> None:
+        self.settings = settings
+
+    def __call__(self, clips: Sequence[Waveform]) -> list[str]:
+        return [str(clip.samples.shape[-1]) for clip in clips]
+
+
+@pytest.mark.slow
+def test_two_workers_hear_the_same(data_root: Path) -> None:
+    from src.generation.local_workers import LocalWorkers
+
+    rows = make_questions(9)
+    rows[4]["audio"] = {"bytes": b"no audio", "path": "4.wav"}
+    save_questions(NAME, {"train": rows, "validation": make_questions(3, 100)})
+    refs = [("train", row) for row in range(9)] + [("validation", row) for row in range(3)]
+    settings = AsrSettings("org/ear", batch_size=2)
+    alone = {heard.key: heard for heard in Hearing(settings, SoftEar)(NAME, refs)}
+    shared = list(Hearing(settings, SoftEar, lambda service: LocalWorkers(service, 2))(NAME, refs))
+    assert len(shared) == len(refs) and {heard.key: heard for heard in shared} == alone
+    assert "4.wav" in str(alone["train/4"].error)
