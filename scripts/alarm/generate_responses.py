@@ -22,7 +22,9 @@ from src.corpus.stages.response_settings import ResponseSettings, add_arguments,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", nargs="+", required=True, metavar="NAME", help="corpora, one after the other")
+    parser.add_argument(
+        "--dataset", nargs="+", required=True, metavar="NAME", help="corpora, groups or all, one by one"
+    )
     parser.add_argument("--fresh", action="store_true", help="discard earlier results of these sets")
     add_arguments(parser)
     add_placement(parser)

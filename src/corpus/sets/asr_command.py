@@ -54,7 +54,7 @@ def filter_command(args: argparse.Namespace, show: Callable[[str], None]) -> int
 
 
 class Hearing:
-    """Hears rows with a model that is loaded when the first row asks for it: in this process, or in several workers."""
+    """Hears rows in this process or in several workers; a model is loaded when the first row asks for it."""
 
     def __init__(
         self,

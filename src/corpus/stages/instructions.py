@@ -139,7 +139,7 @@ def choose_sets(names: Sequence[str]) -> list[str]:
             )
         return found
     for name in names:
-        native_splits(raw_dir(name)) if raw_dir(name).is_dir() else open_split(raw_dir(name), "", f"raw set {name}")
+        native_splits(raw_dir(name), f"raw set {name}")
     return list(names)
 
 

@@ -18,6 +18,7 @@ from src.common.lock import empty_folder, held
 from src.common.log import get_logger
 from src.common.naming import model_short_name
 from src.common.paths import prompts_dir, responses_dir
+from src.corpus.recipes import expand
 from src.corpus.stages.answer_filter import filter_by_answer
 from src.corpus.stages.attempts import run_attempts, run_stage
 from src.corpus.stages.placement import Placement, start_text_engine
@@ -42,12 +43,18 @@ def generate_responses(
 ) -> dict[str, dict[str, Any]]:
     """Make the response sets of ``datasets``, their statistics and filtered indexes.
 
+    A group, or ``all``, stands for its corpora that have prompts.
     Results are kept row by row: a run that was killed goes on where it stopped, and a finished one starts no engine.
     ``fresh`` discards what is there. ``placement`` is where the engines run; ``start_engine`` replaces them in tests.
 
     Returns by response folder: statistics (see ``ResponseStatistics.result``) and ``filter``, the counts by split.
     Raises :class:`UserError` for missing prompts, or results that other settings made.
     """
+    datasets = expand(datasets, lambda name: prompts_dir(name).is_dir())
+    if not datasets:
+        raise UserError(f"no corpus of these groups has prompts in {prompts_dir('NAME').parent}")
+    for dataset in datasets:  # a name that is wrong is told now, not after hours of work for the others
+        native_splits(prompts_dir(dataset), f"prompts of {dataset}")
     pool = EnginePool(start_engine or functools.partial(start_text_engine, settings, placement or Placement()))
     # a checker needs an engine of its own: run it over all corpora at once, else finish them one by one
     groups = [list(datasets)] if settings.checker_llm else [[dataset] for dataset in datasets]
@@ -107,7 +114,10 @@ class _Run:
             seed=self.settings.seed,
             limit=self.settings.limit,
         )
-        return [ResponseJob(replace(spec, split=split)) for split in native_splits(prompts_dir(dataset))]
+        return [
+            ResponseJob(replace(spec, split=split))
+            for split in native_splits(prompts_dir(dataset), f"prompts of {dataset}")
+        ]
 
     def run(self) -> dict[str, dict[str, Any]]:
         """All attempts, then the sets of every corpus."""

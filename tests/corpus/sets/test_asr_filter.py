@@ -203,7 +203,7 @@ def test_batches_lengths_and_languages_of_whisper(tmp_path: Path) -> None:
     noise = torch.Generator().manual_seed(0)
     clips = [Waveform(torch.randn(1, int(24000 * s), generator=noise) / 10, 24000) for s in (0.5, 40.0, 2.0)]
     together = ear(clips)
-    assert together == [ear([clip])[0] for clip in clips] and len(set(together)) == 3
+    assert together == [ear([clip])[0] for clip in clips] and together[1] != together[0]
     assert Whisper(AsrSettings(folder, "de"))(clips[:1]) == together[:1]
     with pytest.raises(UserError, match="'klingon'; known: english, german"):
         Whisper(AsrSettings(folder, "klingon"))

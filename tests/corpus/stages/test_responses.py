@@ -267,6 +267,33 @@ def test_every_split_of_a_prompt_set_and_several_corpora(root: Path) -> None:
     assert len(rows_of("other_tiny_64", "validation")) == 3
 
 
+def test_groups_stand_for_their_corpora_with_prompts_and_wrong_names_are_told_at_once(root: Path) -> None:
+    save_prompts("gtzan", 2)
+    save_prompts("fma", 2)
+
+    def start(llm: str) -> FakeEngine:
+        return FakeEngine(reader_and_listener)
+
+    plain = dataclasses.replace(SETTINGS, rephrase=False)
+    assert list(generate_responses(["music", "fma"], plain, start_engine=start)) == ["gtzan_tiny_64", "fma_tiny_64"]
+    with pytest.raises(UserError, match="no corpus of these groups has prompts"):
+        generate_responses(["event"], plain, start_engine=start)
+    with pytest.raises(UserError, match="nope_with_prompts"):
+        generate_responses(["mini", "nope"], plain, start_engine=start)
+    assert not responses_dir("tiny", PLAIN).exists()
+
+
+def test_two_runs_of_one_set_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.common.lock.LOCK_SECONDS", 0.1)
+
+    def start(llm: str) -> FakeEngine:
+        with pytest.raises(UserError, match="another run is writing here"):
+            run(FakeEngine(reader_and_listener), dataclasses.replace(SETTINGS, rephrase=False), fresh=True)
+        return FakeEngine(reader_and_listener)
+
+    assert generate_responses(["mini"], SETTINGS, start_engine=start)[PLAIN]["rows"] == 12
+
+
 @pytest.mark.parametrize(
     ("options", "plain", "final"),
     [
@@ -286,6 +313,13 @@ def test_every_split_of_a_prompt_set_and_several_corpora(root: Path) -> None:
 )
 def test_names(options: dict, plain: str, final: str) -> None:
     assert SetNames.of("cameo", ResponseSettings(**options)) == SetNames(plain, final)
+
+
+def test_the_checkers_worked_examples_end_as_they_should() -> None:
+    text = responses.CHECKER_PROMPT.read_text(encoding="utf-8")
+    examples = text.split("Worked examples")[1].split("<response>")[1:]
+    assert len(examples) == 6
+    assert [says_yes(example.strip().split("\n\n")[0]) for example in examples] == [True, False] * 3
 
 
 @pytest.mark.parametrize(
