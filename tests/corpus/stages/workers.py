@@ -32,7 +32,7 @@ class WorkerEngine(FakeEngine):
     capacity = 3
 
     def __init__(self, notes: Path, kill_after: int | None = None) -> None:
-        super().__init__(seeded, room=2)
+        super().__init__(seeded, room=1)  # with more it would wait for a request while it holds another
         self._notes, self._kill_after = notes, kill_after
 
     def _answer(self, request: Request, sampling: Sampling) -> Result:
