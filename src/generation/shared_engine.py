@@ -5,13 +5,17 @@ Results do not depend on the number of workers: every request carries its own se
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from src.generation.dispatch import Dispatcher, Workers
+from src.generation.config import EngineConfig
+from src.generation.dispatch import Dispatcher, OpenWorkers, Workers
 from src.generation.requests import Request, Result, Sampling
+from src.generation.vllm_core import VllmEngine
 from src.generation.work import Inbox, Ready, Tell
+from src.model.llm import load_tokenizer
 from src.prompts.chat import ChatTokenizer
 
 
@@ -52,6 +56,17 @@ class SharedEngine:
     def close(self) -> None:
         """End the workers."""
         self._workers.close()
+
+
+def start_engine(
+    llm: str, config: EngineConfig, open_workers: OpenWorkers | None = None
+) -> VllmEngine | SharedEngine:
+    """vLLM in this process, or one in each of the workers. Raises :class:`UserError` if ``llm`` cannot be loaded."""
+    if open_workers is None:
+        return VllmEngine(llm, config)
+    tokenizer = load_tokenizer(llm)
+    service = functools.partial(serve_requests, functools.partial(VllmEngine, llm, config))
+    return SharedEngine(open_workers(service), tokenizer)
 
 
 def serve_requests(start: Callable[[], RunsRequests], inbox: Inbox, tell: Tell) -> None:

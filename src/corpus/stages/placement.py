@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -60,9 +59,7 @@ def add_placement(parser: argparse.ArgumentParser) -> None:
 def start_text_engine(needs: EngineNeeds, placement: Placement, llm: str) -> TextEngine:
     """vLLM with the language model ``llm``, or several of them behind one engine."""
     open_workers = placement.open_workers()  # settles the devices before torch is imported
-    from src.generation.shared_engine import SharedEngine, serve_requests
-    from src.generation.vllm_core import VllmEngine
-    from src.model.llm import load_tokenizer
+    from src.generation.shared_engine import start_engine
 
     config = EngineConfig(
         max_model_len=needs.max_model_len,
@@ -70,10 +67,7 @@ def start_text_engine(needs: EngineNeeds, placement: Placement, llm: str) -> Tex
         gpu_memory_utilization=placement.gpu_memory_utilization,
         seed=needs.seed,
     )
-    if open_workers is None:
-        return VllmEngine(llm, config)
-    service = functools.partial(serve_requests, functools.partial(VllmEngine, llm, config))
-    return SharedEngine(open_workers(service), load_tokenizer(llm))
+    return start_engine(llm, config, open_workers)
 
 
 _HELP = {

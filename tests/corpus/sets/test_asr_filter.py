@@ -176,7 +176,7 @@ def test_a_tiny_whisper_hears_every_readable_clip(data_root: Path, tmp_path: Pat
     assert counts["train"]["kept"] == 4 and counts["train"]["dropped"] == {"unreadable": 1}
     part = transcripts_dir(NAME) / "ear/train/part-00000.jsonl"
     records = {record["dataset_index"]: record for record in map(json.loads, part.read_text().splitlines())}
-    assert "2.wav" in records[2]["error"] and all(records[row]["text"] for row in (0, 1, 3, 4))
+    assert "2.wav" in records[2]["error"] and all(records[row]["ok"] for row in (0, 1, 3, 4))
 
 
 def test_long_clips_are_cut_where_it_is_quiet() -> None:
