@@ -54,6 +54,7 @@ def generate_responses(
     if not datasets:
         raise UserError(f"no corpus of these groups has prompts in {prompts_dir('NAME').parent}")
     for dataset in datasets:  # a name that is wrong is told now, not after hours of work for the others
+        SetNames.of(dataset, settings)
         native_splits(prompts_dir(dataset), f"prompts of {dataset}")
     pool = EnginePool(start_engine or functools.partial(start_text_engine, settings, placement or Placement()))
     # a checker needs an engine of its own: run it over all corpora at once, else finish them one by one

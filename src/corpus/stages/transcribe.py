@@ -189,7 +189,8 @@ def hear_rows(clips: Clips, transcriber: Transcriber, batches: Iterable[Sequence
 
     feed = Prefetcher((_load(clips, batch) for batch in batches), 2)
     try:
-        for bad, good in iter(lambda: feed.take(wait=True) or (), ()):
+        while (loaded := feed.take(wait=True)) is not None:
+            bad, good = loaded
             yield from bad
             yield from _hear(transcriber, good)
     finally:
