@@ -55,6 +55,8 @@ SURFACE = [
             "create_prompts_offline",
             "create_train_val_split",
             "dataset_statistics",
+            "filter_dataset",
+            "generate_instruction_responses",
             "generate_responses",
             "merge_with_online_alarm_corpora",
             "upload_dataset",

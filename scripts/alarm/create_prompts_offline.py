@@ -17,8 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import run_cli
 from src.corpus.sets.commands import corpora_with_sets, corpus_parser
-from src.corpus.stages.arguments import read_settings
+from src.corpus.stages.placement import Placement, add_placement
 from src.corpus.stages.prompt_settings import PromptSettings, add_arguments
+from src.corpus.stages.response_settings import read_arguments
 
 
 def main() -> None:
@@ -27,12 +28,13 @@ def main() -> None:
         "--redo", action="store_true", help="discard the prompts that are there, and all work on them"
     )
     add_arguments(parser)
-    arguments = vars(parser.parse_args())
-    settings = read_settings(PromptSettings, arguments)
+    add_placement(parser)
+    arguments = parser.parse_args()
+    settings, placement = read_arguments(arguments, PromptSettings), read_arguments(arguments, Placement)
 
     from src.corpus.stages.prompts import create_prompts  # vLLM and torch, not needed for --help
 
-    summary = create_prompts(corpora_with_sets(arguments["names"]), settings, redo=arguments["redo"])
+    summary = create_prompts(corpora_with_sets(arguments.names), settings, redo=arguments.redo, placement=placement)
     print(json.dumps(summary, indent=2, ensure_ascii=False))
 
 

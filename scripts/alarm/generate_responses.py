@@ -16,21 +16,24 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import run_cli
-from src.corpus.stages.arguments import read_settings
-from src.corpus.stages.response_settings import ResponseSettings, add_arguments
+from src.corpus.stages.placement import Placement, add_placement
+from src.corpus.stages.response_settings import ResponseSettings, add_arguments, read_arguments
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", nargs="+", required=True, metavar="NAME", help="corpora, one after the other")
+    parser.add_argument(
+        "--dataset", nargs="+", required=True, metavar="NAME", help="corpora, groups or all, one by one"
+    )
     parser.add_argument("--fresh", action="store_true", help="discard earlier results of these sets")
     add_arguments(parser)
-    arguments = vars(parser.parse_args())
-    settings = read_settings(ResponseSettings, arguments)
+    add_placement(parser)
+    arguments = parser.parse_args()
+    settings, placement = read_arguments(arguments, ResponseSettings), read_arguments(arguments, Placement)
 
     from src.corpus.stages.responses import generate_responses  # vLLM and torch, not needed for --help
 
-    summary = generate_responses(arguments["dataset"], settings, fresh=arguments["fresh"])
+    summary = generate_responses(arguments.dataset, settings, fresh=arguments.fresh, placement=placement)
     print(json.dumps(summary, indent=2))
 
 

@@ -42,6 +42,11 @@ def indexes_filtered_dir(name: str) -> Path:
     return data_root() / "indexes_filtered" / name
 
 
+def transcripts_dir(name: str) -> Path:
+    """What speech recognition heard in the clips of a raw set, row by row."""
+    return data_root() / "transcripts" / name
+
+
 def generated_dir(llm: str, run_name: str) -> Path:
     """Answers of one system: below the LLM's short name, one folder a run."""
     return data_root() / "generated" / llm / run_name

@@ -11,11 +11,13 @@ from typing import Any, Literal
 import numpy as np
 
 from src.common.errors import UserError
+from src.common.log import get_logger
 from src.common.naming import ResponseName
 from src.common.paths import prompts_dir, raw_dir, responses_dir
 from src.dataset.splits import find_split_indexes
 from src.dataset.tables import check_same_text, join_rows, native_splits, open_split, read_keys, text_sizes
 
+_log = get_logger(__name__)
 ContextMode = Literal["WithContext", "NoContext"]
 CONTEXT_MODES: tuple[str, ...] = ("WithContext", "NoContext")
 _TARGETS = {"WithContext": "llm_answer_with_context", "NoContext": "llm_answer_no_context"}
@@ -79,7 +81,7 @@ class HFDataset:
         self._open_responses = partial(open_split, folder, split_of_responses, f"responses {self.name}")
         self._raw, self._responses = self._open_raw(), self._open_responses()
         raw_keys = read_keys(self._raw, f"raw set {self.raw_name}")
-        keys = raw_keys if indexes is None else indexes.keys
+        keys = self._sound(raw_keys) if indexes is None else indexes.keys
         asked_by = f"split {split!r} of {self.raw_name}" if indexes is None else str(indexes.path)
         self.keys = keys[_choose(keys.size, fraction, random)]
         self._raw_rows = join_rows(raw_keys, self.keys, f"raw set {self.raw_name}", asked_by)
@@ -90,6 +92,22 @@ class HFDataset:
             [column for column in (self._target, self._context, self._about) if column is not None]
         )
         self._audio = self._audio_column()
+
+    def _sound(self, raw_keys: np.ndarray) -> np.ndarray:
+        """Keys without those whose response is marked as failed: without indexes nothing else leaves them out."""
+        status = "status_no_context" if self.mode == "NoContext" else "status"
+        if status not in self._responses.column_names:
+            return raw_keys
+        made = self._responses.select_columns([status]).with_format("arrow")[:].column(status).to_pylist()
+        keys = read_keys(self._responses, f"responses {self.name}")
+        failed = keys[np.array([each != "ok" for each in made], dtype=bool)]
+        kept = raw_keys[~np.isin(raw_keys, failed)]
+        if kept.size < raw_keys.size:
+            lost = raw_keys.size - kept.size
+            _log.info("%s, %s: %d of %d rows have no sound response", self.name, self.split, lost, raw_keys.size)
+        if raw_keys.size and not kept.size:
+            raise UserError(f"responses {self.name}: no row of split {self.split!r} has a response for {self.mode}")
+        return kept
 
     def _join_responses(self, asked_by: str) -> np.ndarray:
         """Rows of the responses, and a check that both sets tell of the same clips."""

@@ -38,9 +38,15 @@ def open_split(directory: Path, split: str, purpose: str) -> Any:
     return splits[split]
 
 
-def native_splits(directory: Path) -> tuple[str, ...]:
-    """Split names of a saved ``DatasetDict``, read from its listing alone; ``("train",)`` for a single set."""
+def native_splits(directory: Path, purpose: str = "") -> tuple[str, ...]:
+    """Split names of a saved ``DatasetDict``, read from its listing alone; ``("train",)`` for a single set.
+
+    With ``purpose`` a folder that is not there is a :class:`UserError`, as in :func:`open_split`.
+    """
     import json
+
+    if purpose and not directory.is_dir():
+        raise UserError(f"{purpose}: no folder {directory}; build it first, or set ALARM_DATA_ROOT to where it lies")
 
     listing = directory / "dataset_dict.json"
     if not listing.is_file():

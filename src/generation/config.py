@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -131,11 +131,7 @@ class RunConfig:
     @property
     def devices(self) -> list[str]:
         """GPUs of the run as ``CUDA_VISIBLE_DEVICES`` names them; none given: empty."""
-        given = self.cuda_devices
-        if given is None:
-            return []
-        listed = given if isinstance(given, list) else str(given).split(",")
-        return [name for each in listed if (name := str(each).strip())]
+        return device_names(self.cuda_devices)
 
     @property
     def hears(self) -> bool:
@@ -167,6 +163,14 @@ class RunConfig:
     def request_seed(self, key: str) -> int | None:
         """Seed of one row, or ``None`` in a run without a seed."""
         return None if self.seed is None else row_seed(self.seed, key)
+
+
+def device_names(given: str | int | Sequence[int] | None) -> list[str]:
+    """GPUs of ``0,1``, a number or a list, as ``CUDA_VISIBLE_DEVICES`` names them; none given: empty."""
+    if given is None:
+        return []
+    listed = str(given).split(",") if isinstance(given, (str, int)) else given
+    return [name for each in listed if (name := str(each).strip())]
 
 
 def read_run_config(raw: Mapping[str, Any]) -> RunConfig:

@@ -14,29 +14,27 @@ from typing import Any, cast
 
 from src.common.errors import UserError
 from src.common.log import setup_logging
-from src.generation.tables import RowRef
-from src.generation.work import Lost, Message, Start, serve
+from src.generation.work import Lost, Message, Service
 
 END_SECONDS = 20.0
 """How long a worker may take to end by itself."""
 
 
 class LocalWorkers:
-    """Processes of this machine, tied to this one by a pipe each; they end when this process does, however it ends.
+    """Processes of this machine that do ``service``.
 
-    ``devices`` are given out in turn, as ``CUDA_VISIBLE_DEVICES``; without any the workers share the CPU's cores.
+    They are tied to this one by a pipe each, and end when it does, however it ends. ``devices`` are given out in
+    turn, as ``CUDA_VISIBLE_DEVICES``; without any the workers share the CPU's cores.
     """
 
-    def __init__(
-        self, raw: Mapping[str, Any], task: str, count: int, devices: Sequence[str] = (), start: Start | None = None
-    ) -> None:
+    def __init__(self, service: Service, count: int, devices: Sequence[str] = ()) -> None:
         self.count = count
         self._pipes: dict[int, Any] = {}
         self._processes = []
         context = multiprocessing.get_context("spawn")
         for number in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_main, args=(theirs, raw, task, start), name=f"worker-{number}")
+            process = context.Process(target=_main, args=(theirs, service), name=f"worker-{number}")
             device = devices[number % len(devices)] if devices else None
             with _environment(worker_environment(count, device)):  # read by torch and vLLM when they are imported
                 process.start()
@@ -44,8 +42,8 @@ class LocalWorkers:
             self._pipes[number] = ours
             self._processes.append(process)
 
-    def send(self, worker: int, rows: Sequence[RowRef]) -> None:
-        """Give rows to a worker."""
+    def send(self, worker: int, rows: Sequence[Any]) -> None:
+        """Give work to a worker."""
         try:
             self._pipes[worker].send(list(rows))
         except (BrokenPipeError, ConnectionError, KeyError):
@@ -85,13 +83,13 @@ def worker_environment(count: int, device: str | None) -> dict[str, str]:
     return {name: value for name, value in given.items() if name not in os.environ}
 
 
-def _main(pipe: Connection, raw: Mapping[str, Any], task: str, start: Start | None) -> None:
+def _main(pipe: Connection, service: Service) -> None:
     """A worker's process."""
     setup_logging()
-    inbox: queue.Queue[RowRef | None] = queue.Queue()
+    inbox: queue.Queue[Any] = queue.Queue()
     threading.Thread(target=_receive, args=(pipe, inbox), daemon=True).start()
     try:
-        serve(raw, task, inbox, pipe.send, start)
+        service(inbox, pipe.send)
     except (KeyboardInterrupt, BrokenPipeError, ConnectionError):
         return
     except UserError as error:
@@ -101,7 +99,7 @@ def _main(pipe: Connection, raw: Mapping[str, Any], task: str, start: Start | No
         raise
 
 
-def _receive(pipe: Connection, inbox: queue.Queue[RowRef | None]) -> None:
+def _receive(pipe: Connection, inbox: queue.Queue[Any]) -> None:
     """Rows from the pipe; when it closes, the run is over, or its process is gone."""
     try:
         while True:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from src.common.errors import UserError
 from src.common.log import get_logger
 from src.common.paths import REPO_ROOT
 from src.generation.local_workers import worker_environment
-from src.generation.tables import RowRef
-from src.generation.work import Lost, Message, Start, serve
+from src.generation.work import Lost, Message, Service
 
 log = get_logger(__name__)
 SPARE_CPUS = 2
@@ -35,11 +34,9 @@ class RayWorkers:
 
     def __init__(
         self,
-        raw: Mapping[str, Any],
-        task: str,
+        service: Service,
         count: int | None = None,
         address: str | None = None,
-        start: Start | None = None,
     ) -> None:
         try:
             import ray
@@ -62,11 +59,11 @@ class RayWorkers:
             "runtime_env": {"env_vars": environment},
         }
         actor: Any = ray.remote(RayWorker).options(**options)
-        self._actors: list[Any] = [actor.remote(os.getcwd(), dict(raw), task, start) for _ in range(self.count)]
+        self._actors: list[Any] = [actor.remote(os.getcwd(), service) for _ in range(self.count)]
         self._waiting = {handle.take.remote(): number for number, handle in enumerate(self._actors)}
         self._placed = False
 
-    def send(self, worker: int, rows: Sequence[RowRef]) -> None:
+    def send(self, worker: int, rows: Sequence[Any]) -> None:
         """Give rows to a worker."""
         self._actors[worker].put.remote(list(rows))
 
@@ -103,14 +100,14 @@ class RayWorkers:
 class RayWorker:
     """The actor: an engine in a thread, rows in by :meth:`put`, messages out by :meth:`take`."""
 
-    def __init__(self, directory: str, raw: Mapping[str, Any], task: str, start: Start | None) -> None:
+    def __init__(self, directory: str, service: Service) -> None:
         os.chdir(directory)
-        self._inbox: queue.Queue[RowRef | None] = queue.Queue()
+        self._inbox: queue.Queue[Any] = queue.Queue()
         self._outbox: queue.Queue[Message] = queue.Queue()
-        self._thread = threading.Thread(target=self._work, args=(raw, task, start), daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(service,), daemon=True)
         self._thread.start()
 
-    def put(self, rows: Sequence[RowRef]) -> None:
+    def put(self, rows: Sequence[Any]) -> None:
         """Rows to answer."""
         for row in rows:
             self._inbox.put(row)
@@ -122,9 +119,9 @@ class RayWorker:
             messages.append(self._outbox.get())
         return messages
 
-    def _work(self, raw: Mapping[str, Any], task: str, start: Start | None) -> None:
+    def _work(self, service: Service) -> None:
         try:
-            serve(raw, task, self._inbox, self._outbox.put, start)
+            service(self._inbox, self._outbox.put)
         except Exception as error:
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             self._outbox.put(Lost(" ".join(reason.split())[:300]))
@@ -137,7 +134,7 @@ def _connect(ray: Any, address: str | None, count: int | None) -> None:
         return
     except ConnectionError as error:
         if address is not None:
-            raise UserError(f"engine.ray_address={address}: no Ray cluster answers there ({error})") from error
+            raise UserError(f"ray_address={address}: no Ray cluster answers there ({error})") from error
     log.info("no Ray cluster is running; starting one on this machine")
     cpus = max(os.cpu_count() or 1, (count or 1) + SPARE_CPUS)
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)

@@ -8,18 +8,19 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 from src.common.log import get_logger
 from src.common.run_record import write_run_record
-from src.generation.config import RunConfig, read_run_config
-from src.generation.dispatch import OpenWorkers, Workers, dispatch
+from src.generation.config import read_run_config
+from src.generation.dispatch import OpenWorkers, choose_workers, dispatch
 from src.generation.job import Job, prepare
 from src.generation.respond import in_batches
 from src.generation.shards import Shards
 from src.generation.tables import RowRef
 from src.generation.tasks import FREE, Task, shuffled_choice
-from src.generation.work import Record, Start, answer_rows, start_models
+from src.generation.work import Record, Start, answer_rows, serve, start_models
 
 log = get_logger(__name__)
 BAD_ROWS = 3
@@ -49,7 +50,8 @@ def generate(
     disable_progress_bars()  # ours is the one of the run
     config = read_run_config(raw)
     trial = config.dry_run or config.dataset.debug_ind >= 0
-    open_workers = open_workers or choose_workers(config)
+    engine = config.engine
+    open_workers = open_workers or choose_workers(engine.cluster, engine.workers, config.devices, engine.ray_address)
     if config.devices and (trial or open_workers is None):
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(config.devices)
     job = prepare(config, task)
@@ -68,7 +70,7 @@ def generate(
         pending = job.pending(records)
         log.info("%s: %d rows to do, %d done before", job.directory, len(pending), job.rows - len(pending))
         started = time.monotonic()
-        source = _records(job, raw, pending, start or start_models, open_workers)
+        source = _records(job, raw, pending, start, open_workers)
         for record in with_progress(source, len(pending)):
             shards.append(record)
             records[record["key"]] = record
@@ -91,31 +93,20 @@ def generate(
     return BAD_ROWS if bad and config.strict else 0
 
 
-def choose_workers(config: RunConfig) -> OpenWorkers | None:
-    """How the workers of a run are started; ``None`` for one engine in this process."""
-    engine = config.engine
-    if engine.cluster == "ray":
-        from src.generation.ray_workers import RayWorkers
-
-        return lambda raw, task: RayWorkers(raw, task, engine.workers, engine.ray_address)
-    count = engine.workers or len(config.devices)
-    if count < 2:
-        return None
-    from src.generation.local_workers import LocalWorkers
-
-    return lambda raw, task: LocalWorkers(raw, task, count, config.devices)
-
-
 def _records(
-    job: Job, raw: Mapping[str, Any], pending: list[RowRef], start: Start, open_workers: OpenWorkers | None
+    job: Job,
+    raw: Mapping[str, Any],
+    pending: list[RowRef],
+    start: Start | None,
+    open_workers: OpenWorkers | None,
 ) -> Iterator[Record]:
     """Records of the pending rows as they finish; without any nothing is loaded."""
     if not pending:
         return iter(())
     if open_workers is not None:
-        workers: Workers = open_workers(raw, job.task.name)
+        workers = open_workers(partial(serve, raw, job.task.name, start))
         return _then_close(dispatch(workers, pending), workers)
-    models = start(job)
+    models = (start or start_models)(job)
     return _then_close(answer_rows(job, models, in_batches(pending, job.config.batch_size)), models.engine)
 
 

@@ -6,25 +6,22 @@ reads what is there and does the rest. A line that was cut by a kill is dropped,
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from src.common.errors import UserError
+from src.common.lock import hold_folder
 from src.common.log import get_logger
 from src.common.run_record import write_json
 
 log = get_logger(__name__)
 FOLDER = ".shards"
 SETTINGS = "settings.json"
-LOCK_SECONDS = 20.0
-"""How long to wait for the end of another run; a killed one's processes may take a moment."""
 
 
 class Shards:
@@ -37,7 +34,7 @@ class Shards:
     def __init__(self, directory: Path, settings: Mapping[str, Any], overwrite: bool = False) -> None:
         self.folder = directory / FOLDER
         self._file: Any = None
-        self._lock: int | None = _lock(directory)
+        self._lock: int | None = hold_folder(directory)
         wanted = json.loads(json.dumps(settings))
         known = self._known_settings()
         if known is not None and known != wanted:
@@ -51,7 +48,7 @@ class Shards:
             log.info("%s: replacing results of other settings", directory)
             shutil.rmtree(directory)
             self.close()
-            self._lock = _lock(directory)
+            self._lock = hold_folder(directory)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / SETTINGS, wanted)
 
@@ -102,22 +99,3 @@ class Shards:
             return json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             return {}
-
-
-def _lock(directory: Path) -> int | None:
-    """An open descriptor that holds the folder; ``None`` on file systems without locks."""
-    directory.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(directory, os.O_RDONLY)
-    until = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        except BlockingIOError as error:
-            if time.monotonic() > until:
-                os.close(descriptor)
-                raise UserError(f"{directory}: another run is writing here; wait for it, or end it") from error
-            time.sleep(0.2)
-        except OSError:
-            os.close(descriptor)
-            return None

@@ -93,20 +93,23 @@ class Lost:
     reason: str
 
 
-Message = Ready | Lost | Record
-"""What a worker tells: that it is ready, a finished row, its end."""
+Message = Any
+"""What a worker tells: that it is :class:`Ready`, something finished, that it is :class:`Lost`."""
 
 
 class Inbox(Protocol):
-    """Rows for a worker, ``None`` at their end: a ``queue.Queue``."""
+    """Work for a worker, ``None`` at its end: a ``queue.Queue``."""
 
-    def get(self, block: bool = True) -> RowRef | None:
-        """The next row."""
+    def get(self, block: bool = True) -> Any:
+        """The next piece of work."""
 
 
-def serve(
-    raw: Mapping[str, Any], task: str, inbox: Inbox, tell: Callable[[Message], None], start: Start | None = None
-) -> None:
+Tell = Callable[[Message], None]
+Service = Callable[[Inbox, Tell], None]
+"""What a worker does: it loads what it needs, tells that it is ready, and works until its inbox ends."""
+
+
+def serve(raw: Mapping[str, Any], task: str, start: Start | None, inbox: Inbox, tell: Tell) -> None:
     """Answer rows from ``inbox`` until it ends, with models of this worker's own.
 
     ``raw`` is the resolved configuration of the run, ``task`` the name of its task.
@@ -116,17 +119,17 @@ def serve(
     try:
         size = job.config.batch_size
         tell(Ready(models.engine.capacity + 2 * size))
-        for record in answer_rows(job, models, _arriving(inbox, size)):
+        for record in answer_rows(job, models, arriving(inbox, size)):
             tell(record)
     finally:
         models.engine.close()
 
 
-def _arriving(inbox: Inbox, size: int) -> Iterator[list[RowRef]]:
-    """Batches of what is there, at most ``size`` rows; nothing waits for a full batch."""
+def arriving(inbox: Inbox, size: int) -> Iterator[list[Any]]:
+    """Batches of what is there, at most ``size`` pieces; nothing waits for a full batch."""
     ended = False
     while not ended:
-        batch: list[RowRef] = []
+        batch: list[Any] = []
         while len(batch) < size and not ended:
             try:
                 row = inbox.get(block=not batch)

@@ -43,7 +43,7 @@ def test_other_settings_are_refused_or_replaced(tmp_path: Path) -> None:
 
 
 def test_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.generation.shards.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("src.common.lock.LOCK_SECONDS", 0.1)
     with Shards(tmp_path, {}), pytest.raises(UserError, match="another run is writing here"):
         Shards(tmp_path, {})
     with Shards(tmp_path, {}) as shards:

@@ -19,10 +19,10 @@ from datasets import load_from_disk
 from src.common.config import compose
 from src.common.errors import UserError
 from src.common.paths import REPO_ROOT, data_root
-from src.generation.config import read_run_config
-from src.generation.dispatch import dispatch
+from src.generation.config import RunConfig, read_run_config
+from src.generation.dispatch import choose_workers, dispatch
 from src.generation.local_workers import LocalWorkers, worker_environment
-from src.generation.run import choose_workers, generate
+from src.generation.run import generate
 from src.generation.tables import RowRef, row_key
 from src.generation.tasks import FREE
 from src.generation.work import Lost, Message, Ready
@@ -88,6 +88,15 @@ def test_when_all_are_lost_the_run_says_so() -> None:
     assert len(done) == 3
 
 
+def serve_nothing(inbox: Any, tell: Any) -> None:
+    """No service."""
+
+
+def choose(config: RunConfig) -> Any:
+    """What a run opens workers with."""
+    return choose_workers(config.engine.cluster, config.engine.workers, config.devices, config.engine.ray_address)
+
+
 @pytest.mark.parametrize(
     ("overrides", "count"),
     [
@@ -102,13 +111,13 @@ def test_one_worker_for_each_device(overrides: list[str], count: int, monkeypatc
     asked: list[Any] = []
     monkeypatch.setattr("src.generation.local_workers.LocalWorkers", lambda *args: asked.append(args))
     config = read_run_config(compose("generate_vllm", ["dataset.name=x", "checkpoint_name=y", *overrides]))
-    chosen = choose_workers(config)
+    chosen = choose(config)
     if count == 0:
         assert chosen is None
     else:
         assert chosen is not None
-        chosen({}, "free")
-        assert asked[0][2] == count and asked[0][3] == config.devices
+        chosen(serve_nothing)
+        assert asked[0] == (serve_nothing, count, config.devices)
     assert worker_environment(2, "GPU-7") == {"CUDA_VISIBLE_DEVICES": "GPU-7"}
 
 
@@ -122,10 +131,10 @@ def test_a_ray_cluster_is_asked_for_as_configured(monkeypatch: pytest.MonkeyPatc
         "engine.workers=3",
         "engine.ray_address=10.1.1.1:6379",
     ]
-    chosen = choose_workers(read_run_config(compose("generate_vllm", given)))
+    chosen = choose(read_run_config(compose("generate_vllm", given)))
     assert chosen is not None
-    chosen({"a": 1}, "free")
-    assert asked == [({"a": 1}, "free", 3, "10.1.1.1:6379")]
+    chosen(serve_nothing)
+    assert asked == [(serve_nothing, 3, "10.1.1.1:6379")]
 
 
 def test_ray_is_asked_for_only_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +142,7 @@ def test_ray_is_asked_for_only_where_it_is_used(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match="pip install ray"):
-        RayWorkers({}, "free", 2)
+        RayWorkers(serve_nothing, 2)
 
 
 def config(llm: Path, *overrides: str) -> dict[str, Any]:
@@ -162,7 +171,7 @@ def test_two_processes(
         monkeypatch.setenv("WORKER_TO_KILL", str(tmp_path / "victim"))
     save_set("sounds", {"train": free_rows(ROWS)})
     raw = config(llm)
-    assert generate(raw, FREE, open_workers=lambda raw, task: LocalWorkers(raw, task, 2, start=start)) == 0
+    assert generate(raw, FREE, start, lambda service: LocalWorkers(service, 2)) == 0
     check(2 if start is start_scripted else 1)
     assert (tmp_path / "victim").exists() == (start is start_mortal)
 
@@ -171,7 +180,7 @@ def test_two_processes(
 def test_workers_that_cannot_start_are_told(llm: Path, data_root: Path) -> None:
     save_set("sounds", {"train": free_rows(2)})
     with pytest.raises(UserError, match="no room for the model"):
-        generate(config(llm), FREE, open_workers=lambda raw, task: LocalWorkers(raw, task, 2, start=start_never))
+        generate(config(llm), FREE, start_never, lambda service: LocalWorkers(service, 2))
 
 
 @pytest.mark.slow
@@ -179,11 +188,12 @@ def test_workers_end_with_the_run_that_is_killed(llm: Path, data_root: Path, tmp
     """SIGKILL of the process that gives out rows: no worker is left behind."""
     save_set("sounds", {"train": free_rows(4)})
     code = (
-        "import os, sys\nfrom tests.generation.test_workers import config\n"
+        "import functools, os, sys\nfrom tests.generation.test_workers import config\n"
         "from tests.generation.workers import start_scripted\n"
         "from src.generation.local_workers import LocalWorkers\n"
+        "from src.generation.work import serve\n"
         "if __name__ == '__main__':\n"
-        "    workers = LocalWorkers(config(sys.argv[1]), 'free', 2, start=start_scripted)\n"
+        "    workers = LocalWorkers(functools.partial(serve, config(sys.argv[1]), 'free', start_scripted), 2)\n"
         "    ready = 0\n"
         "    while ready < 2:\n"
         "        ready += len(list(workers.wait()))\n"
@@ -211,5 +221,5 @@ def test_two_workers_of_ray(llm: Path, data_root: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(REPO_ROOT)
     save_set("sounds", {"train": free_rows(ROWS)})
     raw = config(llm, "engine=ray", "engine.workers=2")
-    assert generate(raw, FREE, open_workers=lambda raw, task: RayWorkers(raw, task, 2, start=start_scripted)) == 0
+    assert generate(raw, FREE, start_scripted, lambda service: RayWorkers(service, 2)) == 0
     check(2)

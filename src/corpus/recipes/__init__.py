@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from src.common.config import CONFIG_DIR
@@ -26,6 +27,14 @@ def instruction_base(name: str) -> str:
     """The raw set of an instruction set that is trained on: itself, or its filtered one."""
     base: str = _table()[INSTRUCTION][name]["base"]
     return base
+
+
+def instruction_modes(raw_name: str) -> tuple[str, ...]:
+    """Ways in which an instruction set is trained on, by its name or its filtered one's; both for an unknown set."""
+    for name, entry in _table()[INSTRUCTION].items():
+        if raw_name in (name, entry["base"]):
+            return tuple(entry["modes"])
+    return ("WithContext", "NoContext")
 
 
 @functools.cache
@@ -70,6 +79,15 @@ def choose(names: list[str], known: list[str] | None = None) -> list[str]:
             raise ConfigError(f"unknown corpus {name!r}; {hint}")
         chosen.update(dict.fromkeys(members))
     return list(chosen)
+
+
+def expand(names: Sequence[str], here: Callable[[str], bool]) -> list[str]:
+    """Names of sets, each once: groups and ``all`` become those of their corpora that are ``here``."""
+    listed: dict[str, None] = {}
+    for name in names:
+        members = audio_corpora() if name == "all" else groups().get(name)
+        listed.update(dict.fromkeys((name,) if members is None else filter(here, members)))
+    return list(listed)
 
 
 def load_recipe(name: str) -> Recipe:

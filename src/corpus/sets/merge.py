@@ -21,6 +21,7 @@ from src.common.run_record import write_run_record
 from src.corpus.collect.shards import write_set
 from src.corpus.recipe import IDS
 from src.corpus.recipes import INSTRUCTION, group_of, instruction_base
+from src.corpus.sets.subset import rows_of
 from src.dataset.splits import write_indexes
 from src.dataset.tables import KEY, first_of, native_splits, open_split, read_keys
 
@@ -30,7 +31,6 @@ SPLITS = ("train", "validation")
 ANSWERS = ("llm_answer_with_context", "llm_answer_no_context")
 NEEDED = ("dataset_name", "context", "audio_description", *ANSWERS, *IDS)
 _BATCH = 5000
-_AUDIO_BATCH = 200
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _merge_instructions(
         found = {split: _join(name, raw, published.splits[split], published.rows(name, split), counts)}
         tables = _in_key_order(raw, keys, published, found, ("question", "context"), counts)
         responses[split] = (_features("question", "context"), tables)
-        kept[split] = (raw.features, _rows_of(raw, np.sort(found[split][0])))
+        kept[split] = (raw.features, rows_of(raw, np.sort(found[split][0])))
     write_set(target, responses)
     if base != name:
         write_set(raw_dir(base), kept)
@@ -219,13 +219,6 @@ def _in_key_order(
         yield pa.table(
             {KEY: keys[here[part]], texts[0]: about, texts[1]: table["context"], **{n: table[n] for n in ANSWERS}}
         )
-
-
-def _rows_of(raw: Any, rows: np.ndarray) -> Iterator[Any]:
-    """Tables of whole rows, audio included."""
-    view = raw.with_format("arrow")
-    for start in range(0, rows.size, _AUDIO_BATCH):
-        yield view[rows[start : start + _AUDIO_BATCH]]
 
 
 def _features(*texts: str) -> Any:

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from src.common.cli import add_options
 from src.common.errors import UserError
 from src.common.paths import prompts_dir
-from src.corpus.stages.arguments import add_settings
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def dropped_keys(name: str, split: str) -> list[int]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One option for every field of :class:`PromptSettings`."""
-    add_settings(parser, PromptSettings, _HELP)
+    add_options(parser, PromptSettings, _HELP)
 
 
 _HELP = {

@@ -22,17 +22,17 @@ from src.common.errors import UserError
 from src.common.log import get_logger
 from src.common.paths import prompts_dir, raw_dir
 from src.common.run_record import write_run_record
+from src.corpus.stages.placement import Placement, start_text_engine
 from src.corpus.stages.prompt_job import STAGES, PromptJob, PromptRow, PromptSpec, StageName, draw_examples
 from src.corpus.stages.prompt_settings import DROPPED_FILE, PromptSettings, work_dir
+from src.corpus.stages.response_settings import drawing
 from src.corpus.stages.saved_set import LISTING, write_splits
 from src.corpus.stages.text_engine import (
     EnginePool,
     TextEngine,
-    draw_options,
     llm_mark,
     make_sampling,
     run_tasks,
-    start_vllm,
     text_mark,
 )
 from src.dataset.tables import native_splits
@@ -47,12 +47,14 @@ def create_prompts(
     settings: PromptSettings,
     start_engine: Callable[[str], TextEngine] | None = None,
     redo: bool = False,
+    placement: Placement | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Make the prompt sets of ``datasets`` and return the counts of each (see :class:`_Counts`).
 
     A corpus that has a prompt set is skipped, unless that set was made by the same settings for fewer rows; ``redo``
     discards it. Results are kept row by row: a run that was killed goes on where it stopped. Rows that never pass are
-    left out of the set and listed in ``dropped.jsonl``. ``start_engine`` replaces vLLM in tests.
+    left out of the set and listed in ``dropped.jsonl``. ``placement`` is where the engines run;
+    ``start_engine`` replaces them in tests.
 
     Raises :class:`UserError` for a missing raw set, results that other settings made, or, once all others are done,
     for corpora in which no row got a prompt.
@@ -64,7 +66,7 @@ def create_prompts(
         for folder in (work_dir(dataset), prompts_dir(dataset)):  # killed in between, the next --redo does it
             shutil.rmtree(folder, ignore_errors=True)
     wanted = [dataset for dataset in dict.fromkeys(datasets) if not _is_done(dataset, settings)]
-    pool = EnginePool(start_engine or functools.partial(start_vllm, settings))
+    pool = EnginePool(start_engine or functools.partial(start_text_engine, settings, placement or Placement()))
     # a checker of its own needs another engine: run it over all corpora at once, else finish them one by one
     groups = [wanted] if settings.checker != settings.llm else [[dataset] for dataset in wanted]
     summary: dict[str, dict[str, Any]] = {}
@@ -125,9 +127,10 @@ class _Run:
         self.settings = settings
         self.pool = pool
         self.prompts = load_prompts(settings.prompts)
-        self.options = draw_options(
-            settings, settings.max_tokens, settings.max_thinking_tokens, self.prompts.budget_closing
-        )
+        self.options = {
+            **drawing(settings, settings.max_tokens, settings.max_thinking_tokens),
+            "budget_closing": self.prompts.budget_closing,
+        }
         self.marks = stage_marks(settings, self.prompts, self.options)
         self.examples: dict[str, tuple[str, ...]] = {}
         self.jobs = {dataset: self._open_jobs(dataset) for dataset in datasets}

@@ -17,7 +17,7 @@ from src.corpus.stages.rephrase_text import Prepared, prepare, restore
 from src.corpus.stages.text_engine import Task
 from src.dataset.tables import KEY, open_split, read_keys
 from src.prompts.chat import ChatTokenizer, text_ids
-from src.prompts.layouts import checker_messages, rephrase_messages, self_generation_messages
+from src.prompts.layouts import Messages, checker_messages, rephrase_messages
 from src.prompts.texts import Prompts
 from src.prompts.thoughts import split_response
 
@@ -30,31 +30,40 @@ BETRAYS = "betrays"
 
 @dataclass(frozen=True)
 class JobSpec:
-    """What a job needs to know: the corpus, where its journals lie, and what shapes its results.
+    """What a job needs to know: its table, where its journals lie, and what shapes its results.
 
-    ``folders`` gives the response folder of every stage's journal in use and ``marks`` the settings that its results
-    depend on; a stage that is absent from ``folders`` is off.
+    ``texts`` are two text columns of the table in ``table_folder``, and ``messages`` makes of a row's two texts what
+    the language model is asked; ``mend`` says how to come by a table with these columns. ``folders`` gives the
+    response folder of every stage's journal in use and ``marks`` the settings that its results depend on; a stage
+    that is absent from ``folders`` is off. ``prompts`` are those of rewriter and checker, ``first_name`` is the name
+    of the first stage's journals and seeds.
     """
 
     dataset: str
     split: str
-    prompts_folder: Path
+    table_folder: Path
+    texts: tuple[str, str]
+    messages: Callable[[str, str], Messages]
+    mend: str
     folders: Mapping[StageName, Path]
     first_folder: Path
     marks: Mapping[StageName, Mapping[str, Any]]
-    prompts: Prompts
-    checker_system: str
     seed: int
+    prompts: Prompts | None = None
+    checker_system: str = ""
     limit: int | None = None
+    first_name: str = "generate"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row's outcome. ``status`` is ``ok`` or why the row must not be trained on; ``text`` may then be empty."""
+    """A row's outcome: the table's two ``texts`` and the response.
+
+    ``status`` is ``ok`` or why the row must not be trained on; ``text`` may then be empty.
+    """
 
     dataset_index: int
-    description: str
-    prompt: str
+    texts: tuple[str, str]
     text: str
     status: str
     num_tokens: int
@@ -70,14 +79,13 @@ class ResponseJob:
     """
 
     def __init__(self, spec: JobSpec) -> None:
-        """Open the prompt set. Raises :class:`UserError` if it is missing or lacks columns."""
-        table = open_split(spec.prompts_folder, spec.split, f"prompts of {spec.dataset}")
-        _require_columns(table, spec)
-        keys = read_keys(table, f"prompts of {spec.dataset}")
+        """Open the table. Raises :class:`UserError` if it is missing or lacks columns."""
+        table = open_table(spec)
+        keys = read_keys(table, str(spec.table_folder))
         self.spec = spec
         self.keys = keys if spec.limit is None else keys[: spec.limit]
         self.passed = np.full(self.keys.size, -1, dtype=np.int64)
-        self._table = table.select_columns([KEY, "audio_description", "prompt"])
+        self._table = table.select_columns([KEY, *spec.texts])
         self._journals: dict[tuple[StageName, int], Journal] = {}
         self._attempts = 0
 
@@ -92,7 +100,7 @@ class ResponseJob:
         if key not in self._journals:
             plain = stage == "generate" and attempt == 0
             folder = self.spec.first_folder if plain else self.spec.folders[stage]
-            path = folder / "journal" / self.spec.split / f"{stage}-{attempt}"
+            path = folder / "journal" / self.spec.split / f"{self.name_of(stage)}-{attempt}"
             self._journals[key] = Journal(path, self.keys, self.spec.marks[stage])
         return self._journals[key]
 
@@ -115,17 +123,15 @@ class ResponseJob:
         """Self-generation of the rows without a response."""
         journal = self.journal("generate", attempt)
         for row in self._pending():
-            entry = self._table[row]
-            description, prompt = entry["audio_description"], entry["prompt"]
-            digest = input_digest(description, prompt)
+            texts = self._texts(row)
+            digest = input_digest(*texts)
             if not journal.has(row, digest):
-                messages = self_generation_messages(self.spec.prompts, description, prompt)
-                yield Task(row, digest, messages, self._seed(row, "generate", attempt))
+                yield Task(row, digest, self.spec.messages(*texts), self._seed(row, "generate", attempt))
 
     def _rephrase_tasks(self, attempt: int) -> Iterator[Task]:
         """Rewriting of the responses that this attempt generated."""
         source, journal = self.journal("generate", attempt), self.journal("rephrase", attempt)
-        prompts = self.spec.prompts
+        prompts = self._prompts
         for row in self._pending():
             if source.ok[row]:
                 text = source.read(row)["text"]
@@ -139,7 +145,7 @@ class ResponseJob:
         """The checker's look at the responses that came through the stages before."""
         source = self._last_text(attempt)
         journal = self.journal("check", attempt)
-        prompts = self.spec.prompts
+        prompts = self._prompts
         for row in self._pending():
             if self._sound(row, attempt):
                 text = source.read(row)["text"]
@@ -178,17 +184,29 @@ class ResponseJob:
             yield self._row(row, record, status, attempt + 1)
 
     def _row(self, row: int, record: Mapping[str, Any], status: str | None, attempts: int) -> Row:
-        entry = self._table[row]
         return Row(
             dataset_index=int(self.keys[row]),
-            description=entry["audio_description"],
-            prompt=entry["prompt"],
+            texts=self._texts(row),
             text=record["text"],
             status=status or record["status"],
             num_tokens=record["num_tokens"],
             finish_reason=record["finish_reason"],
             attempts=attempts,
         )
+
+    def _texts(self, row: int) -> tuple[str, str]:
+        entry = self._table[row]
+        first, second = (entry[column] or "" for column in self.spec.texts)
+        return first, second
+
+    @property
+    def _prompts(self) -> Prompts:
+        assert self.spec.prompts is not None, "a job that rewrites or checks has prompts"
+        return self.spec.prompts
+
+    def name_of(self, stage: StageName) -> str:
+        """A stage as it is called in journals and messages."""
+        return self.spec.first_name if stage == "generate" else stage
 
     def _pending(self) -> Iterator[int]:
         return (int(row) for row in np.flatnonzero(self.passed < 0))
@@ -200,7 +218,7 @@ class ResponseJob:
         return bool(self.journal("generate", attempt).ok[row] and self._last_text(attempt).ok[row])
 
     def _seed(self, row: int, stage: StageName, attempt: int) -> int:
-        key = f"{self.spec.dataset}/{self.spec.split}/{self.keys[row]}/{stage}/{attempt}"
+        key = f"{self.spec.dataset}/{self.spec.split}/{self.keys[row]}/{self.name_of(stage)}/{attempt}"
         return row_seed(self.spec.seed, key)
 
 
@@ -251,10 +269,13 @@ def _append(
     )
 
 
-def _require_columns(table: Any, spec: JobSpec) -> None:
-    lacking = [column for column in (KEY, "audio_description", "prompt") if column not in table.column_names]
+def open_table(spec: JobSpec) -> Any:
+    """The split of the table. Raises :class:`UserError` if it is missing or lacks columns."""
+    table = open_split(spec.table_folder, spec.split, f"texts of {spec.dataset}")
+    lacking = [column for column in (KEY, *spec.texts) if column not in table.column_names]
     if lacking:
         raise UserError(
-            f"{spec.prompts_folder}, split {spec.split!r}: no column {' and '.join(lacking)}; it has "
-            f"{', '.join(table.column_names)}; make the prompts again with create_prompts_offline.py"
+            f"{spec.table_folder}, split {spec.split!r}: no column {' and '.join(lacking)}; it has "
+            f"{', '.join(table.column_names)}; {spec.mend}"
         )
+    return table

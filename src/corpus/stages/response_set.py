@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from src.common.run_record import write_run_record
 from src.corpus.stages.response_job import Row
-from src.corpus.stages.saved_set import LISTING, write_splits
+from src.corpus.stages.saved_set import LISTING, Entry, write_splits
 from src.prompts.betrayal import betrays
 from src.prompts.texts import Prompts
 from src.prompts.thoughts import split_response
 
-COLUMNS = {
-    "dataset_index": int,
-    "audio_description": str,
-    "prompt": str,
-    "llm_answer_with_context": str,
-    "llm_answer_no_context": str,
-    "status": str,
-    "num_tokens": int,
-    "finish_reason": str,
-    "attempts": int,
-}
+RowT = TypeVar("RowT")
+RowIn = TypeVar("RowIn", contravariant=True)
+
+
+class Statistics(Protocol[RowIn]):
+    """Counts over the rows of a set while they pass."""
+
+    def add(self, row: RowIn) -> None:
+        """Count one row."""
+
+    def result(self) -> dict[str, Any]:
+        """The counts, as they are kept in ``run.json``."""
+
+
+@dataclass(frozen=True)
+class SetLayout(Generic[RowT]):
+    """Columns of a response set with their types (``str`` or ``int``), and a row's values of them."""
+
+    columns: Mapping[str, type]
+    entry: Callable[[RowT], Entry]
 
 
 class ResponseStatistics:
@@ -71,45 +81,44 @@ class ResponseStatistics:
 
 def write_response_set(
     folder: Path,
-    splits: Mapping[str, Iterable[Row]],
-    prompts: Prompts,
+    splits: Mapping[str, Iterable[RowT]],
+    layout: SetLayout[RowT],
+    statistics: Statistics[RowT],
     config: Mapping[str, Any],
+    **record: Any,
 ) -> dict[str, Any]:
     """Write the rows of all ``splits`` below ``folder`` and ``run.json`` beside them; returns the statistics.
 
-    Columns: the published ones (``dataset_index``, ``audio_description``, ``prompt``, ``llm_answer_with_context``,
-    ``llm_answer_no_context``, empty for audio corpora) and ``status``, ``num_tokens``, ``finish_reason`` (of the
-    generation: ``length`` for a cut response) and ``attempts``. Rows stream through: memory does not grow with them.
-    A set that was there is replaced when the new one is complete.
+    Rows stream through: memory does not grow with them. A set that was there is replaced when the new one is
+    complete. ``record`` goes into ``run.json`` beside ``config``.
     """
-    statistics = ResponseStatistics(prompts)
 
-    def entries(rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
+    def entries(rows: Iterable[RowT]) -> Iterator[Entry]:
         for row in rows:
             statistics.add(row)
-            yield _entry(row)
+            yield layout.entry(row)
 
-    write_splits(folder, {split: entries(rows) for split, rows in splits.items()}, COLUMNS)
+    write_splits(folder, {split: entries(rows) for split, rows in splits.items()}, layout.columns)
     result = statistics.result()
-    write_run_record(folder, config, prompts_digest=prompts.digest(), result=result)
+    write_run_record(folder, config, **record, result=result)
     return result
 
 
-def stored_result(folder: Path, config: Mapping[str, Any], prompts: Prompts) -> dict[str, Any] | None:
+def stored_result(folder: Path, config: Mapping[str, Any], **record: Any) -> dict[str, Any] | None:
     """Statistics of the set in ``folder`` if it is complete and was made with this configuration, else None."""
     record_path = folder / "run.json"
     if not record_path.is_file() or not (folder / LISTING).is_file():
         return None
-    record: dict[str, Any] = json.loads(record_path.read_text(encoding="utf-8"))
-    same = record.get("config") == json.loads(json.dumps(config)) and record.get("prompts_digest") == prompts.digest()
-    return record.get("result") if same else None
+    written: dict[str, Any] = json.loads(record_path.read_text(encoding="utf-8"))
+    wanted = json.loads(json.dumps({"config": config, **record}))
+    return written.get("result") if all(written.get(key) == value for key, value in wanted.items()) else None
 
 
-def _entry(row: Row) -> dict[str, Any]:
+def _entry(row: Row) -> Entry:
     return {
         "dataset_index": row.dataset_index,
-        "audio_description": row.description,
-        "prompt": row.prompt,
+        "audio_description": row.texts[0],
+        "prompt": row.texts[1],
         "llm_answer_with_context": row.text,
         "llm_answer_no_context": "",
         "status": row.status,
@@ -117,3 +126,23 @@ def _entry(row: Row) -> dict[str, Any]:
         "finish_reason": row.finish_reason,
         "attempts": row.attempts,
     }
+
+
+RESPONSES: SetLayout[Row] = SetLayout(
+    {
+        "dataset_index": int,
+        "audio_description": str,
+        "prompt": str,
+        "llm_answer_with_context": str,
+        "llm_answer_no_context": str,
+        "status": str,
+        "num_tokens": int,
+        "finish_reason": str,
+        "attempts": int,
+    },
+    _entry,
+)
+"""The published columns (``llm_answer_no_context`` is empty for audio corpora), and how the response came about.
+
+``finish_reason`` is that of the generation: ``length`` for a cut response.
+"""

@@ -3,49 +3,95 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, TypeVar
 
+from src.common.cli import add_options
 from src.common.errors import UserError
 from src.common.naming import ResponseName, model_short_name
 from src.corpus.stages.answer_filter import LengthLimits, default_limits
-from src.corpus.stages.arguments import add_settings
+
+SettingsT = TypeVar("SettingsT")
+
+
+class Drawing(Protocol):
+    """How tokens are drawn; None is the model's own value, temperature 0 is greedy."""
+
+    @property
+    def temperature(self) -> float | None: ...
+
+    @property
+    def top_p(self) -> float | None: ...
+
+    @property
+    def top_k(self) -> int | None: ...
+
+
+def drawing(settings: Drawing, max_tokens: int, max_thinking_tokens: int) -> dict[str, Any]:
+    """Options of ``Sampling``, also kept as what results depend on."""
+    return {
+        "max_tokens": max_tokens,
+        "max_thinking_tokens": max_thinking_tokens,
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "top_k": settings.top_k,
+        "greedy": settings.temperature == 0,
+    }
 
 
 @dataclass(frozen=True)
-class ResponseSettings:
-    """Everything that shapes a run.
+class AnswerSettings:
+    """How a language model answers the rows of a set.
 
-    ``max_tokens`` bounds the first answer; ``max_thinking_tokens`` (negative: none) and ``rephrase_max_tokens`` bound
-    the rewriter and the checker. ``temperature``, ``top_p``, ``top_k``: the model's own where None. ``limit``: first
-    rows of every split only. Rows that fail (the rewriting is unusable, or betrays a reader in the eyes of
-    ``checker_llm``) are generated again, up to ``tries`` attempts in all (None: 3 with a checker, else 1).
+    ``max_tokens`` bounds the first answer. ``temperature``, ``top_p``, ``top_k``: the model's own where None.
+    ``limit``: first rows of every split only. Rows that fail are answered again, up to ``tries`` attempts in all.
     ``max_model_len`` is the context; ``max_num_seqs`` are requests decoded at once.
     """
 
     llm: str = "Qwen/Qwen3-4B-Thinking-2507"
-    prompts: str = "full"
-    rephrase: bool = False
     max_tokens: int = 512
-    max_thinking_tokens: int = 1536
-    rephrase_max_tokens: int = 4096
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
     seed: int = 0
     limit: int | None = None
-    checker_llm: str | None = None
-    checker_prompt: str | None = None
     tries: int | None = None
-    tokens_min: int | None = None
-    tokens_max: int | None = None
     max_model_len: int = 8192
     max_num_seqs: int = 64
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "rephrase_max_tokens", "limit", "tries", "max_num_seqs", "max_model_len"):
-            value = getattr(self, name)
+            value = getattr(self, name, None)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}, expected at least 1")
+
+    @property
+    def attempts(self) -> int:
+        """Most attempts for a row."""
+        return self.tries or 1
+
+    def sampling(self) -> dict[str, Any]:
+        """Options of ``Sampling`` for a first answer: cut at its limit, without a thinking budget."""
+        return drawing(self, self.max_tokens, -1)
+
+
+@dataclass(frozen=True)
+class ResponseSettings(AnswerSettings):
+    """Everything that shapes a run over audio corpora.
+
+    ``max_thinking_tokens`` (negative: none) and ``rephrase_max_tokens`` bound the rewriter and the checker. Rows fail
+    if the rewriting is unusable, or betrays a reader in the eyes of ``checker_llm``; ``tries`` None is 3 with a
+    checker, else 1.
+    """
+
+    prompts: str = "full"
+    rephrase: bool = False
+    max_thinking_tokens: int = 1536
+    rephrase_max_tokens: int = 4096
+    checker_llm: str | None = None
+    checker_prompt: str | None = None
+    tokens_min: int | None = None
+    tokens_max: int | None = None
 
     @property
     def attempts(self) -> int:
@@ -81,13 +127,19 @@ class SetNames:
         return cls(plain.format(), final.format())
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One option for every field of :class:`ResponseSettings`."""
-    add_settings(parser, ResponseSettings, _HELP)
+def add_arguments(parser: argparse.ArgumentParser, kind: type[AnswerSettings] = ResponseSettings) -> None:
+    """One option for every field of the settings, ``max_tokens`` as ``--max-tokens``."""
+    add_options(parser, kind, _HELP)
+
+
+def read_arguments(arguments: argparse.Namespace, kind: type[SettingsT]) -> SettingsT:
+    """The settings that were given."""
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: getattr(arguments, name) for name in names})
 
 
 _HELP = {
-    "llm": "language model that answers and rewrites: folder or Hub id",
+    "llm": "language model that answers (and rewrites): folder or Hub id",
     "prompts": "prompt set",
     "rephrase": "also rewrite the responses into a listener's voice",
     "max_tokens": "most tokens of the first answer; longer ones stay cut",

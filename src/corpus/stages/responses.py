@@ -7,35 +7,27 @@ Published reference: ``scripts/alarm/generate_responses.py`` of Blinorot/ALARM.
 from __future__ import annotations
 
 import functools
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from src.common.errors import UserError
+from src.common.lock import empty_folder, held
 from src.common.log import get_logger
 from src.common.naming import model_short_name
 from src.common.paths import prompts_dir, responses_dir
+from src.corpus.recipes import expand
 from src.corpus.stages.answer_filter import filter_by_answer
+from src.corpus.stages.attempts import run_attempts, run_stage
+from src.corpus.stages.placement import Placement, start_text_engine
 from src.corpus.stages.response_job import JobSpec, ResponseJob, StageName
-from src.corpus.stages.response_set import stored_result, write_response_set
+from src.corpus.stages.response_set import RESPONSES, ResponseStatistics, stored_result, write_response_set
 from src.corpus.stages.response_settings import ResponseSettings, SetNames
-from src.corpus.stages.text_engine import (
-    EnginePool,
-    TextEngine,
-    draw_options,
-    llm_mark,
-    make_sampling,
-    run_tasks,
-    start_vllm,
-    text_mark,
-)
+from src.corpus.stages.text_engine import EnginePool, TextEngine, llm_mark, text_mark
 from src.dataset.tables import native_splits
+from src.prompts.layouts import self_generation_messages
 from src.prompts.texts import Prompts, load_prompts
-
-if TYPE_CHECKING:  # torch behind it: a finished run and a mistake are answered without it
-    from src.generation.requests import Sampling
 
 _log = get_logger(__name__)
 
@@ -45,25 +37,41 @@ def generate_responses(
     settings: ResponseSettings,
     start_engine: Callable[[str], TextEngine] | None = None,
     fresh: bool = False,
+    placement: Placement | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Make the response sets of ``datasets``, their statistics and filtered indexes.
 
+    A group, or ``all``, stands for its corpora that have prompts.
     Results are kept row by row: a run that was killed goes on where it stopped, and a finished one starts no engine.
-    ``fresh`` discards what is there. ``start_engine`` replaces vLLM in tests.
+    ``fresh`` discards what is there. ``placement`` is where the engines run; ``start_engine`` replaces them in tests.
 
     Returns by response folder: statistics (see ``ResponseStatistics.result``) and ``filter``, the counts by split.
     Raises :class:`UserError` for missing prompts, or results that other settings made.
     """
-    pool = EnginePool(start_engine or functools.partial(start_vllm, settings))
+    datasets = expand(datasets, lambda name: prompts_dir(name).is_dir())
+    if not datasets:
+        raise UserError(f"no corpus of these groups has prompts in {prompts_dir('NAME').parent}")
+    for dataset in datasets:  # a name that is wrong is told now, not after hours of work for the others
+        SetNames.of(dataset, settings)
+        native_splits(prompts_dir(dataset), f"prompts of {dataset}")
+    pool = EnginePool(start_engine or functools.partial(start_text_engine, settings, placement or Placement()))
     # a checker needs an engine of its own: run it over all corpora at once, else finish them one by one
     groups = [list(datasets)] if settings.checker_llm else [[dataset] for dataset in datasets]
     summary: dict[str, dict[str, Any]] = {}
     try:
         for group in groups:
-            summary.update(_Run(group, settings, pool, fresh).run())
+            with held(folders_of(group, settings)):
+                summary.update(_Run(group, settings, pool, fresh).run())
     finally:
         pool.close()
     return summary
+
+
+def folders_of(datasets: Sequence[str], settings: ResponseSettings) -> list[Path]:
+    """Response folders that a run writes, each once."""
+    names = [SetNames.of(dataset, settings) for dataset in datasets]
+    written = dict.fromkeys(name for each in names for name in (each.plain, each.final))
+    return [responses_dir(model_short_name(settings.llm), name) for name in written]
 
 
 class _Run:
@@ -78,9 +86,8 @@ class _Run:
         self.marks = stage_marks(settings, self.prompts, self.checker_system)
         self.names = {dataset: SetNames.of(dataset, settings) for dataset in datasets}
         if fresh:
-            for names in self.names.values():
-                for name in {names.plain, names.final}:
-                    shutil.rmtree(responses_dir(self.model, name), ignore_errors=True)
+            for folder in folders_of(datasets, settings):
+                empty_folder(folder)
         self.jobs = {dataset: self._open_jobs(dataset) for dataset in datasets}
 
     def _open_jobs(self, dataset: str) -> list[ResponseJob]:
@@ -94,7 +101,10 @@ class _Run:
         spec = JobSpec(
             dataset=dataset,
             split="",
-            prompts_folder=prompts_dir(dataset),
+            table_folder=prompts_dir(dataset),
+            texts=("audio_description", "prompt"),
+            messages=lambda description, prompt: self_generation_messages(self.prompts, description, prompt),
+            mend="make the prompts again with create_prompts_offline.py",
             folders={stage: final for stage, used in stages.items() if used},
             first_folder=responses_dir(self.model, names.plain),
             marks=self.marks,
@@ -103,22 +113,23 @@ class _Run:
             seed=self.settings.seed,
             limit=self.settings.limit,
         )
-        return [ResponseJob(replace(spec, split=split)) for split in native_splits(prompts_dir(dataset))]
+        return [
+            ResponseJob(replace(spec, split=split))
+            for split in native_splits(prompts_dir(dataset), f"prompts of {dataset}")
+        ]
 
     def run(self) -> dict[str, dict[str, Any]]:
         """All attempts, then the sets of every corpus."""
         jobs = [job for corpus in self.jobs.values() for job in corpus]
         try:
-            for attempt in range(self.settings.attempts):
-                if self._attempt(jobs, attempt) == 0:
-                    break
+            run_attempts(jobs, self.settings.attempts, functools.partial(self._attempt, jobs))
             return {name: result for dataset in self.jobs for name, result in self._write(dataset).items()}
         finally:
             for job in jobs:
                 job.close()
 
-    def _attempt(self, jobs: Sequence[ResponseJob], attempt: int) -> int:
-        """One pass over the rows without a response; returns how many are left."""
+    def _attempt(self, jobs: Sequence[ResponseJob], attempt: int) -> None:
+        """One pass over the rows without a response."""
         for job in jobs:
             self._stage(job, "generate", attempt)
             if self.settings.rephrase:
@@ -126,18 +137,10 @@ class _Run:
         if self.settings.checker_llm is not None:  # last: it needs another engine
             for job in jobs:
                 self._stage(job, "check", attempt)
-        left = sum(job.settle(attempt) for job in jobs)
-        _log.info("attempt %d of %d: %d rows without a sound response", attempt + 1, self.settings.attempts, left)
-        return left
 
     def _stage(self, job: ResponseJob, stage: StageName, attempt: int) -> None:
-        def sampling() -> Sampling:
-            return make_sampling(sampling_options(self.settings, self.prompts, stage))
-
         llm = self.settings.checker_llm if stage == "check" and self.settings.checker_llm else self.settings.llm
-        label = f"{job.spec.dataset}/{job.spec.split}, attempt {attempt + 1}: {stage}"
-        engine = functools.partial(self.pool.get, llm)
-        run_tasks(label, engine, job.tasks(stage, attempt), sampling, job.finisher(stage, attempt))
+        run_stage(self.pool, llm, sampling_options(self.settings, self.prompts, stage), job, stage, attempt)
 
     def _write(self, dataset: str) -> dict[str, dict[str, Any]]:
         names, jobs = self.names[dataset], self.jobs[dataset]
@@ -153,9 +156,12 @@ class _Run:
         summary = {}
         for name, splits in sets.items():
             folder = responses_dir(self.model, name)
-            result = stored_result(folder, config, self.prompts)
+            mark = {"prompts_digest": self.prompts.digest()}
+            result = stored_result(folder, config, **mark)
             if result is None:
-                result = write_response_set(folder, splits, self.prompts, config)
+                result = write_response_set(
+                    folder, splits, RESPONSES, ResponseStatistics(self.prompts), config, **mark
+                )
             summary[name] = {**result, "filter": filter_by_answer(dataset, name, self.settings.length_limits)}
             _log.info(
                 "%s: %d rows, %d sound, betraying %s", folder, result["rows"], result["ok"], result["betraying"]
@@ -165,13 +171,10 @@ class _Run:
 
 def sampling_options(settings: ResponseSettings, prompts: Prompts, stage: StageName) -> dict[str, Any]:
     """How a stage draws: self-generation is cut at its limit; the rewriter and the checker have a thinking budget."""
-    first = stage == "generate"
-    return draw_options(
-        settings,
-        settings.max_tokens if first else settings.rephrase_max_tokens,
-        -1 if first else settings.max_thinking_tokens,
-        prompts.budget_closing,
-    )
+    options = settings.sampling()
+    if stage != "generate":
+        options |= {"max_tokens": settings.rephrase_max_tokens, "max_thinking_tokens": settings.max_thinking_tokens}
+    return {**options, "budget_closing": prompts.budget_closing}
 
 
 def stage_marks(

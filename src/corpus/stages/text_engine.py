@@ -37,64 +37,11 @@ class TextEngine(Protocol):
         """Free the engine's memory."""
 
 
-class DrawSettings(Protocol):
-    """What settings of a stage say about an engine and drawing; None is the model's own value."""
-
-    @property
-    def temperature(self) -> float | None:
-        """0 is greedy."""
-
-    @property
-    def top_p(self) -> float | None:
-        """Nucleus."""
-
-    @property
-    def top_k(self) -> int | None:
-        """Most likely tokens that are kept."""
-
-    @property
-    def seed(self) -> int:
-        """Seed of all rows."""
-
-    @property
-    def max_model_len(self) -> int:
-        """Context in tokens."""
-
-    @property
-    def max_num_seqs(self) -> int:
-        """Requests decoded at once."""
-
-
-def draw_options(
-    settings: DrawSettings, max_tokens: int, max_thinking_tokens: int, budget_closing: str
-) -> dict[str, Any]:
-    """Arguments of :class:`src.generation.requests.Sampling`, also kept as what results depend on."""
-    return {
-        "max_tokens": max_tokens,
-        "max_thinking_tokens": max_thinking_tokens,
-        "temperature": settings.temperature,
-        "top_p": settings.top_p,
-        "top_k": settings.top_k,
-        "greedy": settings.temperature == 0,
-        "budget_closing": budget_closing,
-    }
-
-
 def make_sampling(options: Mapping[str, Any]) -> Sampling:
-    """The engine's settings from :func:`draw_options`."""
+    """The engine's settings; torch is behind them."""
     from src.generation.requests import Sampling
 
     return Sampling(**options)
-
-
-def start_vllm(settings: DrawSettings, llm: str) -> TextEngine:
-    """A vLLM engine for ``llm``."""
-    from src.generation.vllm_core import EngineConfig, VllmEngine
-
-    return VllmEngine(
-        llm,
-        EngineConfig(max_model_len=settings.max_model_len, max_num_seqs=settings.max_num_seqs, seed=settings.seed),
-    )
 
 
 class EnginePool:
@@ -169,6 +116,22 @@ def run_tasks(
             logged = now
             _log.info("%s: %d rows, %.1f rows/s", name, done, done / (now - started))
     _log.info("%s: done with %d rows in %.1f s", name, done, time.monotonic() - started)
+
+
+class EngineNeeds(Protocol):
+    """What an engine is started with."""
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt and response together."""
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Responses decoded at once."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the engine; rows have their own."""
 
 
 def llm_mark(llm: str) -> str:

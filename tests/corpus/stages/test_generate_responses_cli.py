@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from datasets import Dataset, DatasetDict, load_from_disk
 
 from src.common.paths import REPO_ROOT
 from tests.corpus.stages.fakes import save_prompts
+from tests.support.tiny_corpus import make_rows
 from tests.support.tiny_llm import save_tiny_llm
 
 SCRIPT = REPO_ROOT / "scripts" / "alarm" / "generate_responses.py"
@@ -79,3 +81,30 @@ def test_a_real_engine_writes_both_sets(tmp_path: Path, monkeypatch: pytest.Monk
     again = run(*options, ALARM_DATA_ROOT=str(tmp_path / "data"))
     assert again.returncode == 0 and "starting the engine" not in again.stderr
     assert json.loads(again.stdout) == summary
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_the_miniature_generates_rewrites_and_checks_with_two_workers(tmp_path: Path) -> None:
+    """The shipped LLM answers and rewrites; as its own checker it says neither YES nor NO, which counts as good."""
+    root = tmp_path / "data"
+    rows = make_rows(6)
+    columns = ("dataset_index", "audio_description", "prompt")
+    table = Dataset.from_list([{name: row[name] for name in columns} for row in rows])
+    DatasetDict({"train": table}).save_to_disk(str(root / "raw_with_prompts/mini_with_prompts"))
+    llm = str(REPO_ROOT / "assets/mini/llm")
+    options = ["--dataset", "mini", "--llm", llm, "--prompts", "mini", "--rephrase", "--max-tokens", "64"]
+    options += ["--max-thinking-tokens", "256", "--rephrase-max-tokens", "256", "--max-model-len", "1024"]
+    checked = [*options, "--checker-llm", llm, "--tries", "2"]
+    done = run(*checked, "--workers", "2", timeout=560, ALARM_DATA_ROOT=str(root))
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads(done.stdout)
+    plain, final = "mini_llm_64", "mini_rephrased_256_filtered_llm_64"
+    assert list(summary) == [plain, final] and summary[plain]["ok"] == 6
+    assert summary[final]["ok"] >= 3, "the miniature rewrites most of its responses"
+    assert summary[final]["betraying_share"]["response"] < summary[plain]["betraying_share"]["response"]
+    assert len(list((root / f"responses/llm/{final}/journal/train").glob("check-0/part-*.jsonl"))) == 1
+    responses = {name: load_from_disk(str(root / "responses/llm" / name))["train"] for name in summary}
+    assert [row["dataset_index"] for row in responses[final]] == list(range(6))
+    again = run(*checked, timeout=560, ALARM_DATA_ROOT=str(root))
+    assert again.returncode == 0 and "starting the engine" not in again.stderr and json.loads(again.stdout) == summary

@@ -10,11 +10,12 @@ from datasets import Dataset, DatasetDict, load_from_disk
 
 from src.common.errors import UserError
 from src.common.paths import prompts_dir, responses_dir
-from src.corpus.stages import response_job, responses
+from src.corpus.stages import responses
 from src.corpus.stages.response_job import says_yes
 from src.corpus.stages.response_settings import ResponseSettings, SetNames
 from src.corpus.stages.responses import generate_responses
 from src.generation.requests import Request, Result
+from src.prompts.texts import load_prompts
 from tests.corpus.stages.fakes import (
     FakeEngine,
     Killed,
@@ -152,7 +153,7 @@ def test_a_run_killed_before_writing_the_sets_writes_them_next_time(
     shutil.rmtree(prompts_dir("mini"))
     (root / "new").rename(prompts_dir("mini"))
 
-    def killed(*arguments: object) -> None:
+    def killed(*arguments: object, **record: object) -> None:
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
@@ -249,9 +250,9 @@ def test_a_checker_sends_betraying_rows_back(root: Path) -> None:
 
 def test_requests_are_pulled_as_there_is_room(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    original = response_job.self_generation_messages
+    original = responses.self_generation_messages
     monkeypatch.setattr(
-        response_job, "self_generation_messages", lambda *a: (made.append(1), original(*a))[1], raising=True
+        responses, "self_generation_messages", lambda *a: (made.append(1), original(*a))[1], raising=True
     )
     with pytest.raises(Killed):
         run(FakeEngine(reader_and_listener, room=2, die_after=3))
@@ -265,6 +266,33 @@ def test_every_split_of_a_prompt_set_and_several_corpora(root: Path) -> None:
     )
     assert list(summary) == ["other_tiny_64", "other_rephrased_16_tiny_64", PLAIN, REPHRASED]
     assert len(rows_of("other_tiny_64", "validation")) == 3
+
+
+def test_groups_stand_for_their_corpora_with_prompts_and_wrong_names_are_told_at_once(root: Path) -> None:
+    save_prompts("gtzan", 2)
+    save_prompts("fma", 2)
+
+    def start(llm: str) -> FakeEngine:
+        return FakeEngine(reader_and_listener)
+
+    plain = dataclasses.replace(SETTINGS, rephrase=False)
+    assert list(generate_responses(["music", "fma"], plain, start_engine=start)) == ["gtzan_tiny_64", "fma_tiny_64"]
+    with pytest.raises(UserError, match="no corpus of these groups has prompts"):
+        generate_responses(["event"], plain, start_engine=start)
+    with pytest.raises(UserError, match="nope_with_prompts"):
+        generate_responses(["mini", "nope"], plain, start_engine=start)
+    assert not responses_dir("tiny", PLAIN).exists()
+
+
+def test_two_runs_of_one_set_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.common.lock.LOCK_SECONDS", 0.1)
+
+    def start(llm: str) -> FakeEngine:
+        with pytest.raises(UserError, match="another run is writing here"):
+            run(FakeEngine(reader_and_listener), dataclasses.replace(SETTINGS, rephrase=False), fresh=True)
+        return FakeEngine(reader_and_listener)
+
+    assert generate_responses(["mini"], SETTINGS, start_engine=start)[PLAIN]["rows"] == 12
 
 
 @pytest.mark.parametrize(
@@ -286,6 +314,13 @@ def test_every_split_of_a_prompt_set_and_several_corpora(root: Path) -> None:
 )
 def test_names(options: dict, plain: str, final: str) -> None:
     assert SetNames.of("cameo", ResponseSettings(**options)) == SetNames(plain, final)
+
+
+def test_the_checkers_worked_examples_end_as_they_should() -> None:
+    text = load_prompts("full").checker_system
+    examples = text.split("Worked examples")[1].split("<response>")[1:]
+    assert len(examples) == 6
+    assert [says_yes(example.strip().split("\n\n")[0]) for example in examples] == [True, False] * 3
 
 
 @pytest.mark.parametrize(

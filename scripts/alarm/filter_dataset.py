@@ -1,0 +1,29 @@
+"""Leave out rows whose clip does not say its text, by speech recognition: word and character error rates.
+
+In:  data/datasets/raw/NAME with audio and a text (question, or text); without names heysquad_human.
+Out: instruction sets: data/datasets/raw/NAME_filtered, and the answers to its rows, which training reads;
+     audio corpora with split indexes: data/datasets/indexes_filtered/NAME. Beside them asr.jsonl, asr_filter.json.
+Transcripts are kept in data/datasets/transcripts: a run that was stopped goes on, other limits cost nothing.
+
+    python scripts/alarm/filter_dataset.py heysquad_human --max-wer 0.5
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from src.common.cli import run_cli
+from src.corpus.sets.asr_command import add_arguments, filter_command
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=["heysquad_human"], metavar="NAME", help="raw sets")
+    add_arguments(parser)
+    return filter_command(parser.parse_args(), print)
+
+
+if __name__ == "__main__":
+    run_cli(main)

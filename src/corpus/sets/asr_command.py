@@ -1,0 +1,86 @@
+"""The command of the ASR filter: its options, and what hears."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from src.corpus.sets.asr_score import NORMALISATIONS
+from src.corpus.sets.commands import for_each
+from src.corpus.stages.placement import Placement, add_placement
+from src.corpus.stages.response_settings import read_arguments
+
+if TYPE_CHECKING:  # torch behind them, not needed for --help
+    from src.corpus.stages.transcribe import AsrSettings, Heard, Transcriber
+    from src.generation.dispatch import OpenWorkers
+    from src.generation.tables import RowRef
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the filter."""
+    add = parser.add_argument
+    add(
+        "--model",
+        default="openai/whisper-large-v3",
+        help="speech recognition: folder or Hub id (default: %(default)s)",
+    )
+    add("--language", default="english", help="of the clips, or auto (default: %(default)s)")
+    add("--max-wer", type=_limit, default=0.5, metavar="RATE", help="most word errors, or none (default: 0.5)")
+    add("--max-cer", type=_limit, metavar="RATE", help="most character errors, or none (default: none)")
+    add("--normalisation", choices=sorted(NORMALISATIONS), default="letters",
+        help="of both texts: letters (default; lower case, a to z), unicode (any script, digits), none")  # fmt: skip
+    add("--text-column", metavar="COLUMN", help="what should be said (default: question, else text)")
+    add("--batch-size", type=int, default=16, metavar="N", help="clips heard at once (default: 16)")
+    add_placement(parser)
+    add("--limit", type=int, metavar="N", help="a trial: only the first N rows of every split, and no set is written")
+
+
+def _limit(text: str) -> float | None:
+    return None if text.lower() == "none" else float(text)
+
+
+def filter_command(args: argparse.Namespace, show: Callable[[str], None]) -> int:
+    """Filter the named sets, the model loaded once; the exit code, 1 if one set failed."""
+    from src.corpus.sets.asr_filter import AsrLimits, filter_by_asr
+    from src.corpus.stages.transcribe import AsrSettings
+
+    settings = AsrSettings(args.model, None if args.language == "auto" else args.language, args.batch_size)
+    limits = AsrLimits(args.max_wer, args.max_cer, args.normalisation, args.text_column)
+    hear = Hearing(settings, open_workers=read_arguments(args, Placement).open_workers())
+    return for_each(args.names, lambda name: filter_by_asr(name, settings, limits, hear, args.limit), show)
+
+
+class Hearing:
+    """Hears rows in this process or in several workers; a model is loaded when the first row asks for it."""
+
+    def __init__(
+        self,
+        settings: AsrSettings,
+        start: Callable[[AsrSettings], Transcriber] | None = None,
+        open_workers: OpenWorkers | None = None,
+    ) -> None:
+        self._settings = settings
+        self._start = start
+        self._open_workers = open_workers
+        self._transcriber: Transcriber | None = None
+
+    def __call__(self, name: str, rows: Sequence[RowRef]) -> Iterator[Heard]:
+        """What is heard in the rows of the raw set ``name``, in any order."""
+        from src.corpus.stages.transcribe import Clips, Whisper, hear_rows, serve_clips
+
+        start = self._start or Whisper
+        if self._open_workers is None:
+            from src.generation.respond import in_batches
+
+            self._transcriber = self._transcriber or start(self._settings)
+            yield from hear_rows(Clips(name), self._transcriber, in_batches(rows, self._settings.batch_size))
+            return
+        from src.generation.dispatch import Dispatcher
+        from src.generation.tables import row_key
+
+        workers = self._open_workers(functools.partial(serve_clips, name, self._settings, start))
+        with closing(workers):
+            yield from Dispatcher(workers, row_key, lambda heard: heard.key).run(rows)

@@ -1,0 +1,246 @@
+"""What is said in clips, as a speech recognition model of transformers hears it; kept row by row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from src.audio.waveform import AudioError, Waveform, load_waveform
+from src.common.errors import UserError
+from src.common.log import get_logger
+from src.common.paths import raw_dir
+from src.corpus.stages.text_engine import llm_mark
+from src.dataset.tables import open_split
+from src.generation.tables import RowRef, row_key
+from src.generation.work import Inbox, Ready, Tell, arriving
+
+_log = get_logger(__name__)
+RATE = 16000
+PIECE_SECONDS = 30.0
+"""Whisper hears this much at once."""
+SEARCH_SECONDS = 5.0
+"""How far before its end a piece may be cut."""
+
+
+class Transcriber(Protocol):
+    """What hears."""
+
+    def __call__(self, clips: Sequence[Waveform]) -> list[str]:
+        """The text of every clip."""
+
+
+@dataclass(frozen=True)
+class AsrSettings:
+    """The model (folder or Hub id), its language, and how many clips it hears at once.
+
+    ``language`` None lets the model find out; models of one language take none. ``dtype`` is float16 on a GPU and
+    float32 on a CPU.
+    """
+
+    model: str = "openai/whisper-large-v3"
+    language: str | None = "english"
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"batch_size is {self.batch_size}, expected at least 1")
+
+    def mark(self) -> dict[str, Any]:
+        """What transcripts depend on."""
+        return {"model": llm_mark(self.model), "language": self.language}
+
+
+class Whisper:
+    """Whisper, or a model with the same interface, greedy as its generation config says."""
+
+    def __init__(self, settings: AsrSettings, device: str | None = None) -> None:
+        """Load the model. Raises :class:`UserError` if that fails, or it does not know the language."""
+        import torch
+        from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
+
+        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._dtype = torch.float16 if self._device.startswith("cuda") else torch.float32
+        try:
+            self._processor: Any = AutoProcessor.from_pretrained(settings.model)
+            model: Any = AutoModelForSpeechSeq2Seq.from_pretrained(settings.model, dtype=self._dtype)
+        except (OSError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"speech recognition {settings.model!r} cannot be loaded ({reason}) (--model)") from error
+        self._model = model.eval().to(self._device)
+        self._batch_size = settings.batch_size
+        # a piece is one pass: from stamp to stamp, a stamp that does not advance would be heard for ever
+        self._once = {"force_unique_generate_call": True} if model.config.model_type == "whisper" else {}
+        self._options = _language_options(model.generation_config, settings)
+
+    def __call__(self, clips: Sequence[Waveform]) -> list[str]:
+        """Texts of clips of any rate and length; those beyond :data:`PIECE_SECONDS` are heard in pieces."""
+        pieces = [(place, piece) for place, clip in enumerate(clips) for piece in cut_pieces(_at_rate(clip))]
+        texts: list[list[str]] = [[] for _ in clips]
+        for start in range(0, len(pieces), self._batch_size):
+            batch = pieces[start : start + self._batch_size]
+            for (place, _), text in zip(batch, self._hear([piece for _, piece in batch]), strict=True):
+                texts[place].append(text)
+        return [" ".join(filter(None, parts)) for parts in texts]
+
+    def _hear(self, audio: Sequence[Tensor]) -> list[str]:
+        import torch
+
+        arrays = [samples.numpy() for samples in audio]
+        inputs = self._processor(arrays, sampling_rate=RATE, return_tensors="pt", return_attention_mask=True)
+        inputs = inputs.to(self._device)
+        with torch.inference_mode():
+            tokens = self._model.generate(
+                inputs["input_features"].to(self._dtype),
+                attention_mask=inputs["attention_mask"],
+                **self._options,
+                **self._once,
+            )
+        return [text.strip() for text in self._processor.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def cut_pieces(samples: Tensor) -> list[Tensor]:
+    """Samples ``(n,)`` at 16 kHz in pieces of at most :data:`PIECE_SECONDS`, cut where it is quietest.
+
+    The quietest 50 ms of the last :data:`SEARCH_SECONDS` of a piece are looked for, so that words stay whole.
+    """
+    longest, search, window = int(PIECE_SECONDS * RATE), int(SEARCH_SECONDS * RATE), RATE // 20
+    pieces = []
+    while samples.shape[0] > longest:
+        loudness = samples[longest - search : longest].reshape(-1, window).square().mean(dim=1)
+        end = longest - search + int(loudness.argmin()) * window + window // 2
+        pieces.append(samples[:end])
+        samples = samples[end:]
+    return [*pieces, samples]
+
+
+def _language_options(generation: Any, settings: AsrSettings) -> dict[str, str]:
+    """Options of ``generate`` for the language; none for a model of one language."""
+    if not getattr(generation, "is_multilingual", False):
+        return {}
+    if settings.language is None:
+        return {"task": "transcribe"}
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
+
+    asked = settings.language.lower()
+    code = asked if asked in LANGUAGES else TO_LANGUAGE_CODE.get(asked)
+    known = {token.strip("<|>") for token in getattr(generation, "lang_to_id", None) or {}}
+    if code is None or (known and code not in known):
+        raise UserError(
+            f"{settings.model} does not know the language {settings.language!r}; known: "
+            f"{', '.join(sorted(LANGUAGES.get(each, each) for each in known))} (--language)"
+        )
+    return {"language": code, "task": "transcribe"}
+
+
+def _at_rate(clip: Waveform) -> Tensor:
+    """Mono samples at 16 kHz, ``(n,)``."""
+    import torch
+
+    from src.audio.resample import resample
+
+    mono = clip.mono
+    samples, _ = resample(mono[None], torch.tensor([mono.shape[0]]), clip.sample_rate, RATE)
+    return samples[0]
+
+
+class Clips:
+    """The undecoded audio of a raw set."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._tables: dict[str, Any] = {}
+
+    def load(self, ref: RowRef) -> Waveform:
+        """A row's clip. Raises :class:`AudioError` if it cannot be decoded."""
+        from datasets import Audio
+
+        split, row = ref
+        if split not in self._tables:
+            table = open_split(raw_dir(self._name), split, f"raw set {self._name}").select_columns(["audio"])
+            self._tables[split] = table.cast_column("audio", Audio(decode=False))
+        return load_waveform(self._tables[split][row]["audio"])
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What was heard in a row: a text, or why nothing could be heard."""
+
+    split: str
+    row: int
+    text: str = ""
+    error: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Name of the row among all splits."""
+        return row_key((self.split, self.row))
+
+
+def hear_rows(clips: Clips, transcriber: Transcriber, batches: Iterable[Sequence[RowRef]]) -> Iterator[Heard]:
+    """What is heard in the rows, batch by batch; the next batch is decoded while one is heard.
+
+    A clip that cannot be decoded, or that the model does not survive alone, costs its row.
+    """
+    from src.generation.prefetch import Prefetcher
+
+    feed = Prefetcher((_load(clips, batch) for batch in batches), 2)
+    try:
+        while (loaded := feed.take(wait=True)) is not None:
+            bad, good = loaded
+            yield from bad
+            yield from _hear(transcriber, good)
+    finally:
+        feed.close()
+
+
+def serve_clips(
+    name: str, settings: AsrSettings, start: Callable[[AsrSettings], Transcriber], inbox: Inbox, tell: Tell
+) -> None:
+    """Hear rows of ``raw/NAME`` from ``inbox`` until it ends, with a model of this worker's own."""
+    transcriber = start(settings)
+    tell(Ready(4 * settings.batch_size))
+    for heard in hear_rows(Clips(name), transcriber, arriving(inbox, settings.batch_size)):
+        tell(heard)
+
+
+def _load(clips: Clips, batch: Sequence[RowRef]) -> tuple[list[Heard], list[tuple[RowRef, Waveform]]]:
+    bad, good = [], []
+    for ref in batch:
+        try:
+            good.append((ref, clips.load(ref)))
+        except AudioError as error:
+            bad.append(Heard(*ref, error=str(error)))
+    return bad, good
+
+
+def _hear(transcriber: Transcriber, good: Sequence[tuple[RowRef, Waveform]]) -> Iterator[Heard]:
+    if not good:
+        return
+    try:
+        texts = transcriber([clip for _, clip in good])
+    except Exception as error:  # whatever one clip does to the model costs its row alone
+        if "CUDA error" in str(error):
+            raise  # the device is lost, and with it every row after this one
+        if len(good) == 1:
+            yield Heard(*good[0][0], error=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            return
+        for pair in good:
+            yield from _hear(transcriber, [pair])
+        return
+    for (ref, _), text in zip(good, texts, strict=True):
+        yield Heard(*ref, text)
+
+
+def with_log(name: str, heard: Iterator[Heard], total: int, every: float = 30.0) -> Iterator[Heard]:
+    """The same rows, with a line in the log now and then."""
+    started = logged = time.monotonic()
+    for done, each in enumerate(heard, start=1):
+        yield each
+        now = time.monotonic()
+        if now - logged > every or done == total:
+            logged = now
+            _log.info("%s: %d of %d clips, %.1f clips/s", name, done, total, done / max(now - started, 1e-6))
