@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import run_cli
-from src.corpus.sets.commands import corpora, corpus_parser, for_each
+from src.corpus.sets.commands import corpora_with_sets, corpus_parser, for_each
 
 
 def main() -> int:
@@ -25,7 +25,7 @@ def main() -> int:
     from src.corpus.sets.split import SplitSettings, create_split
 
     settings = SplitSettings(args.validation, args.seed)
-    return for_each(corpora(args.names), lambda name: create_split(name, settings, args.overwrite), print)
+    return for_each(corpora_with_sets(args.names), lambda name: create_split(name, settings, args.overwrite), print)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import run_cli
-from src.corpus.sets.commands import corpora, corpus_parser
+from src.corpus.sets.commands import corpora_with_sets, corpus_parser
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     from src.common.run_record import write_json
     from src.corpus.sets.statistics import statistics, statistics_table
 
-    entries = statistics(corpora(args.names, instruction=True))
+    entries = statistics(corpora_with_sets(args.names, instruction=True))
     print(statistics_table(entries))
     if args.json:
         write_json(args.json, entries)

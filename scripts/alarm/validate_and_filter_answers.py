@@ -12,7 +12,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import run_cli
-from src.corpus.sets.commands import add_response_arguments, corpora, corpus_parser, for_each, response_folder
+from src.corpus.sets.commands import (
+    add_response_arguments,
+    corpora_with_sets,
+    corpus_parser,
+    for_each,
+    response_folder,
+)
 
 
 def main() -> int:
@@ -32,7 +38,7 @@ def main() -> int:
     def work(name: str) -> dict[str, object]:
         return filter_by_answer(name, response_folder(name, args, not args.plain), limits, count)
 
-    return for_each(corpora(args.names), work, print)
+    return for_each(corpora_with_sets(args.names), work, print)
 
 
 if __name__ == "__main__":

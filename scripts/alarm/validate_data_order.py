@@ -9,7 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import run_cli
-from src.corpus.sets.commands import add_response_arguments, corpora, corpus_parser, response_folder
+from src.corpus.sets.commands import add_response_arguments, corpora_with_sets, corpus_parser, response_folder
 
 
 def main() -> int:
@@ -21,7 +21,7 @@ def main() -> int:
     from src.corpus.sets.order import check_order, existing
 
     wrong = 0
-    for name in corpora(args.names, instruction=True):
+    for name in corpora_with_sets(args.names, instruction=True):
         raw = instruction_base(name) if name in instruction_sets() else name
         folders = existing([response_folder(name, args, rephrased) for rephrased in (False, True)])
         problems = check_order(raw, folders)

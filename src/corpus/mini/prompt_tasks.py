@@ -42,14 +42,15 @@ def named_sounds(prompt: str) -> list[str]:
     return _NAMES.findall(prompt)
 
 
-def _shape(prompt: str) -> str:
+def shape_of(prompt: str) -> str:
+    """A prompt with every sound written as ``*``."""
     return _NAMES.sub("*", prompt)
 
 
 def _shapes() -> dict[str, str]:
     scene = Scene((Event("kick", "loud", 0), Event("bell", "soft", 1)))
     made = ((kind, make_question(scene, random.Random(0), kind)) for kind in OPEN_KINDS)
-    return {_shape(question.text): kind for kind, question in made if question is not None}
+    return {shape_of(question.text): kind for kind, question in made if question is not None}
 
 
 KIND_OF_SHAPE = _shapes()
@@ -58,7 +59,7 @@ KIND_OF_SHAPE = _shapes()
 
 def suits(prompt: str, scene: Scene) -> bool:
     """Whether ``prompt`` is one of the miniature world's questions, and ``scene`` allows it."""
-    kind, names = KIND_OF_SHAPE.get(_shape(prompt)), named_sounds(prompt)
+    kind, names = KIND_OF_SHAPE.get(shape_of(prompt)), named_sounds(prompt)
     if kind is None or (
         kind in NAMING_KINDS and (len(set(names)) < len(names) or not set(names) <= set(scene.names))
     ):

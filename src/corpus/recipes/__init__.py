@@ -62,9 +62,12 @@ def all_corpora() -> list[str]:
     return [name for names in groups().values() for name in names]
 
 
+OTHER = "other"
+
+
 def group_of(name: str) -> str:
-    """The group a corpus belongs to."""
-    return next(group for group, names in groups().items() if name in names)
+    """The group a corpus belongs to; ``other`` for a set without a recipe."""
+    return next((group for group, names in groups().items() if name in names), OTHER)
 
 
 def choose(names: list[str], known: list[str] | None = None) -> list[str]:

@@ -50,11 +50,11 @@ def corpora(names: Sequence[str], instruction: bool = False) -> list[str]:
     return found
 
 
-def corpora_with_sets(names: Sequence[str]) -> list[str]:
+def corpora_with_sets(names: Sequence[str], instruction: bool = False) -> list[str]:
     """Like :func:`corpora`, but any raw set may be named, also one without a recipe."""
     if not names:
-        return corpora(())
-    found = [[name] if raw_dir(name).is_dir() else corpora([name]) for name in names]
+        return corpora((), instruction)
+    found = [[name] if raw_dir(name).is_dir() else corpora([name], instruction) for name in names]
     return list(dict.fromkeys(name for each in found for name in each))
 
 

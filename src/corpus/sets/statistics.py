@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from src.common.paths import indexes_dir, indexes_filtered_dir, prompts_dir, raw_dir
-from src.corpus.recipes import group_of
+from src.corpus.recipes import OTHER, group_of
 from src.dataset.splits import read_indexes
 from src.dataset.tables import find_rows, native_splits, open_split, read_keys
 
 TITLES = {
     "speech": "Speech", "complicated_speech": "Speech", "environment": "Sound", "event": "Sound", "music": "Music",
-    "instruction": "Instruction",
+    "instruction": "Instruction", OTHER: "Other",
 }  # fmt: skip
 """Names of the published table's lines by group."""
 SPLITS = ("all", "train", "validation")

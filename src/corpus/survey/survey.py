@@ -108,7 +108,7 @@ def _corpus(name: str, settings: SurveySettings) -> dict[str, Any]:
     return {
         "name": name,
         "title": load_recipe(name).title if known else name,
-        "group": group_of(name) if known else "other",
+        "group": group_of(name),
         "raw": measure_raw(name, settings.limit),
         "prompts": measure_prompts(name, settings.limit),
         "responses": [numbers for numbers, _ in sets],

@@ -56,7 +56,7 @@ def test_the_writer_lists_prompts_that_suit_the_scene_in_the_style_asked_for() -
         kinds = prompt_tasks.STYLE_KINDS[PROMPTS.writer_styles.index(style)]
         listed, _ = read_prompt_list(sample.response)
         for prompt in listed:
-            kind = KIND_OF_SHAPE["".join(prompt_tasks._shape(prompt))]
+            kind = KIND_OF_SHAPE["".join(prompt_tasks.shape_of(prompt))]
             assert kind in kinds
             seen[kind] += 1
     assert set(seen) == set(OPEN_KINDS)
@@ -71,7 +71,7 @@ def test_the_prompt_checkers_verdicts_follow_from_the_description() -> None:
         good, read = read_verdicts(sample.response, len(candidates))
         assert status == read == "ok"
         for candidate, verdict in zip(candidates, good, strict=True):
-            known = KIND_OF_SHAPE.get(prompt_tasks._shape(candidate))
+            known = KIND_OF_SHAPE.get(prompt_tasks.shape_of(candidate))
             names_absent = any(name not in named_sounds(description) for name in named_sounds(candidate))
             assert verdict == (known is not None and (known == "present" or not names_absent)), candidate
             verdicts[verdict] += 1
