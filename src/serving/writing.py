@@ -52,6 +52,8 @@ class Writing:
         self._held = ""
         self._shown: dict[Part, list[str]] = {"thoughts": [], "answer": []}
         self.stopped = False
+        self.told = False
+        """Whether the first piece has gone out."""
 
     @property
     def thoughts(self) -> str:
