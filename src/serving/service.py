@@ -167,12 +167,11 @@ class Service:
         yield self._finished(prepared, ticket, writing, ids, result)
 
     async def close(self) -> None:
-        """Finish what runs, and end the threads."""
+        """Finish what runs, and end the threads; the engine stays open."""
         await self._bridge.close()
         self._listener.close()
         self._decoders.shutdown(wait=False, cancel_futures=True)
         self._texts.shutdown(wait=False, cancel_futures=True)
-        self._engine.close()
 
     def _check_sizes(self, chat: ChatRequest) -> None:
         parts = [part for message in chat.messages for part in message.content or ()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +41,8 @@ def serve(raw: Mapping[str, Any]) -> int:
         from src.serving.page import need_gradio
 
         need_gradio()
-    app = make_app(load(config), config)
+    loaded = load(config)
+    app = make_app(loaded, config)
     options = uvicorn.Config(
         app,
         host=config.host,
@@ -52,7 +54,8 @@ def serve(raw: Mapping[str, Any]) -> int:
     )
     log.info("http://%s:%d%s", config.host, config.port, " (page), /v1 below it" if config.demo else "/v1")
     server = uvicorn.Server(options)
-    server.run()
+    with closing(loaded.engine):
+        server.run()
     return 0 if server.started else 1
 
 
