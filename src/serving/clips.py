@@ -21,6 +21,9 @@ RATES = (4_000, 192_000)
 """Samples per second."""
 MOST_CHANNELS = 32
 WAVE_CODECS = {1: "PCM", 2: "ADPCM", 3: "float", 6: "A-law", 7: "mu-law", 17: "IMA ADPCM", 0xFFFE: "extensible"}
+MOST_CHUNKS = 1000
+STREAMED, CUT = 0x7FFF0000, 4096
+"""Sizes that writers put where they do not know the length yet, and bytes that may be missing at the end."""
 CODECS = ("pcm_", "adpcm_ms", "adpcm_ima_wav", "mp3", "flac", "vorbis", "opus")
 LISTS = (b"<mpd", b"<?xml", b"<compositionplaylist", b"#ext", b"ffconcat", b"c=in ip", b"v=0", b"[playlist]")
 """How lists of files begin, in lower case."""
@@ -155,17 +158,28 @@ def _without_id3(data: bytes) -> bytes:
 
 
 def _check_wave(data: bytes) -> None:
-    """Refuse codecs that have no business in a WAV file."""
-    place = 12
-    while place + 10 <= len(data):
-        size = int.from_bytes(data[place + 4 : place + 8], "little")
-        if data[place : place + 4] == b"fmt ":
-            tag = int.from_bytes(data[place + 8 : place + 10], "little")
+    """Refuse codecs that have no business in a WAV file, and files that claim much more than they hold."""
+    place, large, known = 12, 0, False
+    for _ in range(MOST_CHUNKS):
+        name, start = data[place : place + 4], place + 8
+        size = int.from_bytes(data[place + 4 : start], "little")
+        if name == b"ds64":  # the sizes of RF64, https://tech.ebu.ch/docs/tech/tech3306.pdf
+            large = int.from_bytes(data[start + 8 : start + 16], "little")
+        elif name == b"fmt ":
+            tag, known = int.from_bytes(data[start : start + 2], "little"), True
             if tag not in WAVE_CODECS:
                 raise ApiError(400, f"a WAV file with codec {tag:#x}, expected PCM or float", "bad_audio")
-            return
-        place += 8 + size + size % 2
-    raise ApiError(400, "a WAV file without a format chunk; it may have been cut", "bad_audio")
+        elif name == b"data":
+            claimed, there = large or (0 if size >= STREAMED else size), len(data) - start
+            if claimed > there + CUT:
+                reason = f"a WAV file that claims {claimed} bytes of samples and holds {there}; it may have been cut"
+                raise ApiError(400, reason, "bad_audio")
+            break
+        place = start + size + size % 2
+        if place + 8 > len(data):
+            break
+    if not known:
+        raise ApiError(400, "a WAV file without a format chunk; it may have been cut", "bad_audio")
 
 
 def _unreadable(error: Exception) -> ApiError:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -52,6 +53,15 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+def _whole_characters(text: str) -> str:
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("holds half a character (a lone surrogate)")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole_characters)]
+
+
 class InputAudio(_Strict):
     """An encoded file as base64."""
 
@@ -69,7 +79,7 @@ class TextPart(_Strict):
     """Text."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class InputAudioPart(_Strict):
@@ -129,7 +139,7 @@ class AssistantMessage(_Strict):
 
 
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
-Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Stop = Annotated[Text, StringConstraints(min_length=1, max_length=256)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
@@ -143,7 +153,7 @@ class StreamOptions(_Strict):
 class ChatRequest(_Strict):
     """A checked request. ``max_tokens`` bounds thoughts and answer together, as OpenAI's does."""
 
-    model: str
+    model: Text
     messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -176,7 +186,7 @@ class ChatRequest(_Strict):
 def parse_chat(body: bytes) -> ChatRequest:
     """The request in ``body``. Raises :class:`ApiError` (400) naming what cannot be used."""
     try:
-        raw = json.loads(body, parse_constant=_no_constant)
+        raw = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
     except RecursionError:
         raise ApiError(400, "the body is nested too deeply", "invalid_json") from None
     except ValueError as error:  # also bytes that are no UTF-8, and numbers of thousands of digits

@@ -50,6 +50,13 @@ def wav_header(claimed: int, tag: int = 1, channels: int = 1, rate: int = RATE, 
     return head + struct.pack("<4sI", b"data", claimed & 0xFFFFFFFF) + data
 
 
+def large_wav_header(claimed: int) -> bytes:
+    """An RF64 file, whose sizes have 64 bits."""
+    plain = wav_header(2**32 - 1)
+    sizes = struct.pack("<4sIQQQI", b"ds64", 28, claimed + 100, claimed, claimed // 2, 0)
+    return b"RF64" + plain[4:12] + sizes + plain[12:]
+
+
 def input_audio(data: bytes, kind: str = "wav") -> dict[str, Any]:
     """A content part."""
     return {"type": "input_audio", "input_audio": {"data": b64encode(data).decode(), "format": kind}}

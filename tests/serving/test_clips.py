@@ -17,7 +17,15 @@ from src.serving.clips import decode, from_base64, from_data_url, plain_audio, r
 from src.serving.config import Limits
 from src.serving.errors import ApiError
 from src.serving.schema import AudioUrlPart, InputAudioPart
-from tests.serving.sounds import audio_url, encoded, float_wav, input_audio, silence_bomb, wav_header
+from tests.serving.sounds import (
+    audio_url,
+    encoded,
+    float_wav,
+    input_audio,
+    large_wav_header,
+    silence_bomb,
+    wav_header,
+)
 
 LIMITS = Limits(clip_seconds=20)
 KINDS = ["wav", "mp3", "flac", "ogg"]
@@ -64,8 +72,10 @@ def test_long_clips_are_refused_whatever_their_header_says() -> None:
 
 
 def test_claims_of_gigabytes_take_no_memory() -> None:
-    found = decode(wav_header(10 * 2**30), LIMITS)
-    assert found.samples.shape[1] == 800
+    for data in (wav_header(2**30), large_wav_header(10 * 2**30), large_wav_header(2**62)):
+        assert "holds 1600" in refusal(data).message
+    for unknown in (2**32 - 1, 2**31 - 1, 0x7FFFF000):  # written before the length was known
+        assert decode(wav_header(unknown), LIMITS).samples.shape[1] == 800
 
 
 @pytest.mark.parametrize(
