@@ -26,7 +26,7 @@ ALLOWED = {
     "training": {"model", "dataset", "report", "prompts", "common", "audio"},
     "generation": {"model", "dataset", "prompts", "common", "audio"},
     "corpus": {"collection", "generation", "dataset", "prompts", "common", "audio"},
-    "serving": {"generation", "model", "prompts", "common", "audio"},
+    "serving": {"generation", "model", "report", "prompts", "common", "audio"},
 }
 """What every room may import of ours, besides itself."""
 NO_TORCH = {"common", "prompts", "benchmarks", "collection", "report", "quickstart"}
