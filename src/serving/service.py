@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -139,7 +139,7 @@ class Service:
         request = Request(f"chat-{next(self._numbers)}", segments, seed)
         return Prepared(request, self._sampling(chat), tuple(chat.stop), began)
 
-    async def answer(self, prepared: Prepared, streamed: bool) -> AsyncIterator[Delta | Finished]:
+    async def answer(self, prepared: Prepared, streamed: bool) -> AsyncGenerator[Delta | Finished, None]:
         """Pieces of the response as they are written, if it is streamed, and at last all of it.
 
         Leaving the iteration early drops the request. Raises :class:`ApiError` if the engine fails.
