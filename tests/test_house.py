@@ -26,6 +26,7 @@ ALLOWED = {
     "training": {"model", "dataset", "report", "prompts", "common", "audio"},
     "generation": {"model", "dataset", "prompts", "common", "audio"},
     "corpus": {"collection", "generation", "dataset", "prompts", "common", "audio"},
+    "serving": {"generation", "model", "report", "prompts", "common", "audio"},
 }
 """What every room may import of ours, besides itself."""
 NO_TORCH = {"common", "prompts", "benchmarks", "collection", "report", "quickstart"}
@@ -113,6 +114,7 @@ SURFACE = [
     "scripts/benchmarks/report.py",
     "scripts/check_kills.py",
     "scripts/plot_curves.py",
+    "serve.py",
     "src/configs/accelerate/cpu.yaml",
     "src/configs/accelerate/fsdp.yaml",
     "src/configs/accelerate/multigpu.yaml",

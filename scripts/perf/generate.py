@@ -165,7 +165,7 @@ def planned_core(llm: str, config: Any, plan: dict[str, tuple[int, int]]) -> Any
     """vLLM that writes exactly as many tokens as planned, whatever they are."""
     from vllm import SamplingParams
 
-    from src.generation.engine import Pass
+    from src.generation.flight import Pass
     from src.generation.vllm_core import VllmCore
     from src.model.llm import resolve_source
 

@@ -52,7 +52,7 @@ def load_waveform(source: Any, sample_rate: int | None = None, max_seconds: floa
             array or tensor ``(n,)`` or ``(channels, n)`` together with ``sample_rate``. Integer arrays are scaled to
             [-1, 1]; a two-dimensional array with more rows than columns is taken as ``(n, channels)``.
         sample_rate: samples per second of an array; ignored for the other forms, which carry their own.
-        max_seconds: longer audio is an error, where its header tells the length before it is decoded.
+        max_seconds: longer encoded audio is an error; where its header tells the length, before it is decoded.
 
     Raises:
         AudioError: the file is missing, unreadable, holds no samples or samples that are not finite; it is named.
@@ -121,10 +121,15 @@ def _from_decoder(decoder: Any, name: str, max_seconds: float) -> Waveform:
     seconds = getattr(getattr(decoder, "metadata", None), "duration_seconds", None) or 0.0
     if seconds > max_seconds:
         raise AudioError(f"{name}: {seconds:.0f} s of audio, expected at most {max_seconds:.0f} s", "too_long")
+    bounded = math.isfinite(max_seconds) and hasattr(decoder, "get_samples_played_in_range")
     try:
-        decoded = decoder.get_all_samples()
+        # a header may lie, or say nothing: a second more than is allowed shows it
+        decoded = decoder.get_samples_played_in_range(0.0, max_seconds + 1) if bounded else decoder.get_all_samples()
     except (RuntimeError, ValueError, IndexError) as error:
         raise _unreadable(name, error) from error
+    seconds = decoded.data.shape[-1] / max(1, int(decoded.sample_rate))
+    if seconds > max_seconds:
+        raise AudioError(f"{name}: more than {max_seconds:.0f} s of audio", "too_long")
     return _checked(Waveform(decoded.data.float(), int(decoded.sample_rate)), name)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,10 +23,10 @@ from src.model.checkpoints import open_checkpoint, shared_lora
 from src.model.llm import load_llm
 from src.model.lora_files import attach_lora, read_lora
 from src.prompts.chat import opens_thoughts, text_ids
+from src.prompts.parts import Part, PartSplitter
 from src.prompts.thoughts import CLOSE_THOUGHTS, OPEN_THOUGHTS
 
 QUICKSTART_CHECKPOINT = "saved/mini_alarm_ca"
-Part = Literal["thoughts", "answer"]
 
 
 @dataclass(frozen=True)
@@ -155,30 +154,8 @@ class _VisibleStreamer(TextIteratorStreamer):
 
 
 def mark_parts(pieces: Iterable[str], inside_thoughts: bool) -> Iterator[tuple[Part, str]]:
-    """Mark pieces of a response as thoughts or answer, without the think tags and the white space around them.
-
-    Text that may be the beginning of a tag is held back until it is known.
-    """
-    text = ""
-    shown: dict[Part, int] = {"thoughts": 0, "answer": 0}
-    for piece in chain(pieces, [None]):
-        text += piece or ""
-        for part, visible in _visible(text, inside_thoughts, ended=piece is None).items():
-            if len(visible) > shown[part]:
-                yield part, visible[shown[part] :]
-                shown[part] = len(visible)
-
-
-def _visible(text: str, inside_thoughts: bool, ended: bool) -> dict[Part, str]:
-    """What of an unfinished response can be shown; never more than what its continuation shows."""
-    body = text.lstrip()
-    if not ended and OPEN_THOUGHTS.startswith(body):
-        return {}
-    if not inside_thoughts and not body.startswith(OPEN_THOUGHTS):
-        return {"answer": body.strip()}
-    thoughts, closed, answer = body.removeprefix(OPEN_THOUGHTS).partition(CLOSE_THOUGHTS)
-    if not closed and not ended:
-        lengths = range(min(len(thoughts), len(CLOSE_THOUGHTS)), 0, -1)
-        begun = next((length for length in lengths if CLOSE_THOUGHTS.startswith(thoughts[-length:])), 0)
-        thoughts = thoughts[: len(thoughts) - begun]
-    return {"thoughts": thoughts.strip(), "answer": answer.strip()}
+    """Mark pieces of a response as thoughts or answer, without the think tags and the white space around them."""
+    splitter = PartSplitter(inside_thoughts)
+    for piece in pieces:
+        yield from splitter.feed(piece)
+    yield from splitter.end()

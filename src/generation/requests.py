@@ -86,8 +86,9 @@ class Sampling:
 
     ``max_tokens`` bounds a pass. With ``max_thinking_tokens >= 0`` the first pass is bounded by it; a response that
     reaches this bound is continued, by up to ``max_tokens`` more, after ``budget_closing`` if it was still
-    thinking. ``temperature``, ``top_p`` and ``top_k`` are the model's own (generation config) where ``None``;
-    ``greedy`` overrides them all.
+    thinking. ``max_total_tokens`` bounds all passes together, the closing included. ``temperature``, ``top_p`` and
+    ``top_k`` are the model's own (generation config) where ``None``; ``greedy`` overrides them all. ``streamed``
+    lets the core report tokens as they are written.
     """
 
     max_tokens: int = 8192
@@ -97,6 +98,8 @@ class Sampling:
     top_k: int | None = None
     greedy: bool = False
     budget_closing: str = "\n</think>\n\n"
+    max_total_tokens: int | None = None
+    streamed: bool = False
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:

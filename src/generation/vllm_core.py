@@ -18,7 +18,8 @@ from torch import Tensor
 from src.common.errors import UserError
 from src.common.log import get_logger
 from src.generation.config import EngineConfig
-from src.generation.engine import Engine, Pass
+from src.generation.engine import Engine
+from src.generation.flight import Pass
 from src.generation.requests import Sampling, Segment, prompt_length
 from src.generation.vllm_lora import lora_options, lora_request
 from src.model.llm import resolve_source
@@ -116,13 +117,14 @@ class VllmCore:
 
     def step(self) -> list[Pass]:
         """One engine step."""
-        finished = []
+        written = []
         for output in self._llm.llm_engine.step():
+            done = output.outputs[0]
+            reason: Any = None
             if output.finished:
-                done = output.outputs[0]
-                reason: Any = "length" if done.finish_reason == "length" else "stop"
-                finished.append(Pass(output.request_id, list(done.token_ids), reason))
-        return finished
+                reason = "length" if done.finish_reason == "length" else "stop"
+            written.append(Pass(output.request_id, list(done.token_ids), reason))
+        return written
 
     def abort(self, keys: Sequence[str]) -> None:
         """Drop requests."""
@@ -151,7 +153,7 @@ class VllmCore:
             seed=seed,
             stop_token_ids=self._stops,
             detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            output_kind=RequestOutputKind.DELTA if sampling.streamed else RequestOutputKind.FINAL_ONLY,
         )
 
     def _as_given(self, max_tokens: int, seed: int | None, output_kind: Any) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from src.generation.engine import Pass
+from src.generation.flight import Pass
 from src.generation.requests import Sampling, Segment
 from tests.prompts.fakes import CharTokenizer
 
@@ -47,6 +47,7 @@ class ScriptedCore:
         self.refuse = refuse
         self.calls: list[Call] = []
         self.active: dict[str, tuple[int, Pass]] = {}
+        self.streamed: set[str] = set()
         self.most_active = 0
         self.steps = 0
         self.closed = False
@@ -63,6 +64,8 @@ class ScriptedCore:
         reason = "stop" if len(ids) <= max_tokens else "length"
         ids = ids[:max_tokens]
         self.active[key] = (len(ids), Pass(key, ids, reason))  # type: ignore[arg-type]
+        if sampling.streamed:
+            self.streamed.add(key)
         self.most_active = max(self.most_active, len(self.active))
 
     def step(self) -> list[Pass]:
@@ -70,11 +73,15 @@ class ScriptedCore:
         self.steps += 1
         done = []
         for key, (left, finished) in list(self.active.items()):
+            token = finished.token_ids[len(finished.token_ids) - left]
             if left > 1:
                 self.active[key] = (left - 1, finished)
+                if key in self.streamed:
+                    done.append(Pass(key, [token], None))
             else:
                 del self.active[key]
-                done.append(finished)
+                streamed = key in self.streamed
+                done.append(Pass(key, [token], finished.finish_reason) if streamed else finished)
         return done
 
     def abort(self, keys: Sequence[str]) -> None:

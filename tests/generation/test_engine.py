@@ -186,3 +186,45 @@ def test_engine_can_run_again() -> None:
     engine = Engine(ScriptedCore(lambda prompt: "a"), CharTokenizer())
     for _ in range(2):
         assert [result.key for result in engine.run(prompts("p"), Sampling(5))] == ["0"]
+
+
+def test_tokens_are_told_as_they_are_written_with_the_closing_between_passes() -> None:
+    core = ScriptedCore(lambda prompt: "answer" if "</think>" in prompt else "z" * 500)
+    flight = Engine(core, CharTokenizer()).flight()
+    told: list[list[int]] = []
+    request = Request("p", (ids("p"),), seed=0)
+    assert flight.submit(request, Sampling(100, 5, budget_closing="|</think>"), told.append) is None
+    results: list[Result] = []
+    while flight:
+        results += flight.step()
+    assert results[0].text == "zzzzz|</think>answer"
+    assert told[:6] == [*([ord("z")] for _ in range(5)), ids("|</think>")]
+    assert [token for tokens in told for token in tokens] == list(results[0].token_ids)
+
+
+def test_requests_of_a_flight_have_settings_of_their_own_and_can_be_dropped() -> None:
+    core = ScriptedCore(lambda prompt: prompt * 50)
+    flight = Engine(core, CharTokenizer()).flight()
+    for name, most in (("a", 4), ("b", 7), ("c", 50)):
+        assert flight.submit(Request(name, (ids(name),)), Sampling(most)) is None
+    flight.step()
+    flight.abort("c")
+    flight.abort("nobody")
+    assert len(flight) == len(core.active) == 2
+    results: list[Result] = []
+    while flight:
+        results += flight.step()
+    assert [result.text for result in results] == ["aaaa", "bbbbbbb"]
+    refused = flight.submit(Request("d", ([-1],)), Sampling(4))
+    assert refused is not None and refused.status == "bad_prompt" and not flight
+
+
+@pytest.mark.parametrize(
+    ("most", "text"), [(3, "zzz"), (5, "zzzzz"), (13, "zzzzz"), (14, "zzzzz</think>.a"), (60, "")]
+)
+def test_the_whole_response_can_be_bounded(most: int, text: str) -> None:
+    core = ScriptedCore(lambda prompt: "answer" if "</think>" in prompt else "z" * 500)
+    sampling = Sampling(100, 5, budget_closing="</think>", max_total_tokens=most)
+    result = run(core, prompts("p"), sampling)["0"]
+    assert result.text == (text.replace(".", "") or "zzzzz</think>answer")
+    assert result.num_tokens <= most and (result.finish_reason == "length") == bool(text)

@@ -14,7 +14,8 @@ from datasets import load_from_disk
 from src.common.config import compose
 from src.common.errors import ConfigError, UserError
 from src.generation.ears import Ears
-from src.generation.engine import Engine, Pass
+from src.generation.engine import Engine
+from src.generation.flight import Pass
 from src.generation.job import Job
 from src.generation.run import generate
 from src.generation.tables import Table, other_rows

@@ -15,6 +15,7 @@ from src.generation.config import EngineConfig
 from src.generation.requests import Request, Result, Sampling, Segment
 from src.model.llm import load_llm
 from src.prompts.chat import text_ids, turn_ids
+from tests.support.tiny_llm import save_lively_llm
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 WIDTH = 192
@@ -23,20 +24,8 @@ CLOSING = "|so|</think>\n"
 
 @pytest.fixture(scope="module")
 def lively(llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model with large weights, whose greedy answers differ from prompt to prompt."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    config = AutoConfig.from_pretrained(str(llm), head_dim=32)  # vLLM on a CPU has no smaller heads
-    tokenizer = AutoTokenizer.from_pretrained(str(llm))
-    torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).requires_grad_(False)
-    for name, weight in model.named_parameters():
-        if weight.ndim == 2:
-            weight.normal_(std=1.0 if "embed" in name else 0.2)
-    folder = tmp_path_factory.mktemp("lively") / "lively-llm"
-    model.save_pretrained(str(folder))
-    tokenizer.save_pretrained(str(folder))
-    return folder
+    """A random model whose greedy answers differ from prompt to prompt."""
+    return save_lively_llm(llm, tmp_path_factory.mktemp("lively") / "lively-llm")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import signal
 import time
 from pathlib import Path
 
-from src.generation.engine import Engine, Pass
+from src.generation.engine import Engine
+from src.generation.flight import Pass
 from src.generation.job import Job
 from src.generation.work import Models
 from tests.generation.fakes import ScriptedCore

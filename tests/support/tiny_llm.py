@@ -44,3 +44,22 @@ def save_tiny_llm(folder: Path, width: int = 192, family: Literal["qwen3", "llam
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(str(folder))
     return folder
+
+
+def save_lively_llm(tiny: Path, folder: Path) -> Path:
+    """Write the architecture and tokenizer of ``tiny`` with large random weights; returns ``folder``.
+
+    Its greedy answers differ from prompt to prompt, and vLLM on a CPU takes its heads.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(str(tiny), head_dim=32)
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).requires_grad_(False)
+    for name, weight in model.named_parameters():
+        if weight.ndim == 2:
+            weight.normal_(std=1.0 if "embed" in name else 0.2)
+    model.save_pretrained(str(folder))
+    AutoTokenizer.from_pretrained(str(tiny)).save_pretrained(str(folder))
+    return folder

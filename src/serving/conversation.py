@@ -1,0 +1,123 @@
+"""Conversations to prompts: every clip where the model learnt to hear it, earlier turns before the last.
+
+One clip in one turn gives the prompt of ``ask.py`` and of the runs over data sets, token by token.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from src.generation.requests import Segment
+from src.prompts import Prompts
+from src.prompts.chat import text_ids
+from src.serving.schema import AssistantMessage, ChatRequest, Message, SystemMessage, TextPart, text_of
+
+
+class Conversations:
+    """Writes the prompts of one model; ``explicit_tags`` as :class:`Ears` has them, one for each front end."""
+
+    def __init__(self, tokenizer: Any, prompts: Prompts, explicit_tags: Sequence[bool]) -> None:
+        self._tokenizer = tokenizer
+        self._prompts = prompts
+        self._explicit = list(explicit_tags)
+
+    def segments(self, messages: Sequence[Message], heard: Sequence[Sequence[Tensor]]) -> tuple[Segment, ...]:
+        """The prompt; ``heard`` has, clip by clip, a tensor ``(frames, llm_dim)`` for each front end.
+
+        The conversation is rendered once by the model's own template, with marks where the clips belong.
+        """
+        marks = _Marks()
+        turns = [] if isinstance(messages[0], SystemMessage) else [("system", self._prompts.generation_system)]
+        for message in messages:
+            if isinstance(message, SystemMessage):
+                turns.append(("system", text_of(message.content)))
+            elif isinstance(message, AssistantMessage):
+                turns.append(("assistant", text_of(message.content)))
+            else:
+                turns.append(("user", self._user_turn(message.content, marks)))
+        conversation = [{"role": role, "content": text} for role, text in turns if text or role != "system"]
+        rendered = self._tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        return self._around(rendered, marks, [front_end for clip in heard for front_end in clip])
+
+    def _user_turn(self, parts: Sequence[Any], marks: _Marks) -> str:
+        """Texts and marks: the clip first if there is one, as in training; several where they stand."""
+        texts = [part.text for part in parts if isinstance(part, TextPart)]
+        clips = len(parts) - len(texts)
+        if clips == 0:
+            return "\n".join(texts)
+        if clips == 1:
+            return self._clip(marks) + "\n".join(texts)
+        written, after_text = "", False
+        for part in parts:
+            is_text = isinstance(part, TextPart)
+            written += ("\n" if after_text and is_text else "") + (part.text if is_text else self._clip(marks))
+            after_text = is_text
+        return written
+
+    def _clip(self, marks: _Marks) -> str:
+        """A clip as the front ends hear it, one after another; layout and texts are those of ``Turns``."""
+        count, cut = len(self._explicit), marks.cut
+        if count == 1:
+            opening, closing = self._tags(0)
+            return opening + marks.next() + closing
+        written = cut + _line(self._prompts.ensemble_intro.format(n=count))
+        for index in range(count):
+            opening, closing = self._tags(index)
+            heading = _line(self._prompts.ensemble_heading.format(i=index + 1, n=count))
+            written += f"{cut}{heading}{opening}{marks.next()}{closing}\n"
+        return written + cut
+
+    def _around(self, rendered: str, marks: _Marks, clips: Sequence[Tensor]) -> tuple[Segment, ...]:
+        """The rendered text as ids, and the clips at their marks; nothing is tokenised across a mark."""
+        segments: list[Segment] = []
+        ids: list[int] = []
+        for text, clip in marks.split(rendered):
+            ids += text_ids(self._tokenizer, text) if text else []
+            if clip is not None:
+                segments += [ids, clips[clip]] if ids else [clips[clip]]
+                ids = []
+        return (*segments, ids) if ids else tuple(segments)
+
+    def _tags(self, index: int) -> tuple[str, str]:
+        if not self._explicit[index]:
+            return "", ""
+        return self._prompts.description_open, self._prompts.description_close
+
+
+class _Marks:
+    """Marks of one conversation, which no client can guess."""
+
+    def __init__(self) -> None:
+        self._name = secrets.token_hex(12)
+        self._count = 0
+        self.cut = f"\ue000{self._name}/\ue001"
+
+    def next(self) -> str:
+        """A mark for the next clip of a front end."""
+        self._count += 1
+        return f"\ue000{self._name}{self._count - 1}\ue001"
+
+    def split(self, text: str) -> list[tuple[str, int | None]]:
+        """Stretches of text, each with the number of the clip behind it, if there is one."""
+        found = re.split(f"\ue000{self._name}([0-9]+|/)\ue001", text)
+        after = [*found[1::2], "/"]
+        return [(each, None if mark == "/" else int(mark)) for each, mark in zip(found[::2], after, strict=True)]
+
+
+def clip_parts(chat: ChatRequest) -> list[tuple[str, Any]]:
+    """The clips of a request in order, each with its place in the body."""
+    return [
+        (f"messages[{turn}].content[{place}]", part)
+        for turn, message in enumerate(chat.messages)
+        for place, part in enumerate(message.content or ())
+        if not isinstance(part, TextPart)
+    ]
+
+
+def _line(text: str) -> str:
+    return text + ("" if text.endswith("\n") else "\n")

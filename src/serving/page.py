@@ -1,0 +1,223 @@
+"""The demo page: upload or record a clip, ask, watch the thoughts, read the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from base64 import b64encode
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from src.audio.waveform import load_waveform
+from src.common.errors import UserError
+from src.common.paths import ASSETS
+from src.report.spectrogram import Sound, spectrogram_uri
+from src.serving.clips import decode
+from src.serving.config import Limits, ServeConfig
+from src.serving.errors import ApiError
+from src.serving.schema import ChatRequest
+from src.serving.service import Delta, Service
+
+Turn = dict[str, Any]
+SCENES = {
+    "kick, then snare": (("bd_klub_0", "loop_amen_full_1"), "which sound comes first?"),
+    "hat three times": (("hat_cab_0",) * 3, "describe what you hear."),
+    "cymbal": (("drum_cymbal_hard_0",), "is the sound loud or soft?"),
+    "robot": (("mehackit_robot1_0",), "what do you hear?"),
+}
+"""Example clips: recordings one after another, and a question."""
+GAP_SECONDS, MOST_SECONDS, RATE = 0.3, 1.0, 16000
+STYLE = """
+.spectrogram img {width: 100%; height: 112px; border-radius: 6px; image-rendering: pixelated}
+.spectrogram p {opacity: .7; font-size: .85em; margin: .2em 0}
+footer {display: none !important}
+"""
+
+
+def need_gradio() -> Any:
+    """Gradio. Raises :class:`UserError` where it is not installed."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio
+    except ImportError as error:
+        raise UserError(f"demo=true needs Gradio ({error}); pip install -r requirements-serve.txt") from error
+    return gradio
+
+
+def mount_page(app: Any, config: ServeConfig, models: Sequence[str]) -> None:
+    """Put the page at ``/`` of the application, below its own routes and behind its key."""
+    gradio = need_gradio()
+    from gradio import processing_utils
+
+    async def refuse(url: str) -> Any:
+        raise gradio.Error("This server reads no addresses; upload the file.")
+
+    # Gradio would fetch the address that a client names in place of an uploaded file
+    processing_utils.async_ssrf_protected_get = refuse
+    page = build_page(gradio, Desk(app, config.limits), config, models)
+    plain = ["system-ui", "sans-serif"]  # fonts that the browser has: the page works without any other network
+    page.has_launched = True  # mounted pages do not set it, and without it any path that a client names is read
+    gradio.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        max_file_size=config.limits.body_bytes,
+        ssr_mode=False,
+        show_error=True,
+        footer_links=[],
+        css=STYLE,
+        theme=gradio.themes.Default(font=plain, font_mono=["monospace"]),
+    )
+
+
+class Desk:
+    """What the page does; ``history`` is what it shows, ``turns`` what the model is told again."""
+
+    def __init__(self, app: Any, limits: Limits) -> None:
+        self._app, self._limits = app, limits
+
+    async def look(self, clip: str | None) -> str:
+        """A clip's spectrogram and length as HTML, or why it cannot be used."""
+        if not clip:
+            return ""
+        try:
+            return await asyncio.to_thread(_picture, clip, self._limits)
+        except ApiError as error:
+            return f"<p>{error.message}</p>"
+
+    async def answer(
+        self,
+        clip: str | None,
+        question: str,
+        model: str,
+        budget: int,
+        temperature: float,
+        remember: bool,
+        history: list[Turn],
+        turns: list[Turn],
+    ) -> AsyncIterator[tuple[list[Turn], list[Turn]]]:
+        """The history and turns as thoughts and answer grow."""
+        known = {turn.get("clip") for turn in turns} if remember else set()
+        heard_now = clip is not None and clip not in known
+        shown = [*history, *([{"role": "user", "content": {"path": clip}}] if heard_now else [])]
+        shown.append({"role": "user", "content": question})
+        parts: list[Turn] = [{"type": "text", "text": question}]
+        if heard_now and clip is not None:
+            data = await asyncio.to_thread(Path(clip).read_bytes)
+            url = f"data:audio/x;base64,{b64encode(data).decode()}"
+            parts.append({"type": "audio_url", "audio_url": {"url": url}})
+        asked = {"role": "user", "content": parts, "clip": clip}
+        said = [*(turns if remember else []), asked]
+        thoughts, text = "", ""
+        try:
+            async for delta in self._pieces(model, said, budget, temperature):
+                if delta.part == "thoughts":
+                    thoughts += delta.text
+                else:
+                    text += delta.text
+                yield [*shown, *_response(thoughts, text, ended=False)], turns
+        except ApiError as error:
+            yield [*shown, *_response(thoughts, text, ended=True), _note(error.message)], turns
+            return
+        if not text:
+            yield [*shown, *_response(thoughts, text, ended=True), _note("no answer: the response was cut")], turns
+            return
+        yield [*shown, *_response(thoughts, text, ended=True)], [*said, {"role": "assistant", "content": text}]
+
+    async def _pieces(self, model: str, said: list[Turn], budget: int, temperature: float) -> AsyncIterator[Delta]:
+        service: Service = self._app.state.service
+        messages = [{name: value for name, value in turn.items() if name != "clip"} for turn in said]
+        settings = {"thinking_token_budget": int(budget), "temperature": float(temperature)}
+        with service.admit():
+            asked = ChatRequest.model_validate({"model": model, "messages": messages, **settings})
+            prepared = await service.prepare(asked)
+            async with aclosing(service.answer(prepared, streamed=True)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Delta):
+                        yield piece
+
+
+def build_page(gradio: Any, desk: Desk, config: ServeConfig, models: Sequence[str]) -> Any:
+    """The page's layout and what its controls do."""
+    most = max(64, config.model.max_thinking_tokens)
+    with gradio.Blocks(title="ALARM", analytics_enabled=False) as page:
+        gradio.Markdown("## ALARM: ask a reasoning language model about what it hears")
+        turns = gradio.State([])
+        with gradio.Row():
+            with gradio.Column(scale=2):
+                clip = gradio.Audio(
+                    sources=["upload", "microphone"], type="filepath", label="Clip", buttons=[], elem_id="clip"
+                )
+                picture = gradio.HTML(elem_classes="spectrogram", elem_id="spectrogram")
+                model = gradio.Dropdown(list(models), value=models[0], label="Model", elem_id="model")
+                with gradio.Accordion("Settings", open=False):
+                    budget = gradio.Slider(0, most, value=most, step=1, label="Thinking budget (tokens)")
+                    temperature = gradio.Slider(0, 1.5, value=0.0, step=0.1, label="Temperature (0: greedy)")
+                    remember = gradio.Checkbox(False, label="Go on with the conversation (else each question is new)")
+            with gradio.Column(scale=3):
+                history = gradio.Chatbot(label="Answers", height=460, buttons=["copy"], elem_id="history")
+                question = gradio.Textbox(
+                    label="Question", placeholder="which sound comes first?", elem_id="question"
+                )
+                with gradio.Row():
+                    ask = gradio.Button("Ask", variant="primary", elem_id="ask")
+                    stop = gradio.Button("Stop", elem_id="stop")
+                    clear = gradio.Button("Clear", elem_id="clear")
+        files = example_files()
+        gradio.Examples(
+            [[path, asked] for path, asked in files.values()], [clip, question], example_labels=list(files)
+        )
+        clip.change(desk.look, clip, picture, show_progress="hidden")
+        given = [clip, question, model, budget, temperature, remember, history, turns]
+        running = [
+            event(desk.answer, given, [history, turns], show_progress="minimal")
+            for event in (ask.click, question.submit)
+        ]
+        stop.click(None, cancels=running)
+        clear.click(lambda: ([], []), None, [history, turns], cancels=running)
+    return page.queue(default_concurrency_limit=config.limits.concurrent)
+
+
+def example_files() -> dict[str, tuple[str, str]]:
+    """Clips made of shipped recordings, in a temporary folder: path and question by name."""
+    import soundfile
+
+    folder = Path(tempfile.mkdtemp(prefix="alarm-examples-"))
+    made = {}
+    for name, (sounds, asked) in SCENES.items():
+        pieces: list[Any] = []
+        for sound in sounds:
+            waveform = load_waveform(ASSETS / "mini/sounds/flac" / f"{sound}.flac")
+            samples = waveform.mono.numpy()[: int(MOST_SECONDS * waveform.sample_rate)]
+            pieces += [samples, np.zeros(int(GAP_SECONDS * waveform.sample_rate), dtype=np.float32)]
+        path = folder / f"{name.replace(',', '').replace(' ', '_')}.wav"
+        soundfile.write(path, np.concatenate(pieces), waveform.sample_rate)
+        made[name] = (str(path), asked)
+    return made
+
+
+def _picture(clip: str, limits: Limits) -> str:
+    waveform = decode(Path(clip).read_bytes(), limits)
+    sound = Sound(b"", "", waveform.samples[0].numpy(), waveform.sample_rate)
+    about = f"{sound.seconds:.1f} s, {sound.rate} samples per second"
+    return f'<img alt="spectrogram" src="{spectrogram_uri(sound)}"><p>{about}</p>'
+
+
+def _response(thoughts: str, text: str, ended: bool) -> list[Turn]:
+    """Thoughts to fold, open while they grow, and the answer."""
+    found: list[Turn] = []
+    if thoughts:
+        status = "done" if text or ended else "pending"
+        found.append({"role": "assistant", "content": thoughts, "metadata": {"title": "Thoughts", "status": status}})
+    if text:
+        found.append({"role": "assistant", "content": text})
+    return found
+
+
+def _note(message: str) -> Turn:
+    return {"role": "assistant", "content": f"⚠ {message}"}

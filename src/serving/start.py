@@ -1,0 +1,120 @@
+"""Entry of ``serve.py``: models are loaded, then the server runs until it is told to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from src.common.errors import UserError
+from src.common.log import get_logger
+from src.generation.config import read_prompts
+from src.generation.engine import Engine
+from src.prompts import Prompts
+from src.serving.config import KEY_VARIABLE, ServeConfig, read_serve_config
+
+log = get_logger(__name__)
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a server answers with: one engine, and front ends by served name (frozen encoders are shared)."""
+
+    engine: Engine
+    ears: Mapping[str, Any]
+    prompts: Prompts
+
+
+def serve(raw: Mapping[str, Any]) -> int:
+    """Serve by the resolved configuration ``raw`` until a signal; running answers are finished first.
+
+    Raises :class:`UserError` for settings or checkpoints that cannot be used.
+    """
+    import uvicorn
+
+    config = read_serve_config(raw)
+    if config.key is None and config.host not in LOOPBACK:
+        log.warning("everybody who reaches %s:%d may ask: set api_key or %s", config.host, config.port, KEY_VARIABLE)
+    if config.demo:
+        from src.serving.page import need_gradio
+
+        need_gradio()
+    loaded = load(config)
+    app = make_app(loaded, config)
+    options = uvicorn.Config(
+        app,
+        host=config.host,
+        port=config.port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=config.shutdown_seconds,
+        limit_concurrency=4 * config.limits.concurrent + 256,
+    )
+    log.info("http://%s:%d%s", config.host, config.port, " (page), /v1 below it" if config.demo else "/v1")
+    server = uvicorn.Server(options)
+    with closing(loaded.engine):
+        server.run()
+    return 0 if server.started else 1
+
+
+def make_app(loaded: Loaded, config: ServeConfig) -> Any:
+    """The application over loaded models, with the page if it is asked for."""
+    from src.serving.app import create_app
+    from src.serving.metrics import Metrics
+    from src.serving.service import Service
+
+    async def open_service() -> Service:
+        return Service(loaded.engine, loaded.ears, loaded.prompts, config, Metrics())
+
+    app = create_app(open_service, config)
+    if config.demo:
+        from src.serving.page import mount_page
+
+        mount_page(app, config, list(loaded.ears))
+    return app
+
+
+def load(config: ServeConfig) -> Loaded:
+    """Front ends of all served models, and the language model they share. Raises :class:`UserError`."""
+    import torch
+
+    from src.generation.ears import Ears
+    from src.generation.vllm_core import prepare_environment
+    from src.model.checkpoints import open_checkpoint, shared_lora
+
+    prepare_environment()
+    served, prompts = config.served(), read_prompts(config.prompts)
+    names = list(dict.fromkeys(name for members in served.values() for name in members))
+    checkpoints = [open_checkpoint(name) for name in names]
+    lora = shared_lora(checkpoints)
+    on_gpu = torch.cuda.is_available()
+    device, dtype = ("cuda:0", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
+    together = Ears.load(names, device, dtype)
+    by_name = dict(zip(names, together.loaded, strict=True))
+    ears = {name: Ears([by_name[member] for member in members]) for name, members in served.items()}
+    trained_with = checkpoints[0].config
+    llm = config.model.llm or trained_with.llm
+    revision = config.model.llm_revision or (trained_with.llm_revision if llm == trained_with.llm else None)
+    if config.llm_url is not None and lora is not None:
+        raise UserError("llm_url: the checkpoint has LoRA, which a separate vLLM does not know; leave llm_url out")
+    engine = _engine(config, llm, revision, lora)
+    log.info("serving %s", ", ".join(ears))
+    return Loaded(engine, ears, prompts)
+
+
+def _engine(config: ServeConfig, llm: str, revision: str | None, lora: Any) -> Engine:
+    if config.llm_url is not None:
+        from src.model.llm import load_tokenizer
+        from src.serving.remote_core import RemoteCore, model_at
+
+        tokenizer = load_tokenizer(llm, revision)
+        at = model_at(config.llm_url, config.llm_name, config.llm_api_key)
+        core = RemoteCore(at, llm, revision, tokenizer.eos_token_id)
+        return Engine(core, tokenizer, config.limits.concurrent)
+    from src.generation.vllm_core import VllmEngine
+    from src.generation.vllm_lora import prepared_llm
+
+    with prepared_llm(llm, revision, lora, config.engine.lora) as (source, its_revision, its_lora):
+        return VllmEngine(source, config.engine, its_revision, its_lora)

@@ -1,0 +1,175 @@
+"""The engine in its thread, and the listener in its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+import torch
+
+from src.audio.waveform import Waveform
+from src.generation.requests import Request, Result, Sampling
+from src.serving.bridge import Bridge, Ticket
+from src.serving.errors import ApiError
+from src.serving.listener import Listener
+from tests.serving.fakes import FakeEars, engine
+
+
+def request(key: str, prompt: str = "p") -> Request:
+    return Request(key, (list(map(ord, prompt)),))
+
+
+async def whole(ticket: Ticket) -> tuple[list[int], Result]:
+    tokens: list[int] = []
+    while True:
+        event = await asyncio.wait_for(ticket.events.get(), 10)
+        if isinstance(event, Result):
+            return tokens, event
+        tokens += event
+
+
+def test_many_wait_at_once_and_each_gets_its_own() -> None:
+    async def run() -> None:
+        bridge = Bridge(engine(lambda prompt: prompt * 3, max_in_flight=5, seconds=0.0))
+        tickets = [bridge.submit(request(str(n), f"<{n}>"), Sampling(100), streamed=n % 2 == 0) for n in range(40)]
+        found = await asyncio.gather(*map(whole, tickets))
+        for number, (tokens, result) in enumerate(found):
+            assert result.text == f"<{number}>" * 3 and result.key == str(number)
+            assert tokens == (list(result.token_ids) if number % 2 == 0 else [])
+        await bridge.close()
+
+    asyncio.run(run())
+    assert not any(thread.name == "engine" for thread in threading.enumerate())
+
+
+def test_tokens_come_while_it_writes_and_settings_are_each_ones_own() -> None:
+    async def run() -> None:
+        bridge = Bridge(engine(lambda prompt: prompt * 200))
+        long = bridge.submit(request("long", "a"), Sampling(100), streamed=True)
+        short = bridge.submit(request("short", "b"), Sampling(3), streamed=False)
+        assert (await whole(short))[1].text == "bbb"
+        assert isinstance(await long.events.get(), list)
+        assert (await whole(long))[1].num_tokens == 100
+        await bridge.close()
+
+    asyncio.run(run())
+
+
+def test_aborted_requests_leave_the_engine() -> None:
+    async def run() -> None:
+        made = engine(lambda prompt: prompt * 5000, max_in_flight=2)
+        bridge = Bridge(made)
+        tickets = [bridge.submit(request(str(n)), Sampling(4000), streamed=True) for n in range(4)]
+        await tickets[0].events.get()
+        for ticket in (tickets[0], tickets[3], tickets[3]):  # one that runs, one that waits, and again
+            bridge.abort(ticket)
+        while len(made.core.calls) < 3:  # type: ignore[attr-defined]
+            await asyncio.sleep(0.01)
+        bridge.abort(tickets[1])
+        bridge.abort(tickets[2])
+        while made.core.active:  # type: ignore[attr-defined]
+            await asyncio.sleep(0.01)
+        assert len(made.core.calls) == 3  # type: ignore[attr-defined]
+        await bridge.close()
+
+    asyncio.run(asyncio.wait_for(run(), 10))
+
+
+def test_closing_finishes_what_runs() -> None:
+    async def run() -> None:
+        bridge = Bridge(engine(lambda prompt: "x" * 100, max_in_flight=1))
+        tickets = [bridge.submit(request(str(n)), Sampling(200), streamed=False) for n in range(2)]
+        await bridge.close()
+        assert [(await whole(ticket))[1].text for ticket in tickets] == ["x" * 100] * 2
+        assert "ended" in str((await whole(bridge.submit(request("late"), Sampling(2), False)))[1].error)
+
+    asyncio.run(run())
+
+
+def test_a_failing_engine_is_told_to_all_who_wait() -> None:
+    async def run() -> None:
+        bridge = Bridge(engine(lambda prompt: "x" * 100, max_in_flight=2, fails_at=5))
+        tickets = [bridge.submit(request(str(n)), Sampling(200), streamed=True) for n in range(4)]
+        for ticket in tickets:
+            assert "engine failed" in str((await whole(ticket))[1].error)
+        assert "RuntimeError" in str(bridge.failure)
+        assert "engine failed" in str((await whole(bridge.submit(request("late"), Sampling(2), False)))[1].error)
+        await bridge.close()
+
+    asyncio.run(run())
+
+
+def tone(seconds: float, loud: float = 0.5) -> Waveform:
+    return Waveform(torch.full((1, round(1000 * seconds)), loud), 1000)
+
+
+class GatedEars(FakeEars):
+    """Waits before its first batch, so that others arrive meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.entered = threading.Event(), threading.Event()
+
+    def encode(self, waveforms: Any) -> Any:
+        self.entered.set()
+        self.gate.wait(10)
+        return super().encode(waveforms)
+
+
+def test_what_waits_together_is_encoded_together() -> None:
+    ears, sizes = GatedEars(), []
+    listener = Listener({"m": ears, "other": ears}, 4, on_batch=sizes.append)
+    first = listener.hear("m", tone(1))
+    assert ears.entered.wait(10)
+    futures = [listener.hear("m" if n % 3 else "other", tone(1 + n / 10)) for n in range(9)]
+    cancelled = listener.hear("m", tone(7))
+    cancelled.cancel()
+    ears.gate.set()
+    assert len(first.result(10)[0]) == 10
+    assert [len(future.result(10)[0]) for future in futures] == [10 + n for n in range(9)]
+    listener.close()
+    assert sizes[0] == 1 and max(sizes) == 4 and len(sizes) <= 5
+    assert all(7.0 not in batch for batch in ears.batches)
+
+
+def test_a_long_clip_is_not_padded_around_many() -> None:
+    ears = GatedEars()
+    listener = Listener({"m": ears}, 4)
+    blocked = listener.hear("m", tone(0.5))
+    assert ears.entered.wait(10)
+    futures = [listener.hear("m", tone(seconds)) for seconds in (100, 1, 2, 3)]
+    ears.gate.set()
+    for future in (blocked, *futures):
+        future.result(10)
+    assert ears.batches[1:] == [[100.0], [1.0, 2.0, 3.0]]
+    listener.close()
+
+
+def test_one_bad_clip_costs_one_request_and_known_clips_cost_nothing() -> None:
+    ears = GatedEars()
+    listener = Listener({"m": ears}, 8)
+    blocked = listener.hear("m", tone(0.5))
+    assert ears.entered.wait(10)
+    good, bad, again = listener.hear("m", tone(1)), listener.hear("m", tone(1, 0.95)), listener.hear("m", tone(2))
+    ears.gate.set()
+    blocked.result(10)
+    with pytest.raises(ApiError, match="too loud"):
+        bad.result(10)
+    assert len(good.result(10)[0]) == 10 and len(again.result(10)[0]) == 20
+    count = len(ears.batches)
+    assert torch.equal(listener.hear("m", tone(1)).result(10)[0], good.result()[0])
+    assert len(ears.batches) == count
+    listener.close()
+
+
+def test_kept_embeddings_are_bounded() -> None:
+    ears = FakeEars()
+    listener = Listener({"m": ears}, 8, cache_mib=0.001)  # three clips of 10 frames x 8 floats
+    for loud in (0.1, 0.2, 0.3, 0.4, 0.4):
+        listener.hear("m", tone(1, loud)).result(10)
+    assert len(ears.batches) == 4
+    listener.hear("m", tone(1, 0.1)).result(10)
+    assert len(ears.batches) == 5
+    listener.close()

@@ -1,0 +1,136 @@
+"""The page in a real browser: a file is uploaded, thoughts stream and fold, the answer stands."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from src.serving.config import ServeConfig
+from tests.serving.client import ANSWER, running, script
+from tests.serving.fakes import FakeEars, engine
+from tests.serving.sounds import encoded
+
+pytest.importorskip("gradio", reason="needs requirements-serve.txt")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+OFFLINE = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    ears = {"single": FakeEars(), "ensemble": FakeEars(2)}
+    config = ServeConfig(demo=True, model=ServeConfig().model)
+    with running(config, engine(script, context=20_000, seconds=0.005), ears) as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    with playwright.sync_playwright() as running_playwright:
+        started = running_playwright.chromium.launch(executable_path=CHROMIUM, args=OFFLINE)
+        yield started
+        started.close()
+
+
+def test_the_page_stands_beside_the_api(address: str) -> None:
+    assert httpx.get(f"{address}/").status_code == 200
+    assert httpx.get(f"{address}/config").json()["title"] == "ALARM"
+    assert httpx.get(f"{address}/health").json() == {"status": "ok"}
+    assert [card["id"] for card in httpx.get(f"{address}/v1/models").json()["data"]] == ["single", "ensemble"]
+
+
+def test_the_page_is_behind_the_key_too() -> None:
+    with running(ServeConfig(demo=True, api_key="sesame")) as (address, _):
+        for path in ("/", "/config", "/gradio_api/info", "/gradio_api/upload"):
+            refused = httpx.get(f"{address}{path}")
+            assert refused.status_code == 401 and "Basic" in refused.headers["www-authenticate"]
+        assert httpx.get(f"{address}/", auth=("me", "sesame")).status_code == 200
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_file_is_uploaded_and_asked_about(address: str, browser: Any, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    clip = tmp_path / "kick.wav"
+    clip.write_bytes(encoded("wav", 1.5))
+    page = browser.new_page()
+    asked: list[str] = []
+    page.on("request", lambda sent: asked.append(sent.url))
+    page.goto(address)
+    page.locator("#clip input[type=file]").set_input_files(str(clip))
+    expect(page.locator("#spectrogram img")).to_be_visible(timeout=20_000)
+    expect(page.locator("#spectrogram")).to_contain_text("1.5 s")
+    page.locator("#question textarea, #question input").first.fill("a long question?")
+    page.locator("#ask").click()
+    history = page.locator("#history")
+    expect(history).to_contain_text("it sounds", timeout=20_000)
+    assert ANSWER not in history.inner_text()  # thoughts stream before there is an answer
+    expect(history).to_contain_text(ANSWER, timeout=60_000)
+    expect(history).to_contain_text("Thoughts")
+    expect(history.locator("audio").first).to_be_attached()
+    page.locator("#clear").click()
+    expect(history).not_to_contain_text(ANSWER)
+    # another model, an example clip
+    page.get_by_text("cymbal", exact=True).click()
+    expect(page.locator("#question textarea, #question input").first).to_have_value("is the sound loud or soft?")
+    page.locator("#model input").click()
+    page.get_by_role("option", name="ensemble").click()
+    page.locator("#ask").click()
+    expect(history).to_contain_text(ANSWER, timeout=30_000)
+    assert not [url for url in asked if not url.startswith((address, "data:", "blob:"))]
+    page.close()
+
+
+@needs_browser
+@pytest.mark.slow
+def test_mistakes_are_told_on_the_page(address: str, browser: Any, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
+
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(encoded("wav")[:30])
+    page = browser.new_page()
+    page.goto(address)
+    page.locator("#clip input[type=file]").set_input_files(str(broken))
+    expect(page.locator("#spectrogram")).to_contain_text(re.compile("cut|cannot be read"), timeout=20_000)
+    page.locator("#question textarea, #question input").first.fill("what?")
+    page.locator("#ask").click()
+    expect(page.locator("#history")).to_contain_text("⚠", timeout=20_000)
+    page.close()
+
+
+def test_no_address_is_fetched_for_a_client(address: str) -> None:
+    """An address in place of an uploaded file is refused, and so is a path that was not uploaded."""
+    from tests.support.loopback import loopback
+
+    with loopback() as files:
+        files.files = {"/a.wav": encoded()}
+        for path in (f"{files.address}/a.wav", "/etc/passwd"):
+            clip = {"path": path, "url": path, "meta": {"_type": "gradio.FileData"}}
+            joined = httpx.post(f"{address}/gradio_api/call/look", json={"data": [clip]}, timeout=20)
+            assert joined.status_code == 200
+            told = httpx.get(f"{address}/gradio_api/call/look/{joined.json()['event_id']}", timeout=20).text
+            assert "event: error" in told and "spectrogram" not in told
+        assert files.asked == []
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_browser_asks_for_the_key(browser: Any) -> None:
+    from playwright.sync_api import expect
+
+    with running(ServeConfig(demo=True, api_key="sesame")) as (address, _):
+        context = browser.new_context(http_credentials={"username": "me", "password": "sesame"})
+        page = context.new_page()
+        page.goto(address)
+        page.locator("#question textarea, #question input").first.fill("what?")
+        page.locator("#ask").click()
+        expect(page.locator("#history")).to_contain_text(ANSWER, timeout=30_000)
+        context.close()
