@@ -3,8 +3,8 @@ r"""Answers per second through the HTTP server, against the same engine offline,
 In:  clips are drawn tones and noise of --seconds; every client sends the next request as soon as it has its answer.
 Out: a table; rows with --json. Exits with 1 if any answer is not that of the offline engine.
 Ours: --clients at once ask --requests questions over HTTP, base64 WAV in, JSON out; streamed and whole.
-Baseline: the same questions through the offline engine (what generate_vllm.py runs), clips in memory; in a thread, as
-the server has it: vLLM on a CPU pins the main thread's workers to cores, and is slower there where others use them too.
+Baseline: the same questions through the offline engine (what generate_vllm.py runs), clips in memory; in a thread,
+as the server has it: vLLM on a CPU pins the main thread's workers to cores, which costs where others use them too.
 All decode greedily. The clients run in a process of their own, on the same machine.
 
     python scripts/perf/serve.py --json serve.json           # the miniature, on any machine
