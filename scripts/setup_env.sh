@@ -43,7 +43,7 @@ case "${1:-auto}" in
 esac
 if [ "$DEVICE" = gpu ]; then REQUIREMENTS=requirements.txt; else REQUIREMENTS=requirements-cpu.txt; fi
 
-STAMP=$VENV/.alarm-$DEVICE-$(cat "$REQUIREMENTS" requirements-dev.txt requirements-ray.txt scripts/setup_env.sh | cksum | tr -d ' ')
+STAMP=$VENV/.alarm-$DEVICE-$(cat "$REQUIREMENTS" requirements-dev.txt requirements-ray.txt requirements-serve.txt scripts/setup_env.sh | cksum | tr -d ' ')
 if [ -e "$STAMP" ]; then
   say "$VENV is up to date"
   exit 0

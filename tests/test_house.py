@@ -38,6 +38,7 @@ SURFACE = [
     "docs/benchmarks.md",
     "docs/fidelity.md",
     "docs/generation.md",
+    "docs/serving.md",
     "docs/training.md",
     "generate_vllm.py",
     "generate_vllm_mcqa.py",
@@ -45,6 +46,7 @@ SURFACE = [
     "quickstart.sh",
     "requirements-cpu.txt",
     "requirements-ray.txt",
+    "requirements-serve.txt",
     "requirements.txt",
     "run_eval.sh",
     *(

@@ -61,7 +61,7 @@ class ServeConfig:
     limits: Limits = field(default_factory=Limits)
     prompts: dict[str, Any] = field(default_factory=lambda: {"name": "full"})
     checkpoint_name: str | list[str] | None = None
-    models: dict[str, str | list[str]] = field(default_factory=dict)
+    models: dict[str, str | list[str]] | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     api_key: str | None = None
@@ -80,7 +80,7 @@ class ServeConfig:
             raise ValueError(f"llm_url is {self.llm_url!r}, expected the http(s) address of a vLLM server")
         if self.engine.workers not in (None, 1) or self.engine.cluster is not None:
             raise ValueError("engine.workers and engine.cluster: one engine is served; start one server for each GPU")
-        for name, members in self.models.items():
+        for name, members in (self.models or {}).items():
             if not members:
                 raise ValueError(f"models.{name}: names no checkpoint")
 
@@ -95,7 +95,8 @@ class ServeConfig:
         Every checkpoint of ``checkpoint_name`` is served by the name of its folder, several of them also together as
         ``ensemble``. Raises :class:`UserError` where there is none.
         """
-        found = {name: [given] if isinstance(given, str) else list(given) for name, given in self.models.items()}
+        own = self.models or {}
+        found = {name: [given] if isinstance(given, str) else list(given) for name, given in own.items()}
         names = [self.checkpoint_name] if isinstance(self.checkpoint_name, str) else list(self.checkpoint_name or ())
         if not names and not found:
             names = [name for name in QUICKSTART if Path(name).is_dir()]

@@ -39,8 +39,11 @@ class KeyGuard:
             await send({"type": "websocket.close", "code": 1008})
         else:
             error = ApiError(401, "no valid key; send it as Authorization: Bearer KEY", "invalid_api_key")
-            headers = {"WWW-Authenticate": 'Bearer, Basic realm="ALARM"', "Connection": "close"}
-            await JSONResponse(error.body(), 401, headers)(scope, receive, send)
+            refusal = JSONResponse(
+                error.body(), 401, {"WWW-Authenticate": 'Basic realm="ALARM"', "Connection": "close"}
+            )
+            refusal.headers.append("WWW-Authenticate", "Bearer")  # of two in one line Chromium sees the first alone
+            await refusal(scope, receive, send)
 
     def _shows_key(self, scope: Scope) -> bool:
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")

@@ -93,6 +93,11 @@ class Service:
         self._durations: deque[float] = deque([1.0], maxlen=64)
 
     @property
+    def admitted(self) -> int:
+        """Requests that are worked on."""
+        return self._admitted
+
+    @property
     def failure(self) -> str | None:
         """Why nothing can be answered any more."""
         return self._bridge.failure

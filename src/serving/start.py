@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ def serve(raw: Mapping[str, Any]) -> int:
 
     Raises :class:`UserError` for settings or checkpoints that cannot be used.
     """
-    import uvicorn
+    from src.serving.server import Server
 
     config = read_serve_config(raw)
     if config.key is None and config.host not in LOOPBACK:
@@ -43,20 +44,17 @@ def serve(raw: Mapping[str, Any]) -> int:
         need_gradio()
     loaded = load(config)
     app = make_app(loaded, config)
-    options = uvicorn.Config(
-        app,
-        host=config.host,
-        port=config.port,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=config.shutdown_seconds,
-        limit_concurrency=4 * config.limits.concurrent + 256,
-    )
     log.info("http://%s:%d%s", config.host, config.port, " (page), /v1 below it" if config.demo else "/v1")
-    server = uvicorn.Server(options)
-    with closing(loaded.engine):
+    server = Server(app, config)
+    signal.signal(signal.SIGTERM, _end)  # uvicorn raises its signals again once it has finished
+    with closing(loaded.engine), suppress(KeyboardInterrupt):
         server.run()
     return 0 if server.started else 1
+
+
+def _end(number: int, frame: Any) -> None:
+    """Unwind, so that the engine is closed."""
+    raise KeyboardInterrupt
 
 
 def make_app(loaded: Loaded, config: ServeConfig) -> Any:

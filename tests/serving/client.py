@@ -14,6 +14,7 @@ import uvicorn
 from src.generation.engine import Engine
 from src.prompts import load_prompts
 from src.serving.config import ServeConfig
+from src.serving.server import Server
 from src.serving.start import Loaded, make_app
 from tests.serving.fakes import FakeEars, engine
 
@@ -34,17 +35,17 @@ def running(
     """Address and server; it is shut down at the end."""
     config = config or ServeConfig()
     loaded = Loaded(over or engine(script, context=20_000), ears or {"m": FakeEars()}, load_prompts("mini"))
-    with listening(make_app(loaded, config), config.shutdown_seconds) as served:
+    app = make_app(loaded, config)
+    with listening(app, Server(app, config)) as served:
         yield served
 
 
 @contextmanager
-def listening(app: Any, shutdown_seconds: int = 10) -> Iterator[tuple[str, uvicorn.Server]]:
+def listening(app: Any, server: uvicorn.Server | None = None) -> Iterator[tuple[str, uvicorn.Server]]:
     """An application on a free port."""
+    server = server or uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=10))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    options = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=shutdown_seconds)
-    server = uvicorn.Server(options)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     wait_until(lambda: server.started or not thread.is_alive())

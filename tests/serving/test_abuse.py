@@ -62,6 +62,7 @@ def send(address: str, attack: Attack) -> httpx.Response:
     return httpx.post(url, content=attack.content(), headers=attack.headers, timeout=30)
 
 
+@pytest.mark.slow
 def test_two_hundred_hostile_requests(address: str) -> None:
     with Bystander(address) as honest, ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda attack: (attack, send(address, attack)), attacks()))
@@ -113,6 +114,7 @@ def test_bytes_that_are_no_http_harm_nobody(address: str) -> None:
     assert httpx.get(f"{address}/health").status_code == 200
 
 
+@pytest.mark.slow
 def test_without_the_key_no_attack_is_even_read() -> None:
     with running(ServeConfig(api_key="sesame", limits=LIMITS)) as (address, _), ThreadPoolExecutor(8) as pool:
         small = [attack for attack in attacks() if len(attack.content()) < 100_000]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -237,3 +238,17 @@ def test_addresses_are_read_where_they_are_allowed() -> None:
         local = part("/a.wav")
         local["audio_url"]["url"] = local["audio_url"]["url"].replace("127.0.0.1", "localhost")
         assert "not read" in ask(address, chat(local)).json()["error"]["message"]
+
+
+def test_connections_without_an_answer_do_not_hold_up_the_end() -> None:
+    with running(ServeConfig(shutdown_seconds=60)) as (address, server), httpx.Client() as client:
+        client.get(f"{address}/health")
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), 5) as slow:
+            slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n")
+            slow.sendall(b"Content-Length: 100\r\n\r\n{")
+            server.should_exit = True
+            began = time.monotonic()
+            while slow.recv(1000):
+                pass
+            assert time.monotonic() - began < 20

@@ -1,0 +1,60 @@
+"""Settings of the server: what is served by which name, and mistakes that are told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.common.config import compose
+from src.common.errors import ConfigError, UserError
+from src.serving.config import Limits, ServeConfig, read_serve_config
+
+
+def read(*overrides: str) -> ServeConfig:
+    return read_serve_config(compose("serve", list(overrides)))
+
+
+def test_names_of_models() -> None:
+    assert read("checkpoint_name=saved/a").served() == {"a": ["saved/a"]}
+    several = read("checkpoint_name=[saved/a,Owner/B]").served()
+    assert several == {"a": ["saved/a"], "B": ["Owner/B"], "ensemble": ["saved/a", "Owner/B"]}
+    own = read("models={fast: saved/a, best: [saved/a, Owner/B]}").served()
+    assert own == {"fast": ["saved/a"], "best": ["saved/a", "Owner/B"]}
+    with pytest.raises(UserError, match="two models are named 'a'"):
+        read("checkpoint_name=[x/a,y/a]").served()
+
+
+def test_without_a_name_the_quickstart_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="run ./quickstart.sh first"):
+        read().served()
+    for name in ("mini_whisper", "mini_alarm_p"):
+        (tmp_path / "saved" / name).mkdir(parents=True)
+    assert list(read().served()) == ["mini_whisper", "mini_alarm_p", "ensemble"]
+
+
+def test_defaults_of_yaml_and_dataclass_agree() -> None:
+    config = read()
+    assert config.limits == Limits()
+    plain: Any = ServeConfig()
+    for name in ("host", "port", "greedy", "batch_size", "demo", "llm_url", "shutdown_seconds", "api_key", "models"):
+        assert getattr(config, name) == getattr(plain, name), name
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("prot=1", "prot"),
+        ("limits.clips=0", "clips is 0"),
+        ("limits.pending_mib=1", "at least body_mib"),
+        ("batch_size=0", "at least 1"),
+        ("llm_url=gpu-host", "expected the http"),
+        ("engine.workers=2", "one engine is served"),
+        ("models={a: []}", "names no checkpoint"),
+    ],
+)
+def test_mistakes_are_told(given: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        read(given)
