@@ -8,6 +8,8 @@ import tempfile
 from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from functools import cache
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +22,23 @@ from src.report.spectrogram import Sound, spectrogram_uri
 from src.serving.clips import decode
 from src.serving.config import Limits, ServeConfig
 from src.serving.errors import ApiError
-from src.serving.schema import ChatRequest
+from src.serving.schema import checked
 from src.serving.service import Delta, Service
 
 Turn = dict[str, Any]
 SCENES = {
-    "kick, then snare": (("bd_klub_0", "loop_amen_full_1"), "which sound comes first?"),
-    "hat three times": (("hat_cab_0",) * 3, "describe what you hear."),
-    "cymbal": (("drum_cymbal_hard_0",), "is the sound loud or soft?"),
-    "robot": (("mehackit_robot1_0",), "what do you hear?"),
+    "kick, then robot voice": ((("bd_klub_0", -6), ("mehackit_robot1_0", -18)), "which sound comes first?"),
+    "robot voice, then hi-hat": (
+        (("mehackit_robot1_0", -6), ("hat_zap_0", -18)),
+        "which is louder, the robot voice or the hi-hat?",
+    ),
+    "cymbal": ((("ride_tri_0", -6),), "is there a cymbal?"),
+    "drum loop": ((("arovane_beat_d_0", -6),), "describe the audio."),
 }
-"""Example clips: recordings one after another, and a question."""
-GAP_SECONDS, MOST_SECONDS, RATE = 0.3, 1.0, 16000
+"""Example clips: recordings that no miniature was trained on, each with a gain in decibels, and a question."""
+GAP_SECONDS, MOST_SECONDS = 0.3, 1.0
+CLEANED = (600, 4 * 3600)
+"""Every so many seconds uploads that are older than so many are deleted; all are when the server stops."""
 STYLE = """
 .spectrogram img {width: 100%; height: 112px; border-radius: 6px; image-rendering: pixelated}
 .spectrogram p {opacity: .7; font-size: .85em; margin: .2em 0}
@@ -42,11 +49,18 @@ footer {display: none !important}
 def need_gradio() -> Any:
     """Gradio. Raises :class:`UserError` where it is not installed."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_TEMP_DIR"] = _folder().name  # not the one that all Gradio servers of a machine share
     try:
         import gradio
     except ImportError as error:
         raise UserError(f"demo=true needs Gradio ({error}); pip install -r requirements-serve.txt") from error
     return gradio
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """The process's folder of uploads and examples, which goes with it."""
+    return tempfile.TemporaryDirectory(prefix="alarm-page-")
 
 
 def mount_page(app: Any, config: ServeConfig, models: Sequence[str]) -> None:
@@ -76,7 +90,10 @@ def mount_page(app: Any, config: ServeConfig, models: Sequence[str]) -> None:
 
 
 class Desk:
-    """What the page does; ``history`` is what it shows, ``turns`` what the model is told again."""
+    """What the page does; ``history`` is what it shows, ``turns`` what the model is told again.
+
+    A turn keeps the path of its clip: what a session holds stays small, and a clip is read when it is asked about.
+    """
 
     def __init__(self, app: Any, limits: Limits) -> None:
         self._app, self._limits = app, limits
@@ -88,7 +105,7 @@ class Desk:
         try:
             return await asyncio.to_thread(_picture, clip, self._limits)
         except ApiError as error:
-            return f"<p>{error.message}</p>"
+            return f"<p>{escape(error.message)}</p>"
 
     async def answer(
         self,
@@ -106,14 +123,10 @@ class Desk:
         heard_now = clip is not None and clip not in known
         shown = [*history, *([{"role": "user", "content": {"path": clip}}] if heard_now else [])]
         shown.append({"role": "user", "content": question})
-        parts: list[Turn] = [{"type": "text", "text": question}]
-        if heard_now and clip is not None:
-            data = await asyncio.to_thread(Path(clip).read_bytes)
-            url = f"data:audio/x;base64,{b64encode(data).decode()}"
-            parts.append({"type": "audio_url", "audio_url": {"url": url}})
-        asked = {"role": "user", "content": parts, "clip": clip}
+        asked = {"role": "user", "content": question, "clip": clip if heard_now else None}
         said = [*(turns if remember else []), asked]
         thoughts, text = "", ""
+        yield shown, turns
         try:
             async for delta in self._pieces(model, said, budget, temperature):
                 if delta.part == "thoughts":
@@ -131,11 +144,10 @@ class Desk:
 
     async def _pieces(self, model: str, said: list[Turn], budget: int, temperature: float) -> AsyncIterator[Delta]:
         service: Service = self._app.state.service
-        messages = [{name: value for name, value in turn.items() if name != "clip"} for turn in said]
-        settings = {"thinking_token_budget": int(budget), "temperature": float(temperature)}
         with service.admit():
-            asked = ChatRequest.model_validate({"model": model, "messages": messages, **settings})
-            prepared = await service.prepare(asked)
+            messages = await asyncio.to_thread(_messages, said, self._limits)
+            settings = {"thinking_token_budget": int(budget), "temperature": float(temperature)}
+            prepared = await service.prepare(checked({"model": model, "messages": messages, **settings}))
             async with aclosing(service.answer(prepared, streamed=True)) as pieces:
                 async for piece in pieces:
                     if isinstance(piece, Delta):
@@ -145,9 +157,9 @@ class Desk:
 def build_page(gradio: Any, desk: Desk, config: ServeConfig, models: Sequence[str]) -> Any:
     """The page's layout and what its controls do."""
     most = max(64, config.model.max_thinking_tokens)
-    with gradio.Blocks(title="ALARM", analytics_enabled=False) as page:
+    with gradio.Blocks(title="ALARM", analytics_enabled=False, delete_cache=CLEANED) as page:
         gradio.Markdown("## ALARM: ask a reasoning language model about what it hears")
-        turns = gradio.State([])
+        turns = gradio.State([], time_to_live=CLEANED[1])
         with gradio.Row():
             with gradio.Column(scale=2):
                 clip = gradio.Audio(
@@ -168,7 +180,8 @@ def build_page(gradio: Any, desk: Desk, config: ServeConfig, models: Sequence[st
                     ask = gradio.Button("Ask", variant="primary", elem_id="ask")
                     stop = gradio.Button("Stop", elem_id="stop")
                     clear = gradio.Button("Clear", elem_id="clear")
-        files = example_files()
+        files = example_files(Path(_folder().name, "examples"))
+        gradio.set_static_paths([path for path, _ in files.values()])  # else they were deleted like uploads
         gradio.Examples(
             [[path, asked] for path, asked in files.values()], [clip, question], example_labels=list(files)
         )
@@ -178,27 +191,56 @@ def build_page(gradio: Any, desk: Desk, config: ServeConfig, models: Sequence[st
             event(desk.answer, given, [history, turns], show_progress="minimal")
             for event in (ask.click, question.submit)
         ]
-        stop.click(None, cancels=running)
+        stop.click(stopped, history, history, cancels=running)
         clear.click(lambda: ([], []), None, [history, turns], cancels=running)
     return page.queue(default_concurrency_limit=config.limits.concurrent)
 
 
-def example_files() -> dict[str, tuple[str, str]]:
-    """Clips made of shipped recordings, in a temporary folder: path and question by name."""
+def example_files(folder: Path) -> dict[str, tuple[str, str]]:
+    """Clips made of shipped recordings, in ``folder``: path and question by name."""
     import soundfile
 
-    folder = Path(tempfile.mkdtemp(prefix="alarm-examples-"))
+    folder.mkdir(exist_ok=True)
     made = {}
     for name, (sounds, asked) in SCENES.items():
         pieces: list[Any] = []
-        for sound in sounds:
+        for sound, decibels in sounds:
             waveform = load_waveform(ASSETS / "mini/sounds/flac" / f"{sound}.flac")
             samples = waveform.mono.numpy()[: int(MOST_SECONDS * waveform.sample_rate)]
-            pieces += [samples, np.zeros(int(GAP_SECONDS * waveform.sample_rate), dtype=np.float32)]
+            silence = np.zeros(int(GAP_SECONDS * waveform.sample_rate), dtype=np.float32)
+            pieces += [samples * np.float32(10 ** (decibels / 20)), silence]
         path = folder / f"{name.replace(',', '').replace(' ', '_')}.wav"
         soundfile.write(path, np.concatenate(pieces), waveform.sample_rate)
         made[name] = (str(path), asked)
     return made
+
+
+def stopped(history: list[Turn]) -> list[Turn]:
+    """The history once the running answer is cancelled: thoughts that were growing are no longer."""
+    for turn in history:
+        if turn.get("metadata"):
+            turn["metadata"] = {**turn["metadata"], "status": "done"}
+    return history
+
+
+def _messages(said: Sequence[Turn], limits: Limits) -> list[Turn]:
+    """The turns as a request has them. Raises :class:`ApiError` for clips that are gone or too large together."""
+    messages, size = [], 0
+    for turn in said:
+        content: list[Turn] = [{"type": "text", "text": turn["content"]}]
+        if turn.get("clip"):
+            try:
+                size += Path(turn["clip"]).stat().st_size
+                if size > limits.body_bytes:
+                    raise ApiError(
+                        413, f"the clips are larger than {limits.body_mib:g} MiB together", "body_too_large"
+                    )
+                data = b64encode(Path(turn["clip"]).read_bytes()).decode()
+            except OSError:
+                raise ApiError(400, "an earlier clip is not kept any more; upload it again", "clip_gone") from None
+            content.append({"type": "audio_url", "audio_url": {"url": f"data:audio/x;base64,{data}"}})
+        messages.append({"role": turn["role"], "content": content})
+    return messages
 
 
 def _picture(clip: str, limits: Limits) -> str:

@@ -193,7 +193,11 @@ def parse_chat(body: bytes) -> ChatRequest:
         raise ApiError(400, f"the body is not JSON: {str(error)[:200]}", "invalid_json") from None
     if not isinstance(raw, dict):
         raise ApiError(400, f"the body is {_kind(raw)}, expected an object", "invalid_json")
-    fields = {name: value for name, value in raw.items() if not _ignored(name, value)}
+    return checked({name: value for name, value in raw.items() if not _ignored(name, value)})
+
+
+def checked(fields: dict[str, Any]) -> ChatRequest:
+    """A request of these fields. Raises :class:`ApiError` (400) with the first that cannot be used."""
     try:
         return ChatRequest.model_validate(fields)
     except ValidationError as error:

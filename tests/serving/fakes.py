@@ -15,19 +15,19 @@ from tests.prompts.fakes import CharTokenizer
 
 
 class FakeEars:
-    """Hears ten frames a second, all with the loudest sample; clips louder than 0.9 break it."""
+    """Hears ten frames a second, all with the loudest sample; clips louder than ``loudest`` break it."""
 
     explicit_tags = [False]
 
-    def __init__(self, members: int = 1) -> None:
-        self.members = members
+    def __init__(self, members: int = 1, loudest: float = 0.9) -> None:
+        self.members, self.loudest = members, loudest
         self.explicit_tags = [False] * members
         self.batches: list[list[float]] = []
 
     def encode(self, waveforms: Sequence[Waveform]) -> list[list[Tensor]]:
         """One tensor a member."""
         self.batches.append([clip.duration for clip in waveforms])
-        if any(float(clip.samples.abs().max()) > 0.9 for clip in waveforms):
+        if any(float(clip.samples.abs().max()) > self.loudest for clip in waveforms):
             raise RuntimeError("too loud")
         return [
             [torch.full((max(1, round(clip.duration * 10)), WIDTH), float(clip.samples.max()))] * self.members

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from src.serving.config import ServeConfig
+from src.serving.config import Limits, ServeConfig
+from src.serving.errors import ApiError
 from tests.serving.client import ANSWER, running, script
 from tests.serving.fakes import FakeEars, engine
 from tests.serving.sounds import encoded
@@ -19,12 +20,13 @@ from tests.serving.sounds import encoded
 pytest.importorskip("gradio", reason="needs requirements-serve.txt")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+FAKE_MICROPHONE = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
 OFFLINE = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    ears = {"single": FakeEars(), "ensemble": FakeEars(2)}
+    ears = {"single": FakeEars(loudest=2.0), "ensemble": FakeEars(2)}  # a false microphone is loud
     config = ServeConfig(demo=True, model=ServeConfig().model)
     with running(config, engine(script, context=20_000, seconds=0.005), ears) as (address, _):
         yield address
@@ -34,7 +36,7 @@ def address() -> Iterator[str]:
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     with playwright.sync_playwright() as running_playwright:
-        started = running_playwright.chromium.launch(executable_path=CHROMIUM, args=OFFLINE)
+        started = running_playwright.chromium.launch(executable_path=CHROMIUM, args=OFFLINE + FAKE_MICROPHONE)
         yield started
         started.close()
 
@@ -80,12 +82,55 @@ def test_a_file_is_uploaded_and_asked_about(address: str, browser: Any, tmp_path
     expect(history).not_to_contain_text(ANSWER)
     # another model, an example clip
     page.get_by_text("cymbal", exact=True).click()
-    expect(page.locator("#question textarea, #question input").first).to_have_value("is the sound loud or soft?")
+    expect(page.locator("#question textarea, #question input").first).to_have_value("is there a cymbal?")
     page.locator("#model input").click()
     page.get_by_role("option", name="ensemble").click()
     page.locator("#ask").click()
     expect(history).to_contain_text(ANSWER, timeout=30_000)
     assert not [url for url in asked if not url.startswith((address, "data:", "blob:"))]
+    page.close()
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_clip_is_recorded_and_a_conversation_goes_on(address: str, browser: Any) -> None:
+    """The browser's own false microphone beeps; the second question is asked about the same clip."""
+    from playwright.sync_api import expect
+
+    page = browser.new_page()
+    page.goto(address)
+    page.locator("#clip").get_by_label("Record audio").click()
+    page.locator("#clip .record-button").click()
+    page.wait_for_timeout(1500)
+    page.locator("#clip .stop-button").first.click()
+    expect(page.locator("#spectrogram img")).to_be_visible(timeout=20_000)
+    page.get_by_text("Settings").click()
+    page.get_by_text("Go on with the conversation").click()
+    for number in (1, 2):
+        page.locator("#question textarea, #question input").first.fill(f"question {number}?")
+        page.locator("#ask").click()
+        expect(page.locator("#history").get_by_text(ANSWER)).to_have_count(number, timeout=30_000)
+    assert page.locator("#history audio").count() == 1  # a clip that the model has heard is not sent again
+    page.close()
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_running_answer_is_stopped(address: str, browser: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = browser.new_page()
+    page.goto(address)
+    page.locator("#question textarea, #question input").first.fill("a long question?")
+    page.locator("#ask").click()
+    history = page.locator("#history")
+    expect(history).to_contain_text("it sounds", timeout=20_000)
+    page.locator("#stop").click()
+    page.wait_for_timeout(1000)
+    told = history.inner_text()
+    page.wait_for_timeout(1000)
+    assert history.inner_text() == told and ANSWER not in told and "a long question?" in told
+    assert "alarm_requests_admitted 0.0" in httpx.get(f"{address}/metrics").text
     page.close()
 
 
@@ -119,6 +164,20 @@ def test_no_address_is_fetched_for_a_client(address: str) -> None:
             told = httpx.get(f"{address}/gradio_api/call/look/{joined.json()['event_id']}", timeout=20).text
             assert "event: error" in told and "spectrogram" not in told
         assert files.asked == []
+
+
+def test_a_clip_that_is_gone_or_too_large_is_told(tmp_path: Path) -> None:
+    from src.serving.page import _messages
+
+    clip = tmp_path / "a.wav"
+    clip.write_bytes(bytes(1000))
+    said = [{"role": "user", "content": "what?", "clip": str(clip)}, {"role": "assistant", "content": "a kick"}]
+    assert [len(message["content"]) for message in _messages(said, Limits())] == [2, 1]
+    with pytest.raises(ApiError, match="larger than 0.0005 MiB"):
+        _messages(said, Limits(body_mib=0.0005))
+    clip.unlink()
+    with pytest.raises(ApiError, match="upload it again"):
+        _messages(said, Limits())
 
 
 @needs_browser
