@@ -13,6 +13,7 @@ case "${1:-}" in
 esac
 [ "${1:-}" = -- ] && shift
 scripts/setup_env.sh
+[ ${#FAST[@]} -gt 0 ] || scripts/setup_env.sh --browser
 BIN=${ALARM_VENV:-.venv}/bin
 "$BIN/ruff" check .
 "$BIN/ruff" format --check .

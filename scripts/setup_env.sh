@@ -3,7 +3,7 @@
 #
 # In:  requirements.txt (with an NVIDIA GPU) or requirements-cpu.txt (without), requirements-dev.txt
 # Out: .venv
-# Run: scripts/setup_env.sh [--cpu | --gpu]
+# Run: scripts/setup_env.sh [--cpu | --gpu | --browser]   (--browser: Chromium, for the tests of the page, and no more)
 # Every workaround for the present versions of other projects stands here, once, with its reason.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -23,6 +23,16 @@ apt_install() {
     || die "apt-get could not install $*; install it by hand, then run this again"
 }
 
+# Debian's own package alone: elsewhere "chromium" may be a stub that wants another installer.
+install_browser() {
+  command -v chromium chromium-browser google-chrome >/dev/null && return
+  if grep -qs '^ID=debian' /etc/os-release && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then
+    apt_install chromium
+  else
+    say "no Chromium found: the tests of the page that need one will be skipped"
+  fi
+}
+
 find_python() {
   local candidate
   for candidate in ${PYTHON:-} python3.11 python3.12 python3.13 python3.14 python3 python; do
@@ -39,7 +49,8 @@ case "${1:-auto}" in
   --cpu) DEVICE=cpu ;;
   --gpu) DEVICE=gpu ;;
   auto) if nvidia-smi -L >/dev/null 2>&1; then DEVICE=gpu; else DEVICE=cpu; fi ;;
-  *) die "unknown argument '$1'; known: --cpu, --gpu" ;;
+  --browser) install_browser; exit ;;
+  *) die "unknown argument '$1'; known: --cpu, --gpu, --browser" ;;
 esac
 if [ "$DEVICE" = gpu ]; then REQUIREMENTS=requirements.txt; else REQUIREMENTS=requirements-cpu.txt; fi
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -201,6 +202,16 @@ def test_nothing_prints_in_src() -> None:
 @pytest.mark.parametrize("name", SURFACE)
 def test_names_that_users_rely_on_are_there(name: str) -> None:
     assert (ROOT / name).exists()
+
+
+def test_pages_link_to_what_is_there() -> None:
+    wrong = [
+        f"{page.relative_to(ROOT)} -> {target}"
+        for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("assets/**/*.md")]
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+        if "://" not in target and not (page.parent / target.partition("#")[0]).exists()
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_the_names_that_scripts_import_are_there() -> None:
