@@ -8,6 +8,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import patch
 
@@ -229,9 +231,16 @@ def test_the_names_that_scripts_import_are_there() -> None:
     assert all(f"\n{name}:" in known for name in [*published, "gpu_memory_utilization", "seed"])
 
 
-@pytest.mark.parametrize("script", ENTRIES)
-@pytest.mark.parametrize("from_root", [True, False])
-def test_help_answers_without_heavy_imports(script: str, from_root: bool) -> None:
+@pytest.fixture(scope="module")
+def helps() -> Iterator[Callable[[str, bool], Future[subprocess.CompletedProcess[str]]]]:
+    """What every script says to ``--help``, from the root or its own folder; all cores are asked at once."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        asked = {(script, root): pool.submit(_help, script, root) for root in (True, False) for script in ENTRIES}
+        yield lambda script, from_root: asked[script, from_root]
+        pool.shutdown(cancel_futures=True)
+
+
+def _help(script: str, from_root: bool) -> subprocess.CompletedProcess[str]:
     path = ROOT / script
     probe = (
         "import sys, runpy\n"
@@ -243,9 +252,16 @@ def test_help_answers_without_heavy_imports(script: str, from_root: bool) -> Non
         f"loaded = sorted(set(sys.modules) & {HEAVY!r})\n"
         "sys.exit(code or (f'loads {loaded}' if loaded else 0))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", probe], cwd=ROOT if from_root else path.parent, capture_output=True, text=True
-    )
+    folder = ROOT if from_root else path.parent
+    return subprocess.run([sys.executable, "-c", probe], cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("from_root", [True, False])
+@pytest.mark.parametrize("script", ENTRIES)
+def test_help_answers_without_heavy_imports(
+    helps: Callable[[str, bool], Future[subprocess.CompletedProcess[str]]], script: str, from_root: bool
+) -> None:
+    done = helps(script, from_root).result()
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(done.stdout) > 100, "help says next to nothing"
 
