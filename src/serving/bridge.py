@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from src.generation.flight import Flight
 from src.generation.requests import Fault, Request, Result, Sampling
 
 log = get_logger(__name__)
+TELL_SECONDS, TELL_MOST = 0.0015, 0.05
+"""Seconds between tellings of tokens: the first for each running request, the second at most. Each costs the step
+loop some of its time, above all where it shares few cores."""
 Event = list[int] | Result
 """Tokens of a streamed response, or its end."""
 
@@ -28,6 +32,22 @@ class Ticket:
     sampling: Sampling
     streamed: bool
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    _next: Event | None = None
+
+    async def next_event(self) -> Event:
+        """All tokens that have come, or the result once they have been given."""
+        first = self._next if self._next is not None else await self.events.get()
+        self._next = None
+        if isinstance(first, Result):
+            return first
+        tokens = list(first)
+        while not self.events.empty():
+            event = self.events.get_nowait()
+            if isinstance(event, Result):
+                self._next = event
+                break
+            tokens += event
+        return tokens
 
 
 Command = tuple[Literal["submit", "abort"], Ticket] | None
@@ -72,7 +92,7 @@ class Bridge:
         flight = self._engine.flight()
         tickets: dict[str, Ticket] = {}
         waiting: deque[Ticket] = deque()
-        open_, error = True, "the engine has ended"
+        open_, error, told_last = True, "the engine has ended", 0.0
         try:
             while open_ or waiting or flight:
                 open_ = self._take(flight, tickets, waiting, open_)
@@ -81,7 +101,9 @@ class Bridge:
                     for result in flight.step():
                         self._told.append((tickets.pop(result.key), result))
                 self._on_step(len(flight), len(waiting))
-                self._tell()
+                if time.monotonic() - told_last >= min(TELL_MOST, TELL_SECONDS * len(flight)) or not self._streams:
+                    self._tell()
+                    told_last = time.monotonic()
         except Exception as raised:  # noqa: BLE001 - told to every waiting client and by /health
             log.exception("the engine failed")
             error = f"the engine failed: {type(raised).__name__}"
@@ -122,6 +144,11 @@ class Bridge:
 
     def _teller(self, ticket: Ticket) -> Callable[[list[int]], None]:
         return lambda tokens: self._told.append((ticket, tokens))
+
+    @property
+    def _streams(self) -> bool:
+        """Whether tokens wait to be told; results alone are told at once."""
+        return any(not isinstance(event, Result) for _, event in self._told)
 
     def _tell(self) -> None:
         """All news of a step in one call, which wakes the event loop once."""

@@ -24,7 +24,7 @@ def request(key: str, prompt: str = "p") -> Request:
 async def whole(ticket: Ticket) -> tuple[list[int], Result]:
     tokens: list[int] = []
     while True:
-        event = await asyncio.wait_for(ticket.events.get(), 10)
+        event = await asyncio.wait_for(ticket.next_event(), 10)
         if isinstance(event, Result):
             return tokens, event
         tokens += event
@@ -55,6 +55,29 @@ def test_tokens_come_while_it_writes_and_settings_are_each_ones_own() -> None:
         await bridge.close()
 
     asyncio.run(run())
+
+
+def test_tokens_of_many_are_told_together() -> None:
+    """Forty streams write a thousand tokens a second each: each is told of many at a time, and of all in order."""
+
+    async def run() -> None:
+        bridge = Bridge(engine(lambda prompt: prompt * 5, seconds=0.001))
+        text = "".join(map(chr, range(97, 117)))
+        tickets = [bridge.submit(request(str(n), text), Sampling(100), streamed=True) for n in range(40)]
+
+        async def tellings(ticket: Ticket) -> list[list[int]]:
+            found: list[list[int]] = []
+            while not isinstance(event := await ticket.next_event(), Result):
+                found.append(event)
+            assert [token for each in found for token in each] == list(event.token_ids)
+            assert event.num_tokens == 100
+            return found
+
+        for found in await asyncio.gather(*map(tellings, tickets)):
+            assert 2 <= len(found) <= 50
+        await bridge.close()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
 
 
 def test_aborted_requests_leave_the_engine() -> None:
