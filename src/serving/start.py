@@ -6,14 +6,16 @@ import signal
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src.common.errors import UserError
 from src.common.log import get_logger
 from src.generation.config import read_prompts
-from src.generation.engine import Engine
 from src.prompts import Prompts
 from src.serving.config import KEY_VARIABLE, ServeConfig, read_serve_config
+
+if TYPE_CHECKING:
+    from src.generation.engine import Engine
 
 log = get_logger(__name__)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -33,8 +35,6 @@ def serve(raw: Mapping[str, Any]) -> int:
 
     Raises :class:`UserError` for settings or checkpoints that cannot be used.
     """
-    from src.serving.server import Server
-
     config = read_serve_config(raw)
     if config.key is None and config.host not in LOOPBACK:
         log.warning("everybody who reaches %s:%d may ask: set api_key or %s", config.host, config.port, KEY_VARIABLE)
@@ -43,6 +43,8 @@ def serve(raw: Mapping[str, Any]) -> int:
 
         need_gradio()
     loaded = load(config)
+    from src.serving.server import Server
+
     app = make_app(loaded, config)
     log.info("http://%s:%d%s", config.host, config.port, " (page), /v1 below it" if config.demo else "/v1")
     server = Server(app, config)
@@ -76,6 +78,7 @@ def make_app(loaded: Loaded, config: ServeConfig) -> Any:
 
 def load(config: ServeConfig) -> Loaded:
     """Front ends of all served models, and the language model they share. Raises :class:`UserError`."""
+    served, prompts = config.served(), read_prompts(config.prompts)  # mistakes are told before anything heavy loads
     import torch
 
     from src.generation.ears import Ears
@@ -83,7 +86,6 @@ def load(config: ServeConfig) -> Loaded:
     from src.model.checkpoints import open_checkpoint, shared_lora
 
     prepare_environment()
-    served, prompts = config.served(), read_prompts(config.prompts)
     names = list(dict.fromkeys(name for members in served.values() for name in members))
     checkpoints = [open_checkpoint(name) for name in names]
     lora = shared_lora(checkpoints)
@@ -104,6 +106,7 @@ def load(config: ServeConfig) -> Loaded:
 
 def _engine(config: ServeConfig, llm: str, revision: str | None, lora: Any) -> Engine:
     if config.llm_url is not None:
+        from src.generation.engine import Engine
         from src.model.llm import load_tokenizer
         from src.serving.remote_core import RemoteCore, model_at
 
