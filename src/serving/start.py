@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -42,16 +43,29 @@ def serve(raw: Mapping[str, Any]) -> int:
         from src.serving.page import need_gradio
 
         need_gradio()
-    loaded = load(config)
-    from src.serving.server import Server
+    with bound(config.host, config.port) as place:
+        loaded = load(config)
+        from src.serving.server import Server
 
-    app = make_app(loaded, config)
-    log.info("http://%s:%d%s", config.host, config.port, " (page), /v1 below it" if config.demo else "/v1")
-    server = Server(app, config)
-    signal.signal(signal.SIGTERM, _end)  # uvicorn raises its signals again once it has finished
-    with closing(loaded.engine), suppress(KeyboardInterrupt):
-        server.run()
+        app = make_app(loaded, config)
+        log.info("http://%s:%d%s", config.host, config.port, " (page), /v1 below it" if config.demo else "/v1")
+        server = Server(app, config)
+        signal.signal(signal.SIGTERM, _end)  # uvicorn raises its signals again once it has finished
+        with closing(loaded.engine), suppress(KeyboardInterrupt):
+            server.run(sockets=[place])
     return 0 if server.started else 1
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket at the address, taken before models are loaded. Raises :class:`UserError` if it cannot be had."""
+    place = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        place.bind((host, port))
+    except (OSError, OverflowError) as error:
+        place.close()
+        raise UserError(f"cannot serve at {host}:{port} ({error}); choose another by host= and port=") from error
+    return place
 
 
 def _end(number: int, frame: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from src.common.config import compose
 from src.common.errors import ConfigError, UserError
 from src.serving.config import Limits, ServeConfig, read_serve_config
+from src.serving.start import bound, serve
 
 
 def read(*overrides: str) -> ServeConfig:
@@ -58,3 +60,15 @@ def test_defaults_of_yaml_and_dataclass_agree() -> None:
 def test_mistakes_are_told(given: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         read(given)
+
+
+def test_an_address_that_is_taken_is_told_before_models_are_loaded(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        raw = compose("serve", [f"checkpoint_name={tmp_path}/none", f"port={port}"])
+        with pytest.raises(UserError, match=f"cannot serve at 127.0.0.1:{port} .*in use"):
+            serve(raw)
+    with pytest.raises(UserError, match="cannot serve at 127.0.0.1:70000"):
+        bound("127.0.0.1", 70_000)
