@@ -43,7 +43,9 @@ STYLE = """
 .spectrogram img {width: 100%; height: 112px; border-radius: 6px; image-rendering: pixelated}
 .spectrogram p {opacity: .7; font-size: .85em; margin: .2em 0}
 footer {display: none !important}
+#history button[title="Share"] {display: none}
 """
+"""Gradio's button to share a clip would send it to another site."""
 
 
 def need_gradio() -> Any:

@@ -78,6 +78,8 @@ def test_a_file_is_uploaded_and_asked_about(address: str, browser: Any, tmp_path
     expect(history).to_contain_text(ANSWER, timeout=60_000)
     expect(history).to_contain_text("Thoughts")
     expect(history.locator("audio").first).to_be_attached()
+    expect(history.get_by_title("Download").first).to_be_visible()
+    expect(history.get_by_title("Share").first).to_be_hidden()
     page.locator("#clear").click()
     expect(history).not_to_contain_text(ANSWER)
     # another model, an example clip
