@@ -27,10 +27,9 @@ apt_install() {
 install_browser() {
   command -v chromium chromium-browser google-chrome >/dev/null && return
   if grep -qs '^ID=debian' /etc/os-release && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then
-    apt_install chromium
-  else
-    say "no Chromium found: the tests of the page that need one will be skipped"
+    (apt_install chromium) && return
   fi
+  say "no Chromium: the tests of the page that need one will be skipped"
 }
 
 find_python() {
