@@ -32,22 +32,6 @@ class Ticket:
     sampling: Sampling
     streamed: bool
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
-    _next: Event | None = None
-
-    async def next_event(self) -> Event:
-        """All tokens that have come, or the result once they have been given."""
-        first = self._next if self._next is not None else await self.events.get()
-        self._next = None
-        if isinstance(first, Result):
-            return first
-        tokens = list(first)
-        while not self.events.empty():
-            event = self.events.get_nowait()
-            if isinstance(event, Result):
-                self._next = event
-                break
-            tokens += event
-        return tokens
 
 
 Command = tuple[Literal["submit", "abort"], Ticket] | None
@@ -65,7 +49,8 @@ class Bridge:
         self._on_step = on_step
         self._loop = asyncio.get_running_loop()
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        self._told: list[tuple[Ticket, Event]] = []
+        self._tokens: dict[Ticket, list[int]] = {}
+        self._results: list[tuple[Ticket, Result]] = []
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -99,16 +84,17 @@ class Bridge:
                 self._admit(flight, tickets, waiting)
                 if flight:
                     for result in flight.step():
-                        self._told.append((tickets.pop(result.key), result))
+                        self._results.append((tickets.pop(result.key), result))
                 self._on_step(len(flight), len(waiting))
-                if time.monotonic() - told_last >= min(TELL_MOST, TELL_SECONDS * len(flight)) or not self._streams:
+                pause = min(TELL_MOST, TELL_SECONDS * len(flight)) if self._tokens else 0.0
+                if time.monotonic() - told_last >= pause:
                     self._tell()
                     told_last = time.monotonic()
         except Exception as raised:  # noqa: BLE001 - told to every waiting client and by /health
             log.exception("the engine failed")
             error = f"the engine failed: {type(raised).__name__}"
         self.failure = error
-        self._told += [(ticket, _failed(ticket, error)) for ticket in (*tickets.values(), *waiting)]
+        self._results += [(ticket, _failed(ticket, error)) for ticket in (*tickets.values(), *waiting)]
         self._drain(error)
         self._tell()
 
@@ -140,20 +126,16 @@ class Bridge:
             if refused is None:
                 tickets[ticket.request.key] = ticket
             else:
-                self._told.append((ticket, refused))
+                self._results.append((ticket, refused))
 
     def _teller(self, ticket: Ticket) -> Callable[[list[int]], None]:
-        return lambda tokens: self._told.append((ticket, tokens))
-
-    @property
-    def _streams(self) -> bool:
-        """Whether tokens wait to be told; results alone are told at once."""
-        return any(not isinstance(event, Result) for _, event in self._told)
+        return lambda tokens: self._tokens.setdefault(ticket, []).extend(tokens)
 
     def _tell(self) -> None:
-        """All news of a step in one call, which wakes the event loop once."""
-        if self._told:
-            news, self._told = self._told, []
+        """All news, tokens before results, in one call, which wakes the event loop once."""
+        news: list[tuple[Ticket, Event]] = [*self._tokens.items(), *self._results]
+        if news:
+            self._tokens, self._results = {}, []
             try:
                 self._loop.call_soon_threadsafe(_deliver, news)
             except RuntimeError:  # the loop is closed: nobody waits any more
@@ -166,7 +148,7 @@ class Bridge:
             except queue.Empty:
                 return
             if command is not None and command[0] == "submit":
-                self._told.append((command[1], _failed(command[1], error)))
+                self._results.append((command[1], _failed(command[1], error)))
 
 
 def _deliver(news: list[tuple[Ticket, Event]]) -> None:

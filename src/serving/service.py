@@ -155,7 +155,7 @@ class Service:
         result: Result | None = None
         try:
             while result is None and not writing.stopped:
-                event = await ticket.next_event()
+                event = await ticket.events.get()
                 if isinstance(event, Result):
                     result = event
                     pieces = writing.end(self._rest(event, ids))

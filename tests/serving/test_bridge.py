@@ -24,7 +24,7 @@ def request(key: str, prompt: str = "p") -> Request:
 async def whole(ticket: Ticket) -> tuple[list[int], Result]:
     tokens: list[int] = []
     while True:
-        event = await asyncio.wait_for(ticket.next_event(), 10)
+        event = await asyncio.wait_for(ticket.events.get(), 10)
         if isinstance(event, Result):
             return tokens, event
         tokens += event
@@ -67,7 +67,7 @@ def test_tokens_of_many_are_told_together() -> None:
 
         async def tellings(ticket: Ticket) -> list[list[int]]:
             found: list[list[int]] = []
-            while not isinstance(event := await ticket.next_event(), Result):
+            while not isinstance(event := await ticket.events.get(), Result):
                 found.append(event)
             assert [token for each in found for token in each] == list(event.token_ids)
             assert event.num_tokens == 100
