@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 import src.model.build
 import src.model.checkpoints
 from src.common.errors import ConfigError, UserError
+from src.model.adapter_files import load_adapters
 from src.model.checkpoints import (
     CONFIG_FILE,
-    load_adapters,
     load_front_end,
     open_checkpoint,
     read_config,
