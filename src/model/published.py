@@ -23,7 +23,7 @@ from src.model.config import ModelConfig
 from src.model.encoders.build import build_encoder
 from src.model.encoders.config import EncoderSpec
 from src.model.front_end import AudioFrontEnd
-from src.model.published_config import bind_model, model_config_from_published
+from src.model.published_config import bind_model, model_config_from_published, shipped_encoders
 from src.model.tensor_files import TensorFiles, one_line, read_json
 
 PREFIX = "model."
@@ -96,8 +96,7 @@ def configured(content: Mapping[str, Any], tensors: TensorFiles, trained: Shapes
     """
     llm = _llm_name(content, where)
     try:
-        config = model_config_from_published(content, where, llm=llm)
-        config = dataclasses.replace(config, config=_fit_encoders(config, tensors))
+        config = model_config_from_published(content, where, llm, _fitting_encoders(tensors))
     except UserError as error:
         raise UserError(str(error) if where in str(error) else f"{where}: {CONFIG_FILE}: {error}") from error
     expected = trained_shapes(config, where)
@@ -132,34 +131,32 @@ def _llm_name(content: Mapping[str, Any], where: str) -> str:
     return found
 
 
-def _fit_encoders(config: ModelConfig, tensors: TensorFiles) -> Any:
-    """The audio configuration with each encoder in the shipped size that its tensors have."""
+def _fitting_encoders(tensors: TensorFiles) -> dict[str, EncoderSpec]:
+    """For each stored encoder the shipped specification of its kind (published size or miniature) that fits best."""
     chosen: dict[str, EncoderSpec] = {}
-    for name, spec in config.config.encoders.items():
+    for name in sorted(encoder_names(tensors.file_of)):
+        options = [spec for spec in shipped_encoders().values() if spec.kind == name]
+        if not options:
+            continue
         prefix = f"{ENCODER_PREFIX}{name}."
         stored = tensors.names(prefix)
-        shapes = {inner.removeprefix(prefix): shape for inner, shape in tensors.shapes(stored).items()}
-        chosen[name] = spec if not stored or not _encoder_misfits(name, spec, shapes) else min(
-            (spec, *_shipped_specs(spec)), key=lambda option: _encoder_misfits(name, option, shapes)
-        )  # fmt: skip
-    return dataclasses.replace(config.config, encoders=chosen)
+        own = shipped_encoders().get(name)  # of the published size: then the names show it and no header is read
+        if own is not None and {prefix + inner for inner in _encoder_shapes(name, own)} == set(stored):
+            chosen[name] = own
+            continue
+        shapes = {full.removeprefix(prefix): shape for full, shape in tensors.shapes(stored).items()}
+        misfits = [_misfits(_encoder_shapes(name, spec), shapes) for spec in options]
+        chosen[name] = options[misfits.index(min(misfits))]
+    return chosen
 
 
-def _shipped_specs(spec: EncoderSpec) -> list[EncoderSpec]:
-    shipped = [
-        other
-        for known in map(model_config, known_models())
-        for other in known.config.encoders.values()
-        if other.kind == spec.kind
-    ]
-    return [other for place, other in enumerate(shipped) if other not in shipped[:place]]
-
-
-def _encoder_misfits(name: str, spec: EncoderSpec, shapes: Shapes) -> int:
-    """Number of stored tensors that are not in the encoder or have another shape there."""
+def _encoder_shapes(name: str, spec: EncoderSpec) -> dict[str, tuple[int, ...]]:
     with torch.device("meta"):
-        own = {inner: tuple(value.shape) for inner, value in build_encoder(name, spec).state_dict().items()}
-    return sum(own.get(inner) != shape for inner, shape in shapes.items())
+        return {inner: tuple(value.shape) for inner, value in build_encoder(name, spec).state_dict().items()}
+
+
+def _misfits(own: Shapes, stored: Shapes) -> int:
+    return sum(own.get(name) != shape for name, shape in stored.items())
 
 
 def recognise(trained: Shapes, encoders: Collection[str], width: int, where: str) -> ModelConfig:
