@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ GENERATION_SETTINGS = "default_inference"
 SEPARATORS = ("audio_start_emb", "audio_end_emb")
 CONFIG_FILE = "config.json"
 AUDIO_FIELDS = ("audio_encoder_configs", "audio_adapter_configs", "audio_fusion_config")
+UNNAMED = "unnamed"
 LLM_NAME = "_name_or_path"
 """Where transformers used to write which model a configuration is of; the published system writes no name."""
 QWEN3_BY_SIZE = {
@@ -58,6 +60,7 @@ def encoder_names(names: Collection[str]) -> set[str]:
     return {name.removeprefix(ENCODER_PREFIX).split(".")[0] for name in names if name.startswith(ENCODER_PREFIX)}
 
 
+@cache
 def model_config(name: str) -> ModelConfig:
     """The configuration ``src/configs/model/NAME.yaml``. Raises :class:`ConfigError` if there is no such model."""
     if not (CONFIG_DIR / "model" / f"{name}.yaml").is_file():
@@ -94,11 +97,14 @@ def configured(content: Mapping[str, Any], tensors: TensorFiles, trained: Shapes
     Raises:
         UserError: an unknown encoder, adapter or fusion, a missing or mistyped field, or tensors of other shapes.
     """
-    llm = _llm_name(content, where)
     try:
-        config = model_config_from_published(content, where, llm, _fitting_encoders(tensors))
+        config = model_config_from_published(content, CONFIG_FILE, UNNAMED, _fitting_encoders(tensors))
     except UserError as error:
-        raise UserError(str(error) if where in str(error) else f"{where}: {CONFIG_FILE}: {error}") from error
+        raise UserError(f"{where}: {error}") from error
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:  # values of wrong types
+        raise UserError(
+            f"{where}: {CONFIG_FILE} is not the configuration of an audio model ({one_line(error, 120)})"
+        ) from error
     expected = trained_shapes(config, where)
     differing = sorted(name for name in {*trained, *expected} if trained.get(name) != expected.get(name))
     if differing:
@@ -108,15 +114,14 @@ def configured(content: Mapping[str, Any], tensors: TensorFiles, trained: Shapes
         ]
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UserError(f"{where}: {CONFIG_FILE} disagrees with the tensors: {'; '.join(shown)}{more}")
-    return config
+    return config if config.llm != UNNAMED else dataclasses.replace(config, llm=_llm_name(content, where))
 
 
 def _llm_name(content: Mapping[str, Any], where: str) -> str:
     """The language model of a checkpoint, by name where there is one, else by its sizes."""
-    for key in ("llm", LLM_NAME):
-        named = content.get(key)
-        if isinstance(named, str) and named:
-            return named
+    named = content.get(LLM_NAME)
+    if isinstance(named, str) and named:
+        return named
     width, layers = content.get("hidden_size"), content.get("num_hidden_layers")
     found = QWEN3_BY_SIZE.get((width, layers))  # type: ignore[arg-type]
     shipped = [config for config in map(model_config, known_models()) if config.llm_embedding_dim == width]
