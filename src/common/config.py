@@ -107,8 +107,31 @@ def hydra_cli(config_name: str, main: Callable[[dict[str, Any]], int | None]) ->
     """Entry of a Hydra program: compose ``config_name`` with the command line, resolve it, call ``main(config)``.
 
     A misspelt key or group, or a missing value, ends in one message and exit code 2. ``--help`` lists the keys.
+    Hydra's ``--config-name NAME`` (``-cn NAME``) reads another file of ``src/configs``, such as a user's own.
     """
-    run_cli(lambda: main(compose(config_name, sys.argv[1:])))
+
+    def run() -> int | None:
+        name, overrides = _config_name(config_name, sys.argv[1:])
+        return main(compose(name, overrides))
+
+    run_cli(run)
+
+
+def _config_name(default: str, arguments: list[str]) -> tuple[str, list[str]]:
+    """Name of the configuration and the other arguments."""
+    name, rest, waiting = default, [], False
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if waiting:
+            name, waiting = argument, False
+        elif flag in ("--config-name", "-cn"):
+            name, waiting = value or name, not equals
+        else:
+            rest.append(argument)
+    if waiting or not (CONFIG_DIR / f"{name.removesuffix('.yaml')}.yaml").is_file():
+        known = ", ".join(sorted(path.stem for path in CONFIG_DIR.glob("*.yaml")))
+        raise ConfigError(f"--config-name: there is no {CONFIG_DIR / name}.yaml; known: {known}")
+    return name.removesuffix(".yaml"), rest
 
 
 def compose(config_name: str, overrides: list[str]) -> dict[str, Any]:
