@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from src.common.errors import ConfigError
 from src.common.naming import model_short_name
 from src.common.paths import generated_dir
 from src.generation.assemble import assemble
@@ -18,7 +19,7 @@ from src.generation.respond import Item
 from src.generation.tables import RowRef, Table, need_columns, open_tables, other_rows, with_texts
 from src.generation.tasks import Task
 from src.model.checkpoints import Checkpoint, open_checkpoint, shared_lora
-from src.model.llm import resolve_source
+from src.model.llm import llm_width, resolve_source
 from src.prompts import Prompts
 from src.prompts.chat import opens_thoughts
 
@@ -131,6 +132,7 @@ def prepare(config: RunConfig, task: Task) -> Job:
     llm = config.model.llm or (trained_with.llm if trained_with else "")
     same = trained_with is not None and trained_with.llm == llm
     revision = config.model.llm_revision or (trained_with.llm_revision if same and trained_with else None)
+    check_width(config.model.llm_embedding_dim, llm, revision)
     name = config.dataset.name
     tables: list[tuple[Table, str]] = []
     for table in open_tables(config.dataset, config.seed or 0):
@@ -146,6 +148,21 @@ def prepare(config: RunConfig, task: Task) -> Job:
     job = Job(config, task, prompts, llm, revision, checkpoints, tables, directory)
     _ = job.lora  # members of an ensemble that differ in it are told now
     return job
+
+
+def check_width(stated: int | None, llm: str, revision: str | None = None) -> None:
+    """Compare ``model.llm_embedding_dim``, where it is given, with the language model's width.
+
+    Raises :class:`ConfigError` if they differ.
+    """
+    if stated is None:
+        return
+    width = llm_width(llm, revision)
+    if width != stated:
+        raise ConfigError(
+            f"model.llm_embedding_dim={stated}: the embeddings of {llm} have {width} values; leave the key out, or "
+            "name the language model that it belongs to (model.llm=…)"
+        )
 
 
 def file_digests(folder: Path, pattern: str) -> dict[str, str]:

@@ -11,9 +11,10 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
+from src.common.errors import ConfigError
 from src.common.log import get_logger
 from src.common.run_record import write_run_record
-from src.generation.config import read_run_config
+from src.generation.config import read_run_config, with_defaults
 from src.generation.dispatch import OpenWorkers, choose_workers, dispatch
 from src.generation.job import Job, prepare
 from src.generation.respond import in_batches
@@ -48,7 +49,10 @@ def generate(
     from datasets import disable_progress_bars
 
     disable_progress_bars()  # ours is the one of the run
+    raw = with_defaults(raw)
     config = read_run_config(raw)
+    if task.free_text and (config.options_seed is not None or config.answer_fallback != "none"):
+        raise ConfigError("config: options_seed and answer_fallback are for multiple choice: generate_vllm_mcqa.py")
     trial = config.dry_run or config.dataset.debug_ind >= 0
     engine = config.engine
     open_workers = open_workers or choose_workers(engine.cluster, engine.workers, config.devices, engine.ray_address)

@@ -79,7 +79,7 @@ def build_model(config: TrainConfig, bf16: bool = False) -> Built:
     _freeze(front_end, config)
     if bf16:
         hold_as_autocast(front_end.audio_encoder)
-    model = AlarmModel(front_end, llm, config.model_max_length)
+    model = AlarmModel(front_end, llm, config.model_max_length or int(tokenizer.model_max_length))
     _report_trained(model, model_config.llm, config.eval_mode)
     if config.compile_layers:
         model.compile_layers()

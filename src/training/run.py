@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.common.errors import UserError
 from src.common.log import get_logger
+from src.common.paths import use_data_dir
 from src.common.run_record import write_json, write_run_record
 from src.common.seeds import seed_everything
 from src.training.config import TrainConfig, bind_train_config
@@ -32,7 +33,10 @@ def run_training(config: Mapping[str, Any]) -> Path:
     user can mend.
     """
     bound = bind_train_config(config)
+    config = {**config, "seed": bound.seed}
     started = time.perf_counter()
+    if bound.alternative_data_dir is not None:
+        use_data_dir(bound.alternative_data_dir)
     from src.training.arguments import training_arguments
     from src.training.resume import find_resume
     from src.training.trackers import wandb_run

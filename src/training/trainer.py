@@ -121,7 +121,16 @@ class AlarmTrainer(Trainer):
         args = self.args
         seed = args.seed if args.data_seed is None else args.data_seed
         lengths = None if plan.grouping == "none" and not plan.max_positions else examples.lengths()
-        return StepSampler(len(examples), plan, lengths, seed, shuffle, args.process_index, args.world_size)
+        return StepSampler(
+            len(examples),
+            plan,
+            lengths,
+            seed,
+            shuffle,
+            args.process_index,
+            args.world_size,
+            args.dataloader_drop_last,
+        )
 
     def _loader(self, examples: Examples, steps: StepSampler) -> DataLoader:
         workers = self.args.dataloader_num_workers

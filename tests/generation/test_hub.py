@@ -96,7 +96,7 @@ def test_an_unknown_owner_is_told_before_the_work(world: World, hub: Imitation) 
 
 def test_nothing_is_sent_unasked(world: World, hub: Imitation) -> None:
     assert generate(
-        compose("generate_vllm", ["dataset.name=sounds", "prompts=mini", f"checkpoint_name={world.loaded.name}"]),
+        compose("generate", ["dataset.name=sounds", "prompts=mini", f"checkpoint_name={world.loaded.name}"]),
         FREE,
         world.start,
     ) == 0  # fmt: skip

@@ -48,10 +48,9 @@ class World:
 
     def run(self, name: str, *overrides: str, task: Task = FREE, code: int = 0, fold: str = "") -> Path:
         """Run and return the output folder."""
-        program = "generate_vllm" if task is FREE else "generate_vllm_mcqa"
         checkpoint = [f"checkpoint_name={self.loaded.name}"]
         given = [f"dataset.name={name}", "prompts=mini", "batch_size=3", *checkpoint, *overrides]
-        assert generate(compose(program, given), task, self.start) == code
+        assert generate(compose("generate", given), task, self.start) == code
         return self.folder(fold or name)
 
     def folder(self, name: str) -> Path:
@@ -247,8 +246,8 @@ def test_rows_keep_their_seed_whatever_is_run_with_them(world: World) -> None:
         (["dataset.name=nowhere"], "dataset.name=nowhere"),
         (["dataset.split=test"], "has the splits train"),
         (["audio_input=both"], "audio_input: got 'both'; known: clip"),
-        (["dataset.limit=0"], "limit is 0"),
-        (["checkpoint_name=null"], "checkpoint_name is required"),
+        (["dataset.limit=-2"], "limit is -2"),
+        (["options_seed=1"], "for multiple choice"),
         (["engine.max_model_len=long"], "max_model_len: got 'long'"),
         (["checkpoint_name=/nowhere"], "no such folder"),
     ],
