@@ -98,7 +98,7 @@ def _settle_options(config: Any, kind: str, table: Mapping[str, Mapping[str, Any
 
 
 def check_sizes(options: Mapping[str, Any]) -> list[str]:
-    """Problems with whole numbers among ``options``: sizes below 1, negative counts, or so large that nobody meant them.
+    """Problems with whole numbers among ``options``: sizes below 1, negative counts, and what nobody can have meant.
 
     A configuration can come from anybody; ten million layers would keep a program busy for hours.
     """

@@ -10,7 +10,8 @@ connections are in no tensor and are then those of the shipped configuration.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def _fitting_encoders(tensors: TensorFiles) -> dict[str, EncoderSpec]:
 
 
 def _encoder_shapes(name: str, spec: EncoderSpec) -> dict[str, tuple[int, ...]]:
-    with torch.device("meta"):
+    with _on_meta():
         return {inner: tuple(value.shape) for inner, value in build_encoder(name, spec).state_dict().items()}
 
 
@@ -216,13 +217,19 @@ def _assumptions(config: ModelConfig) -> str:
     return "; ".join(parts)
 
 
+@contextmanager
+def _on_meta() -> Iterator[None]:
+    """Modules without memory for their tensors; the random numbers of the program stay as they are."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        yield
+
+
 def trained_shapes(config: ModelConfig, where: str = "model config") -> dict[str, tuple[int, ...]]:
     """Shapes of the trained tensors of a configuration, by name; nothing is allocated.
 
     Raises :class:`UserError` for a configuration that no model can be built from.
     """
-    with torch.device("meta"):
-        state = build_on_meta(config, where).trained_state()
+    state = build_on_meta(config, where).trained_state()
     return {name: tuple(value.shape) for name, value in state.items()}
 
 
@@ -234,7 +241,7 @@ def build_on_meta(config: ModelConfig, where: str, encoders: Mapping[str, Any] |
     """
     assert config.llm_embedding_dim is not None
     try:
-        with torch.device("meta"):
+        with _on_meta():
             if encoders is None:
                 encoders = {name: build_encoder(name, spec) for name, spec in config.config.encoders.items()}
             return AudioFrontEnd(config.config, config.llm_embedding_dim, encoders)
