@@ -62,12 +62,13 @@ def test_adapters_of_both_forms_as_the_published_command_takes_them(
 
 
 def test_the_whole_model_is_sent_as_by_the_published_command(
-    program: Program, published: Path, monkeypatch: pytest.MonkeyPatch
+    program: Program, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE
     with hub_server() as hub:
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.address + template[template.index("/{") :])
         monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("HF_TOKEN", "hf_x")
         program("upload_model", "--llm", "assets/mini/llm", "--checkpoint", str(published), "--username", "somebody",
                 "--repo-name", "AL-Test")  # fmt: skip
