@@ -56,7 +56,9 @@ class DatasetConfig:
 class ModelSettings:
     """The language model (``None``: the one the checkpoint was trained with) and how much it may write.
 
-    ``llm_embedding_dim`` is the width of its embeddings as the published commands state it, to be checked. The limits
+    ``llm_embedding_dim`` is the width of its embeddings as the published commands state it, to be checked.
+    ``front_end_dtype`` is the precision of what encodes clips: encoders, adapters, fusion, separators;
+    ``encoder_dtype`` that of the encoders alone, where it differs. Embeddings reach the engine in its own. The limits
     of vLLM stand here too, under the published names; :class:`EngineConfig` takes them over.
     """
 
@@ -70,6 +72,8 @@ class ModelSettings:
     max_num_batched_tokens: int = 16384
     gpu_memory_utilization: float = 0.7
     seed: int | None = None
+    front_end_dtype: Literal["float32", "bfloat16"] = "float32"
+    encoder_dtype: Literal["float32", "bfloat16"] | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:

@@ -21,16 +21,16 @@ RATE = 24000
 RESPONSES = "mini_rephrased_512_llm_512"
 
 
-def wav_bytes(seconds: float, seed: int) -> bytes:
-    """A tone over noise as a 16-bit mono WAV file at 24 kHz."""
+def wav_bytes(seconds: float, seed: int, rate: int = RATE) -> bytes:
+    """A tone over noise as a 16-bit mono WAV file."""
     rng = np.random.default_rng(seed)
-    t = np.arange(int(seconds * RATE)) / RATE
+    t = np.arange(int(seconds * rate)) / rate
     samples = 0.3 * np.sin(2 * np.pi * rng.uniform(200, 2000) * t) + 0.05 * rng.standard_normal(t.size)
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(RATE)
+        file.setframerate(rate)
         file.writeframes((samples.clip(-1, 1) * 32767).astype("<i2").tobytes())
     return buffer.getvalue()
 
