@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src.benchmarks.answers import Answered, join_answers
-from src.benchmarks.files import read_rows
+from src.benchmarks.files import metadata_file, read_rows
 from src.benchmarks.outcomes import RESPONSE
 from src.benchmarks.registry import BENCHMARKS, benchmark
 from src.benchmarks.saved import Rows, open_hub, open_splits, text_rows
@@ -34,11 +34,6 @@ class AnswerFile:
     path: Path
     rows: int
     left_out: tuple[str, ...]
-
-
-def metadata_file(folder: Path, split: str) -> Path:
-    """Where a converted benchmark or a run keeps the metadata of a split."""
-    return folder / "metadata" / f"{split}_metadata.json"
 
 
 def find_run(
