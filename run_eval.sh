@@ -7,7 +7,7 @@
 #   CHECKPOINT  a folder or Hub id; an ensemble as [A,B]
 #   SPLIT       null (all), BATCH_SIZE 8, GPU_MEMORY_UTILIZATION 0.5, SEED null
 # Run it again after a crash: answers that are there are kept. Environment, with defaults: MAX_TOKENS=16384,
-# MAX_THINKING_TOKENS=8192, LLM (the checkpoint's own), PROMPTS=full, TAG (run_tag), REPORT (RUN/report.html),
+# MAX_THINKING_TOKENS=8192, LLM (the checkpoint's own), PROMPTS (the checkpoint's own; or full, mini, a file NAME.yaml), TAG (run_tag), REPORT (RUN/report.html),
 # EXTRA="more options of generate_vllm_mcqa.py".
 #   ./run_eval.sh mmar default_inference Blinorot/ALARM-CA
 set -euo pipefail
@@ -21,10 +21,11 @@ MAX_TOKENS=${MAX_TOKENS:-16384} MAX_THINKING_TOKENS=${MAX_THINKING_TOKENS:-8192}
 
 OPTIONS=()
 [ -n "$LLM" ] && OPTIONS+=("model.llm=$LLM")
+[ -n "${PROMPTS:-}" ] && OPTIONS+=("prompts=$PROMPTS")
 [ -n "$TAG" ] && OPTIONS+=("run_tag=$TAG")
 [ -n "${CUDA_VISIBLE_DEVICES:-}" ] && OPTIONS+=("cuda_devices='$CUDA_VISIBLE_DEVICES'")
 # shellcheck disable=SC2086  # EXTRA is several options
-"$PYTHON" "$HERE/generate_vllm_mcqa.py" "model=$MODEL" "prompts=${PROMPTS:-full}" "dataset.name=$DATASET" \
+"$PYTHON" "$HERE/generate_vllm_mcqa.py" "model=$MODEL" "dataset.name=$DATASET" \
   "dataset.split=$SPLIT" "checkpoint_name=$CHECKPOINT" "batch_size=$BATCH_SIZE" "seed=$SEED" \
   "engine.gpu_memory_utilization=$GPU_MEMORY_UTILIZATION" "model.max_tokens=$MAX_TOKENS" \
   "model.max_thinking_tokens=$MAX_THINKING_TOKENS" "${OPTIONS[@]}" ${EXTRA:-}

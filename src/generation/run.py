@@ -65,6 +65,7 @@ def generate(
 
         log.info("the answers will be sent to %s", repo_name(config))  # found out before hours of work
     settings = job.settings()
+    log.info("prompts: %s (%s)", job.prompts.name, job.prompts.source)
     with Shards(job.directory, settings, config.overwrite) as shards:
         records = shards.read()
         pending = job.pending(records)
@@ -81,6 +82,7 @@ def generate(
             raw,
             task=task.name,
             settings=settings,
+            prompts=job.prompts.record(),
             splits=counts,
             rows_this_run=len(pending),
             seconds_this_run=round(seconds, 1),

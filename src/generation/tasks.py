@@ -58,7 +58,7 @@ def _choice_content(row: Row, text_column: str, prompts: Prompts) -> str:
     question, choices = row["question"], row["choices"]
     if not isinstance(question, str) or not choices:
         raise ValueError("the row has no question or no choices")
-    return layout_question(question, [str(choice) for choice in choices], prompts.question_tag, prompts.options_tag)
+    return layout_question(question, [str(choice) for choice in choices], prompts)
 
 
 def _choice_columns(
