@@ -20,6 +20,7 @@ import yaml
 from src.common.config import bind_dataclass
 from src.common.errors import UserError
 from src.common.log import get_logger
+from src.common.run_record import write_text
 from src.prompts.options import MCQA_USER, OPTION_LINE
 from src.prompts.templates import fill, has_field
 
@@ -116,8 +117,7 @@ class Prompts:
         """
         texts = {key: value for key, value in dataclasses.asdict(self).items() if key not in ("name", "source")}
         usual = [key for key, default in _DEFAULTS.items() if texts[key] == default]
-        text = json.dumps({key: value for key, value in texts.items() if key not in usual}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _digest({key: value for key, value in texts.items() if key not in usual})
 
     def own_layouts(self, *keys: str) -> tuple[str, ...]:
         """Those of the layouts ``keys`` that differ from the usual ones, for fingerprints of a stage's texts."""
@@ -207,6 +207,8 @@ def _bind(data: Mapping[str, Any], overrides: Mapping[str, Any], name: str, sour
     changed = sorted(key for key, value in overrides.items() if key not in data or data[key] != value)
     marked = f"{source}, changed: {', '.join(changed)}" if changed else source
     prompts = bind_dataclass(Prompts, {**data, **overrides, "name": name, "source": marked}, where)
+    if not prompts.rephrase_examples:
+        return prompts
     examples = "\n\n".join(_worked_pair(number, pair) for number, pair in enumerate(prompts.rephrase_examples, 1))
     return dataclasses.replace(prompts, rephrase_system=prompts.rephrase_system.replace("{examples}", examples))
 
@@ -236,9 +238,33 @@ def _load_file(path: Path) -> Prompts:
     if missing:
         log.info("prompt set %s: %s not in the file, taken from our set full", path, ", ".join(missing))
     prompts = _bind({**ours, **data}, {}, name, source, f"prompt set {path}")
-    if digest is not None and digest != prompts.digest():
+    if digest is not None and digest != _digest(data):
         return dataclasses.replace(prompts, source=f"{source}, changed")
     return prompts
+
+
+def write_set(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a prompt set's file: ``name``, ``source`` and texts. Later changes of the texts show by its digest."""
+    texts = {key: value for key, value in content.items() if key not in ("name", "source")}
+    data = {"name": content["name"], "source": content["source"], "digest": _digest(texts), **texts}
+    text = yaml.dump(data, Dumper=_SetDumper, sort_keys=False, allow_unicode=True, width=2**20)
+    assert yaml.safe_load(text) == data, "YAML gives the texts back as they are"
+    write_text(path, text)
+
+
+class _SetDumper(yaml.SafeDumper):
+    """Writes texts of several lines as blocks."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """A scalar; where a block cannot show the text exactly, PyYAML quotes it."""
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_SetDumper.add_representer(str, _SetDumper.represent_text)
+
+
+def _digest(texts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _worked_pair(number: int, pair: RephraseExample) -> str:
@@ -262,4 +288,5 @@ __all__ = [
     "load_prompts",
     "prompts_of_texts",
     "with_texts",
+    "write_set",
 ]
