@@ -8,7 +8,8 @@
 #   SPLIT       null (all), BATCH_SIZE 8, GPU_MEMORY_UTILIZATION 0.5, SEED null
 # Run it again after a crash: answers that are there are kept. It can be started from any folder. Environment, with
 # defaults: CUDA_VISIBLE_DEVICES (one engine on each GPU), MAX_TOKENS=16384, MAX_THINKING_TOKENS=8192, LLM (the
-# checkpoint's own), PROMPTS (that of generate_vllm_mcqa.py), TAG (run_tag), REPORT (RUN/report.html),
+# checkpoint's own), PROMPTS (the checkpoint's own; or full, mini, a file NAME.yaml), TAG (run_tag),
+# REPORT (RUN/report.html),
 # EXTRA="more options of generate_vllm_mcqa.py".
 #   ./run_eval.sh mmsu alarm_ca "Blinorot/ALARM-CA" "test" 8
 set -euo pipefail

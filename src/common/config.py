@@ -7,7 +7,7 @@ import difflib
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -16,6 +16,8 @@ from src.common.errors import ConfigError
 
 T = TypeVar("T")
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
+FILE_GROUPS = ("prompts",)
+"""Config groups for which a user may also name a YAML file: its path becomes the group's ``name``."""
 
 
 def bind_dataclass(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
@@ -144,6 +146,7 @@ def compose(config_name: str, overrides: list[str]) -> dict[str, Any]:
 
     if any(item in ("--help", "-h") for item in overrides):
         _print_help(config_name)
+    overrides, files = _take_files(overrides)
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
             config = hydra_compose(config_name, overrides=overrides)
@@ -151,7 +154,30 @@ def compose(config_name: str, overrides: list[str]) -> dict[str, Any]:
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # the last for a group set to null
         reason = " ".join(str(part).strip() for part in (error, error.__cause__) if part)
         raise ConfigError(f"{config_name}: {' '.join(reason.split())}") from error
-    return typing.cast(dict[str, Any], container)
+    resolved = typing.cast(dict[str, Any], container)
+    for group, file in files.items():
+        resolved[group] = {**(resolved.get(group) or {}), "name": file}
+    return resolved
+
+
+def _take_files(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Separate ``prompts=FILE`` from the overrides that Hydra understands: its groups have names, not files.
+
+    Returns the other overrides and the absolute path for each group, the last one given.
+    """
+    others: list[str] = []
+    files: dict[str, str] = {}
+    for item in overrides:
+        group, equals, value = item.partition("=")
+        value = value.strip("'\"")
+        if equals and group in FILE_GROUPS and ("/" in value or value.endswith((".yaml", ".yml"))):
+            others = [other for other in others if other.partition("=")[0] != group]
+            files[group] = str(Path(value).expanduser().resolve())
+            continue
+        if group in files:
+            del files[group]
+        others.append(item)
+    return others, files
 
 
 def _print_help(config_name: str) -> NoReturn:

@@ -16,7 +16,7 @@ from src.common.existing import Step, next_step, set_problem
 from src.common.naming import model_short_name
 from src.common.paths import generated_dir
 from src.generation.assemble import assemble
-from src.generation.config import RunConfig, read_prompts
+from src.generation.config import RunConfig
 from src.generation.requests import Fault, Sampling
 from src.generation.respond import Item
 from src.generation.shards import FOLDER
@@ -24,7 +24,7 @@ from src.generation.tables import RowRef, Table, need_columns, open_tables, othe
 from src.generation.tasks import Task
 from src.model.checkpoints import Checkpoint, open_checkpoint, shared_lora
 from src.model.llm import llm_width, resolve_source
-from src.prompts import Prompts
+from src.prompts import Prompts, choose_prompts
 from src.prompts.chat import opens_thoughts
 
 _DIGEST_UP_TO = 2**30
@@ -153,13 +153,13 @@ class Job:
 
 def prepare(config: RunConfig, task: Task) -> Job:
     """Check everything that can be checked without loading a model. Raises :class:`UserError`."""
-    prompts = read_prompts(config.prompts)
     checkpoints = [open_checkpoint(name) for name in config.checkpoints]
     trained_with = checkpoints[0].config if checkpoints else None
     llm = config.model.llm or (trained_with.llm if trained_with else "")
     same = trained_with is not None and trained_with.llm == llm
     revision = config.model.llm_revision or (trained_with.llm_revision if same and trained_with else None)
     check_width(config.model.llm_embedding_dim, llm, revision)
+    prompts = choose_prompts(config.prompts, [(each.name, each.extra) for each in checkpoints], llm)
     name = config.dataset.name
     tables: list[tuple[Table, str]] = []
     for table in open_tables(config.dataset, config.seed or 0):

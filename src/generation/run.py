@@ -73,6 +73,7 @@ def generate(
             _push(job)
         return 0
     settings = job.settings()
+    log.info("prompts: %s (%s)", job.prompts.name, job.prompts.source)
     with Shards(job.directory, settings, config.overwrite) as shards:
         records = shards.read()
         pending = job.pending(records)
@@ -89,6 +90,7 @@ def generate(
             raw,
             task=task.name,
             settings=settings,
+            prompts=job.prompts.record(),
             splits=counts,
             rows_this_run=len(pending),
             seconds_this_run=round(seconds, 1),

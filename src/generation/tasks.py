@@ -64,7 +64,7 @@ def _free_columns(
 def _choice_content(row: Row, text_column: str, prompts: Prompts) -> str:
     if not isinstance(row["question"], str):
         raise ValueError("the row has no question")
-    return layout_question(row["question"], read_choices(row["choices"]), prompts.question_tag, prompts.options_tag)
+    return layout_question(row["question"], read_choices(row["choices"]), prompts)
 
 
 def _choice_columns(

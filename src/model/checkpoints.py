@@ -81,6 +81,11 @@ class Checkpoint:
         width = next((shape[-1] for shape in (*needed.values(), *map(own.get, published.SEPARATORS)) if shape), 0)
         return published.recognise(own, published.encoder_names(self.tensors.file_of), width, self.name)
 
+    @cached_property
+    def extra(self) -> Mapping[str, Any]:
+        """What the training noted beside the configuration: step, seed, prompts; empty for published checkpoints."""
+        return {} if self.config_file is None else read_extra(self.config_file)
+
     @property
     def whole(self) -> bool:
         """Whether the encoders are in it, as in the published form."""
@@ -290,6 +295,15 @@ def read_config(path: Path) -> ModelConfig:
     if config.llm_embedding_dim is None:
         raise UserError(f"{path}: model.llm_embedding_dim is missing")
     return config
+
+
+def read_extra(path: Path) -> dict[str, Any]:
+    """``extra`` of an ``alarm_config.json``. Raises :class:`UserError` when the file cannot be read."""
+    try:
+        extra = json.loads(path.read_text(encoding="utf-8")).get("extra") or {}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read as a checkpoint configuration ({error!r})") from error
+    return extra if isinstance(extra, dict) else {}
 
 
 def load_state(front_end: AudioFrontEnd, llm: Any, folder: Path) -> None:

@@ -8,8 +8,9 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+from src.prompts.templates import fill
 from src.prompts.thoughts import extract_answer, split_response
 
 AnswerFallback = Literal["none", "option_0"]
@@ -62,12 +63,57 @@ class ParsedAnswer:
         return self.status in READ_STATUSES
 
 
-def layout_question(
-    question: str, choices: Sequence[str], question_tag: str = "question", options_tag: str = "options"
-) -> str:
-    """The user's text of a multiple-choice question: options numbered from 0, one a line, both parts in tags."""
-    options = "\n".join(f"(Option_{number}) {choice}" for number, choice in enumerate(choices))
-    return f"<{question_tag}>\n{question}\n</{question_tag}>\n<{options_tag}>\n{options}\n</{options_tag}>"
+MCQA_USER = "<{question_tag}>\n{question}\n</{question_tag}>\n<{options_tag}>\n{options}</{options_tag}>"
+OPTION_LINE = "(Option_{number}) {option}\n"
+"""The usual layout of a question and of each of its options."""
+
+
+class ChoiceTexts(Protocol):
+    """What :func:`layout_question` reads of a prompt set."""
+
+    @property
+    def mcqa_user(self) -> str:
+        """Template of the user turn, with ``{question}`` and ``{options}``."""
+
+    @property
+    def option_line(self) -> str:
+        """Template of an option with its line end."""
+
+    @property
+    def question_tag(self) -> str:
+        """Name of the tag around the question."""
+
+    @property
+    def options_tag(self) -> str:
+        """Name of the tag around the options."""
+
+
+@dataclass(frozen=True)
+class UsualChoiceTexts:
+    """The layout of all shipped prompt sets."""
+
+    mcqa_user: str = MCQA_USER
+    option_line: str = OPTION_LINE
+    question_tag: str = "question"
+    options_tag: str = "options"
+
+
+def layout_question(question: str, choices: Sequence[str], prompts: ChoiceTexts | None = None) -> str:
+    """The user's text of a multiple-choice question.
+
+    Options are numbered from 0. The usual layout writes each on a line of its own, and question and options in tags.
+    """
+    texts = prompts or UsualChoiceTexts()
+    options = "".join(
+        fill(texts.option_line, {"number": number, "option": choice}) for number, choice in enumerate(choices)
+    )
+    fields = {
+        "question": question,
+        "options": options,
+        "question_tag": texts.question_tag,
+        "options_tag": texts.options_tag,
+    }
+    return fill(texts.mcqa_user, fields)
 
 
 def read_choices(value: Any) -> list[str]:
