@@ -112,6 +112,11 @@ class Checkpoint:
         step = None if state is None else read_json(state, f"checkpoint {self.name}").get("global_step")
         return {} if step is None else {"step": step}
 
+    @cached_property
+    def extra(self) -> Mapping[str, Any]:
+        """What the training noted beside the configuration: step, seed, prompts; empty for published checkpoints."""
+        return {} if self.config_file is None else read_extra(self.config_file)
+
     @property
     def whole(self) -> bool:
         """Whether the encoders are in it, as in the published form."""
@@ -331,8 +336,22 @@ def read_config(path: Path) -> ModelConfig:
     return config
 
 
+<<<<<<< HEAD
 def load_state(front_end: AudioFrontEnd, llm: Any, name: str | Path) -> None:
     """Load adapters, fusion, separators, and the weights of the LLM's LoRA layers, from a checkpoint of any form.
+=======
+def read_extra(path: Path) -> dict[str, Any]:
+    """``extra`` of an ``alarm_config.json``. Raises :class:`UserError` when the file cannot be read."""
+    try:
+        extra = json.loads(path.read_text(encoding="utf-8")).get("extra") or {}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read as a checkpoint configuration ({error!r})") from error
+    return extra if isinstance(extra, dict) else {}
+
+
+def load_state(front_end: AudioFrontEnd, llm: Any, folder: Path) -> None:
+    """Load adapters, fusion, separators, and the weights of the LLM's LoRA layers.
+>>>>>>> bench
 
     Raises :class:`UserError` naming every tensor that does not fit, and every option that no tensor shows and the
     checkpoint was trained with otherwise.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from src.common.config import bind_dataclass
@@ -59,7 +59,8 @@ class TrainConfig:
         encoder_cache_mb: megabytes for keeping the frozen encoders' states of each clip between epochs; 0: off.
         encoder_cache_dir: folder in which later runs find these states again.
         random_weights: frozen parts from their configuration alone, untrained: for measurements and tests.
-        prompts: prompt set whose tags stand around the audio of models with explicit audio tokens.
+        prompts: prompt set that is kept with the checkpoint; its tags stand around the audio of models with explicit
+            audio tokens. None: the usual one of the language model.
         check_config: stop after checking the configuration.
     """
 
@@ -88,7 +89,7 @@ class TrainConfig:
     encoder_cache_mb: int = 0
     encoder_cache_dir: str | None = None
     random_weights: bool = False
-    prompts: dict[str, Any] = field(default_factory=lambda: {"name": "full"})
+    prompts: dict[str, Any] | None = None
     check_config: bool = False
 
     def __post_init__(self) -> None:

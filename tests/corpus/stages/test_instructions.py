@@ -101,7 +101,7 @@ def test_a_killed_run_goes_on(die_after: int) -> None:
     run(["heysquad_human"], engine)
     assert len(engine.seen) == 22 - die_after
     interrupted = rows_of(HEY), rows_of(HEY, "validation")
-    run(["heysquad_human"], FakeEngine(echo), fresh=True)
+    run(["heysquad_human"], FakeEngine(echo), overwrite=True)
     assert (rows_of(HEY), rows_of(HEY, "validation")) == interrupted
     run(["heysquad_human"], FakeEngine(echo, die_after=0))  # nothing is left to do
 
@@ -169,7 +169,7 @@ def test_mistakes(data_root: Path) -> None:
     with pytest.raises(UserError, match="no folder .*nope"):
         run(["nope"], FakeEngine(echo))
     run(["instructs2s"], FakeEngine(echo))
-    with pytest.raises(UserError, match=r"seed: was 0, is 1.*--fresh"):
+    with pytest.raises(UserError, match=r"seed: was 0, is 1.*--overwrite"):
         run(["instructs2s"], FakeEngine(echo), settings=dataclasses.replace(SETTINGS, seed=1))
     shutil.rmtree(raw_dir("instructs2s"))
     assert choose_sets([]) == ["heysquad_human"]

@@ -86,7 +86,7 @@ def test_sampling_and_seeds_of_the_two_stages(root: Path) -> None:
     seeds = [item[1].seed for item in engine.seen]
     assert len(set(seeds)) == len(seeds) == 24
     again = FakeEngine(reader_and_listener, room=1)
-    run(again, fresh=True)
+    run(again, overwrite=True)
     assert {(r.key, r.seed) for _, r, _ in again.seen} == {(r.key, r.seed) for _, r, _ in engine.seen}
 
 
@@ -100,7 +100,7 @@ def test_a_killed_run_goes_on_where_it_stopped(root: Path, die_after: int) -> No
     run(engine)
     assert len(engine.seen) == 24 - die_after
     interrupted = rows_of(PLAIN), rows_of(REPHRASED)
-    run(FakeEngine(reader_and_listener), fresh=True)
+    run(FakeEngine(reader_and_listener), overwrite=True)
     assert (rows_of(PLAIN), rows_of(REPHRASED)) == interrupted
 
 
@@ -169,7 +169,7 @@ def test_other_settings_do_not_mix(root: Path) -> None:
     other = dataclasses.replace(SETTINGS, temperature=0.1)
     with pytest.raises(UserError, match=r"temperature: was None, is 0.1"):
         run(FakeEngine(reader_and_listener), other)
-    run(FakeEngine(reader_and_listener), other, fresh=True)
+    run(FakeEngine(reader_and_listener), other, overwrite=True)
 
 
 def test_bad_rows_stay_with_a_status_and_leave_the_indexes(root: Path) -> None:
@@ -289,7 +289,7 @@ def test_two_runs_of_one_set_are_refused(root: Path, monkeypatch: pytest.MonkeyP
 
     def start(llm: str) -> FakeEngine:
         with pytest.raises(UserError, match="another run is writing here"):
-            run(FakeEngine(reader_and_listener), dataclasses.replace(SETTINGS, rephrase=False), fresh=True)
+            run(FakeEngine(reader_and_listener), dataclasses.replace(SETTINGS, rephrase=False), overwrite=True)
         return FakeEngine(reader_and_listener)
 
     assert generate_responses(["mini"], SETTINGS, start_engine=start)[PLAIN]["rows"] == 12
@@ -313,7 +313,7 @@ def test_two_runs_of_one_set_are_refused(root: Path, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_names(options: dict, plain: str, final: str) -> None:
-    assert SetNames.of("cameo", ResponseSettings(**options)) == SetNames(plain, final)
+    assert SetNames.of("cameo", ResponseSettings(**{"rephrase": False, **options})) == SetNames(plain, final)
 
 
 def test_the_checkers_worked_examples_end_as_they_should() -> None:
