@@ -18,13 +18,10 @@ from src.common.log import get_logger
 T = TypeVar("T")
 log = get_logger(__name__)
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
-<<<<<<< HEAD
 OPEN_GROUPS = {"train": ("training_args.", "model.", "dataset.")}
 """Groups whose keys need no ``+``, by configuration: a library, or a user's YAML, decides which keys there are."""
-=======
 FILE_GROUPS = ("prompts",)
 """Config groups for which a user may also name a YAML file: its path becomes the group's ``name``."""
->>>>>>> bench
 
 
 def bind_dataclass(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:

@@ -16,12 +16,8 @@ from src.audio.waveform import load_waveform
 from src.common.config import bind_dataclass
 from src.common.errors import UserError
 from src.common.seeds import seed_everything
-<<<<<<< HEAD
-from src.generation.config import ModelSettings, read_prompts
-from src.generation.ears import Ears, front_end_dtypes
-=======
 from src.generation.config import ModelSettings
->>>>>>> bench
+from src.generation.ears import Ears, front_end_dtypes
 from src.generation.requests import Segment
 from src.generation.respond import Turns
 from src.model.checkpoints import open_checkpoint, shared_lora

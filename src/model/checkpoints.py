@@ -104,18 +104,13 @@ class Checkpoint:
 
     @cached_property
     def extra(self) -> dict[str, Any]:
-        """What is recorded with the configuration: ``step`` and ``seed`` of the training, where it comes from."""
+        """What is recorded with the configuration: step, seed and prompts of the training, where it comes from."""
         if self.config_file is not None:
             extra = read_json(self.config_file, f"checkpoint {self.name}").get("extra")
             return dict(extra) if isinstance(extra, Mapping) else {}
         state = None if self.folder is None else folder_files(self.folder)(TRAINER_STATE)
         step = None if state is None else read_json(state, f"checkpoint {self.name}").get("global_step")
         return {} if step is None else {"step": step}
-
-    @cached_property
-    def extra(self) -> Mapping[str, Any]:
-        """What the training noted beside the configuration: step, seed, prompts; empty for published checkpoints."""
-        return {} if self.config_file is None else read_extra(self.config_file)
 
     @property
     def whole(self) -> bool:
@@ -336,22 +331,8 @@ def read_config(path: Path) -> ModelConfig:
     return config
 
 
-<<<<<<< HEAD
 def load_state(front_end: AudioFrontEnd, llm: Any, name: str | Path) -> None:
     """Load adapters, fusion, separators, and the weights of the LLM's LoRA layers, from a checkpoint of any form.
-=======
-def read_extra(path: Path) -> dict[str, Any]:
-    """``extra`` of an ``alarm_config.json``. Raises :class:`UserError` when the file cannot be read."""
-    try:
-        extra = json.loads(path.read_text(encoding="utf-8")).get("extra") or {}
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: cannot be read as a checkpoint configuration ({error!r})") from error
-    return extra if isinstance(extra, dict) else {}
-
-
-def load_state(front_end: AudioFrontEnd, llm: Any, folder: Path) -> None:
-    """Load adapters, fusion, separators, and the weights of the LLM's LoRA layers.
->>>>>>> bench
 
     Raises :class:`UserError` naming every tensor that does not fit, and every option that no tensor shows and the
     checkpoint was trained with otherwise.
