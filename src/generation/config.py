@@ -42,7 +42,8 @@ class DatasetConfig:
 class ModelSettings:
     """The language model (``None``: the one the checkpoint was trained with) and how much it may write.
 
-    The limits of vLLM stand here too, under the published names; :class:`EngineConfig` takes them over.
+    ``front_end_dtype`` is the precision of what encodes clips: encoders, adapters, fusion, separators;
+    ``encoder_dtype`` that of the encoders alone, where it differs. Embeddings reach the engine in its own. The limits of vLLM stand here too, under the published names; :class:`EngineConfig` takes them over.
     """
 
     llm: str | None = None
@@ -54,6 +55,8 @@ class ModelSettings:
     max_num_batched_tokens: int = 16384
     gpu_memory_utilization: float = 0.7
     seed: int | None = None
+    front_end_dtype: Literal["float32", "bfloat16"] = "float32"
+    encoder_dtype: Literal["float32", "bfloat16"] | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:

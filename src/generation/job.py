@@ -51,6 +51,7 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """All that decides a row's result; results made with anything else must not be mixed with these."""
         config, model = self.config, self.config.model
+        precision = [model.front_end_dtype, model.encoder_dtype or model.front_end_dtype]
         return {
             "task": self.task.name,
             "dataset": {table.split: table.data._fingerprint for table, _ in self.tables},
@@ -64,6 +65,7 @@ class Job:
             "max_model_len": config.engine.max_model_len,
             **({} if config.options_seed is None else {"options_seed": config.options_seed}),
             **({"lora": config.engine.lora} if self.lora is not None else {}),
+            **({} if precision == ["float32"] * 2 else {"front_end_dtype": precision}),
         }
 
     def sampling(self) -> Sampling:

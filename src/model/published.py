@@ -12,12 +12,13 @@ from collections.abc import Collection, Mapping
 
 import torch
 
-from src.common.config import CONFIG_DIR, bind_dataclass, compose
+from src.common.config import CONFIG_DIR, compose
 from src.common.errors import ConfigError, UserError
 from src.common.log import get_logger
 from src.model.config import ModelConfig
 from src.model.encoders.build import build_encoder
 from src.model.front_end import AudioFrontEnd
+from src.model.published_config import bind_model
 
 PREFIX = "model."
 AUDIO_PREFIX = PREFIX + "audio_"
@@ -40,7 +41,7 @@ def model_config(name: str) -> ModelConfig:
     """The configuration ``src/configs/model/NAME.yaml``. Raises :class:`ConfigError` if there is no such model."""
     if not (CONFIG_DIR / "model" / f"{name}.yaml").is_file():
         raise ConfigError(f"model_config {name!r} is not known; known: {', '.join(known_models())}")
-    return bind_dataclass(ModelConfig, compose(f"model/{name}", [])["model"], "model")
+    return bind_model(compose(f"model/{name}", [])["model"], "model")
 
 
 def known_models() -> list[str]:

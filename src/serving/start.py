@@ -95,7 +95,7 @@ def load(config: ServeConfig) -> Loaded:
     served, prompts = config.served(), read_prompts(config.prompts)  # mistakes are told before anything heavy loads
     import torch
 
-    from src.generation.ears import Ears
+    from src.generation.ears import Ears, front_end_dtypes
     from src.generation.vllm_core import prepare_environment
     from src.model.checkpoints import open_checkpoint, shared_lora
 
@@ -103,9 +103,8 @@ def load(config: ServeConfig) -> Loaded:
     names = list(dict.fromkeys(name for members in served.values() for name in members))
     checkpoints = [open_checkpoint(name) for name in names]
     lora = shared_lora(checkpoints)
-    on_gpu = torch.cuda.is_available()
-    device, dtype = ("cuda:0", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
-    together = Ears.load(names, device, dtype)
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    together = Ears.load(names, device, *front_end_dtypes(config.model))
     by_name = dict(zip(names, together.loaded, strict=True))
     ears = {name: Ears([by_name[member] for member in members]) for name, members in served.items()}
     trained_with = checkpoints[0].config

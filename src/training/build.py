@@ -19,7 +19,7 @@ from src.model.front_end import AudioFrontEnd
 from src.model.llm import config_width, load_llm
 from src.model.lora import add_lora, lora_tensors
 from src.model.precision import hold_as_autocast
-from src.training.config import TrainConfig, bind_model_config
+from src.training.config import LlmDtype, TrainConfig, bind_model_config
 
 log = get_logger(__name__)
 
@@ -35,7 +35,7 @@ class Built:
 
 
 def build_model(config: TrainConfig, bf16: bool = False) -> Built:
-    """Load and assemble; the LLM is held in ``llm_dtype`` (auto: bfloat16 with ``bf16``), all else in float32.
+    """Load and assemble; the LLM in ``llm_dtype``, all else in float32. ``bf16``: the run uses autocast to bfloat16.
 
     Raises :class:`UserError` for weights that are missing or do not fit, :class:`ConfigError` for wrong names and
     when nothing is left to train.
@@ -43,7 +43,7 @@ def build_model(config: TrainConfig, bf16: bool = False) -> Built:
     model_config = bind_model_config(config)
     llm, tokenizer = load_llm(
         model_config.llm,
-        dtype=_llm_dtype(config.llm_dtype, bf16),
+        dtype=_load_dtype(config.llm_dtype),
         random=config.random_weights,
         revision=model_config.llm_revision,
     )
@@ -55,6 +55,8 @@ def build_model(config: TrainConfig, bf16: bool = False) -> Built:
     front_end = build_front_end(model_config.config, width, encoder_weights=not config.random_weights)
     _load_pretrained(front_end, config)
     _freeze(front_end, config)
+    if bf16 and config.llm_dtype in ("auto", "autocast"):
+        hold_as_autocast(llm)
     if model_config.lora is not None:  # after the front end, whose initial weights are those of a run without
         add_lora(llm, model_config.lora, model_config.llm, model_config.llm_revision)
     if bf16:
@@ -75,9 +77,11 @@ def _report_trained(model: AlarmModel, llm: str, eval_mode: bool) -> None:
         raise ConfigError("nothing is left to train: unfreeze an adapter or the fusion, or give lora.r")
 
 
-def _llm_dtype(choice: str, bf16: bool) -> torch.dtype:
-    half = bf16 if choice == "auto" else choice == "bfloat16"
-    return torch.bfloat16 if half else torch.float32
+def _load_dtype(choice: LlmDtype) -> torch.dtype | str:
+    """What the LLM is loaded in; ``"auto"`` is what its own files say."""
+    if choice == "auto":
+        return "auto"
+    return torch.bfloat16 if choice == "bfloat16" else torch.float32
 
 
 def _load_pretrained(front_end: AudioFrontEnd, config: TrainConfig) -> None:

@@ -248,8 +248,9 @@ class AlarmTrainer(Trainer):
         # A process that has no row of its own keeps the others company, uncounted: sharded models run in step.
         counted = self.args.process_index < len(dataloader.dataset)  # type: ignore[arg-type]
         for batch in (batch for step in dataloader for batch in step):
+            inputs = self._prepare_inputs(batch)
             with self.autocast():
-                outputs = self.model(self._prepare_inputs(batch))
+                outputs = self.model(inputs)
             sums += counted * torch.stack(
                 [outputs["loss_sum"], outputs["num_targets"], sums.new_tensor(len(batch))]
             ).to(sums)
