@@ -50,9 +50,7 @@ def main() -> int:
     for result in results if args.fast else results[len(commands) :]:
         print(result.line())
     counts = {verdict: sum(each.verdict == verdict for each in results) for verdict in surface.VERDICTS}
-    print(
-        f"\n{counts['same meaning']} same meaning, {counts['accepted']} accepted (parsed), {counts['refused']} refused"
-    )
+    print(f"\n{', '.join(f'{count} {verdict}' for verdict, count in counts.items())}")
     if args.json:
         args.json.write_text(json.dumps([dataclasses.asdict(each) for each in results], indent=1), encoding="utf-8")
     return int(counts["refused"] > 0)

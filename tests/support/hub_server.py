@@ -94,7 +94,7 @@ def _tree(files: dict[str, Content], below: str, recursive: bool) -> list[dict[s
 
 
 def _oid(path: str, content: Content) -> str:
-    """An id that changes with the content; git's own blob id, which pinned files are checked against, for small ones."""
+    """An id that changes with the content: git's blob id, which pinned files are checked against."""
     if _size(content) < 10**7:
         data = _read(content)
         return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

@@ -38,11 +38,12 @@ def parse_all(jobs: Sequence[Mapping[str, Any]], env: Mapping[str, str] | None =
 
 
 def main() -> None:
+    from hydra import compose  # noqa: F401
+
     import src.corpus.collect.commands
     import src.corpus.stages.response_settings
     import src.generation.config
     import src.training.config  # noqa: F401  imported by many of them: once, before the forks
-    from hydra import compose  # noqa: F401
 
     results = [_forked(job) for job in json.load(sys.stdin)]
     print(json.dumps(results))

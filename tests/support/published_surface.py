@@ -256,7 +256,7 @@ def import_names() -> list[Result]:
         "import json, sys\n"
         "for line in json.loads(sys.argv[1]):\n"
         "    try:\n        exec(line, {})\n        print('NAME ok')\n"
-        "    except Exception as error:\n        print('NAME', type(error).__name__, str(error).replace('\\n', ' '))\n"
+        "    except Exception as error:\n        print('NAME', type(error).__name__, str(error).splitlines()[0])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, json.dumps(lines)], cwd=REPO_ROOT, capture_output=True, text=True
@@ -310,8 +310,8 @@ def _run(command: Command, world: Any) -> Result:
     log = world.folder / "logs" / f"{command.id}-{len(list((world.folder / 'logs').glob('*')))}.log"
     try:
         done = subprocess.run(
-            command.small_words(world.folder), cwd=world.repo / command.cwd, env={**world.environment(), **command.env},
-            capture_output=True, text=True, timeout=SECONDS,
+            command.small_words(world.folder), cwd=world.repo / command.cwd,
+            env={**world.environment(), **command.env}, capture_output=True, text=True, timeout=SECONDS,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         return result("refused", str(error))
