@@ -52,6 +52,10 @@ class Command:
         words = [self.small.get(word, word) for word in self.words]
         return [word.replace("{world}", str(world)) for word in (*words, *self.add) if word is not None]
 
+    def small_env(self, world: Path) -> dict[str, str]:
+        """Variables of the run in miniature."""
+        return {name: value.replace("{world}", str(world)) for name, value in self.env.items()}
+
 
 @dataclass(frozen=True)
 class Result:
@@ -311,7 +315,7 @@ def _run(command: Command, world: Any) -> Result:
     try:
         done = subprocess.run(
             command.small_words(world.folder), cwd=world.repo / command.cwd,
-            env={**world.environment(), **command.env}, capture_output=True, text=True, timeout=SECONDS,
+            env={**world.environment(), **command.small_env(world.folder)}, capture_output=True, text=True, timeout=SECONDS,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         return result("refused", str(error))

@@ -50,6 +50,7 @@ class World:
         self.repo = self.folder / "repo"
         self.data = self.repo / "data" / "datasets"
         os.environ["ALARM_DATA_ROOT"] = str(self.data)  # for what is written from this process
+        os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
         if not self.repo.is_dir():
             copy_repository(self.repo)
 
