@@ -314,8 +314,8 @@ def _run(command: Command, world: Any) -> Result:
     log = world.folder / "logs" / f"{command.id}-{len(list((world.folder / 'logs').glob('*')))}.log"
     try:
         done = subprocess.run(
-            command.small_words(world.folder), cwd=world.repo / command.cwd,
-            env={**world.environment(), **command.small_env(world.folder)}, capture_output=True, text=True, timeout=SECONDS,
+            command.small_words(world.folder), cwd=world.repo / command.cwd, capture_output=True, text=True,
+            env={**world.environment(), **command.small_env(world.folder)}, timeout=SECONDS,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         return result("refused", str(error))
