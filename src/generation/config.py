@@ -43,7 +43,8 @@ class ModelSettings:
     """The language model (``None``: the one the checkpoint was trained with) and how much it may write.
 
     ``front_end_dtype`` is the precision of what encodes clips: encoders, adapters, fusion, separators;
-    ``encoder_dtype`` that of the encoders alone, where it differs. Embeddings reach the engine in its own. The limits of vLLM stand here too, under the published names; :class:`EngineConfig` takes them over.
+    ``encoder_dtype`` that of the encoders alone, where it differs. The engine casts embeddings to its own. The limits
+    of vLLM stand here too, under the published names; :class:`EngineConfig` takes them over.
     """
 
     llm: str | None = None

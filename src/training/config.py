@@ -35,9 +35,9 @@ class TrainConfig:
         freeze_fusion: stop training the fusion.
         lora: layers added to the LLM and trained too (:class:`src.model.lora.LoraConfig`); none while ``r`` is null.
         resume_from_checkpoint: a checkpoint folder; true for the last whole one in the output folder, if any.
-        llm_dtype: how the frozen LLM is stored. auto: as its own files say, which is what the published training does;
-            autocast: in float32, and its linear layers as ``training_args.bf16`` computes with them; bfloat16 or
-            float32: the whole model.
+        llm_dtype: how the frozen LLM is stored. auto: as its own files say, as the published training does; autocast:
+            in float32, and its linear layers as ``training_args.bf16`` computes with them; bfloat16 or float32: the
+            whole model.
         model_max_length: positions after which an item is cut, audio included.
         length_grouping: within_step: an optimizer step holds clips as drawn, its micro-batches clips of like length;
             across_steps: the steps do, too; none: as drawn.
@@ -93,7 +93,7 @@ class TrainConfig:
             raise ValueError(f"model_max_length is {self.model_max_length}, expected at least 1")
         if self.llm_dtype == "autocast" and self.training_args.get("bf16") is not True:
             raise ValueError(
-                "llm_dtype=autocast stores linear layers as training_args.bf16=true computes with them, and bf16 is off"
+                "llm_dtype=autocast stores linear layers as training_args.bf16=true computes with them; bf16 is off"
             )
         if self.encoder_cache_dir and not self.encoder_cache_mb:
             raise ValueError("encoder_cache_dir has no effect unless encoder_cache_mb is above 0")
