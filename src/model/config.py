@@ -55,6 +55,9 @@ _RESAMPLER_OPTIONS: dict[str, Any] = {
     "num_self_attention_v_channels": None,
     "self_attention_widening_factor": 1,
     "first_self_attention_block_shared": True,
+    "dropout": 0.0,
+    "residual_dropout": 0.0,
+    "init_scale": STD,
 }
 
 FUSION_OPTIONS: dict[str, dict[str, Any]] = {
@@ -160,7 +163,7 @@ class FusionConfig:
     conditional_encoders: tuple[str, ...] | None = None
     hidden_dim: int | None = None
     ffn_dims: int | None = None
-    dropout: float | None = None
+    dropout: float | tuple[float, ...] | None = None
     num_attention_heads: int | None = None
     num_hidden_layers: int | tuple[int, ...] | None = None
     use_skip_connection: bool | None = None
@@ -168,18 +171,20 @@ class FusionConfig:
     num_latent_channels: int | tuple[int, ...] | None = None
     num_cross_attention_layers: int | tuple[int, ...] | None = None
     num_cross_attention_heads: int | tuple[int, ...] | None = None
-    num_cross_attention_qk_channels: int | tuple[int, ...] | None = None
-    num_cross_attention_v_channels: int | tuple[int, ...] | None = None
+    num_cross_attention_qk_channels: int | tuple[int | None, ...] | None = None
+    num_cross_attention_v_channels: int | tuple[int | None, ...] | None = None
     cross_attention_widening_factor: int | tuple[int, ...] | None = None
     first_cross_attention_layer_shared: bool | tuple[bool, ...] | None = None
     num_self_attention_blocks: int | tuple[int, ...] | None = None
     num_self_attention_layers_per_block: int | tuple[int, ...] | None = None
     num_self_attention_heads: int | tuple[int, ...] | None = None
-    num_self_attention_qk_channels: int | tuple[int, ...] | None = None
-    num_self_attention_v_channels: int | tuple[int, ...] | None = None
+    num_self_attention_qk_channels: int | tuple[int | None, ...] | None = None
+    num_self_attention_v_channels: int | tuple[int | None, ...] | None = None
     self_attention_widening_factor: int | tuple[int, ...] | None = None
     first_self_attention_block_shared: bool | tuple[bool, ...] | None = None
     conditional_embedding_dim: int | tuple[int, ...] | None = None
+    residual_dropout: float | tuple[float, ...] | None = None
+    init_scale: float | tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         _settle_options(self, self.fusion_type, FUSION_OPTIONS, "fusion_type")
@@ -269,6 +274,10 @@ class ModelConfig:
         plain = _plain(dataclasses.asdict(self))
         if self.lora is None:  # unknown to earlier versions, which read such a checkpoint as well
             del plain["lora"]
+        fusion = plain["config"]["audio_fusion_config"]
+        for name in ("dropout", "residual_dropout", "init_scale"):  # so are these, of a resampler
+            if fusion[name] == _RESAMPLER_OPTIONS[name] or (name != "dropout" and fusion[name] is None):
+                del fusion[name]
         return plain
 
 

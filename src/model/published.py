@@ -1,23 +1,30 @@
-"""The published form of a checkpoint: the whole model under the names of ``Blinorot/ALARM-*``, without our config.
+"""The published form of a checkpoint: the whole model under the names of ``Blinorot/ALARM-*``.
 
-Adapters, fusion and separators lie below ``model.audio_*``, the encoders below
-``model.audio_encoder.encoders.NAME.``, the LLM under its own names. Which configuration a checkpoint belongs to
-follows from the names and shapes of its tensors.
+Adapters, fusion and separators are stored below ``model.audio_*``, the encoders below
+``model.audio_encoder.encoders.NAME.``, the LLM under its own names. ``config.json`` contains the LLM's own fields and
+the configuration of the audio part, and its tensors must have the shapes that this configuration gives. Without it
+the configuration is recognised by the names and shapes of the tensors; encoder layers, attention heads and skip
+connections are in no tensor and are then those of the shipped configuration.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from src.common.config import CONFIG_DIR, bind_dataclass, compose
+from src.common.config import CONFIG_DIR, compose
 from src.common.errors import ConfigError, UserError
 from src.common.log import get_logger
 from src.model.config import ModelConfig
 from src.model.encoders.build import build_encoder
+from src.model.encoders.config import EncoderSpec
 from src.model.front_end import AudioFrontEnd
+from src.model.published_config import bind_model, model_config_from_published
+from src.model.tensor_files import TensorFiles, one_line, read_json
 
 PREFIX = "model."
 AUDIO_PREFIX = PREFIX + "audio_"
@@ -26,6 +33,21 @@ EMBEDDINGS = PREFIX + "embed_tokens.weight"
 GENERATION_SETTINGS = "default_inference"
 """The one file of ``src/configs/model`` that is not a model: it says how much a model may write."""
 SEPARATORS = ("audio_start_emb", "audio_end_emb")
+CONFIG_FILE = "config.json"
+AUDIO_FIELDS = ("audio_encoder_configs", "audio_adapter_configs", "audio_fusion_config")
+LLM_NAME = "_name_or_path"
+"""Where transformers used to write which model a configuration is of; the published system writes no name."""
+QWEN3_BY_SIZE = {
+    (1024, 28): "Qwen/Qwen3-0.6B",
+    (2048, 28): "Qwen/Qwen3-1.7B",
+    (2560, 36): "Qwen/Qwen3-4B",
+    (4096, 36): "Qwen/Qwen3-8B",
+    (5120, 40): "Qwen/Qwen3-14B",
+    (5120, 64): "Qwen/Qwen3-32B",
+}
+"""Language models of the published system's family, by ``hidden_size`` and ``num_hidden_layers``."""
+ROPE_THETA_2507 = 5_000_000
+"""Tells Qwen3-4B-*-2507 from Qwen3-4B, whose tensors have the same shapes."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 log = get_logger(__name__)
@@ -40,13 +62,104 @@ def model_config(name: str) -> ModelConfig:
     """The configuration ``src/configs/model/NAME.yaml``. Raises :class:`ConfigError` if there is no such model."""
     if not (CONFIG_DIR / "model" / f"{name}.yaml").is_file():
         raise ConfigError(f"model_config {name!r} is not known; known: {', '.join(known_models())}")
-    return bind_dataclass(ModelConfig, compose(f"model/{name}", [])["model"], "model")
+    return bind_model(compose(f"model/{name}", [])["model"], "model")
 
 
 def known_models() -> list[str]:
     """Names of the model configurations: the published ones first, then the miniatures."""
     names = {path.stem for path in (CONFIG_DIR / "model").glob("*.yaml")} - {GENERATION_SETTINGS}
     return sorted(names, key=lambda name: (name.startswith("mini_"), name))
+
+
+def read_published_config(path: Path, where: str) -> dict[str, Any] | None:
+    """The content of a ``config.json`` with an audio part; None for one of a plain language model.
+
+    Raises :class:`UserError` for a file that cannot be read.
+    """
+    content = read_json(path, where)
+    if not any(field in content for field in AUDIO_FIELDS) and not str(content.get("model_type")).endswith("_audio"):
+        return None
+    return content
+
+
+def configured(content: Mapping[str, Any], tensors: TensorFiles, trained: Shapes, where: str) -> ModelConfig:
+    """The configuration that a published ``config.json`` gives, checked against the tensors.
+
+    Args:
+        content: of the file.
+        tensors: of the checkpoint; they decide between an encoder of the published size and a shipped miniature.
+        trained: shapes of adapters, fusion and separators, by their names below ``model.``.
+        where: the checkpoint, for messages.
+
+    Raises:
+        UserError: an unknown encoder, adapter or fusion, a missing or mistyped field, or tensors of other shapes.
+    """
+    llm = _llm_name(content, where)
+    try:
+        config = model_config_from_published(content, where, llm=llm)
+        config = dataclasses.replace(config, config=_fit_encoders(config, tensors))
+    except UserError as error:
+        raise UserError(str(error) if where in str(error) else f"{where}: {CONFIG_FILE}: {error}") from error
+    expected = trained_shapes(config, where)
+    differing = sorted(name for name in {*trained, *expected} if trained.get(name) != expected.get(name))
+    if differing:
+        shown = [
+            f"{name} is {trained.get(name, 'missing')}, {CONFIG_FILE} gives {expected.get(name, 'none')}"
+            for name in differing[:3]
+        ]
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise UserError(f"{where}: {CONFIG_FILE} disagrees with the tensors: {'; '.join(shown)}{more}")
+    return config
+
+
+def _llm_name(content: Mapping[str, Any], where: str) -> str:
+    """The language model of a checkpoint, by name where there is one, else by its sizes."""
+    for key in ("llm", LLM_NAME):
+        named = content.get(key)
+        if isinstance(named, str) and named:
+            return named
+    width, layers = content.get("hidden_size"), content.get("num_hidden_layers")
+    found = QWEN3_BY_SIZE.get((width, layers))  # type: ignore[arg-type]
+    shipped = [config for config in map(model_config, known_models()) if config.llm_embedding_dim == width]
+    if found is None or (found == "Qwen/Qwen3-4B" and content.get("rope_theta", ROPE_THETA_2507) == ROPE_THETA_2507):
+        found = shipped[0].llm if shipped else found
+    if found is None:
+        raise UserError(
+            f"{where}: {CONFIG_FILE} names no language model, and none with hidden_size {width!r} and "
+            f'num_hidden_layers {layers!r} is known; add "{LLM_NAME}": "LLM" to it (a folder or a Hub id)'
+        )
+    log.info("%s: its language model is taken to be %s, by its sizes (hidden_size %s)", where, found, width)
+    return found
+
+
+def _fit_encoders(config: ModelConfig, tensors: TensorFiles) -> Any:
+    """The audio configuration with each encoder in the shipped size that its tensors have."""
+    chosen: dict[str, EncoderSpec] = {}
+    for name, spec in config.config.encoders.items():
+        prefix = f"{ENCODER_PREFIX}{name}."
+        stored = tensors.names(prefix)
+        shapes = {inner.removeprefix(prefix): shape for inner, shape in tensors.shapes(stored).items()}
+        chosen[name] = spec if not stored or not _encoder_misfits(name, spec, shapes) else min(
+            (spec, *_shipped_specs(spec)), key=lambda option: _encoder_misfits(name, option, shapes)
+        )  # fmt: skip
+    return dataclasses.replace(config.config, encoders=chosen)
+
+
+def _shipped_specs(spec: EncoderSpec) -> list[EncoderSpec]:
+    shipped = [
+        other
+        for known in map(model_config, known_models())
+        for other in known.config.encoders.values()
+        if other.kind == spec.kind
+    ]
+    return [other for place, other in enumerate(shipped) if other not in shipped[:place]]
+
+
+def _encoder_misfits(name: str, spec: EncoderSpec, shapes: Shapes) -> int:
+    """Number of stored tensors that are not in the encoder or have another shape there."""
+    with torch.device("meta"):
+        own = {inner: tuple(value.shape) for inner, value in build_encoder(name, spec).state_dict().items()}
+    return sum(own.get(inner) != shape for inner, shape in shapes.items())
 
 
 def recognise(trained: Shapes, encoders: Collection[str], width: int, where: str) -> ModelConfig:
@@ -70,23 +183,58 @@ def recognise(trained: Shapes, encoders: Collection[str], width: int, where: str
         config = dataclasses.replace(
             config, config=dataclasses.replace(config.config, use_explicit_audio_tokens=tags)
         )
-        expected = trained_shapes(config)
+        expected = trained_shapes(config, name)
         differing = sorted(tensor for tensor in {*trained, *expected} if trained.get(tensor) != expected.get(tensor))
         if not differing:
-            log.info("%s: recognised as %s by its tensors", where, name)
+            log.warning(
+                "%s has no %s with an audio part: recognised as %s by its tensors; not in any tensor, so taken from "
+                "src/configs/model/%s.yaml: %s",
+                where, CONFIG_FILE, name, name, _assumptions(config),
+            )  # fmt: skip
             return config
         shown = ", ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
         closest = min(closest, (len(differing), f"{name} differs in {shown}"))
     raise UserError(
-        f"{where}: without alarm_config.json its configuration must follow from its tensors, and they fit none of "
+        f"{where}: without {CONFIG_FILE} its configuration must follow from its tensors, and they fit none of "
         f"{', '.join(known_models())} ({closest[1]}); put a fitting YAML file into src/configs/model"
     )
 
 
-def trained_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes of the trained tensors of a configuration, by name; nothing is allocated."""
-    assert config.llm_embedding_dim is not None
+def _assumptions(config: ModelConfig) -> str:
+    """What no tensor shows: the LLM, encoder layers, attention heads, order of the streams, skip connections."""
+    front_end = config.config
+    parts = [f"LLM {config.llm}"]
+    parts += [f"layers of {name} {list(front_end.layers(name))}" for name in front_end.encoders]
+    for name, adapter in front_end.audio_adapter_config.items():
+        if adapter.use_conformer:
+            parts.append(f"conformer_heads of {name} {adapter.conformer_heads}")
+    for option, value in front_end.audio_fusion_config.options().items():
+        if option.endswith("_heads") or option in ("use_skip_connection", "main_encoder", "conditional_encoders"):
+            parts.append(f"{option} {', '.join(map(str, value)) if isinstance(value, tuple) else value}")
+    return "; ".join(parts)
+
+
+def trained_shapes(config: ModelConfig, where: str = "model config") -> dict[str, tuple[int, ...]]:
+    """Shapes of the trained tensors of a configuration, by name; nothing is allocated.
+
+    Raises :class:`UserError` for a configuration that no model can be built from.
+    """
     with torch.device("meta"):
-        encoders = {name: build_encoder(name, spec) for name, spec in config.config.encoders.items()}
-        state = AudioFrontEnd(config.config, config.llm_embedding_dim, encoders).trained_state()
+        state = build_on_meta(config, where).trained_state()
     return {name: tuple(value.shape) for name, value in state.items()}
+
+
+def build_on_meta(config: ModelConfig, where: str, encoders: Mapping[str, Any] | None = None) -> AudioFrontEnd:
+    """The front end of a configuration without memory for its tensors; ``encoders`` are used where they are given.
+
+    Raises :class:`UserError` for a configuration that no model can be built from: widths that heads do not divide,
+    sizes that no tensor can have.
+    """
+    assert config.llm_embedding_dim is not None
+    try:
+        with torch.device("meta"):
+            if encoders is None:
+                encoders = {name: build_encoder(name, spec) for name, spec in config.config.encoders.items()}
+            return AudioFrontEnd(config.config, config.llm_embedding_dim, encoders)
+    except (ValueError, TypeError, AssertionError, ArithmeticError, RuntimeError) as error:
+        raise UserError(f"{where}: no model can be built from its configuration ({one_line(error, 200)})") from error

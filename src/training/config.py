@@ -27,9 +27,9 @@ class TrainConfig:
         model: the ``model`` group; bound by the model room.
         training_args: passed on to transformers' ``TrainingArguments``.
         seed: of initial weights, data order and dropout.
-        eval_mode: only evaluate, with the weights that ``resume_from_checkpoint`` names.
-        pretrained_adapters_dir: folder of earlier runs whose adapters are loaded.
-        pretrained_adapters_names: adapter name -> run below that folder.
+        eval_mode: only evaluate, with the weights that ``resume_from_checkpoint`` or ``model.from_pretrained`` names.
+        pretrained_adapters_dir: folder with adapters to load: ``ENCODER.pth`` files, or checkpoints.
+        pretrained_adapters_names: which of them, by encoder name; or encoder name -> run in that folder; none: all.
         freeze_adapters: stop training all adapters, or those of ``frozen_adapters_names``.
         frozen_adapters_names: which adapters to freeze.
         freeze_fusion: stop training the fusion.
@@ -61,7 +61,7 @@ class TrainConfig:
     seed: int = 42
     eval_mode: bool = False
     pretrained_adapters_dir: str | None = None
-    pretrained_adapters_names: dict[str, str] | None = None
+    pretrained_adapters_names: list[str] | dict[str, str] | None = None
     freeze_adapters: bool = False
     frozen_adapters_names: list[str] | None = None
     freeze_fusion: bool = False
@@ -85,8 +85,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.frozen_adapters_names and not self.freeze_adapters:
             raise ValueError("frozen_adapters_names has no effect unless freeze_adapters is true")
-        if bool(self.pretrained_adapters_dir) != bool(self.pretrained_adapters_names):
-            raise ValueError("pretrained_adapters_dir and pretrained_adapters_names belong together; one is missing")
+        if self.pretrained_adapters_names and not self.pretrained_adapters_dir:
+            raise ValueError("pretrained_adapters_names has no effect without pretrained_adapters_dir, their folder")
         if self.max_batch_positions is not None and self.max_batch_positions < 1:
             raise ValueError(f"max_batch_positions is {self.max_batch_positions}, expected at least 1, or null")
         if self.model_max_length < 1:

@@ -38,15 +38,15 @@ def run_training(config: Mapping[str, Any]) -> Path:
     from src.training.trackers import wandb_run
 
     args = training_arguments(bound)
-    resume = find_resume(bound.resume_from_checkpoint, Path(args.output_dir))
+    resume = find_resume(bound.resume_from_checkpoint, Path(args.output_dir), bound.eval_mode)
     if bound.check_config:
         log.info("the configuration is in order")
         return Path(args.output_dir)
-    with wandb_run(args, config, None if bound.eval_mode else resume):
+    with wandb_run(args, config, None if bound.eval_mode else _path(resume)):
         return _run(bound, config, args, resume, started)
 
 
-def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: Path | None, started: float) -> Path:
+def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: str | Path | None, started: float) -> Path:
     from src.model.lora import base_digest
     from src.training.arguments import step_plan
     from src.training.build import build_model
@@ -70,10 +70,10 @@ def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: Path 
         cache,
         skip_not_finite=bound.not_finite == "skip",
     )
-    open_tensorboard(trainer, config, None if bound.eval_mode else resume)
+    open_tensorboard(trainer, config, None if bound.eval_mode else _path(resume))
     sampler = _add_callbacks(trainer, bound, built.tokenizer)
     ready = time.perf_counter()
-    results = _evaluate(trainer, resume, sampler) if bound.eval_mode else _train(trainer, resume)
+    results = _evaluate(trainer, resume, sampler) if bound.eval_mode else _train(trainer, _path(resume))
     if cache is not None:
         cache.write()
     after = base_digest(built.model.llm)
@@ -116,7 +116,7 @@ def _open_cache(config: TrainConfig, built: Built, bf16: bool) -> EncoderCache |
 
 
 def _record(
-    trainer: AlarmTrainer, config: Mapping[str, Any], results: dict[str, Any], resume: Path | None, **extra: Any
+    trainer: AlarmTrainer, config: Mapping[str, Any], results: dict[str, Any], resume: str | Path | None, **extra: Any
 ) -> None:
     directory = Path(trainer.args.output_dir)
     if config.get("eval_mode"):
@@ -137,6 +137,10 @@ def _record(
         response_sets_skipped=list(trainer.data.skipped),
         **extra,
     )
+
+
+def _path(resume: str | Path | None) -> Path | None:
+    return None if resume is None else Path(resume)
 
 
 def _train(trainer: AlarmTrainer, resume: Path | None) -> dict[str, Any]:
@@ -167,7 +171,7 @@ def _is_finished(trainer: AlarmTrainer, resume: Path) -> bool:
     return trainer.state.global_step >= steps
 
 
-def _evaluate(trainer: AlarmTrainer, resume: Path | None, sampler: SampleCallback | None) -> dict[str, Any]:
+def _evaluate(trainer: AlarmTrainer, resume: str | Path | None, sampler: SampleCallback | None) -> dict[str, Any]:
     if resume is not None:
         trainer._load_from_checkpoint(str(resume))
     results = trainer.evaluate()

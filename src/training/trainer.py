@@ -27,6 +27,8 @@ from src.model.splice import Turn
 from src.training import sharded, zero
 from src.training.encoder_cache import EncoderCache
 from src.training.guard import FiniteGuard
+from src.training.published_resume import load_published_state
+from src.training.resume import is_published
 
 
 @dataclass(frozen=True)
@@ -297,7 +299,12 @@ class AlarmTrainer(Trainer):
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """From the files of any run, shared out or not."""
+        """From the files of any run, shared out or not, ours or the published system's."""
+        if checkpoint is not None and is_published(Path(checkpoint)):
+            load_published_state(
+                Path(checkpoint), self.optimizer, self.lr_scheduler, self.state.global_step, self.shared_out
+            )
+            return
         if not self.shared_out or checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
@@ -314,6 +321,11 @@ class AlarmTrainer(Trainer):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         self._load_optimizer_and_scheduler(resume_from_checkpoint)
         return prepared
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """As usual; a published checkpoint's generators were of other programs and are left alone."""
+        if checkpoint is None or not is_published(Path(checkpoint)):
+            super()._load_rng_state(checkpoint)
 
     @property
     def shared_out(self) -> bool:

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from src.common.errors import UserError
 from src.model import tensor_files
+from src.model.adapter_files import load_adapters
 from src.model.checkpoints import (
     CONFIG_FILE,
     Checkpoint,
-    load_adapters,
     load_front_end,
     open_checkpoint,
     save_checkpoint,
