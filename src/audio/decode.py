@@ -17,9 +17,10 @@ from src.audio.budget import Reservation
 from src.audio.errors import AudioError
 from src.audio.mixing import ChannelLevels, check_range
 from src.audio.roots import inside
-from src.audio.stream import CLIENT_FORMATS, DEFAULT, AudioStream, DecodeLimits, Samples
+from src.audio.stream import CLIENT_CODECS, CLIENT_FORMATS, DEFAULT, AudioStream, DecodeLimits, Samples
 
 __all__ = [
+    "CLIENT_CODECS",
     "CLIENT_FORMATS",
     "DEFAULT",
     "Cuts",
@@ -36,10 +37,11 @@ _FIRST_CAPACITY = 1 << 15
 
 @dataclass(frozen=True)
 class Decoded:
-    """Samples ``(channels, n)`` float32, full scale 1, at ``rate`` samples per second."""
+    """Samples ``(channels, n)`` float32 of full scale 1, at ``rate`` samples per second; FFmpeg's container name."""
 
     samples: Samples
     rate: int
+    container: str
 
 
 def decode(source: Path | bytes, name: str = "", limits: DecodeLimits = DEFAULT, mono: bool = False) -> Decoded:
@@ -67,8 +69,8 @@ def decode(source: Path | bytes, name: str = "", limits: DecodeLimits = DEFAULT,
             undo.pop_all()
     check_range(samples, stream.name)
     if mono and levels.silent_mean(samples[0]):
-        return Decoded(_one_channel(source, levels.loudest, stream.name, limits), stream.rate)
-    return Decoded(samples, stream.rate)
+        return Decoded(_one_channel(source, levels.loudest, stream.name, limits), stream.rate, stream.container)
+    return Decoded(samples, stream.rate, stream.container)
 
 
 def _one_channel(source: Path | bytes, channel: int, name: str, limits: DecodeLimits) -> Samples:
@@ -97,12 +99,13 @@ def cell_source(
     """Bytes or path of an encoded data-set cell ``{"bytes", "path"}``, and a name for messages.
 
     Args:
-        roots: folders in which a path may lie (:func:`src.audio.roots.audio_roots`); ``None``: anywhere, for cells
-            that the caller made.
+        roots: folders in which a path may lie; ``None``: anywhere, for cells that the caller made. Those of a
+            :class:`~src.audio.roots.StoredCell` go before.
 
     Raises:
         AudioError: there are neither bytes nor path, or the path is not allowed.
     """
+    roots = getattr(cell, "roots", roots)
     path = cell.get("path")
     name = str(path or fallback)
     if cell.get("bytes") is not None:

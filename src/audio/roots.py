@@ -7,8 +7,9 @@ a raw set and published, it would leave the machine.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from src.audio.errors import AudioError
 
@@ -23,16 +24,41 @@ def audio_roots(*folders: Path | None) -> tuple[Path, ...]:
     return tuple(each.expanduser().resolve() for each in [*own, *named])
 
 
-def downloads() -> Path:
-    """Where the Hugging Face libraries unpack what they download."""
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
-    return Path(os.environ.get("HF_DATASETS_CACHE") or Path(home) / "datasets")
+def roots_of(data: Any) -> tuple[Path, ...]:
+    """Folders that rows of ``data``, an opened ``datasets.Dataset``, may name files in.
+
+    The folder of its Arrow files with what lies beside and below it, and for a set of the Hub the caches into which
+    the libraries download.
+    """
+    files = [Path(each["filename"]).resolve() for each in getattr(data, "cache_files", ())]
+    folders = [file.parent for file in files]
+    saved = [folder.parent if (folder.parent / "dataset_dict.json").is_file() else folder for folder in folders]
+    caches = _caches()
+    fetched = caches if any(file.is_relative_to(cache) for file in files for cache in caches) else ()
+    return audio_roots(*dict.fromkeys(saved), *fetched)
 
 
-def hub_cache() -> Path:
-    """Where the Hugging Face libraries keep files of repositories."""
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
-    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
+class StoredCell(dict[str, Any]):
+    """An undecoded audio cell of a data set, whose path is followed inside ``roots`` only."""
+
+    def __init__(self, cell: Mapping[str, Any], roots: Sequence[Path]) -> None:
+        super().__init__(cell)
+        self.roots = tuple(roots)
+
+
+def stored_cell(cell: Any, roots: Sequence[Path]) -> Any:
+    """The cell with its roots; what is no mapping (an array, nothing) as it is."""
+    return StoredCell(cell, roots) if isinstance(cell, Mapping) else cell
+
+
+def _caches() -> tuple[Path, ...]:
+    """Where the Hugging Face libraries keep data sets and files of repositories."""
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface")
+    places = [
+        os.environ.get("HF_DATASETS_CACHE") or home / "datasets",
+        os.environ.get("HF_HUB_CACHE") or home / "hub",
+    ]
+    return tuple(Path(each).expanduser().resolve() for each in places)
 
 
 def inside(path: str, roots: Sequence[Path]) -> Path:

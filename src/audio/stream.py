@@ -40,6 +40,7 @@ FORMATS = (
 )  # fmt: skip
 """Containers by FFmpeg's names; none of them names other files (references of QuickTime files are not followed)."""
 CLIENT_FORMATS = ("wav", "flac", "mp3", "ogg")
+CLIENT_CODECS = ("pcm_", "adpcm_", "mp3", "flac", "vorbis", "libvorbis", "opus", "libopus")
 LOSS = 0.01
 """Share of a file that may be missing or undecodable."""
 _WRITTEN = {
@@ -66,6 +67,7 @@ class DecodeLimits:
         rates: lowest and highest sampling rate.
         channels: most channels.
         formats: containers (:data:`FORMATS`).
+        codecs: how FFmpeg's names of codecs may begin; none given: any.
         memory: memory that all clips of the process share.
         hold_memory: whether decoded samples count in ``memory`` until they are dropped, and a clip that finds no room
             within ``wait_seconds`` is refused; otherwise only clips being decoded count, and a clip waits its turn.
@@ -79,6 +81,7 @@ class DecodeLimits:
     rates: tuple[int, int] = (1, 1_536_000)
     channels: int = 256
     formats: Sequence[str] = FORMATS
+    codecs: Sequence[str] = ()
     memory: MemoryBudget | None = None
     hold_memory: bool = False
     wait_seconds: float = 1.0
@@ -93,9 +96,9 @@ DEFAULT = DecodeLimits(memory=PROCESS_MEMORY)
 class AudioStream:
     """Blocks ``(channels, n)`` float32 of the first audio stream of a file, at the rate and layout it begins with.
 
-    Iterating to the end checks what was decoded. ``name``, ``rate`` and ``channels`` are known once it is opened;
-    ``stated`` is what the header says, in samples, ``None`` if it says nothing; unless ``trusted`` it is only a hint.
-    ``size`` is that of the file in bytes.
+    Iterating to the end checks what was decoded. ``name``, ``rate``, ``channels`` and ``container`` are known once it
+    is opened; ``stated`` is what the header says, in samples, ``None`` if it says nothing; unless ``trusted`` it is
+    only a hint. ``size`` is that of the file in bytes.
     """
 
     def __init__(self, source: Path | bytes, name: str = "", limits: DecodeLimits = DEFAULT) -> None:
@@ -115,6 +118,7 @@ class AudioStream:
         except BaseException:
             self._file.close()
             raise
+        self.container = str(self._container.format.name)
         try:
             self._look()
         except BaseException:
@@ -135,7 +139,7 @@ class AudioStream:
     @property
     def seekable(self) -> bool:
         """Whether :meth:`stretch` can enter the file anywhere, exactly."""
-        names = set(str(self._container.format.name).split(","))
+        names = set(self.container.split(","))
         return bool(names & SEEKABLE) and str(self._stream.codec_context.name).startswith(("pcm_", "flac"))
 
     def stretch(self, start: int, stop: int) -> Samples | None:
@@ -179,8 +183,14 @@ class AudioStream:
         if not 1 <= self.channels <= self._limits.channels:
             raise AudioError(f"{self.name}: {self.channels} channels, expected 1 to {self._limits.channels}")
         self.stated, self.trusted, self._slack = stated_samples(self._container, self._stream, self.rate)
-        if self.trusted and self.stated is not None:
-            self._check_length(self.stated)
+        codec = str(self._stream.codec_context.name)
+        if self._limits.codecs and not codec.startswith(tuple(self._limits.codecs)):
+            raise AudioError(
+                f"{self.name}: cannot be read as audio of codec {codec!r}; expected PCM, MP3, FLAC, Vorbis or Opus"
+            )
+        # the stated length of PCM is that of the file, whatever its header says
+        if self.stated is not None and (self.trusted or codec.startswith("pcm_")):
+            self._check_length(self.stated, "")
 
     def __iter__(self) -> Iterator[Samples]:
         import av
@@ -224,13 +234,11 @@ class AudioStream:
             self._limits.request.take(block.size, self.name)
         return block
 
-    def _check_length(self, count: int) -> None:
+    def _check_length(self, count: int, more: str = "more than ") -> None:
         limits = self._limits
         if count > limits.seconds * self.rate:
-            raise AudioError(
-                f"{self.name}: more than {limits.seconds:g} s of audio ({count / self.rate:.0f} s so far or stated)",
-                "too_long",
-            )
+            found = f"{more}{count / self.rate:.0f} s of audio"
+            raise AudioError(f"{self.name}: {found}, expected at most {limits.seconds:g} s", "too_long")
         if count * self.channels > limits.samples:
             raise AudioError(
                 f"{self.name}: more than {limits.samples} samples over {self.channels} channels", "too_long"
@@ -268,7 +276,7 @@ class AudioStream:
                     f"{self.name}: cannot be read as audio ({self._failure or self._claim}); check that the file is "
                     "whole"
                 )
-            if not set(str(self._container.format.name).split(",")) & WITH_HEADER:
+            if not set(self.container.split(",")) & WITH_HEADER:
                 raise AudioError(
                     f"{self.name}: cannot be read as audio (no audio in it); check that the file is whole"
                 )
