@@ -78,7 +78,7 @@ class DecodeLimits:
     samples: int = 1 << 31
     file_bytes: int = 1 << 34
     work_seconds: float = 600.0
-    rates: tuple[int, int] = (1, 1_536_000)
+    rates: tuple[int, int] = (100, 768_000)
     channels: int = 256
     formats: Sequence[str] = FORMATS
     codecs: Sequence[str] = ()
@@ -185,9 +185,8 @@ class AudioStream:
         self.stated, self.trusted, self._slack = stated_samples(self._container, self._stream, self.rate)
         codec = str(self._stream.codec_context.name)
         if self._limits.codecs and not codec.startswith(tuple(self._limits.codecs)):
-            raise AudioError(
-                f"{self.name}: cannot be read as audio of codec {codec!r}; expected PCM, MP3, FLAC, Vorbis or Opus"
-            )
+            known = "PCM, ADPCM, MP3, FLAC, Vorbis or Opus"
+            raise AudioError(f"{self.name}: cannot be read: its codec is {codec!r}, expected {known}")
         # the stated length of PCM is that of the file, whatever its header says
         if self.stated is not None and (self.trusted or codec.startswith("pcm_")):
             self._check_length(self.stated, "")

@@ -81,7 +81,7 @@ def test_claims_of_gigabytes_take_no_memory() -> None:
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b"", "cannot be read"),
+        (b"", "empty"),
         (b"RIFF", "cannot be read"),
         (b"\x80\x04pickle", "cannot be read"),
         (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", "cannot be read"),
