@@ -7,7 +7,7 @@ import difflib
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -20,6 +20,8 @@ log = get_logger(__name__)
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 OPEN_GROUPS = {"train": ("training_args.", "model.", "dataset.")}
 """Groups whose keys need no ``+``, by configuration: a library, or a user's YAML, decides which keys there are."""
+FILE_GROUPS = ("prompts",)
+"""Config groups for which a user may also name a YAML file: its path becomes the group's ``name``."""
 
 
 def bind_dataclass(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
@@ -155,6 +157,7 @@ def compose(config_name: str, overrides: list[str], like: str | None = None) -> 
     overrides = _opened([word for word in overrides if not _is_run_setting(word)], like or config_name)
     if any(item in ("--help", "-h") for item in overrides):
         _print_help(config_name)
+    overrides, files = _take_files(overrides)
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
             config = hydra_compose(config_name, overrides=overrides)
@@ -162,7 +165,30 @@ def compose(config_name: str, overrides: list[str], like: str | None = None) -> 
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # the last for a group set to null
         reason = " ".join(str(part).strip() for part in (error, error.__cause__) if part)
         raise ConfigError(f"{config_name}: {' '.join(reason.split())}") from error
-    return typing.cast(dict[str, Any], container)
+    resolved = typing.cast(dict[str, Any], container)
+    for group, file in files.items():
+        resolved[group] = {**(resolved.get(group) or {}), "name": file}
+    return resolved
+
+
+def _take_files(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Separate ``prompts=FILE`` from the overrides that Hydra understands: its groups have names, not files.
+
+    Returns the other overrides and the absolute path for each group, the last one given.
+    """
+    others: list[str] = []
+    files: dict[str, str] = {}
+    for item in overrides:
+        group, equals, value = item.partition("=")
+        value = value.strip("'\"")
+        if equals and group in FILE_GROUPS and ("/" in value or value.endswith((".yaml", ".yml"))):
+            others = [other for other in others if other.partition("=")[0] != group]
+            files[group] = str(Path(value).expanduser().resolve())
+            continue
+        if group in files:
+            del files[group]
+        others.append(item)
+    return others, files
 
 
 def _is_run_setting(word: str) -> bool:

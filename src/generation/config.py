@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from src.common.config import bind_dataclass
-from src.common.errors import ConfigError
 from src.common.naming import generated_name
 from src.common.seeds import row_seed
-from src.prompts import Prompts, load_prompts
 
 ENCODED_INPUTS = ("clip", "other")
 """Kinds of audio input for which clips are encoded."""
@@ -56,9 +54,9 @@ class DatasetConfig:
 class ModelSettings:
     """The language model (``None``: the one the checkpoint was trained with) and how much it may write.
 
+    ``llm_embedding_dim`` is the width of its embeddings as the published commands state it, to be checked.
     ``front_end_dtype`` is the precision of what encodes clips: encoders, adapters, fusion, separators;
-    ``encoder_dtype`` that of the encoders alone, where it differs. Embeddings reach the engine in its own.
-    ``llm_embedding_dim`` is the width of its embeddings as the published commands state it, to be checked. The limits
+    ``encoder_dtype`` that of the encoders alone, where it differs. Embeddings reach the engine in its own. The limits
     of vLLM stand here too, under the published names; :class:`EngineConfig` takes them over.
     """
 
@@ -135,7 +133,7 @@ class RunConfig:
     hf_username: str | None = None
     hf_repo_name: str | None = None
     hf_public: bool = False
-    prompts: dict[str, Any] = field(default_factory=lambda: {"name": "full"})
+    prompts: dict[str, Any] | None = None
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
@@ -217,12 +215,3 @@ def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     left_out = set(ARCHITECTURE_KEYS) - {"llm_embedding_dim"}
     model = {name: value for name, value in given.get("model", {}).items() if name not in left_out}
     return bind_dataclass(RunConfig, {**given, "model": model}, "config")
-
-
-def read_prompts(settings: Mapping[str, Any], where: str = "prompts") -> Prompts:
-    """The prompt set of a ``prompts`` config group: its ``name``, other keys replace single texts."""
-    overrides = dict(settings)
-    name = overrides.pop("name", None)
-    if not isinstance(name, str):
-        raise ConfigError(f"{where}.name: got {name!r}, expected the name of a prompt set (full, mini)")
-    return load_prompts(name, overrides)

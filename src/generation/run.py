@@ -68,7 +68,12 @@ def generate(
         from src.generation.hub import repo_name
 
         log.info("the answers will be sent to %s", repo_name(config))  # found out before hours of work
+    if job.next_step() == "skip":
+        if config.push_to_hub:
+            _push(job)
+        return 0
     settings = job.settings()
+    log.info("prompts: %s (%s)", job.prompts.name, job.prompts.source)
     with Shards(job.directory, settings, config.overwrite) as shards:
         records = shards.read()
         pending = job.pending(records)
@@ -85,16 +90,21 @@ def generate(
             raw,
             task=task.name,
             settings=settings,
+            prompts=job.prompts.record(),
             splits=counts,
             rows_this_run=len(pending),
             seconds_this_run=round(seconds, 1),
         )
     bad = _report_bad_rows(job, records)
     if config.push_to_hub:
-        from src.generation.hub import push
-
-        push(job.directory, config)
+        _push(job)
     return BAD_ROWS if bad and config.strict else 0
+
+
+def _push(job: Job) -> None:
+    from src.generation.hub import push
+
+    push(job.directory, job.config)
 
 
 def _records(

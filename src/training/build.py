@@ -141,9 +141,8 @@ def _find_adapters(config: TrainConfig, model_config: ModelConfig) -> dict[str, 
     known = list(model_config.config.encoders)
     unknown = [name for name in names or () if name not in known]
     if unknown:
-        raise ConfigError(
-            f"pretrained_adapters_names: unknown {', '.join(unknown)}; known: {', '.join(sorted(known))}"
-        )
+        listed = ", ".join(sorted(known))
+        raise ConfigError(f"pretrained_adapters_names: unknown {', '.join(unknown)}; known: {listed}")
     chosen = known if names is None else names
     return {name: find_adapter(directory, name) for name in chosen}
 

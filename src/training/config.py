@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from src.common.config import bind_dataclass
@@ -42,9 +42,9 @@ class TrainConfig:
         freeze_fusion: stop training the fusion.
         lora: layers added to the LLM and trained too (:class:`src.model.lora.LoraConfig`); none while ``r`` is null.
         resume_from_checkpoint: a checkpoint folder; true for the last whole one in the output folder, if any.
-        llm_dtype: how the frozen LLM is stored. auto: as its own files say, which is what the published training does;
-            autocast: in float32, and its linear layers as ``training_args.bf16`` computes with them; bfloat16 or
-            float32: the whole model.
+        llm_dtype: how the frozen LLM is stored. auto: as its own files say, as in the published training; autocast:
+            in float32, and its linear layers as ``training_args.bf16`` computes with them; bfloat16 or float32: the
+            whole model.
         model_max_length: positions after which an item is cut, audio included; none: what the tokenizer allows.
         length_grouping: within_step: an optimizer step holds clips as drawn, its micro-batches clips of like length;
             across_steps: the steps do, too; none: as drawn.
@@ -59,7 +59,8 @@ class TrainConfig:
         encoder_cache_mb: megabytes for keeping the frozen encoders' states of each clip between epochs; 0: off.
         encoder_cache_dir: folder in which later runs find these states again.
         random_weights: frozen parts from their configuration alone, untrained: for measurements and tests.
-        prompts: prompt set whose tags stand around the audio of models with explicit audio tokens.
+        prompts: prompt set that is kept with the checkpoint; its tags stand around the audio of models with explicit
+            audio tokens. None: the usual one of the language model.
         check_config: stop after checking the configuration.
     """
 
@@ -88,7 +89,7 @@ class TrainConfig:
     encoder_cache_mb: int = 0
     encoder_cache_dir: str | None = None
     random_weights: bool = False
-    prompts: dict[str, Any] = field(default_factory=lambda: {"name": "full"})
+    prompts: dict[str, Any] | None = None
     check_config: bool = False
 
     def __post_init__(self) -> None:
@@ -102,7 +103,7 @@ class TrainConfig:
             raise ValueError(f"model_max_length is {self.model_max_length}, expected at least 1")
         if self.llm_dtype == "autocast" and self.training_args.get("bf16") is not True:
             raise ValueError(
-                "llm_dtype=autocast stores linear layers as training_args.bf16=true computes with them, and bf16 is off"
+                "llm_dtype=autocast stores linear layers as training_args.bf16=true computes with them; bf16 is off"
             )
         if self.encoder_cache_dir and not self.encoder_cache_mb:
             raise ValueError("encoder_cache_dir has no effect unless encoder_cache_mb is above 0")

@@ -101,3 +101,12 @@ def test_nothing_is_sent_unasked(world: World, hub: Imitation) -> None:
         world.start,
     ) == 0  # fmt: skip
     assert not hub.private
+
+
+def test_answers_of_another_program_are_sent_without_a_record(world: World, hub: Imitation) -> None:
+    folder = world.run("sounds")
+    for name in ("run.json", ".shards"):
+        (folder / name).rename(folder.parent / name)
+    asked = len(world.prompts)
+    world.run("sounds", "push_to_hub=true", "hf_repo_name=x")
+    assert len(world.prompts) == asked and "run.json" not in hub.files["me/x"] and "README.md" in hub.files["me/x"]
