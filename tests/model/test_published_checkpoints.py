@@ -214,6 +214,32 @@ def test_an_index_names_files_of_its_folder_only(weight_map: Any, folder: Path, 
     one_line(lambda: load_front_end(other), INDEX_FILE)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "part"),
+    [
+        (("config", "encoders", "whisper", "architecture", "num_layers"), 10**7, "num_layers is 10000000"),
+        (("config", "encoders", "whisper", "architecture", "width"), 97, "divi"),
+        (("config", "audio_adapter_config", "whisper", "downsampler_depth"), 10**7, "downsampler_depth is 10000000"),
+        (("config", "audio_adapter_config", "whisper", "adapter_embedding_dim"), -1, "adapter_embedding_dim is -1"),
+        (("config", "init_std"), "wide", "init_std"),
+        (("llm_embedding_dim",), 10**7, "instead of (1, 10000000)"),
+        (("config",), [], "config"),
+        (("lora",), {"r": 100_000}, "r is 100000, expected 1 to 4096"),
+    ],
+)
+def test_our_configuration_may_come_from_anybody_too(
+    path: tuple[str, ...], value: Any, part: str, tmp_path: Path
+) -> None:
+    ours = save_checkpoint(tmp_path / "ours", mini_front_end("mini_whisper"), model_config("mini_whisper"))
+    content = json.loads((ours / CONFIG_FILE).read_text())
+    inner = content["model"]
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    (ours / CONFIG_FILE).write_text(json.dumps(content))
+    one_line(lambda: load_front_end(ours), part)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
 def test_weights_that_no_training_gives_are_named(value: float, tmp_path: Path) -> None:
     ours = save_checkpoint(tmp_path / "ours", mini_front_end("mini_whisper"), model_config("mini_whisper"))
