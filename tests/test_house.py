@@ -24,7 +24,7 @@ ALLOWED = {
     "dataset": {"audio", "prompts", "common"},
     "collection": {"audio", "common"},
     "benchmarks": {"collection", "prompts", "common"},
-    "report": {"benchmarks", "prompts", "common"},
+    "report": {"audio", "benchmarks", "prompts", "common"},
     "quickstart": {"report", "benchmarks", "prompts", "common"},
     "training": {"model", "dataset", "report", "prompts", "common", "audio"},
     "generation": {"model", "dataset", "prompts", "common", "audio"},

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from src.audio.roots import StoredCell, inside
 from src.common.errors import ConfigError
 from src.common.paths import use_data_dir
 from src.dataset.mixture import MixtureConfig, open_mixture
@@ -110,6 +111,10 @@ class HFDataset:
 
 
 def _decoder(row: Row) -> Any:
+    """The clip of a row; a path is followed as far as it may be (:mod:`src.audio.roots`)."""
     from datasets import Audio
 
-    return Audio().decode_example(dict(row.audio or {}))
+    cell = dict(row.audio or {})
+    if cell.get("bytes") is None and isinstance(row.audio, StoredCell):
+        cell["path"] = str(inside(str(cell.get("path")), row.audio.roots))
+    return Audio().decode_example(cell)

@@ -380,7 +380,8 @@ def _differing_options(theirs: FrontEndConfig, ours: FrontEndConfig) -> list[str
 
 
 def _shown(value: Any) -> str:
-    return str(list(dict.fromkeys(value)) if isinstance(value, tuple) and len(set(value)) == 1 else value)
+    values = list(value) if isinstance(value, tuple) else [value]
+    return str(values[0] if len(set(values)) == 1 else values)
 
 
 def shared_lora(checkpoints: Sequence[Checkpoint]) -> Path | None:

@@ -137,7 +137,12 @@ def _find_adapters(config: TrainConfig, model_config: ModelConfig) -> dict[str, 
     directory, names = config.pretrained_adapters_dir, config.pretrained_adapters_names
     if isinstance(names, dict):
         return {name: Path(directory) / run for name, run in names.items()}
-    chosen = list(model_config.config.encoders) if names is None else names
+    known = list(model_config.config.encoders)
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        listed = ", ".join(sorted(known))
+        raise ConfigError(f"pretrained_adapters_names: unknown {', '.join(unknown)}; known: {listed}")
+    chosen = known if names is None else names
     return {name: find_adapter(directory, name) for name in chosen}
 
 

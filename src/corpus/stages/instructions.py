@@ -302,7 +302,7 @@ def filter_responses(source: Path, target: Path, filtered: str, overwrite: bool 
             kept[split] = np.intersect1d(wanted, answered)
     if (target / JOURNAL).is_dir():
         return None
-    if "rows_of" not in read_record(target):  # else made here, from an earlier state of both sets
+    if "rows_of" not in read_record(target).get("config", {}):  # else made here, from an earlier state of both sets
         problem = set_problem(target, PUBLISHED_COLUMNS, kept)
         if next_step(f"responses {target.name}", target, problem, ours=False, overwrite=overwrite) == "skip":
             return None

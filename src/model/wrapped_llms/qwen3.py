@@ -14,7 +14,7 @@ from src.common.errors import UserError
 from src.model.checkpoints import Checkpoint, LoadedFrontEnd, load_front_end, open_checkpoint
 from src.model.front_end import AudioFrontEnd
 from src.model.llm import llm_width
-from src.model.precision import Precision, torch_dtype
+from src.model.precision import torch_dtype
 from src.model.wrapped_llms.causal_lm import Qwen3AudioWrappedConfig, Qwen3AudioWrappedForCausalLM
 
 __all__ = ["Qwen3AudioWrappedConfig", "Qwen3AudioWrappedFeatureExtractor", "Qwen3AudioWrappedForCausalLM"]
@@ -61,8 +61,8 @@ class Qwen3AudioWrappedFeatureExtractor(nn.Module):
         self.model_config = model_config
         self.tokenizer = tokenizer
         self.checkpoint: Checkpoint = open_checkpoint(checkpoint_name)
-        precision: Precision = model_config.get("front_end_dtype") or "float32"
-        encoders: Precision = model_config.get("encoder_dtype") or precision
+        precision = model_config.get("front_end_dtype") or "float32"
+        encoders = model_config.get("encoder_dtype") or precision
         loaded = load_front_end(checkpoint_name, dtype=torch_dtype(precision), encoder_dtype=torch_dtype(encoders))
         llm = model_config.get("llm") or loaded.config.llm
         width = llm_width(llm, model_config.get("llm_revision"))

@@ -227,9 +227,24 @@ def test_a_corpus_that_is_done_is_skipped_and_says_so(caplog: pytest.LogCaptureF
     (prompts_dir("mini") / "run.json").unlink()
     assert run(FakeEngine(write_and_check, die_after=0))["mini"]["rows"] == ROWS  # killed before the record
     save_raw("other", ["|a|"])
-    DatasetDict({"train": Dataset.from_dict({"prompt": ["x"]})}).save_to_disk(str(prompts_dir("other")))
+    columns = {"dataset_index": [0], "audio_description": ["|a|"], "prompt": ["x"]}
+    DatasetDict({"train": Dataset.from_dict(columns)}).save_to_disk(str(prompts_dir("other")))
     assert create_prompts(["other"], SETTINGS, start_engine=no_engine) == {}
-    assert "other: skipped" in caplog.text and "not made here" in caplog.text
+    assert f"prompts of other: {prompts_dir('other')} exists; skipped" in caplog.text
+
+
+def test_prompts_of_another_program_that_are_not_complete_are_left_to_the_user() -> None:
+    save_raw("other", ["|a|", "|b|"])
+    columns = {"dataset_index": [0], "audio_description": ["|a|"], "prompt": ["x"]}
+    DatasetDict({"train": Dataset.from_dict(columns)}).save_to_disk(str(prompts_dir("other")))
+    before = {path: path.read_bytes() for path in prompts_dir("other").rglob("*.*")}
+    with pytest.raises(UserError, match=r"lacks 1 of 2 rows, first dataset_index: 1.*--overwrite"):
+        create_prompts(["other"], SETTINGS, start_engine=no_engine)
+    assert {path: path.read_bytes() for path in prompts_dir("other").rglob("*.*")} == before
+    limited = dataclasses.replace(SETTINGS, limit=1)
+    assert create_prompts(["other"], limited, start_engine=no_engine) == {}
+    made = create_prompts(["other"], SETTINGS, lambda llm: FakeEngine(write_and_check), overwrite=True)
+    assert made["other"]["rows"] == 2
 
 
 def test_a_trial_is_continued() -> None:
