@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import nn
 
-Precision = Literal["float32", "bfloat16"]
-"""Names of dtypes, as configurations give them; :func:`torch_dtype` makes them torch's."""
+from src.common.errors import ConfigError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _MATMUL = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
-def torch_dtype(name: Precision) -> torch.dtype:
-    """torch's dtype of that name."""
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+def torch_dtype(name: str) -> torch.dtype:
+    """torch's dtype of a name in a configuration. Raises :class:`ConfigError` for any other name."""
+    if name not in _DTYPES:
+        raise ConfigError(f"{name!r} is no precision of a front end, expected one of {', '.join(_DTYPES)}")
+    return _DTYPES[name]
 
 
 def hold_as_autocast(module: nn.Module, dtype: torch.dtype = torch.bfloat16) -> nn.Module:
     """Cast in place, once, what autocast would cast in every step: linear layers and convolutions.
 
     Under autocast to ``dtype`` the results stay equal bit for bit, as norms, embeddings and the residual stream keep
-    float32; the weights take half the memory. Frozen modules only. Layers whose weight is computed (weight norm) or is
-    also the table of an embedding (a tied output layer) are left alone: autocast does not cast embeddings. Raises
-    :class:`ValueError` for a weight that is trained. Returns ``module``.
+    float32; the weights take half the memory. Frozen modules only. Two kinds of layers are left alone: those whose
+    weight is computed (weight norm), and those whose weight is also the table of an embedding (a tied output layer),
+    which autocast does not cast. Raises :class:`ValueError` for a weight that is trained. Returns ``module``.
     """
     elsewhere = {
         id(parameter)

@@ -1,5 +1,5 @@
 """Training with ``bf16`` and evaluation during training died at its first evaluation: features were computed inside
-autocast. With clips of one other rate it went on, on features in bfloat16; the encoder cache died at its first step."""
+autocast. With clips of one rate it went on, with features in bfloat16; the encoder cache died at its first step."""
 
 from __future__ import annotations
 
