@@ -26,6 +26,8 @@ HYDRA = {"train.py": "train", "generate_vllm.py": "generate_vllm", "generate_vll
 
 def parse_all(jobs: Sequence[Mapping[str, Any]], env: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """What each program makes of its command line. ``code`` is 0 when it would go on."""
+    if not jobs:
+        return []
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.published_parse"],
         input=json.dumps(list(jobs)), cwd=REPO_ROOT, env=None if env is None else dict(env),

@@ -93,7 +93,7 @@ def _expand(entry: Mapping[str, Any]) -> Iterator[Command]:
         names = list(chosen)
         lists = [value if isinstance(value, list) else [value] for value in chosen.values()]
         for values in itertools.product(*lists):
-            yield _command(_fill(entry, dict(zip(names, values, strict=True))))
+            yield make_command(_fill(entry, dict(zip(names, values, strict=True))))
 
 
 def _fill(value: Any, given: Mapping[str, str]) -> Any:
@@ -107,7 +107,8 @@ def _fill(value: Any, given: Mapping[str, str]) -> Any:
     return [_fill(item, given) for item in value] if isinstance(value, list) else value
 
 
-def _command(entry: Mapping[str, Any]) -> Command:
+def make_command(entry: Mapping[str, Any]) -> Command:
+    """The command of an entry of the data file, placeholders filled in."""
     lists = {name: tuple(entry.get(name, ())) for name in ("add", "needs", "fresh", "keeps", "expect")}
     return Command(
         id=str(entry["id"]),

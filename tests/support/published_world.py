@@ -47,10 +47,12 @@ class World:
     done: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        from datasets import disable_progress_bars
+
         self.repo = self.folder / "repo"
         self.data = self.repo / "data" / "datasets"
+        disable_progress_bars()
         os.environ["ALARM_DATA_ROOT"] = str(self.data)  # for what is written from this process
-        os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
         if not self.repo.is_dir():
             copy_repository(self.repo)
 
