@@ -7,18 +7,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+from datasets import Audio, load_from_disk
 
 from src.common.config import compose
 from src.common.errors import UserError
-from src.common.paths import prompts_dir, raw_dir, responses_dir
+from src.common.paths import indexes_filtered_dir, prompts_dir, raw_dir, responses_dir
 from src.corpus.sets.combined import combine, examples
-from src.corpus.sets.merge import HUB_ID, MergeSettings, Published, merge_corpus, open_published
+from src.corpus.sets.merge import ANSWERS, HUB_ID, MergeSettings, Published, merge_corpus, open_published
+from src.corpus.sets.merged_set import merge_to_one_set
 from src.corpus.sets.order import check_order, existing
 from src.corpus.sets.statistics import statistics, statistics_table
 from src.corpus.sets.upload import Release, lay_out
+from src.corpus.stages.prompt_settings import PromptSettings, dropped_keys
+from src.corpus.stages.prompts import create_prompts
+from src.corpus.stages.response_settings import ResponseSettings
+from src.corpus.stages.responses import generate_responses
 from src.dataset.mixture import open_mixture, present_only
 from src.dataset.response_rows import ResponseRows
+from src.dataset.splits import write_indexes
 from src.training.config import bind_train_config
+from tests.corpus.stages.fakes import FakeEngine, reader_and_listener
 from tests.support.tiny_corpus import make_rows, save_indexes, save_raw, save_responses, save_split
 
 LLM = "Qwen3-4B-Thinking-2507"
@@ -99,9 +107,101 @@ def test_rows_are_joined_by_ids_and_train(corpus: Published) -> None:
     assert row.key == "esc50/5" and row.target == "answer of 00005" and row.context == "prompt of 00005"
     assert row.audio is not None and row.audio["path"] == "5.wav"
     assert check_order("esc50", [FOLDER]) == [f"responses {FOLDER}, train: lacks 4 rows of the raw set: 0, 9, 10, 11"]
-    with pytest.raises(UserError, match="exist; --overwrite"):
-        merge_corpus("esc50", corpus, SETTINGS)
+    before = files_of(responses_dir(LLM, FOLDER), prompts_dir("esc50"), indexes_filtered_dir("esc50"))
+    assert merge_corpus("esc50", corpus, SETTINGS) == counts
+    assert files_of(responses_dir(LLM, FOLDER), prompts_dir("esc50"), indexes_filtered_dir("esc50")) == before
     assert merge_corpus("esc50", corpus, MergeSettings(overwrite=True)) == counts
+
+
+def files_of(*folders: Path) -> dict[Path, tuple[int, bytes]]:
+    """Inodes and bytes of all files: equal if nothing was written."""
+    paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return {path: (path.stat().st_ino, path.read_bytes()) for path in paths}
+
+
+def test_released_prompts_are_kept_for_other_models(corpus: Published) -> None:
+    rows = make_rows(12)
+    whole = released(
+        train=[published_row(rows[2], "esc50")],
+        validation=[published_row(rows[1], "esc50")],
+        raw_train=[published_row(row, "esc50") for row in reversed(rows[:10])],
+    )
+    merge_corpus("esc50", Published(whole), SETTINGS)
+    saved = load_from_disk(str(prompts_dir("esc50")))["train"]
+    assert saved.column_names == ["dataset_index", "audio_description", "prompt"]
+    assert saved["dataset_index"][:] == list(range(10)) and saved[4]["prompt"] == "prompt of 00004"
+    assert dropped_keys("esc50", "train") == [10, 11]
+    assert check_order("esc50", []) == []
+    assert create_prompts(["esc50"], PromptSettings(), start_engine=no_engine) == {}
+    engine = FakeEngine(reader_and_listener)
+    settings = ResponseSettings(llm="org/tiny", prompts="mini", max_tokens=64, rephrase=False)
+    assert generate_responses(["esc50"], settings, lambda llm: engine)["esc50_tiny_64"]["rows"] == 10
+
+
+def no_engine(llm: str) -> FakeEngine:
+    raise AssertionError("an engine was started")
+
+
+def test_what_is_there_is_neither_overwritten_nor_mixed(corpus: Published) -> None:
+    rows = make_rows(12)
+    save_foreign(rows[:3])
+    before = files_of(responses_dir(LLM, FOLDER))
+    with pytest.raises(UserError, match=r"lacks 5 of 8 rows, first dataset_index: 4.*--overwrite"):
+        merge_corpus("esc50", corpus, SETTINGS)
+    assert files_of(responses_dir(LLM, FOLDER)) == before and not prompts_dir("esc50").exists()
+    merge_corpus("esc50", corpus, MergeSettings(overwrite=True))
+    write_indexes(indexes_filtered_dir("esc50"), "train", np.arange(5))
+    before = files_of(indexes_filtered_dir("esc50"))
+    with pytest.raises(UserError, match="another train split than the published one"):
+        merge_corpus("esc50", corpus, SETTINGS)
+    assert files_of(indexes_filtered_dir("esc50")) == before
+
+
+def save_foreign(rows: list[dict[str, Any]]) -> None:
+    """Responses without a record of this program."""
+    from datasets import Dataset, DatasetDict
+
+    columns = {name: ["x"] * len(rows) for name in ("prompt", *ANSWERS)}
+    numbers = {"dataset_index": [row["dataset_index"] + 1 for row in rows]}
+    about = {"audio_description": [row["audio_description"] for row in rows]}
+    table = Dataset.from_dict({**numbers, **about, **columns})
+    DatasetDict({"train": table}).save_to_disk(str(responses_dir(LLM, FOLDER)))
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_the_release_with_audio_is_one_set(filtered: bool, data_root: Path) -> None:
+    rows, train, validation = make_rows(6), spoken(3, "t"), spoken(2, "v")
+    save_raw(rows, "esc50")
+    save_spoken("heysquad_human", train=train, validation=validation)
+    name = "heysquad_human_filtered" if filtered else "heysquad_human"
+    asked = [published_row(row, name, audio_description=row["question"]) for row in (*train[1:], *validation)]
+    away = published_row(rows[0], "clotho")
+    splits = {
+        "train": [*(published_row(row, "esc50") for row in (rows[5], rows[0], rows[3])), away, *asked[:2]],
+        "validation": [published_row(rows[1], "esc50"), *asked[2:]],
+    }
+    source = Published(released(**{split if filtered else f"raw_{split}": each for split, each in splits.items()}))
+    counts = merge_to_one_set("merged", source, filtered)
+    assert counts["train"] == {"released": 6, "written": 5, "not_here": 1}
+    saved = load_from_disk(str(data_root / "merged"))
+    assert list(saved) == ["train", "validation"] and len(saved["validation"]) == 3
+    ids = [
+        (row["dataset_name"], row["unique_id_2"])
+        for row in saved["train"].select_columns(["dataset_name", "unique_id_2"])
+    ]
+    assert ids == [("esc50", "00005"), ("esc50", "00000"), ("esc50", "00003"), (name, "False"), (name, "False")]
+    cells = saved["train"].cast_column("audio", Audio(decode=False))["audio"][:]
+    assert [cell["path"] for cell in cells] == ["5.wav", "0.wav", "3.wav", "1.wav", "2.wav"]
+    raw = load_from_disk(str(raw_dir("esc50")))["train"].cast_column("audio", Audio(decode=False))
+    assert cells[0]["bytes"] == raw[5]["audio"]["bytes"]
+    assert saved["train"].features["audio"].sampling_rate == 16000
+    before = files_of(data_root / "merged")
+    assert merge_to_one_set("merged", source, filtered) == counts and files_of(data_root / "merged") == before
+    with pytest.raises(UserError, match="has no split .* but"):
+        merge_to_one_set("merged", source, not filtered)
+    with pytest.raises(UserError, match="a folder of the data layout"):
+        merge_to_one_set("raw", source, filtered)
+    assert merge_to_one_set("part", source, filtered, ["esc50"])["train"]["released"] == 3
 
 
 def test_instruction_sets_are_filtered_by_the_released_rows(corpus: Published) -> None:
@@ -144,7 +244,7 @@ def test_what_cannot_be_joined_is_told(data_root: Path) -> None:
         merge_corpus("esc50", both, SETTINGS)
     with pytest.raises(UserError, match="no column dataset_name"):
         Published(released(train=[{"x": 1}]))
-    with pytest.raises(UserError, match="has no split train or validation; it has raw_train"):
+    with pytest.raises(UserError, match="has no split train or validation but raw_train, which --save-name"):
         Published(released(raw_train=twice))
     assert not responses_dir(LLM, FOLDER).exists() and HUB_ID == "Blinorot/ALARM-Corpora"
 
