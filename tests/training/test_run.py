@@ -219,7 +219,7 @@ def test_bf16_runs(run: Run) -> None:
     ("extra", "message"),
     [
         (("frozen_adapters_names=[w2vbert]",), "frozen_adapters_names has no effect"),
-        (("pretrained_adapters_dir=x",), "belong together"),
+        (("pretrained_adapters_dir=x",), "pretrained_adapters_dir: no folder x"),
         (("freeze_adapters=true", "frozen_adapters_names=[whisper]"), "unknown whisper"),
         (("model.llm_embedding_dim=64",), "llm_embedding_dim is 64"),
         (("+training_args.lerning_rate=1",), "did you mean 'learning_rate'"),
@@ -257,5 +257,7 @@ def test_resume_from_nothing(run: Run, tmp_path: Path) -> None:
 
 
 def test_configuration_check_loads_nothing(run: Run, tmp_path: Path) -> None:
-    run("checked", "check_config=true", "model.llm=/nowhere")
+    run("checked", "check_config=true", "model.llm=nobody/model")
+    with pytest.raises(UserError, match=r"model\.llm: there is no folder '/nowhere'"):
+        run("checked", "check_config=true", "model.llm=/nowhere")
     assert not (tmp_path / "checked" / "run.json").exists()
