@@ -1,4 +1,4 @@
-"""How the language model is stored for mixed precision: the same numbers in less memory, and as published by default."""
+"""How the language model is stored for mixed precision: the same numbers in less memory, by default as published."""
 
 from __future__ import annotations
 
