@@ -3,7 +3,7 @@
 In: a data set with audio and a text column (prompt, content or context), a checkpoint. Out: a data set of answers
 below data/datasets/generated; a run that was interrupted continues when it is started again.
 
-    python generate_vllm.py dataset.name=mini_test checkpoint_name=saved/mini_alarm_ca prompts=mini
+    python generate_vllm.py dataset.name=mini_test checkpoint_name=saved/mini_alarm_ca
 
 In Python: from generate_vllm import get_response; see the README.
 """
@@ -33,4 +33,4 @@ def main(config: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    hydra_cli("generate_vllm", main)
+    hydra_cli("generate", main)

@@ -3,7 +3,7 @@
 In: a data set with audio, question and choices, a checkpoint. Out: a data set with the chosen options and how each
 reply was read, below data/datasets/generated; a run that was interrupted continues when it is started again.
 
-    python generate_vllm_mcqa.py dataset.name=mini_mcqa checkpoint_name=saved/mini_alarm_ca prompts=mini
+    python generate_vllm_mcqa.py dataset.name=mini_mcqa checkpoint_name=saved/mini_alarm_ca
 """
 
 from __future__ import annotations
@@ -21,4 +21,4 @@ def main(config: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    hydra_cli("generate_vllm_mcqa", main)
+    hydra_cli("generate", main)

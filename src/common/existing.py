@@ -60,8 +60,8 @@ def next_step(
     if has_record(folder) if ours is None else ours:
         return "resume"
     raise UserError(
-        f"{what}: {folder} exists, was not made by this program and is not complete ({problem}); nothing is changed. "
-        f"Pass {option} to replace it, or {other_name or 'move it away to keep it'}"
+        f"{what}: {folder} exists, is no run of this program to go on with, and is not complete ({problem}). "
+        f"Nothing is changed. Pass {option} to replace it, or {other_name or 'move it away to keep it'}"
     )
 
 
@@ -91,7 +91,7 @@ def set_problem(
 
     Checked are the listing of the splits, the files of every split and that they can be opened, that every split has
     ``columns``, and, with ``keys``, that every split named there has a row for each of its ``dataset_index`` values
-    ``(rows,)``, and no other. A saved single ``Dataset`` counts as its own split ``train``.
+    ``(rows,)``; it may have more. A saved single ``Dataset`` counts as its own split ``train``.
     """
     tables: dict[str, Any] = {}
     for split in listed_splits(folder):
@@ -155,10 +155,7 @@ def _no_rows(folder: Path) -> Any:
 def _key_problem(table: Any, wanted: np.ndarray) -> str | None:
     import numpy as np
 
-    if table.num_rows != wanted.size:
-        return f"has {table.num_rows} rows, expected {wanted.size}"
-    if _KEY in table.column_names:
-        other = np.setdiff1d(wanted, table.column(_KEY).to_numpy())
-        if other.size:
-            return f"has no row {_KEY} {other[0]}"
-    return None
+    if _KEY not in table.column_names:
+        return f"has {table.num_rows} rows, expected {wanted.size}" if table.num_rows < wanted.size else None
+    missing = np.setdiff1d(wanted, table.column(_KEY).to_numpy())
+    return f"lacks {missing.size} of {wanted.size} rows, first {_KEY}: {missing[0]}" if missing.size else None

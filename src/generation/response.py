@@ -21,7 +21,7 @@ from src.generation.vllm_core import VllmCore, prepare_environment
 from src.generation.vllm_lora import lora_options
 from src.model.checkpoints import shared_lora
 from src.model.wrapped_llms.qwen3 import Qwen3AudioWrappedFeatureExtractor
-from src.prompts import load_prompts
+from src.prompts import choose_prompts
 from src.prompts.thoughts import extract_answer
 
 log = get_logger(__name__)
@@ -50,7 +50,7 @@ def get_response(
     system_prompt: str,
     max_thinking_tokens: int = -1,
     debug: bool = False,
-    prompt_set: str = "full",
+    prompt_set: str | None = None,
 ) -> Any:
     """Answer each prompt about its clip.
 
@@ -64,7 +64,8 @@ def get_response(
         system_prompt: text of the system turn.
         max_thinking_tokens: thinking budget; negative: none.
         debug: log every whole response with its thoughts, and return the tokens of the last one as well.
-        prompt_set: texts between the parts of an ensemble and at the end of a budget (``full`` or ``mini``).
+        prompt_set: texts between the parts of an ensemble and at the end of a budget: ``full``, ``mini`` or a YAML
+            file; those that the checkpoints were trained with unless given.
 
     Returns:
         One answer a prompt: the text in ``<answer>`` tags, without tags the whole response with its thoughts. With
@@ -78,7 +79,11 @@ def get_response(
         raise UserError(f"get_response: got {len(prompts)} prompts and {len(audio_list)} clips, expected one each")
     given: Any = feature_extractor
     extractors = list(given) if isinstance(given, (list, tuple)) else [given]
-    texts = load_prompts(prompt_set)
+    texts = choose_prompts(
+        None if prompt_set is None else {"name": prompt_set},
+        [(each.checkpoint.name, each.checkpoint.extra) for each in extractors],
+        extractors[0].checkpoint.config.llm if extractors else None,
+    )
     engine = _engine_over(llm, tokenizer, sample, shared_lora([each.checkpoint for each in extractors]))
     ears = Ears([each.loaded for each in extractors])
     turns = Turns(tokenizer, texts, system_prompt, ears.explicit_tags)

@@ -120,6 +120,7 @@ def show_row(job: Job, start: Start, position: int) -> list[str]:
     content: Any = next(job.items([row])).content
     return [
         f"row: {record['key']}, sampling: {job.sampling()}, seed {request.seed}",
+        f"prompts: {job.prompts.name} ({job.prompts.source})",
         f"system:\n{job.task.system(job.prompts)}",
         f"user:\n{content}",
         f"prompt: {prompt_length(request.segments)} positions, in parts of {list(map(len, request.segments))}",

@@ -83,7 +83,7 @@ def model_card(
         f"# {repo.split('/')[-1]}\n",
         WHOLE if whole or checkpoint.whole else TRAINED_PART,
         "## Use\n",
-        f'```bash\npython ask.py FILE.wav "What do you hear?" checkpoint_name={repo} prompts=full\n'
+        f'```bash\npython ask.py FILE.wav "What do you hear?" checkpoint_name={repo}\n'
         f"python generate_vllm.py dataset.name=DATASET checkpoint_name={repo}\n```\n",
         "## Parts\n",
         _parts_table(config),

@@ -104,7 +104,7 @@ class Checkpoint:
 
     @cached_property
     def extra(self) -> dict[str, Any]:
-        """What is recorded with the configuration: ``step`` and ``seed`` of the training, where it comes from."""
+        """What is recorded with the configuration: step, seed and prompts of the training, where it comes from."""
         if self.config_file is not None:
             extra = read_json(self.config_file, f"checkpoint {self.name}").get("extra")
             return dict(extra) if isinstance(extra, Mapping) else {}
@@ -380,7 +380,8 @@ def _differing_options(theirs: FrontEndConfig, ours: FrontEndConfig) -> list[str
 
 
 def _shown(value: Any) -> str:
-    return str(list(dict.fromkeys(value)) if isinstance(value, tuple) and len(set(value)) == 1 else value)
+    values = list(value) if isinstance(value, tuple) else [value]
+    return str(values[0] if len(set(values)) == 1 else values)
 
 
 def shared_lora(checkpoints: Sequence[Checkpoint]) -> Path | None:

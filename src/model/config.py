@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from src.model.encoders.config import EncoderSpec
+from src.model.encoders.config import MOST_LAYERS, MOST_UNITS, EncoderSpec
 from src.model.init import STD
 from src.model.lora import LoraConfig
 
@@ -92,8 +92,25 @@ def _settle_options(config: Any, kind: str, table: Mapping[str, Mapping[str, Any
             problems.append(f"{name} is required with {kind_key} {kind!r}")
         elif value is None:
             object.__setattr__(config, name, default)
+    problems += check_sizes({name: getattr(config, name) for name in table[kind]})
     if problems:
         raise ValueError("; ".join(problems))
+
+
+def check_sizes(options: Mapping[str, Any]) -> list[str]:
+    """Problems with whole numbers among ``options``: sizes below 1, negative counts, and what nobody can have meant.
+
+    A configuration can come from anybody; ten million layers would keep a program busy for hours.
+    """
+    problems = []
+    for name, value in options.items():
+        counted = name.endswith(("layers", "blocks", "depth", "_per_block"))
+        least, most = (0, MOST_LAYERS) if counted else (1, MOST_UNITS)
+        values = value if isinstance(value, tuple) else (value,)
+        wrong = [one for one in values if type(one) is int and not least <= one <= most]
+        if wrong:
+            problems.append(f"{name} is {wrong[0]}, expected {least} to {most}")
+    return problems
 
 
 @dataclass(frozen=True)
@@ -134,6 +151,8 @@ class AdapterConfig:
 
     def __post_init__(self) -> None:
         _settle_options(self, self.adapter_name, ADAPTER_OPTIONS, "adapter_name")
+        if len(self.audio_encoder_layers or ()) > MOST_LAYERS:
+            raise ValueError(f"audio_encoder_layers has {len(self.audio_encoder_layers or ())} entries")
         if self.audio_encoder_layers == ():
             raise ValueError("audio_encoder_layers is empty; name at least one encoder layer")
         if self.layer_fusion_config is None and len(self.audio_encoder_layers or ()) > 1:

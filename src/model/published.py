@@ -10,7 +10,9 @@ connections are in no tensor and are then those of the shipped configuration.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from src.model.config import ModelConfig
 from src.model.encoders.build import build_encoder
 from src.model.encoders.config import EncoderSpec
 from src.model.front_end import AudioFrontEnd
-from src.model.published_config import bind_model, model_config_from_published
+from src.model.published_config import bind_model, model_config_from_published, shipped_encoders
 from src.model.tensor_files import TensorFiles, one_line, read_json
 
 PREFIX = "model."
@@ -35,6 +37,7 @@ GENERATION_SETTINGS = "default_inference"
 SEPARATORS = ("audio_start_emb", "audio_end_emb")
 CONFIG_FILE = "config.json"
 AUDIO_FIELDS = ("audio_encoder_configs", "audio_adapter_configs", "audio_fusion_config")
+UNNAMED = "unnamed"
 LLM_NAME = "_name_or_path"
 """Where transformers used to write which model a configuration is of; the published system writes no name."""
 QWEN3_BY_SIZE = {
@@ -58,6 +61,7 @@ def encoder_names(names: Collection[str]) -> set[str]:
     return {name.removeprefix(ENCODER_PREFIX).split(".")[0] for name in names if name.startswith(ENCODER_PREFIX)}
 
 
+@cache
 def model_config(name: str) -> ModelConfig:
     """The configuration ``src/configs/model/NAME.yaml``. Raises :class:`ConfigError` if there is no such model."""
     if not (CONFIG_DIR / "model" / f"{name}.yaml").is_file():
@@ -94,12 +98,14 @@ def configured(content: Mapping[str, Any], tensors: TensorFiles, trained: Shapes
     Raises:
         UserError: an unknown encoder, adapter or fusion, a missing or mistyped field, or tensors of other shapes.
     """
-    llm = _llm_name(content, where)
     try:
-        config = model_config_from_published(content, where, llm=llm)
-        config = dataclasses.replace(config, config=_fit_encoders(config, tensors))
+        config = model_config_from_published(content, CONFIG_FILE, UNNAMED, _fitting_encoders(tensors))
     except UserError as error:
-        raise UserError(str(error) if where in str(error) else f"{where}: {CONFIG_FILE}: {error}") from error
+        raise UserError(f"{where}: {error}") from error
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:  # values of wrong types
+        raise UserError(
+            f"{where}: {CONFIG_FILE} is not the configuration of an audio model ({one_line(error, 120)})"
+        ) from error
     expected = trained_shapes(config, where)
     differing = sorted(name for name in {*trained, *expected} if trained.get(name) != expected.get(name))
     if differing:
@@ -109,15 +115,14 @@ def configured(content: Mapping[str, Any], tensors: TensorFiles, trained: Shapes
         ]
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UserError(f"{where}: {CONFIG_FILE} disagrees with the tensors: {'; '.join(shown)}{more}")
-    return config
+    return config if config.llm != UNNAMED else dataclasses.replace(config, llm=_llm_name(content, where))
 
 
 def _llm_name(content: Mapping[str, Any], where: str) -> str:
     """The language model of a checkpoint, by name where there is one, else by its sizes."""
-    for key in ("llm", LLM_NAME):
-        named = content.get(key)
-        if isinstance(named, str) and named:
-            return named
+    named = content.get(LLM_NAME)
+    if isinstance(named, str) and named:
+        return named
     width, layers = content.get("hidden_size"), content.get("num_hidden_layers")
     found = QWEN3_BY_SIZE.get((width, layers))  # type: ignore[arg-type]
     shipped = [config for config in map(model_config, known_models()) if config.llm_embedding_dim == width]
@@ -132,34 +137,32 @@ def _llm_name(content: Mapping[str, Any], where: str) -> str:
     return found
 
 
-def _fit_encoders(config: ModelConfig, tensors: TensorFiles) -> Any:
-    """The audio configuration with each encoder in the shipped size that its tensors have."""
+def _fitting_encoders(tensors: TensorFiles) -> dict[str, EncoderSpec]:
+    """For each stored encoder the shipped specification of its kind (published size or miniature) that fits best."""
     chosen: dict[str, EncoderSpec] = {}
-    for name, spec in config.config.encoders.items():
+    for name in sorted(encoder_names(tensors.file_of)):
+        options = [spec for spec in shipped_encoders().values() if spec.kind == name]
+        if not options:
+            continue
         prefix = f"{ENCODER_PREFIX}{name}."
         stored = tensors.names(prefix)
-        shapes = {inner.removeprefix(prefix): shape for inner, shape in tensors.shapes(stored).items()}
-        chosen[name] = spec if not stored or not _encoder_misfits(name, spec, shapes) else min(
-            (spec, *_shipped_specs(spec)), key=lambda option: _encoder_misfits(name, option, shapes)
-        )  # fmt: skip
-    return dataclasses.replace(config.config, encoders=chosen)
+        own = shipped_encoders().get(name)  # of the published size: then the names show it and no header is read
+        if own is not None and {prefix + inner for inner in _encoder_shapes(name, own)} == set(stored):
+            chosen[name] = own
+            continue
+        shapes = {full.removeprefix(prefix): shape for full, shape in tensors.shapes(stored).items()}
+        misfits = [_misfits(_encoder_shapes(name, spec), shapes) for spec in options]
+        chosen[name] = options[misfits.index(min(misfits))]
+    return chosen
 
 
-def _shipped_specs(spec: EncoderSpec) -> list[EncoderSpec]:
-    shipped = [
-        other
-        for known in map(model_config, known_models())
-        for other in known.config.encoders.values()
-        if other.kind == spec.kind
-    ]
-    return [other for place, other in enumerate(shipped) if other not in shipped[:place]]
+def _encoder_shapes(name: str, spec: EncoderSpec) -> dict[str, tuple[int, ...]]:
+    with _on_meta():
+        return {inner: tuple(value.shape) for inner, value in build_encoder(name, spec).state_dict().items()}
 
 
-def _encoder_misfits(name: str, spec: EncoderSpec, shapes: Shapes) -> int:
-    """Number of stored tensors that are not in the encoder or have another shape there."""
-    with torch.device("meta"):
-        own = {inner: tuple(value.shape) for inner, value in build_encoder(name, spec).state_dict().items()}
-    return sum(own.get(inner) != shape for inner, shape in shapes.items())
+def _misfits(own: Shapes, stored: Shapes) -> int:
+    return sum(own.get(name) != shape for name, shape in stored.items())
 
 
 def recognise(trained: Shapes, encoders: Collection[str], width: int, where: str) -> ModelConfig:
@@ -214,13 +217,19 @@ def _assumptions(config: ModelConfig) -> str:
     return "; ".join(parts)
 
 
+@contextmanager
+def _on_meta() -> Iterator[None]:
+    """Modules without memory for their tensors; the random numbers of the program stay as they are."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        yield
+
+
 def trained_shapes(config: ModelConfig, where: str = "model config") -> dict[str, tuple[int, ...]]:
     """Shapes of the trained tensors of a configuration, by name; nothing is allocated.
 
     Raises :class:`UserError` for a configuration that no model can be built from.
     """
-    with torch.device("meta"):
-        state = build_on_meta(config, where).trained_state()
+    state = build_on_meta(config, where).trained_state()
     return {name: tuple(value.shape) for name, value in state.items()}
 
 
@@ -232,7 +241,7 @@ def build_on_meta(config: ModelConfig, where: str, encoders: Mapping[str, Any] |
     """
     assert config.llm_embedding_dim is not None
     try:
-        with torch.device("meta"):
+        with _on_meta():
             if encoders is None:
                 encoders = {name: build_encoder(name, spec) for name, spec in config.config.encoders.items()}
             return AudioFrontEnd(config.config, config.llm_embedding_dim, encoders)

@@ -38,8 +38,6 @@ CONFIG_KEYS = (
 """What the published form says about the audio side."""
 EXTRA_KEYS = ("mask_padding", "frozen_adapters_drift", "init_std")
 """Settings that the published code does not have; read where they stand next to the published ones."""
-DEFAULT_LLMS = {(2560, 36): "Qwen/Qwen3-4B-Thinking-2507", (1024, 28): "Qwen/Qwen3-0.6B"}
-"""Language models of the published system, by width and layers: a checkpoint's ``config.json`` names none."""
 
 _TOP_KEYS = ("llm", "llm_revision", "llm_embedding_dim", "from_pretrained", "feature_extractor_configs", "config")
 _SPEC_KEYS = tuple(field.name for field in fields(EncoderSpec))
@@ -128,16 +126,15 @@ def model_config_from_published(
     """The published form as :class:`ModelConfig`, in the form of ``src/configs/model/*.yaml`` (equal to them).
 
     Reads either form of mapping: model YAML (audio keys below ``config``), or a checkpoint's ``config.json`` (audio
-    keys beside the language model's own, of which ``hidden_size`` and ``num_hidden_layers`` are read and all others
-    are skipped). Encoders are those of ``src/configs/model/encoder/NAME.yaml``; an item of ``audio_encoder_configs``
-    may also have ``features``, ``architecture``, ``layers`` and ``weights`` as those files do (the published code
-    skips them), which is how :func:`published_from_model_config` writes encoders of other sizes.
+    keys next to the language model's own, of which ``hidden_size`` is read and all others are skipped). Encoders are
+    those of ``src/configs/model/encoder/NAME.yaml``; an item of ``audio_encoder_configs`` may also have ``features``,
+    ``architecture``, ``layers`` and ``weights`` as those files do (the published code skips them), which is how
+    :func:`published_from_model_config` writes encoders of other sizes.
 
     Args:
         mapping: plain containers.
         where: how messages name it, e.g. ``model`` or a path.
-        llm: the language model, where the mapping names none; a ``config.json`` has no name, and without ``llm``
-            that of the published system with this width is taken, with a log line.
+        llm: the language model, where the mapping names none (as in a ``config.json``).
         encoders: specifications by name, instead of the shipped ones.
 
     Raises:
@@ -166,6 +163,8 @@ def model_config_from_published(
     adapters = _adapters(inner[ADAPTERS_KEY], specs, width, f"{inner_where}.{ADAPTERS_KEY}", problems)
     fusion = _fusion(inner.get("audio_fusion_config"), adapters, specs, width, inner_where, problems)
     _check_rest(inner, width, inner_where, problems)
+    if not (mapping.get("llm") or llm):
+        problems.append(f"{where}.llm: missing, the language model's folder or Hub id")
     if problems:
         raise ConfigError("; ".join(problems))
     front_end = {
@@ -176,7 +175,7 @@ def model_config_from_published(
         **{key: inner[key] for key in EXTRA_KEYS if key in inner},
     }
     plain = {
-        "llm": mapping.get("llm") or llm or _assumed_llm(mapping, width, where),
+        "llm": mapping.get("llm") or llm,
         "llm_revision": mapping.get("llm_revision"),
         "llm_embedding_dim": width,
         "config": {**front_end, "encoders": {name: _spec_dict(spec) for name, spec in specs.items()}},
@@ -593,14 +592,6 @@ def _check_rest(inner: Mapping[str, Any], width: Any, where: str, problems: list
         problems.append(
             f"{where}.audio_sep_d_embed: got {inner['audio_sep_d_embed']}, the language model has {width}"
         )
-
-
-def _assumed_llm(mapping: Mapping[str, Any], width: Any, where: str) -> str:
-    found = DEFAULT_LLMS.get((width, mapping.get("num_hidden_layers")))  # type: ignore[arg-type]
-    if found is None:
-        raise ConfigError(f"{where}: names no language model, and none is known that is {width} wide; give model.llm")
-    log.info("%s: names no language model; by width and layers it is %s", where, found)
-    return found
 
 
 def _unknown_keys(mapping: Mapping[str, Any], known: Sequence[str], where: str, problems: list[str]) -> None:

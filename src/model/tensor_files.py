@@ -22,6 +22,8 @@ from src.common.paths import REPO_ROOT
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = WEIGHTS_FILE + ".index.json"
+LARGEST = 1e30
+"""A weight beyond it was never trained, and gives infinite embeddings."""
 OPEN_BYTES = 2**28
 """A file is closed after so many bytes: while it is open, pages of it that were read count as memory in use."""
 
@@ -177,11 +179,17 @@ def misfits(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list
             for name in both
             if given[name].shape != expected[name].shape
         ],
-        "not finite": [
-            name for name in both if given[name].is_floating_point() and not bool(torch.isfinite(given[name]).all())
-        ],
+        "not finite": [name for name in both if not math.isfinite(peak(given[name]))],
+        f"beyond {LARGEST:g}": [name for name in both if LARGEST < peak(given[name]) < math.inf],
     }
     return [f"{kind}: {', '.join(names)}" for kind, names in groups.items() if names]
+
+
+def peak(tensor: Tensor) -> float:
+    """The largest magnitude in a tensor; not a number where there is one such value."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return 0.0
+    return float(tensor.abs().amax())
 
 
 def num_bytes(header: tuple[tuple[int, ...], str]) -> int:

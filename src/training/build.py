@@ -79,7 +79,7 @@ def build_model(config: TrainConfig, bf16: bool = False) -> Built:
     _freeze(front_end, config)
     if bf16:
         hold_as_autocast(front_end.audio_encoder)
-    model = AlarmModel(front_end, llm, config.model_max_length)
+    model = AlarmModel(front_end, llm, config.model_max_length or int(tokenizer.model_max_length))
     _report_trained(model, model_config.llm, config.eval_mode)
     if config.compile_layers:
         model.compile_layers()
@@ -137,7 +137,12 @@ def _find_adapters(config: TrainConfig, model_config: ModelConfig) -> dict[str, 
     directory, names = config.pretrained_adapters_dir, config.pretrained_adapters_names
     if isinstance(names, dict):
         return {name: Path(directory) / run for name, run in names.items()}
-    chosen = list(model_config.config.encoders) if names is None else names
+    known = list(model_config.config.encoders)
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        listed = ", ".join(sorted(known))
+        raise ConfigError(f"pretrained_adapters_names: unknown {', '.join(unknown)}; known: {listed}")
+    chosen = known if names is None else names
     return {name: find_adapter(directory, name) for name in chosen}
 
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from src.common.errors import UserError
 from src.common.log import get_logger
+from src.common.paths import use_data_dir
 from src.common.run_record import write_json, write_run_record
 from src.common.seeds import seed_everything
+from src.prompts import choose_prompts
 from src.training.config import TrainConfig, bind_train_config
 
 if TYPE_CHECKING:
@@ -32,13 +34,17 @@ def run_training(config: Mapping[str, Any]) -> Path:
     user can mend.
     """
     bound = bind_train_config(config)
+    config = {**config, "seed": bound.seed}
     started = time.perf_counter()
+    if bound.alternative_data_dir is not None:
+        use_data_dir(bound.alternative_data_dir)
     from src.training.arguments import training_arguments
     from src.training.resume import find_resume
     from src.training.trackers import wandb_run
 
     args = training_arguments(bound)
     resume = find_resume(bound.resume_from_checkpoint, Path(args.output_dir), bound.eval_mode)
+    choose_prompts(bound.prompts, llm=bound.model.get("llm"))  # a wrong file is reported before models are loaded
     if bound.check_config:
         log.info("the configuration is in order")
         return Path(args.output_dir)
@@ -60,6 +66,7 @@ def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: str |
     data = open_data(bound, built.tokenizer, built.config)
     digest = base_digest(built.model.llm)
     cache = _open_cache(bound, built, args.bf16)
+    prompts = choose_prompts(bound.prompts, llm=built.config.llm)
     trainer = AlarmTrainer(
         built.model,
         args,
@@ -69,6 +76,7 @@ def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: str |
         step_plan(bound),
         cache,
         skip_not_finite=bound.not_finite == "skip",
+        prompts=prompts,
     )
     open_tensorboard(trainer, config, None if bound.eval_mode else _path(resume))
     sampler = _add_callbacks(trainer, bound, built.tokenizer)
@@ -84,7 +92,8 @@ def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: str |
         )
     seconds = {"start": round(ready - started, 3), "run": round(time.perf_counter() - ready, 3)}
     if args.should_save:
-        _record(trainer, config, results, resume, llm_digest={"before": digest, "after": after}, seconds=seconds)
+        digests = {"before": digest, "after": after}
+        _record(trainer, config, results, resume, llm_digest=digests, seconds=seconds, prompts=prompts.record())
         draw_curves(Path(args.output_dir))
     trainer.accelerator.wait_for_everyone()
     return Path(args.output_dir)

@@ -24,6 +24,8 @@ from src.model.alarm import AlarmModel
 from src.model.checkpoints import load_state, save_checkpoint
 from src.model.config import ModelConfig
 from src.model.splice import Turn
+from src.prompts.choice import RECORD_KEY, prompt_record
+from src.prompts.texts import Prompts
 from src.training import sharded, zero
 from src.training.encoder_cache import EncoderCache
 from src.training.guard import FiniteGuard
@@ -65,6 +67,7 @@ class AlarmTrainer(Trainer):
         plan: StepPlan,
         cache: EncoderCache | None = None,
         skip_not_finite: bool = False,
+        prompts: Prompts | None = None,
     ) -> None:
         super().__init__(
             model=model,
@@ -84,6 +87,7 @@ class AlarmTrainer(Trainer):
         self.model_config = model_config
         self.plan = plan
         self.cache = cache
+        self.prompts = prompts
         self.guard = FiniteGuard(Path(args.output_dir), self.accelerator, skip_not_finite)
         for examples in (data.train, *data.evaluation.values()):
             if examples is not None:
@@ -121,7 +125,16 @@ class AlarmTrainer(Trainer):
         args = self.args
         seed = args.seed if args.data_seed is None else args.data_seed
         lengths = None if plan.grouping == "none" and not plan.max_positions else examples.lengths()
-        return StepSampler(len(examples), plan, lengths, seed, shuffle, args.process_index, args.world_size)
+        return StepSampler(
+            len(examples),
+            plan,
+            lengths,
+            seed,
+            shuffle,
+            args.process_index,
+            args.world_size,
+            args.dataloader_drop_last,
+        )
 
     def _loader(self, examples: Examples, steps: StepSampler) -> DataLoader:
         workers = self.args.dataloader_num_workers
@@ -275,7 +288,9 @@ class AlarmTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Write adapters, fusion and separators, LoRA, and the configuration that names the frozen parts."""
-        extra = {"step": self.state.global_step, "seed": self.args.seed}
+        extra: dict[str, Any] = {"step": self.state.global_step, "seed": self.args.seed}
+        if self.prompts is not None:
+            extra[RECORD_KEY] = prompt_record(self.prompts)
         model, folder = self._alarm(), output_dir or self.args.output_dir
         save_checkpoint(folder, model.front_end, self.model_config, extra, model.llm, write=self.args.should_save)
 

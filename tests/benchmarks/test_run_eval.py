@@ -41,7 +41,7 @@ def test_options_reach_the_programs_as_published(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     generate, join, first, second, report = log.read_text().replace(f"{REPO_ROOT}/", "").splitlines()
     assert generate == (
-        "generate_vllm_mcqa.py model=default_inference prompts=full dataset.name=mmau dataset.split=test-mini "
+        "generate_vllm_mcqa.py model=default_inference dataset.name=mmau dataset.split=test-mini "
         "checkpoint_name=[a/A,b/B] batch_size=4 seed=3 engine.gpu_memory_utilization=0.6 model.max_tokens=16384 "
         "model.max_thinking_tokens=8192 model.llm=o/llm cuda_devices='1,2'"
     )

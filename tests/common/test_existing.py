@@ -29,8 +29,13 @@ def test_a_saved_set_is_complete_whoever_made_it(tmp_path: Path) -> None:
     assert set_problem(folder, ["prompt"], KEYS) is None
     assert set_problem(folder, ["prompt", "audio"]) == "split train has no column audio"
     assert set_problem(folder, keys={"test": np.arange(1)}) == "no split test"
-    assert set_problem(folder, keys={"train": np.arange(4)}) == "split train has 3 rows, expected 4"
-    assert set_problem(folder, keys={"train": np.array([0, 1, 9])}) == "split train has no row dataset_index 9"
+    assert (
+        set_problem(folder, keys={"train": np.arange(4)}) == "split train lacks 1 of 4 rows, first dataset_index: 3"
+    )
+    assert (
+        set_problem(folder, keys={"train": np.array([0, 1, 9])})
+        == "split train lacks 1 of 3 rows, first dataset_index: 9"
+    )
     Dataset.from_dict({"prompt": ["p"]}).save_to_disk(str(tmp_path / "single"))
     assert set_problem(tmp_path / "single", ["prompt"], {"train": np.arange(1)}) is None
     Dataset.from_dict({"prompt": []}).save_to_disk(str(tmp_path / "none"))
@@ -67,10 +72,8 @@ def test_what_a_stage_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capl
     (folder / "data.arrow").write_bytes(b"theirs")
     assert next_step("raw set x", folder, None) == "skip"
     assert f"raw set x: {folder} exists; skipped (--overwrite replaces it)" in caplog.text
-    expected = (
-        r"not made by this program and is not complete \(no listing\); .*--overwrite .*, or choose another --name"
-    )
-    with pytest.raises(UserError, match=rf"raw set x: .*/set exists, was {expected}"):
+    expected = r"not complete \(no listing\)\. Nothing is changed\. Pass --overwrite .*, or choose another --name"
+    with pytest.raises(UserError, match=rf"raw set x: .*/set exists, .* {expected}"):
         next_step("raw set x", folder, "no listing", other_name="choose another --name")
     assert next_step("raw set x", folder, "no listing", overwrite=True) == "write"
     assert (folder / "data.arrow").read_bytes() == b"theirs"

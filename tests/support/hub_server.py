@@ -94,11 +94,16 @@ def _tree(files: dict[str, Content], below: str, recursive: bool) -> list[dict[s
 
 
 def _oid(path: str, content: Content) -> str:
-    """An id that changes with the content; git's own blob id, which pinned files are checked against, for small ones."""
+    """An id that changes with the content: git's blob id, which pinned files are checked against."""
     if _size(content) < 10**7:
         data = _read(content)
         return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
     return hashlib.sha1(f"{path} {_size(content)}".encode(), usedforsecurity=False).hexdigest()
+
+
+def _commit(revision: str) -> str:
+    """The commit of a revision: itself, where it is one."""
+    return revision if re.fullmatch("[0-9a-f]{40}", revision) else COMMIT
 
 
 def _server_handler(hub: HubServer) -> type[Any]:
@@ -116,6 +121,7 @@ def _server_handler(hub: HubServer) -> type[Any]:
                 self.describe(found, parse_qs(address.query))
             elif (found := _FILE.fullmatch(address.path)) is not None:
                 files = hub.find(found["repo"])
+                self.revision = found["revision"]
                 self.send_content(None if files is None else files.get(found["path"]), found["path"], files is None)
             else:
                 self.send_content(hub.files.get(unquote(self.path)), address.path, False)
@@ -143,7 +149,8 @@ def _server_handler(hub: HubServer) -> type[Any]:
                     self.answer(200, entries)
             else:
                 private = hub.uploads.private.get(found["repo"], False)
-                self.answer(200, {"id": found["repo"], "private": private, "sha": COMMIT, "tags": [], "siblings": [
+                commit = _commit((found["rest"] or "main").split("/")[0])
+                self.answer(200, {"id": found["repo"], "private": private, "sha": commit, "tags": [], "siblings": [
                     {"rfilename": path} for path in files]})  # fmt: skip
 
         def send_content(self, content: Content | None, path: str, no_repo: bool) -> None:
@@ -154,7 +161,7 @@ def _server_handler(hub: HubServer) -> type[Any]:
             start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
             self.send_response(206 if start else 200)
             self.send_header("ETag", f'"{_oid(path, content)}"')
-            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("X-Repo-Commit", _commit(getattr(self, "revision", "main")))
             self.send_header("Content-Type", "application/octet-stream")
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
