@@ -19,6 +19,7 @@ from src.common.paths import REPO_ROOT
 from tests.support.hub_server import HubServer
 
 LLM = "Qwen/Qwen3-4B-Thinking-2507"
+WRITER = "Qwen/Qwen3-30B-A3B-Instruct-2507-FP8"
 SHORT = "Qwen3-4B-Thinking-2507"
 CA, WHISPER = "Blinorot/ALARM-CA", "Blinorot/AL-Whisper-Instruct-R"
 RATES = (8000, 16000, 24000, 44100)
@@ -171,10 +172,11 @@ class World:
     # ------------------------------------------------------------------ the Hub
 
     def make_hub(self) -> None:
-        """The language model, and the speech recognition of the filter."""
+        """The language model, the writer of prompts, and the speech recognition of the filter: all miniatures."""
         from tests.support.tiny_whisper import save_tiny_whisper
 
-        self.hub.serve_folder(LLM, REPO_ROOT / "assets" / "mini" / "llm")
+        for name in (LLM, WRITER):
+            self.hub.serve_folder(name, REPO_ROOT / "assets" / "mini" / "llm")
         ear = self.folder / "hub" / "whisper"
         if not ear.is_dir():
             save_tiny_whisper(ear)
