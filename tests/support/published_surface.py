@@ -339,8 +339,9 @@ def _state(folder: Path) -> dict[str, tuple[int, int]]:
 def _last(text: str) -> str:
     """The line of an error output that says what is wrong."""
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error:") or "Error:" in line or ": error:" in line]
-    return ((errors or lines or ["no message"])[-1])[:300]
+    ours = [line for line in lines if line.startswith("error:") or ": error:" in line]
+    others = [line for line in lines if "Error:" in line and "ChildFailedError" not in line]
+    return ((ours or others or lines or ["no message"])[-1])[:300]
 
 
 def _check(check: Mapping[str, Any], world: Any, said: str) -> Iterator[str]:
