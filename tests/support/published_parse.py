@@ -20,7 +20,7 @@ from typing import Any
 
 from src.common.paths import REPO_ROOT
 
-HYDRA = {"train.py": "train", "generate_vllm.py": "generate_vllm", "generate_vllm_mcqa.py": "generate_vllm_mcqa"}
+HYDRA = {"train.py": "train", "generate_vllm.py": "generate", "generate_vllm_mcqa.py": "generate"}
 """Programs that take ``KEY=VALUE``, and their configurations."""
 
 
