@@ -33,4 +33,4 @@ def main(config: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    hydra_cli("generate_vllm", main)
+    hydra_cli("generate", main)

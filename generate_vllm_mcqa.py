@@ -21,4 +21,4 @@ def main(config: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    hydra_cli("generate_vllm_mcqa", main)
+    hydra_cli("generate", main)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from src.audio.roots import roots_of, stored_cell
 from src.common.errors import UserError
 from src.common.log import get_logger
 from src.common.naming import ResponseName
@@ -92,6 +93,7 @@ class HFDataset:
             [column for column in (self._target, self._context, self._about) if column is not None]
         )
         self._audio = self._audio_column()
+        self._audio_roots = roots_of(self._raw)
 
     def _sound(self, raw_keys: np.ndarray) -> np.ndarray:
         """Keys without those whose response is marked as failed: without indexes nothing else leaves them out."""
@@ -164,11 +166,14 @@ class HFDataset:
                 context = texts[self._context]
         return Row(
             key=f"{self.raw_name}/{int(self.keys[index])}",
-            audio=None if self._audio is None else self._audio[int(self._raw_rows[index])]["audio"],
+            audio=None if self._audio is None else self._cell(int(self._raw_rows[index])),
             context=context or "",
             audio_description=(texts[self._about] if self._about else "") or "",
             target=texts[self._target] or "",
         )
+
+    def _cell(self, row: int) -> Any:
+        return stored_cell(self._audio[row]["audio"], self._audio_roots)
 
     def lengths(self) -> np.ndarray:
         """Estimated tokens of every example, float32 ``(rows,)``, from durations and text sizes."""

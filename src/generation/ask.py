@@ -17,8 +17,9 @@ from src.common.config import bind_dataclass
 from src.common.errors import UserError
 from src.common.seeds import seed_everything
 from src.generation.config import ModelSettings
+from src.generation.ears import Ears, front_end_dtypes
 from src.generation.requests import Segment
-from src.generation.respond import Ears, Turns
+from src.generation.respond import Turns
 from src.model.checkpoints import open_checkpoint, shared_lora
 from src.model.llm import load_llm
 from src.model.lora_files import attach_lora, read_lora
@@ -59,7 +60,7 @@ def ask(file: str, question: str, raw: Mapping[str, Any]) -> Iterator[tuple[Part
     prompts = choose_prompts(config.prompts, [(each.name, each.extra) for each in checkpoints], llm_name)
     on_gpu = torch.cuda.is_available()
     device, dtype = ("cuda:0", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
-    ears = Ears.load(names, device, dtype)
+    ears = Ears.load(names, device, *front_end_dtypes(config.model))
     trained_with = ears.loaded[0].config
     revision = config.model.llm_revision or (trained_with.llm_revision if llm_name == trained_with.llm else None)
     lora = shared_lora(checkpoints)

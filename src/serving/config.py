@@ -22,15 +22,16 @@ class Limits:
     """What one request, and all together, may ask for.
 
     ``clip_seconds`` and ``clips`` bound the audio of a request, ``samples`` what one file may decode to over all its
-    channels (a few bytes of FLAC can hold hours of silence), ``body_mib`` and ``body_seconds`` what is read and for
-    how long, ``pending_mib`` all bodies that are read or decoded at a time. ``concurrent`` requests are worked on,
-    more are told to come back; ``decoders`` files are decoded at a time. ``remote_hosts`` may be read from by
-    ``audio_url``: none is.
+    channels (a few bytes of FLAC can hold hours of silence), ``request_samples`` what all clips of a request may
+    decode to, ``body_mib`` and ``body_seconds`` what is read and for how long, ``pending_mib`` all bodies that are
+    read or decoded at a time. ``concurrent`` requests are worked on, more are told to come back; ``decoders`` files
+    are decoded at a time. ``remote_hosts`` may be read from by ``audio_url``: none is.
     """
 
     clip_seconds: float = 300.0
     clips: int = 16
     samples: int = 64_000_000
+    request_samples: int = 160_000_000
     body_mib: float = 48.0
     body_seconds: float = 30.0
     pending_mib: float = 1024.0
@@ -40,7 +41,16 @@ class Limits:
     remote_seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("clip_seconds", "clips", "samples", "body_mib", "body_seconds", "concurrent", "decoders"):
+        for name in (
+            "clip_seconds",
+            "clips",
+            "samples",
+            "request_samples",
+            "body_mib",
+            "body_seconds",
+            "concurrent",
+            "decoders",
+        ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
         if self.pending_mib < self.body_mib:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from src.audio.budget import Allowance
 from src.audio.waveform import Waveform
 from src.generation.engine import Engine
 from src.generation.flight import hidden_tokens
@@ -200,7 +201,8 @@ class Service:
     async def _decode(self, chat: ChatRequest) -> list[Waveform]:
         placed = clip_parts(chat)
         parts = [(where, await fetched(part, self.limits, where)) for where, part in placed]
-        tasks = [self._run(self._decoders, read_clip, part, self.limits, where) for where, part in parts]
+        together = Allowance(self.limits.request_samples)
+        tasks = [self._run(self._decoders, read_clip, part, self.limits, where, together) for where, part in parts]
         return list(await asyncio.gather(*tasks))
 
     def _write(self, chat: ChatRequest, heard: list[Any]) -> tuple[Segment, ...]:

@@ -97,7 +97,7 @@ def load(config: ServeConfig) -> Loaded:
         choose_prompts(config.prompts)  # mistakes are reported before anything heavy is loaded
     import torch
 
-    from src.generation.ears import Ears
+    from src.generation.ears import Ears, front_end_dtypes
     from src.generation.vllm_core import prepare_environment
     from src.model.checkpoints import open_checkpoint, shared_lora
 
@@ -111,9 +111,8 @@ def load(config: ServeConfig) -> Loaded:
         for name, members in served.items()
     }
     lora = shared_lora(checkpoints)
-    on_gpu = torch.cuda.is_available()
-    device, dtype = ("cuda:0", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
-    together = Ears.load(names, device, dtype)
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    together = Ears.load(names, device, *front_end_dtypes(config.model))
     by_name = dict(zip(names, together.loaded, strict=True))
     ears = {name: Ears([by_name[member] for member in members]) for name, members in served.items()}
     trained_with = checkpoints[0].config

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.common.errors import UserError
 from src.common.log import get_logger
+from src.common.paths import use_data_dir
 from src.common.run_record import write_json, write_run_record
 from src.common.seeds import seed_everything
 from src.prompts import choose_prompts
@@ -33,22 +34,25 @@ def run_training(config: Mapping[str, Any]) -> Path:
     user can mend.
     """
     bound = bind_train_config(config)
+    config = {**config, "seed": bound.seed}
     started = time.perf_counter()
+    if bound.alternative_data_dir is not None:
+        use_data_dir(bound.alternative_data_dir)
     from src.training.arguments import training_arguments
     from src.training.resume import find_resume
     from src.training.trackers import wandb_run
 
     args = training_arguments(bound)
-    resume = find_resume(bound.resume_from_checkpoint, Path(args.output_dir))
+    resume = find_resume(bound.resume_from_checkpoint, Path(args.output_dir), bound.eval_mode)
     choose_prompts(bound.prompts, llm=bound.model.get("llm"))  # a wrong file is reported before models are loaded
     if bound.check_config:
         log.info("the configuration is in order")
         return Path(args.output_dir)
-    with wandb_run(args, config, None if bound.eval_mode else resume):
+    with wandb_run(args, config, None if bound.eval_mode else _path(resume)):
         return _run(bound, config, args, resume, started)
 
 
-def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: Path | None, started: float) -> Path:
+def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: str | Path | None, started: float) -> Path:
     from src.model.lora import base_digest
     from src.training.arguments import step_plan
     from src.training.build import build_model
@@ -74,10 +78,10 @@ def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: Path 
         skip_not_finite=bound.not_finite == "skip",
         prompts=prompts,
     )
-    open_tensorboard(trainer, config, None if bound.eval_mode else resume)
+    open_tensorboard(trainer, config, None if bound.eval_mode else _path(resume))
     sampler = _add_callbacks(trainer, bound, built.tokenizer)
     ready = time.perf_counter()
-    results = _evaluate(trainer, resume, sampler) if bound.eval_mode else _train(trainer, resume)
+    results = _evaluate(trainer, resume, sampler) if bound.eval_mode else _train(trainer, _path(resume))
     if cache is not None:
         cache.write()
     after = base_digest(built.model.llm)
@@ -121,7 +125,7 @@ def _open_cache(config: TrainConfig, built: Built, bf16: bool) -> EncoderCache |
 
 
 def _record(
-    trainer: AlarmTrainer, config: Mapping[str, Any], results: dict[str, Any], resume: Path | None, **extra: Any
+    trainer: AlarmTrainer, config: Mapping[str, Any], results: dict[str, Any], resume: str | Path | None, **extra: Any
 ) -> None:
     directory = Path(trainer.args.output_dir)
     if config.get("eval_mode"):
@@ -142,6 +146,10 @@ def _record(
         response_sets_skipped=list(trainer.data.skipped),
         **extra,
     )
+
+
+def _path(resume: str | Path | None) -> Path | None:
+    return None if resume is None else Path(resume)
 
 
 def _train(trainer: AlarmTrainer, resume: Path | None) -> dict[str, Any]:
@@ -172,7 +180,7 @@ def _is_finished(trainer: AlarmTrainer, resume: Path) -> bool:
     return trainer.state.global_step >= steps
 
 
-def _evaluate(trainer: AlarmTrainer, resume: Path | None, sampler: SampleCallback | None) -> dict[str, Any]:
+def _evaluate(trainer: AlarmTrainer, resume: str | Path | None, sampler: SampleCallback | None) -> dict[str, Any]:
     if resume is not None:
         trainer._load_from_checkpoint(str(resume))
     results = trainer.evaluate()

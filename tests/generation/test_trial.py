@@ -30,7 +30,7 @@ def world(loaded: LoadedFrontEnd, llm: Path, data_root: Path) -> World:
 
 def config(world: World, *overrides: str) -> dict:
     given = ["dataset.name=sounds", "prompts=mini", f"checkpoint_name={world.loaded.name}", *overrides]
-    return compose("generate_vllm", given)
+    return compose("generate", given)
 
 
 def logged(world: World, caplog: pytest.LogCaptureFixture, *overrides: str) -> str:

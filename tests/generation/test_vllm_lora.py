@@ -128,7 +128,7 @@ def test_lora_decides_results_and_an_ensemble_has_one(checkpoint: Path, tmp_path
     def job(*names: Path, mode: str = "auto") -> Job:
         listed = ",".join(map(str, names))
         given = ["dataset.name=set", "prompts=mini", f"checkpoint_name=[{listed}]", f"engine.lora={mode}"]
-        return prepare(bind_dataclass(RunConfig, compose("generate_vllm", given), "config"), FREE)
+        return prepare(bind_dataclass(RunConfig, compose("generate", given), "config"), FREE)
 
     assert job(checkpoint).lora == checkpoint / "lora" and job(checkpoint, checkpoint).lora == checkpoint / "lora"
     settings = [job(checkpoint).settings(), job(checkpoint, mode="merge").settings(), job(other).settings()]

@@ -121,10 +121,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_the_command_line_takes_names_files_and_single_texts(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     need = ["dataset.name=x", "checkpoint_name=y"]
-    assert compose("generate_vllm", need).get("prompts") is None
-    assert compose("generate_vllm", [*need, "prompts=mini"])["prompts"] == {"name": "mini"}
+    assert compose("generate", need).get("prompts") is None
+    assert compose("generate", [*need, "prompts=mini"])["prompts"] == {"name": "mini"}
     monkeypatch.chdir(own.parent)
-    named = compose("generate_vllm", [*need, "prompts=own.yaml"])["prompts"]
+    named = compose("generate", [*need, "prompts=own.yaml"])["prompts"]
     assert named == {"name": str(own)}  # the same file for workers elsewhere
     later = compose("serve", ["prompts=full", "prompts=./own.yaml", '+prompts.mcqa_system="choose."'])["prompts"]
     assert later == {"name": str(own), "mcqa_system": "choose."}

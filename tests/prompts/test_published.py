@@ -96,11 +96,11 @@ def test_questions_by_one_checkpoint_and_ensembles(
 
     if task == "free":
         kind, row = FREE, {"prompt": "Which {option_ID} barks?"}
-        prompts, system, content = prompts_of_run("generate_vllm", imported), clone.FREE_SYSTEM, row["prompt"]
+        prompts, system, content = prompts_of_run("generate", imported), clone.FREE_SYSTEM, row["prompt"]
         made = kind.content(row, "prompt", prompts)
     else:
         kind, choices = MULTIPLE_CHOICE, ["a {options} dog", "2", "a cat\nand a bird"]
-        prompts, system = prompts_of_run("generate_vllm_mcqa", imported), clone.CHOICE_SYSTEM
+        prompts, system = prompts_of_run("generate", imported), clone.CHOICE_SYSTEM
         content = clone.choice_user("Which {options} barks?", choices)
         made = kind.content({"question": "Which {options} barks?", "choices": choices}, "question", prompts)
     start, end = ("<start_audio>", "<end_audio>") if explicit else ("", "")
@@ -130,7 +130,7 @@ def test_a_spent_budget_is_closed_by_the_published_sentence(imported: Path, toke
     from src.generation.engine import Engine
     from src.generation.requests import Request, Sampling
 
-    prompts, core = prompts_of_run("generate_vllm", imported), _Core(tokenizer)
+    prompts, core = prompts_of_run("generate", imported), _Core(tokenizer)
     sampling = Sampling(max_tokens=50, max_thinking_tokens=4, budget_closing=prompts.budget_closing)
     prompt = ids(tokenizer, "what is it?")
     (result,) = Engine(core, tokenizer).run(iter([Request("r", (prompt,))]), sampling)

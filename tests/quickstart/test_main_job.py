@@ -52,7 +52,7 @@ def test_answers_are_expected_where_the_programs_put_them(size: str, full: bool)
     for stage in distinct_stages(size, full):
         program = next(word for word in stage.command if word.endswith(".py"))
         if program.startswith("generate_vllm"):
-            config = compose(program.removesuffix(".py"), list(stage.command[2:]))
+            config = compose("generate", list(stage.command[2:]))
             bound = bind_dataclass(RunConfig, config, "config")
             assert stage.outputs[0].name == bound.output_name()
             assert bound.greedy

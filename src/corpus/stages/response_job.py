@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 StageName = Literal["generate", "rephrase", "check"]
 BETRAYS = "betrays"
+JOURNAL = "journal"
+"""Folder in a response folder with the results of all stages, row by row."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class JobSpec:
     the language model is asked; ``mend`` says how to come by a table with these columns. ``folders`` gives the
     response folder of every stage's journal in use and ``marks`` the settings that its results depend on; a stage
     that is absent from ``folders`` is off. ``prompts`` are those of rewriter and checker, ``first_name`` is the name
-    of the first stage's journals and seeds.
+    of the first stage's journals and seeds. ``limit`` takes the first rows, ``only`` the row at one position.
     """
 
     dataset: str
@@ -53,6 +55,7 @@ class JobSpec:
     checker_system: str = ""
     limit: int | None = None
     first_name: str = "generate"
+    only: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class ResponseJob:
         if key not in self._journals:
             plain = stage == "generate" and attempt == 0
             folder = self.spec.first_folder if plain else self.spec.folders[stage]
-            path = folder / "journal" / self.spec.split / f"{self.name_of(stage)}-{attempt}"
+            path = folder / JOURNAL / self.spec.split / f"{self.name_of(stage)}-{attempt}"
             self._journals[key] = Journal(path, self.keys, self.spec.marks[stage])
         return self._journals[key]
 
@@ -280,4 +283,11 @@ def open_table(spec: JobSpec) -> Any:
             f"{spec.table_folder}, split {spec.split!r}: no column {' and '.join(lacking)}; it has "
             f"{', '.join(table.column_names)}; {spec.mend}"
         )
-    return table
+    return table if spec.only is None else select_row(table, spec.only, str(spec.table_folder))
+
+
+def select_row(table: Any, position: int, name: str) -> Any:
+    """The table with the row at ``position`` only. Raises :class:`UserError` if it has no such row."""
+    if not 0 <= position < len(table):
+        raise UserError(f"{name} has no row {position}; it has {len(table)} rows")
+    return table.select([position])

@@ -12,6 +12,7 @@ from src.audio.waveform import load_waveform
 from src.common.errors import UserError
 from src.model.checkpoints import Checkpoint, LoadedFrontEnd, load_front_end, open_checkpoint
 from src.model.llm import llm_width
+from src.model.precision import torch_dtype
 
 
 class Qwen3AudioWrappedFeatureExtractor(nn.Module):
@@ -22,7 +23,7 @@ class Qwen3AudioWrappedFeatureExtractor(nn.Module):
 
     Args:
         model_config: ``src/configs/model/default_inference.yaml`` as a mapping; its ``llm`` is checked against the
-            checkpoint.
+            checkpoint. ``front_end_dtype`` (float32) and ``encoder_dtype`` choose the precision.
         checkpoint_name: folder or Hub id.
         tokenizer: of the language model.
 
@@ -35,7 +36,9 @@ class Qwen3AudioWrappedFeatureExtractor(nn.Module):
         self.model_config = model_config
         self.tokenizer = tokenizer
         self.checkpoint: Checkpoint = open_checkpoint(checkpoint_name)
-        loaded = load_front_end(checkpoint_name)
+        precision = model_config.get("front_end_dtype") or "float32"
+        encoders = model_config.get("encoder_dtype") or precision
+        loaded = load_front_end(checkpoint_name, dtype=torch_dtype(precision), encoder_dtype=torch_dtype(encoders))
         llm = model_config.get("llm") or loaded.config.llm
         width = llm_width(llm, model_config.get("llm_revision"))
         if width != loaded.front_end.llm_dim:
@@ -52,11 +55,9 @@ class Qwen3AudioWrappedFeatureExtractor(nn.Module):
         return LoadedFrontEnd(self.front_end, self._extractor, self._config, self._name)
 
     def to(self, *args: Any, **kwargs: Any) -> Qwen3AudioWrappedFeatureExtractor:
-        """As of any module; features are computed there too. On a GPU the trained part becomes bfloat16."""
+        """As of any module; features are computed there too."""
         super().to(*args, **kwargs)
         self._extractor.to(self.front_end.device)
-        if self.front_end.device.type == "cuda":
-            self.front_end.cast_trained(torch.bfloat16)
         return self
 
     @torch.inference_mode()

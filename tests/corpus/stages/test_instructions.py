@@ -101,7 +101,7 @@ def test_a_killed_run_goes_on(die_after: int) -> None:
     run(["heysquad_human"], engine)
     assert len(engine.seen) == 22 - die_after
     interrupted = rows_of(HEY), rows_of(HEY, "validation")
-    run(["heysquad_human"], FakeEngine(echo), fresh=True)
+    run(["heysquad_human"], FakeEngine(echo), overwrite=True)
     assert (rows_of(HEY), rows_of(HEY, "validation")) == interrupted
     run(["heysquad_human"], FakeEngine(echo, die_after=0))  # nothing is left to do
 
@@ -169,10 +169,43 @@ def test_mistakes(data_root: Path) -> None:
     with pytest.raises(UserError, match="no folder .*nope"):
         run(["nope"], FakeEngine(echo))
     run(["instructs2s"], FakeEngine(echo))
-    with pytest.raises(UserError, match=r"seed: was 0, is 1.*--fresh"):
+    with pytest.raises(UserError, match=r"seed: was 0, is 1.*--overwrite"):
         run(["instructs2s"], FakeEngine(echo), settings=dataclasses.replace(SETTINGS, seed=1))
     shutil.rmtree(raw_dir("instructs2s"))
     assert choose_sets([]) == ["heysquad_human"]
     shutil.rmtree(raw_dir("heysquad_human"))
     with pytest.raises(UserError, match="no instruction set is collected"):
         choose_sets([])
+
+
+def test_answers_of_another_program_are_skipped_or_left_to_the_user() -> None:
+    run(["heysquad_human"], FakeEngine(echo))
+    folder = responses_dir("tiny", HEY)
+    shutil.rmtree(folder / "journal")
+    (folder / "run.json").unlink()
+
+    def no_engine(llm: str) -> FakeEngine:
+        raise AssertionError("an engine was started")
+
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert generate_instruction_responses(["heysquad_human"], SETTINGS, start_engine=no_engine) == {}
+    table = load_from_disk(str(folder))
+    table.map(lambda row: {"llm_answer_no_context": ""}).save_to_disk(str(folder.with_name("new")))
+    shutil.rmtree(folder)
+    folder.with_name("new").rename(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"split train has no answers NoContext.*--overwrite"):
+        generate_instruction_responses(["heysquad_human"], SETTINGS, start_engine=no_engine)
+    only = ["WithContext"]
+    assert generate_instruction_responses(["heysquad_human"], SETTINGS, only, start_engine=no_engine) == {}
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_filtered_answers_of_another_program_stay(tmp_path: Path) -> None:
+    save_questions("heysquad_human_filtered", {"train": make_questions(7)[1:6], "validation": make_questions(4, 100)})
+    run(["heysquad_human"], FakeEngine(echo))
+    target = responses_dir("tiny", HEY_FILTERED)
+    (target / "run.json").unlink()
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    assert list(run(["heysquad_human"], FakeEngine(echo))) == [HEY]
+    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
