@@ -100,6 +100,8 @@ def test_free_run_saves_published_and_further_columns(world: World) -> None:
     assert (first["answer_text"], first["thoughts"], first["parse_status"]) == ("a kick.", "i hear it.", "answered")
     assert first["llm_answer"] == first["response"] == "i hear it.\n</think>\n\na kick."
     run = json.loads((folder / "run.json").read_text())
+    assert run["prompts"] == {"name": "mini", "digest": "b432dea62d4402f3", "source": "shipped"}
+    assert run["settings"]["prompts"] == run["prompts"]["digest"]
     assert run["splits"]["known"] == {"rows": 5, "outcomes": {"ok": 5}, "statuses": {"answered": 5}}
     assert all(re.search(r"user\n\{\d+\}", prompt) for prompt in world.prompts)
 
