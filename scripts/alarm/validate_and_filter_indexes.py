@@ -7,6 +7,7 @@ Out: data/datasets/indexes_filtered/NAME/{train,validation}_indexes.npy, dropped
     python scripts/alarm/validate_and_filter_indexes.py --jobs 8
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -22,7 +23,12 @@ def main() -> int:
         "--max-duration", type=float, default=60.0, metavar="S", help="seconds too many (default: 60)"
     )
     parser.add_argument(
-        "--jobs", "--n-jobs", type=int, default=1, metavar="N", help="worker processes (default: 1; 0: none)"
+        "--jobs",
+        "--n-jobs",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="worker processes (default: all processors; 0: none)",
     )
     add_overwrite(parser, "filter again where indexes exist")
     args = parser.parse_args()

@@ -65,10 +65,16 @@ def corpora(names: Sequence[str], instruction: bool = False) -> list[str]:
     known = all_corpora() if instruction else audio_corpora()
     if names:
         return choose(list(names), known)
-    found = [name for name in known if (raw_dir(name) / "dataset_dict.json").is_file()]
+    found = collected(instruction)
     if not found:
         raise UserError(f"no corpus is collected in {raw_dir('NAME').parent}; see scripts/alarm/collect.py --list")
     return found
+
+
+def collected(instruction: bool = False) -> list[str]:
+    """All corpora that have a raw set here, whoever made it."""
+    known = all_corpora() if instruction else audio_corpora()
+    return [name for name in known if (raw_dir(name) / "dataset_dict.json").is_file()]
 
 
 def corpora_with_sets(names: Sequence[str], instruction: bool = False) -> list[str]:

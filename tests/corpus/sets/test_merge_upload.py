@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,12 @@ from datasets import Audio, load_from_disk
 
 from src.common.config import compose
 from src.common.errors import UserError
-from src.common.paths import indexes_filtered_dir, prompts_dir, raw_dir, responses_dir
+from src.common.paths import REPO_ROOT, indexes_filtered_dir, prompts_dir, raw_dir, responses_dir
 from src.corpus.sets.combined import combine, examples
 from src.corpus.sets.merge import ANSWERS, HUB_ID, MergeSettings, Published, merge_corpus, open_published
 from src.corpus.sets.merged_set import merge_to_one_set
 from src.corpus.sets.order import check_order, existing
-from src.corpus.sets.statistics import statistics, statistics_table
+from src.corpus.sets.statistics import mixture_statistics, statistics, statistics_table
 from src.corpus.sets.upload import Release, lay_out
 from src.corpus.stages.prompt_settings import PromptSettings, dropped_keys
 from src.corpus.stages.prompts import create_prompts
@@ -106,7 +108,12 @@ def test_rows_are_joined_by_ids_and_train(corpus: Published) -> None:
     row = train[3]
     assert row.key == "esc50/5" and row.target == "answer of 00005" and row.context == "prompt of 00005"
     assert row.audio is not None and row.audio["path"] == "5.wav"
-    assert check_order("esc50", [FOLDER]) == [f"responses {FOLDER}, train: lacks 4 rows of the raw set: 0, 9, 10, 11"]
+    assert check_order("esc50", [FOLDER]) == [], "rows without a released prompt are known"
+    (prompts_dir("esc50") / "dropped.jsonl").unlink()
+    assert (
+        check_order("esc50", [FOLDER])[1] == f"responses {FOLDER}, train: lacks 4 rows of the raw set: 0, 9, 10, 11"
+    )
+    (prompts_dir("esc50") / "dropped.jsonl").touch()
     before = files_of(responses_dir(LLM, FOLDER), prompts_dir("esc50"), indexes_filtered_dir("esc50"))
     assert merge_corpus("esc50", corpus, SETTINGS) == counts
     assert files_of(responses_dir(LLM, FOLDER), prompts_dir("esc50"), indexes_filtered_dir("esc50")) == before
@@ -245,7 +252,7 @@ def test_what_cannot_be_joined_is_told(data_root: Path) -> None:
     with pytest.raises(UserError, match="no column dataset_name"):
         Published(released(train=[{"x": 1}]))
     with pytest.raises(UserError, match="has no split train or validation but raw_train, which --save-name"):
-        Published(released(raw_train=twice))
+        merge_corpus("esc50", Published(released(raw_train=twice)), SETTINGS)
     assert not responses_dir(LLM, FOLDER).exists() and HUB_ID == "Blinorot/ALARM-Corpora"
 
 
@@ -275,6 +282,54 @@ def test_laid_out_and_merged_again(with_audio: bool, corpus: Published, tmp_path
     assert merge_corpus("esc50", again, settings)["joined"] == 8
     assert merge_corpus("heysquad_human", again, settings)["joined"] == 4
     assert ResponseRows(FOLDER, split="train")[3].target == "answer of 00005"
+
+
+def test_the_published_upload_has_four_splits_and_audio(corpus: Published, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    for name in ("esc50", "heysquad_human"):
+        merge_corpus(name, corpus, SETTINGS)
+    script = [
+        sys.executable,
+        str(REPO_ROOT / "scripts/alarm/upload_dataset.py"),
+        "--username",
+        "me",
+        "--repo-name",
+        "x",
+    ]
+    options = [
+        "--model-name",
+        f"Qwen/{LLM}",
+        "--max-tokens",
+        "512",
+        "--max-thinking-tokens",
+        "1536",
+        "--no-use-checker",
+    ]
+    sent_nowhere = ["--lay-out-only", "--folder", str(tmp_path / "release")]
+    done = subprocess.run([*script, *options, *sent_nowhere], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    saved = load_dataset(str(tmp_path / "release"))
+    assert {split: len(rows) for split, rows in saved.items()} == {
+        "raw_train": 8 + 3, "raw_validation": 1, "train": 7 + 3, "validation": 1 + 1,
+    }  # fmt: skip
+    assert "audio" in saved["train"].column_names
+    assert set(saved["train"]["dataset_name"][:]) == {"esc50", "heysquad_human_filtered"}
+    done = subprocess.run([*script, "esc50/x", "esc50"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "both name the data set" in done.stderr
+
+
+def test_statistics_of_the_published_mixtures(corpus: Published) -> None:
+    for name in ("esc50", "heysquad_human"):
+        merge_corpus(name, corpus, SETTINGS)
+    audio = mixture_statistics("audio_4b")
+    seconds = [row["duration"] for row in make_rows(12)]
+    assert audio["elements"] == 7 and audio["hours"] == round(sum(seconds[2:9]) / 3600, 3)
+    assert f"clotho_rephrased_1536_{LLM}_512" in audio["missing"] and len(audio["missing"]) == 4
+    content = mixture_statistics("content_4b")
+    assert content["elements"] == 2 * 3, "with and without context"
+    spoken_seconds = [row["duration"] for row in make_rows(4)]
+    assert content["hours"] == pytest.approx(2 * (sum(spoken_seconds) - spoken_seconds[2]) / 3600, abs=1e-3)
 
 
 def test_order_problems_are_named(data_root: Path) -> None:
