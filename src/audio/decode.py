@@ -63,7 +63,8 @@ def decode(source: Path | bytes, name: str = "", limits: DecodeLimits = DEFAULT,
             for block in stream:
                 if mono and block.shape[0] > 1:
                     levels.add(block)
-                    block = block.mean(axis=0, keepdims=True)
+                    with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+                        block = block.mean(axis=0, keepdims=True)
                 buffer.append(block)
             samples = buffer.finish(limits.hold_memory)
             undo.pop_all()

@@ -43,6 +43,8 @@ CLIENT_FORMATS = ("wav", "flac", "mp3", "ogg")
 CLIENT_CODECS = ("pcm_", "adpcm_", "mp3", "flac", "vorbis", "libvorbis", "opus", "libopus")
 LOSS = 0.01
 """Share of a file that may be missing or undecodable."""
+SEAM = 2
+"""Packets that may be undecodable in any file: those at its ends, and where two files were joined."""
 _WRITTEN = {
     "u8": (np.uint8, 2.0**-7), "s16": (np.int16, 2.0**-15), "s32": (np.int32, 2.0**-31), "s64": (np.int64, 2.0**-63),
     "flt": (np.float32, 1.0), "dbl": (np.float64, 1.0),
@@ -107,7 +109,7 @@ class AudioStream:
         self._until = time.monotonic() + limits.work_seconds
         self._file, self.size = _open_file(source, self.name)
         self.decoded = 0
-        self._lost = 0.0
+        self._lost, self._lost_packets = 0.0, 0
         self._failure = ""
         try:
             if self.size > limits.file_bytes:
@@ -222,6 +224,7 @@ class AudioStream:
             made = converter.resample(frame)
         except (av.FFmpegError, ValueError) as error:
             self._lost += 0 if frame is None else frame.samples * self.rate / frame.sample_rate
+            self._lost_packets += 1
             self._failure = self._failure or _said(error)
             return
         yield from (self._counted(_as_floats(each)) for each in made if each.samples)
@@ -254,6 +257,7 @@ class AudioStream:
                     return
                 except (av.FFmpegError, ValueError) as error:
                     self._lost += self._duration(packet)
+                    self._lost_packets += 1
                     self._failure = self._failure or _said(error)
                 if time.monotonic() > self._until:
                     raise AudioError(f"{self.name}: not decoded within {self._limits.work_seconds:g} s", "too_long")
@@ -280,7 +284,7 @@ class AudioStream:
                     f"{self.name}: cannot be read as audio (no audio in it); check that the file is whole"
                 )
             raise NoSamples(f"{self.name}: holds no audio samples (0 s); replace it or leave it out")
-        if self._lost:
+        if self._lost_packets > SEAM:
             share = self._lost / (self._lost + self.decoded)
             self._refuse_loss(share, f"{100 * share:.0f} % of it cannot be decoded ({self._failure})")
         if self.trusted and self.stated is not None:
@@ -312,11 +316,11 @@ def _as_floats(frame: Any) -> Samples:
         found = np.frombuffer(frame.planes[0], kind, count * channels).reshape(count, channels).T
     if kind is np.float32:
         return found  # type: ignore[return-value]
+    if kind is np.int16:
+        return np.multiply(found, np.float32(scale), dtype=np.float32)
+    if kind is np.uint8:
+        return (found.astype(np.float32) - np.float32(128)) * np.float32(scale)
     with np.errstate(over="ignore", invalid="ignore"):
-        if kind is np.uint8:
-            return (found.astype(np.float32) - np.float32(128)) * np.float32(scale)
-        if kind is np.int16:
-            return np.multiply(found, np.float32(scale), dtype=np.float32)
         return found.astype(np.float32) * np.float32(scale)
 
 
