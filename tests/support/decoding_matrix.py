@@ -139,6 +139,8 @@ def _plans() -> Iterator[Plan]:
         for ending, args in (("wav", ()), ("flac", ()), ("mp3", ()), ("ogg", ("-c:a", "libvorbis")), ("opus", ()),
                              ("aac", ()), ("m4a", ()), ("aiff", ()), ("webm", ()), ("wma", ()),
                              ("ts", ())):  # fmt: skip
+            if ending == "webm" and name in ("one", "two"):
+                continue  # shorter than the codec's delay: FFmpeg 5 and 8 agree on neither length
             small = (
                 name in ("one", "40ms")
                 and ending in ("wav", "flac", "mp3", "ogg")
