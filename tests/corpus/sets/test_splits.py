@@ -92,15 +92,15 @@ def test_a_stopped_filter_goes_on(data_root: Path, monkeypatch: pytest.MonkeyPat
     create_split("esc50", SplitSettings())
     monkeypatch.setattr(audio_filter, "BLOCK", 4)
     looked: list[str] = []
-    real = audio_filter.can_be_heard
+    real = audio_filter.seconds_of
 
-    def hear(data: bytes, name: str) -> None:
+    def hear(data: bytes, name: str) -> float:
         looked.append(name)
         if len(looked) == 9:
             raise KeyboardInterrupt
-        real(data, name)
+        return real(data, name)
 
-    monkeypatch.setattr(audio_filter, "can_be_heard", hear)
+    monkeypatch.setattr(audio_filter, "seconds_of", hear)
     with pytest.raises(KeyboardInterrupt):
         filter_by_audio("esc50", jobs=0)
     assert not read_indexes(indexes_filtered_dir("esc50"))
