@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from src.audio.waveform import Waveform
 from src.common.errors import UserError
+from src.common.paths import REPO_ROOT
 from src.model.adapter_files import load_adapters, read_adapter, write_adapter
 from src.model.build import build_feature_extractor, build_front_end
 from src.model.checkpoints import CONFIG_FILE, load_front_end, open_checkpoint, save_checkpoint
 from src.model.export import export_published, import_published
 from src.model.front_end import AudioFrontEnd
+from src.model.published import build_on_meta
 from src.model.tensor_files import INDEX_FILE, WEIGHTS_FILE
 from tests.support.published_checkpoint import RECORDED, WIDTH, by_hand, save_published
-from tests.support.tiny_models import mini_front_end, model_config
+from tests.support.tiny_models import FULL_MODELS, mini_front_end, model_config
 
 
 @pytest.fixture(scope="module")
@@ -301,3 +303,12 @@ def test_a_pth_file_that_is_no_state_dict_of_the_adapter(tmp_path: Path) -> None
     one_line(lambda: read_adapter(tmp_path / "none.pth", "muq"), "no such file")
     one_line(lambda: load_adapters(front_end, tmp_path, ["whisper"]), "no whisper.pth and no folder whisper")
     one_line(lambda: load_adapters(front_end, tmp_path / "no", ["whisper"]), "no folder")
+
+
+@pytest.mark.parametrize("name", FULL_MODELS)
+def test_trained_parameters_are_in_the_published_order(name: str) -> None:
+    """The recorded list is in the order of the published model, which is that of its optimizer's state."""
+    recorded = json.loads((REPO_ROOT / "tests" / "reference" / f"state_dict_{name}.json").read_text())["entries"]
+    front_end = build_on_meta(model_config(name), name)
+    own = [f"model.{key}" for key, _ in front_end.named_parameters() if not key.startswith("audio_encoder.")]
+    assert [key for key in recorded if key in set(own)] == own and own
