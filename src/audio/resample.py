@@ -1,9 +1,12 @@
-"""Sinc resampling of a batch of clips of different lengths, with cached kernels."""
+"""Sinc resampling of a batch of clips of different lengths: bounded in time and memory for every pair of rates."""
 
 from __future__ import annotations
 
-import functools
 import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torchaudio
@@ -11,13 +14,14 @@ from torch import Tensor
 
 from src.audio.blocks import by_clip
 
+T = TypeVar("T")
 FILTER_WIDTH = 6
 ROLLOFF = 0.99
-MAX_KERNEL_ROWS = 2000
-"""Reduced target rates above this would need a kernel of hundreds of megabytes; they are gathered instead."""
-GATHER_BLOCK = 1 << 16
+MOST_DENSE = 1 << 22
+"""Weights of torchaudio's kernel, mostly zeros, up to which it is made; beyond, only those that are not zero are."""
 GROUP = 16
 """Output phases computed by one matrix product; each needs a few taps of the whole kernel's hundreds."""
+CACHE_BYTES = 64 << 20
 
 
 def resample(samples: Tensor, lengths: Tensor, rate: int, target_rate: int) -> tuple[Tensor, Tensor]:
@@ -31,25 +35,71 @@ def resample(samples: Tensor, lengths: Tensor, rate: int, target_rate: int) -> t
     gcd = math.gcd(rate, target_rate)
     old, new = rate // gcd, target_rate // gcd
     new_lengths = -(-lengths * new // old)
-    if GROUP <= new <= MAX_KERNEL_ROWS:
-        resampled = by_clip(lambda clips: _banded_resample(clips, old, new), samples)
-    elif new < GROUP:
+    if new < GROUP:
         resampled = _resampler(old, new, samples.device)(samples)
     else:
-        resampled = _gather_resample(samples, old, new)
+        resampled = by_clip(lambda clips: _banded_resample(clips, old, new), samples)
     positions = torch.arange(resampled.shape[-1], device=samples.device)
     return resampled.masked_fill_(positions >= new_lengths[:, None], 0.0), new_lengths
 
 
-@functools.lru_cache(maxsize=64)
+def _half_width(old: int, new: int) -> int:
+    return math.ceil(FILTER_WIDTH * old / (min(old, new) * ROLLOFF))
+
+
+def _is_dense(old: int, new: int) -> bool:
+    return new * (old + 2 * _half_width(old, new)) <= MOST_DENSE
+
+
+class _Kept:
+    """Kernels used last, bounded in bytes: clients choose the rates."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._size = most, 0
+        self._items: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Any, make: Callable[[], T], size_of: Callable[[T], int]) -> T:
+        with self._lock:
+            if key in self._items:
+                self._items.move_to_end(key)
+                found: T = self._items[key][0]
+                return found
+        made = make()
+        size = size_of(made)
+        with self._lock:
+            if key not in self._items and size <= self._most:
+                self._items[key] = (made, size)
+                self._size += size
+                while self._size > self._most:
+                    self._size -= self._items.popitem(last=False)[1][1]
+        return made
+
+    @property
+    def size(self) -> int:
+        """Bytes kept."""
+        return self._size
+
+
+_kept = _Kept(CACHE_BYTES)
+
+
 def _resampler(old: int, new: int, device: torch.device) -> torchaudio.transforms.Resample:
-    return torchaudio.transforms.Resample(old, new, lowpass_filter_width=FILTER_WIDTH, rolloff=ROLLOFF).to(device)
+    def make() -> torchaudio.transforms.Resample:
+        return torchaudio.transforms.Resample(old, new, lowpass_filter_width=FILTER_WIDTH, rolloff=ROLLOFF).to(device)
+
+    return _kept.get((old, new, device), make, lambda made: _bytes(made.kernel))
 
 
-@functools.lru_cache(maxsize=64)
 def _bands(old: int, new: int, device: torch.device) -> tuple[int, list[tuple[int, Tensor]]]:
     """The kernel's padding, and for each group of output phases the first tap that is not zero and its weights
     ``(taps, phases)``. In the kernel (new, taps) of torchaudio most weights are zero."""
+    make = _bands_of_kernel if _is_dense(old, new) else _bands_alone
+    size_of: Callable[[Any], int] = lambda made: sum(_bytes(weights) for _, weights in made[1])  # noqa: E731
+    return _kept.get((old, new, device, "bands"), lambda: make(old, new, device), size_of)
+
+
+def _bands_of_kernel(old: int, new: int, device: torch.device) -> tuple[int, list[tuple[int, Tensor]]]:
     resampler = _resampler(old, new, device)
     kernel = resampler.kernel[:, 0]
     bands = []
@@ -60,30 +110,32 @@ def _bands(old: int, new: int, device: torch.device) -> tuple[int, list[tuple[in
     return int(resampler.width), bands
 
 
+def _bands_alone(old: int, new: int, device: torch.device) -> tuple[int, list[tuple[int, Tensor]]]:
+    """The same weights by the same formula, without those that are zero: nearly all of them at odd rates."""
+    cutoff, width = min(old, new) * ROLLOFF, _half_width(old, new)
+    reach = FILTER_WIDTH * old / cutoff
+    bands = []
+    for start in range(0, new, GROUP):
+        end = min(start + GROUP, new)
+        first = max(0, math.floor(start * old / new - reach) + width)
+        last = min(2 * width + old, math.ceil((end - 1) * old / new + reach) + width + 1)
+        taps = torch.arange(first - width, last - width, dtype=torch.float64)[:, None] / old
+        t = (taps - torch.arange(start, end, dtype=torch.float64)[None] / new) * cutoff
+        t = t.clamp_(-FILTER_WIDTH, FILTER_WIDTH)
+        weights = torch.sinc(t) * torch.cos(t * (math.pi / FILTER_WIDTH / 2)) ** 2 * (cutoff / old)
+        bands.append((first, weights.float().to(device)))
+    return width, bands
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
 def _banded_resample(samples: Tensor, old: int, new: int) -> Tensor:
-    """The same as :func:`_resampler` by as many small matrix products as there are groups of phases."""
+    """What torchaudio's kernel gives, by as many small matrix products as there are groups of phases."""
     width, bands = _bands(old, new, samples.device)
     padded = torch.nn.functional.pad(samples, (width, width + old))
     steps = samples.shape[-1] // old + 1
     parts = [padded[:, first:].unfold(-1, len(weights), old)[:, :steps] @ weights for first, weights in bands]
     count = -(-samples.shape[-1] * new // old)
     return torch.cat(parts, dim=-1).flatten(1)[:, :count]
-
-
-def _gather_resample(samples: Tensor, old: int, new: int) -> Tensor:
-    """The same filter evaluated at each output sample, in blocks: slower, but of bounded memory at any rate."""
-    cutoff = min(old, new) * ROLLOFF
-    half = math.ceil(FILTER_WIDTH * old / cutoff)
-    count = -(-samples.shape[-1] * new // old)
-    padded = torch.nn.functional.pad(samples, (half, half + 1))
-    offsets = torch.arange(-half, half + 2, device=samples.device)
-    blocks = []
-    for start in range(0, count, GATHER_BLOCK):
-        index = torch.arange(start, min(start + GATHER_BLOCK, count), device=samples.device)
-        centre, phase = index * old // new, (index * old % new).double() / new
-        t = (offsets - phase[:, None]) * (cutoff / old)
-        t = t.clamp_(-FILTER_WIDTH, FILTER_WIDTH)
-        weights = (torch.sinc(t) * torch.cos(t * (math.pi / FILTER_WIDTH / 2)) ** 2 * (cutoff / old)).float()
-        taps = padded[:, (centre[:, None] + offsets + half).clamp_(max=padded.shape[-1] - 1)]
-        blocks.append((taps * weights).sum(dim=-1))
-    return torch.cat(blocks, dim=-1)

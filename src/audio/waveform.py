@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from src.common.errors import UserError
+from src.audio.arrays import scale_array
+from src.audio.decode import DEFAULT, DecodeLimits, cell_source, decode
+from src.audio.errors import AudioError, AudioFault, first_line
+from src.audio.fetch import fetch
+from src.audio.mixing import check_range, to_mono
 
-AudioFault = Literal["missing_audio", "empty_audio", "unreadable_audio", "too_long"]
-
-
-class AudioError(UserError):
-    """Audio that cannot be used; ``fault`` says in which way."""
-
-    def __init__(self, message: str, fault: AudioFault = "unreadable_audio") -> None:
-        super().__init__(message)
-        self.fault = fault
+__all__ = ["AudioError", "AudioFault", "Waveform", "load_waveform"]
+MISREAD = ("adpcm",)
+"""Codecs of which torchcodec decodes only a part, without an error."""
+EXACT = ("pcm_", "flac", "alac")
 
 
 @dataclass(frozen=True)
@@ -39,127 +38,112 @@ class Waveform:
 
     @property
     def mono(self) -> Tensor:
-        """Mean over channels, ``(n,)``."""
-        return self.samples[0] if self.samples.shape[0] == 1 else self.samples.mean(dim=0)
+        """Mean over channels, ``(n,)``; the loudest channel where the channels cancel each other."""
+        if self.samples.shape[0] == 1:
+            return self.samples[0]
+        return torch.from_numpy(to_mono(self.samples.numpy()))
 
 
-def load_waveform(source: Any, sample_rate: int | None = None, max_seconds: float = math.inf) -> Waveform:
+def load_waveform(
+    source: Any,
+    sample_rate: int | None = None,
+    max_seconds: float = math.inf,
+    roots: Sequence[Path] | None = None,
+    limits: DecodeLimits = DEFAULT,
+) -> Waveform:
     """Decode ``source`` at its own rate.
 
     Args:
         source: a :class:`Waveform`; a path or http(s) URL; encoded bytes; a data-set cell ``{"bytes", "path"}`` or
             ``{"array", "sampling_rate"}``; a torchcodec ``AudioDecoder`` (anything with ``get_all_samples``); or an
-            array or tensor ``(n,)`` or ``(channels, n)`` together with ``sample_rate``. Integer arrays are scaled to
-            [-1, 1]; a two-dimensional array with more rows than columns is taken as ``(n, channels)``.
+            array or tensor ``(n,)`` or ``(channels, n)`` together with ``sample_rate``, scaled by its type as
+            :func:`src.audio.arrays.scale_array` says.
         sample_rate: samples per second of an array; ignored for the other forms, which carry their own.
-        max_seconds: longer encoded audio is an error; where its header tells the length, before it is decoded.
+        max_seconds: longer audio is an error, found before all of it is decoded.
+        roots: folders in which the path of a data-set cell may lie (:mod:`src.audio.roots`); ``None``: anywhere.
+        limits: what the clip may cost.
 
     Raises:
-        AudioError: the file is missing, unreadable, holds no samples or samples that are not finite; it is named.
-            Also for a ``source`` of another form.
+        AudioError: the file is missing, unreadable, damaged, holds no samples or samples that are not finite; it is
+            named. Also for a ``source`` of another form.
     """
+    if max_seconds < limits.seconds:
+        limits = replace(limits, seconds=max_seconds)
     if isinstance(source, Waveform):
-        return _checked(source, "waveform")
+        return _checked(source, "waveform", limits)
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        return _decoded(fetch(source), source, limits)
     if isinstance(source, (str, Path)):
-        return _from_path(str(source), max_seconds)
-    if isinstance(source, (bytes, bytearray)):
-        return _decode(bytes(source), f"audio bytes ({len(source)} bytes)", max_seconds)
+        return _decoded(Path(source), "", limits)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _decoded(bytes(source), "", limits)
     if isinstance(source, Mapping):
-        return _from_cell(source, max_seconds)
+        if source.get("array") is not None:
+            name = str(source.get("path") or "audio cell")
+            return _from_array(source["array"], source.get("sampling_rate"), name, limits)
+        return _decoded(*cell_source(source, roots), limits)
     if hasattr(source, "get_all_samples"):
-        return _from_decoder(source, "audio decoder", max_seconds)
+        return _from_decoder(source, roots, limits)
     if isinstance(source, (Tensor, np.ndarray, list, tuple)):
-        return _from_array(source, sample_rate, "audio array")
+        return _from_array(source, sample_rate, "audio array", limits)
     raise AudioError(
         f"audio: got {type(source).__name__}, expected a path, URL, bytes, array, data-set cell or AudioDecoder"
     )
 
 
-def _from_cell(cell: Mapping[str, Any], max_seconds: float) -> Waveform:
-    name = str(cell.get("path") or "audio cell")
-    if cell.get("array") is not None:
-        return _from_array(cell["array"], cell.get("sampling_rate"), name)
-    if cell.get("bytes") is not None:
-        return _decode(cell["bytes"], name, max_seconds)
-    if cell.get("path"):
-        return _from_path(name, max_seconds)
-    raise AudioError(
-        f"audio cell with keys {sorted(cell)}: expected 'array' and 'sampling_rate', 'bytes', or 'path'",
-        "missing_audio",
-    )
+def _decoded(source: Path | bytes, name: str, limits: DecodeLimits) -> Waveform:
+    found = decode(source, name, limits)
+    return Waveform(torch.from_numpy(found.samples), found.rate)
 
 
-def _from_path(path: str, max_seconds: float) -> Waveform:
-    if path.startswith(("http://", "https://")):
-        return _decode(path, path, max_seconds)
-    if not Path(path).is_file():
-        what = "is a folder" if Path(path).is_dir() else "does not exist"
-        raise AudioError(f"audio file {path} {what}; give the path of an audio file", "missing_audio")
-    if Path(path).stat().st_size == 0:
-        raise AudioError(f"audio file {path} is empty (0 bytes); replace it or leave it out", "empty_audio")
-    return _decode(path, path, max_seconds)
+def _from_decoder(decoder: Any, roots: Sequence[Path] | None, limits: DecodeLimits) -> Waveform:
+    """A torchcodec decoder: what ``datasets`` makes carries the encoded cell, which is decoded here.
 
-
-def _decode(encoded: str | bytes, name: str, max_seconds: float) -> Waveform:
-    if not encoded:
-        raise AudioError(f"{name}: is empty (0 bytes); replace it or leave it out", "empty_audio")
+    Of one that the caller made only its samples can be had: codecs that torchcodec is known to misread are refused.
+    """
+    cell = getattr(decoder, "_hf_encoded", None)
+    if isinstance(cell, Mapping) and (cell.get("bytes") is not None or cell.get("path")):
+        return _decoded(*cell_source(cell, roots), limits)
+    about = getattr(decoder, "metadata", None)
+    codec = str(getattr(about, "codec", None) or "")
+    if codec.startswith(MISREAD):
+        raise AudioError(
+            f"audio decoder: torchcodec misreads {codec}; give the path or the bytes instead of a decoder"
+        )
+    stated = (getattr(about, "duration_seconds", None) or 0.0) if codec.startswith(EXACT) else 0.0
+    if stated > limits.seconds:
+        raise AudioError(
+            f"audio decoder: more than {limits.seconds:g} s of audio ({stated:.0f} s stated)", "too_long"
+        )
     try:
-        from torchcodec.decoders import AudioDecoder
-    except (ImportError, RuntimeError, OSError) as error:
-        raise UserError(
-            f"{name}: audio cannot be decoded because torchcodec does not load ({_first_line(error)}); "
-            "install torchcodec and FFmpeg as the README says"
-        ) from error
-    try:
-        decoder = AudioDecoder(encoded)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise _unreadable(name, error) from error
-    return _from_decoder(decoder, name, max_seconds)
-
-
-def _from_decoder(decoder: Any, name: str, max_seconds: float) -> Waveform:
-    seconds = getattr(getattr(decoder, "metadata", None), "duration_seconds", None) or 0.0
-    if seconds > max_seconds:
-        raise AudioError(f"{name}: {seconds:.0f} s of audio, expected at most {max_seconds:.0f} s", "too_long")
-    bounded = math.isfinite(max_seconds) and hasattr(decoder, "get_samples_played_in_range")
-    try:
-        # a header may lie, or say nothing: a second more than is allowed shows it
-        decoded = decoder.get_samples_played_in_range(0.0, max_seconds + 1) if bounded else decoder.get_all_samples()
+        made = decoder.get_all_samples()
     except (RuntimeError, ValueError, IndexError) as error:
-        raise _unreadable(name, error) from error
-    seconds = decoded.data.shape[-1] / max(1, int(decoded.sample_rate))
-    if seconds > max_seconds:
-        raise AudioError(f"{name}: more than {max_seconds:.0f} s of audio", "too_long")
-    return _checked(Waveform(decoded.data.float(), int(decoded.sample_rate)), name)
-
-
-def _from_array(array: Any, sample_rate: int | None, name: str) -> Waveform:
-    if not sample_rate or sample_rate <= 0:
-        raise AudioError(f"{name}: got sampling rate {sample_rate}, expected a positive number of samples per second")
-    samples = torch.as_tensor(array)
-    if not samples.is_floating_point():
-        samples = samples.float() / (torch.iinfo(samples.dtype).max + 1)
-    if samples.ndim == 1:
-        samples = samples[None]
-    if samples.ndim != 2:
-        raise AudioError(f"{name}: got an array of shape {tuple(samples.shape)}, expected (n,) or (channels, n)")
-    if samples.shape[0] > samples.shape[1] > 0:
-        samples = samples.T
-    return _checked(Waveform(samples.float().contiguous(), int(sample_rate)), name)
-
-
-def _checked(waveform: Waveform, name: str) -> Waveform:
-    if waveform.samples.numel() == 0:
-        raise AudioError(f"{name}: holds no audio samples; replace it or leave it out", "empty_audio")
-    if not torch.isfinite(waveform.samples).all():
-        raise AudioError(f"{name}: holds samples that are not finite (NaN or infinity); replace it or leave it out")
+        raise AudioError(
+            f"audio decoder: cannot be read as audio ({first_line(error)}); check that the file is whole"
+        ) from error
+    waveform = _checked(Waveform(made.data.float(), int(made.sample_rate)), "audio decoder", limits)
+    if waveform.duration < 0.99 * stated and stated - waveform.duration > 1 / waveform.sample_rate:
+        raise AudioError(
+            f"audio decoder: gives {waveform.duration:.2f} s of the {stated:.2f} s that the header states"
+        )
     return waveform
 
 
-def _unreadable(name: str, error: Exception) -> AudioError:
-    return AudioError(f"{name}: cannot be read as audio ({_first_line(error)}); check that the file is whole")
+def _from_array(array: Any, sample_rate: int | None, name: str, limits: DecodeLimits) -> Waveform:
+    if not sample_rate or sample_rate <= 0:
+        raise AudioError(f"{name}: got sampling rate {sample_rate}, expected a positive number of samples per second")
+    samples = np.ascontiguousarray(scale_array(array, name))
+    if not samples.flags.writeable:
+        samples = samples.copy()
+    return _checked(Waveform(torch.from_numpy(samples), int(sample_rate)), name, limits)
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
+def _checked(waveform: Waveform, name: str, limits: DecodeLimits) -> Waveform:
+    if waveform.samples.numel() == 0:
+        raise AudioError(f"{name}: holds no audio samples; replace it or leave it out", "empty_audio")
+    if waveform.duration > limits.seconds:
+        raise AudioError(
+            f"{name}: {waveform.duration:.0f} s of audio, expected at most {limits.seconds:g} s", "too_long"
+        )
+    check_range(waveform.samples.numpy(), name)
+    return waveform

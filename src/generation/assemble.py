@@ -8,11 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from src.audio.decode import cell_source
+from src.audio.errors import AudioError
+from src.common.log import get_logger
 from src.dataset.tables import KEY
 from src.generation.tables import Table
 from src.generation.tasks import Task
 from src.prompts.options import AnswerFallback
 
+_log = get_logger(__name__)
 RECORD_COLUMNS = ("status", "finish_reason", "budget_hit", "num_tokens", "seconds", "error")
 
 
@@ -67,7 +71,7 @@ def _line(
 
 
 def _split(table: Table, rows: list[int], lines: list[dict[str, Any]], save_audio: bool) -> Any:
-    from datasets import Audio, Dataset, Features, Value, concatenate_datasets
+    from datasets import Dataset, Features, Value, concatenate_datasets
 
     made = Dataset.from_list(lines)
     features = dict(made.features)
@@ -76,9 +80,42 @@ def _split(table: Table, rows: list[int], lines: list[dict[str, Any]], save_audi
             features[name] = Value("string")
     made = made.cast(Features(features))
     if save_audio and "audio" in table.data.column_names:
-        audio = table.data.select_columns(["audio"]).select(rows).cast_column("audio", Audio())
-        made = concatenate_datasets([made, audio], axis=1)
+        made = concatenate_datasets([made, _audio_of(table, rows)], axis=1)
     return made
+
+
+def _audio_of(table: Table, rows: list[int]) -> Any:
+    """The audio column of some rows.
+
+    ``datasets`` puts the content of every file that a cell names into what it saves: cells that name a file outside
+    their data set are emptied, so that it is neither saved nor published.
+    """
+    from datasets import Audio, Dataset, Features
+
+    cells = table.data.select_columns(["audio"]).select(rows)
+    if isinstance(table.data.features["audio"], Audio) and _any_without_bytes(table.data):
+        allowed = [_allowed(table.audio(row)) for row in rows]
+        lost = sum(cell is None for cell in allowed)
+        if lost:
+            _log.warning("%s: %d clips are not files of the data set and are not saved with it", table.split, lost)
+        cells = Dataset.from_dict({"audio": allowed}, features=Features({"audio": Audio(decode=False)}))
+    return cells.cast_column("audio", Audio())
+
+
+def _any_without_bytes(data: Any) -> bool:
+    import pyarrow.compute as pc
+
+    return any(pc.struct_field(chunk, "bytes").null_count for chunk in data.data.column("audio").chunks)
+
+
+def _allowed(cell: Any) -> dict[str, Any] | None:
+    try:
+        source, name = cell_source(cell or {})
+    except AudioError:
+        return None
+    if isinstance(source, bytes):
+        return {"bytes": source, "path": cell.get("path")}
+    return {"bytes": None, "path": str(source)} if source.is_file() else None
 
 
 def _replace(directory: Path, saved: Any) -> None:

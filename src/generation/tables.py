@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from src.audio.roots import roots_of, stored_cell
 from src.common.errors import UserError
 from src.common.paths import indexes_dir, indexes_filtered_dir, prompts_dir, raw_dir
 from src.dataset.tables import KEY, join_rows, open_split, read_keys
@@ -42,8 +43,12 @@ class Table:
         return self.data.select_columns([name for name in self.data.column_names if name != "audio"])
 
     def audio(self, position: int) -> Any:
-        """The row's audio cell, undecoded."""
-        return self._audio[position]["audio"]
+        """The row's audio cell, undecoded; a path in it is followed inside the data set only."""
+        return stored_cell(self._audio[position]["audio"], self._roots)
+
+    @cached_property
+    def _roots(self) -> tuple[Path, ...]:
+        return roots_of(self.data)
 
     @cached_property
     def _audio(self) -> Any:
@@ -117,8 +122,8 @@ def _undecoded(data: Any) -> Any:
 
 def _table(split: str, data: Any, config: DatasetConfig, seed: int) -> Table:
     positions = list(range(len(data)))
-    if config.shuffle:
-        random.Random(seed).shuffle(positions)
+    if config.shuffle:  # as datasets.Dataset.shuffle draws, so that a seed gives the rows of the published program
+        positions = np.random.default_rng(seed).permutation(len(data)).tolist()
     return Table(split, data, tuple(positions[: config.limit]))
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import random
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from src.audio.decode import cell_source
+from src.audio.roots import roots_of, stored_cell
+from src.common.errors import UserError
 from src.common.log import get_logger
 from src.report.benchmark_runs import RunSplit, Test
 
@@ -60,8 +62,9 @@ def choose_questions(test: Test, count: int, budget: int) -> tuple[list[Question
     chosen += [key for key in keys if key not in taken][: count - len(chosen)]
     places = {int(index): place for place, index in enumerate(test.data["dataset_index"])}
     found, used = [], 0
+    roots = roots_of(test.data)
     for key in sorted(chosen):
-        audio, reason, size = _clip(test.data[places[key]].get("audio"), budget - used)
+        audio, reason, size = _clip(stored_cell(test.data[places[key]].get("audio"), roots), budget - used)
         used += size
         found.append(_question(test, key, audio, reason))
     return found, used
@@ -114,8 +117,9 @@ def _tail(saved: dict[str, Any]) -> str:
 def _clip(cell: Any, room: int) -> tuple[str, str, int]:
     """Data URI of a clip, why there is none, and the bytes it takes."""
     try:
-        data = cell.get("bytes") or Path(cell["path"]).read_bytes()
-    except (OSError, KeyError, TypeError, AttributeError) as error:
+        source, _ = cell_source(cell)
+        data = source if isinstance(source, bytes) else source.read_bytes()
+    except (OSError, KeyError, TypeError, AttributeError, UserError) as error:
         log.warning("a clip cannot be read: %s", error)
         return "", "the clip cannot be read", 0
     size = len(data) * 4 // 3

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from src.audio.roots import roots_of, stored_cell
 from src.common.errors import UserError
 
 Rows = list[dict[str, Any]]
@@ -31,7 +32,10 @@ def read_splits(path: str | Path) -> dict[str, Rows]:
         for column, feature in data.features.items():
             if isinstance(feature, Audio):
                 data = data.cast_column(column, Audio(decode=False))
-        rows[str(name)] = data.to_list()
+        roots, encoded = roots_of(data), [column for column, kind in data.features.items() if isinstance(kind, Audio)]
+        rows[str(name)] = [
+            {**row, **{column: stored_cell(row[column], roots) for column in encoded}} for row in data.to_list()
+        ]
     return rows
 
 

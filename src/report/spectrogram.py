@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from src.audio.decode import cell_source, decode
 from src.common.errors import UserError
 
 HEIGHT, WINDOW, HOP_SECONDS = 112, 1024, 0.008
@@ -40,14 +40,13 @@ class Sound:
 
 def read_sound(audio: dict[str, Any], where: str) -> Sound:
     """Decode a row's audio (``{"bytes", "path"}``). Raises :class:`UserError` naming the row if that fails."""
-    import soundfile
-
     try:
-        data = audio.get("bytes") or Path(audio["path"]).read_bytes()
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-    except (OSError, KeyError, TypeError, soundfile.SoundFileError) as error:
+        source, _ = cell_source(audio)
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        found = decode(data, where, mono=True)
+    except (OSError, KeyError, TypeError, UserError) as error:
         raise UserError(f"{where}: the clip cannot be read: {error}") from error
-    return Sound(data, _media_type(data), samples.mean(axis=1), rate)
+    return Sound(data, _media_type(data), found.samples[0], found.rate)
 
 
 def spectrogram_uri(sound: Sound, most_columns: int | None = None) -> str:

@@ -22,15 +22,16 @@ class Limits:
     """What one request, and all together, may ask for.
 
     ``clip_seconds`` and ``clips`` bound the audio of a request, ``samples`` what one file may decode to over all its
-    channels (a few bytes of FLAC can hold hours of silence), ``body_mib`` and ``body_seconds`` what is read and for
-    how long, ``pending_mib`` all bodies that are read or decoded at a time. ``concurrent`` requests are worked on,
-    more are told to come back; ``decoders`` files are decoded at a time. ``remote_hosts`` may be read from by
-    ``audio_url``: none is.
+    channels (a few bytes of FLAC can hold hours of silence), ``request_samples`` what all clips of a request may
+    decode to, ``body_mib`` and ``body_seconds`` what is read and for how long, ``pending_mib`` all bodies that are
+    read or decoded at a time. ``concurrent`` requests are worked on, more are told to come back; ``decoders`` files
+    are decoded at a time. ``remote_hosts`` may be read from by ``audio_url``: none is.
     """
 
     clip_seconds: float = 300.0
     clips: int = 16
-    samples: int = 64_000_000
+    samples: int = 32_000_000
+    request_samples: int = 160_000_000
     body_mib: float = 48.0
     body_seconds: float = 30.0
     pending_mib: float = 1024.0
@@ -40,7 +41,16 @@ class Limits:
     remote_seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("clip_seconds", "clips", "samples", "body_mib", "body_seconds", "concurrent", "decoders"):
+        for name in (
+            "clip_seconds",
+            "clips",
+            "samples",
+            "request_samples",
+            "body_mib",
+            "body_seconds",
+            "concurrent",
+            "decoders",
+        ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
         if self.pending_mib < self.body_mib:
@@ -59,7 +69,7 @@ class ServeConfig:
     model: ModelSettings = field(default_factory=ModelSettings)
     engine: EngineConfig = field(default_factory=EngineConfig)
     limits: Limits = field(default_factory=Limits)
-    prompts: dict[str, Any] = field(default_factory=lambda: {"name": "full"})
+    prompts: dict[str, Any] | None = None
     checkpoint_name: str | list[str] | None = None
     models: dict[str, str | list[str]] | None = None
     host: str = "127.0.0.1"
@@ -103,7 +113,7 @@ class ServeConfig:
             if not names:
                 raise UserError(
                     f"there is no checkpoint in {', '.join(QUICKSTART)} yet: run ./quickstart.sh first, or give "
-                    "checkpoint_name=FOLDER_OR_HUB_ID (and prompts=full for a full-size model)"
+                    "checkpoint_name=FOLDER_OR_HUB_ID"
                 )
         for name in names:
             short = name.rstrip("/").split("/")[-1]

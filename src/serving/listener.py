@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor
 
 from src.audio.waveform import Waveform
@@ -34,7 +35,7 @@ class Hears(Protocol):
 class _Waiting:
     model: str
     clip: Waveform
-    key: bytes
+    key: bytes = b""
     future: Future[list[Tensor]] = field(default_factory=Future)
 
 
@@ -66,8 +67,7 @@ class Listener:
 
         The future raises :class:`ApiError` for a clip that cannot be encoded; cancelling it drops the clip.
         """
-        key = hashlib.sha256(clip.samples.numpy().tobytes() + f"{model} {clip.sample_rate}".encode()).digest()
-        waiting = _Waiting(model, clip, key)
+        waiting = _Waiting(model, clip)
         self._inbox.put(waiting)
         return waiting.future
 
@@ -83,7 +83,9 @@ class Listener:
             while not ended and (not waiting or not self._inbox.empty()):
                 arrived = self._inbox.get()
                 ended = arrived is None
-                waiting += [] if arrived is None else [arrived]
+                if arrived is not None:
+                    arrived.key = _key(arrived)  # here, not where it comes from: that is the event loop
+                    waiting.append(arrived)
             batch, waiting = self._next_batch(waiting)
             if batch:
                 self._on_batch(len(batch))
@@ -126,6 +128,12 @@ class Listener:
         for each, embedded in zip(batch, heard, strict=True):
             self._kept.put(each.key, embedded)
             each.future.set_result(embedded)
+
+
+def _key(waiting: _Waiting) -> bytes:
+    digest = hashlib.sha256(np.ascontiguousarray(waiting.clip.samples.numpy()).data)
+    digest.update(f"{waiting.model} {waiting.clip.sample_rate}".encode())
+    return digest.digest()
 
 
 class _Kept:

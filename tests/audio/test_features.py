@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
 from src.audio.config import MINIMUM_SECONDS, FeatureConfig
 from src.audio.features import AudioFeatureExtractor
-from src.audio.resample import MAX_KERNEL_ROWS, resample
+from src.audio.resample import CACHE_BYTES, _Kept, _kept, resample
 from src.audio.waveform import Waveform
 from src.common.config import bind_dataclass
 from src.common.errors import ConfigError, UserError
@@ -99,15 +101,32 @@ def test_resampling_keeps_a_tone_and_the_length(rate: int) -> None:
     torch.testing.assert_close(out[0, 100:-100], expected[100:-100], atol=2e-3, rtol=0)
 
 
-def test_odd_rates_are_resampled_in_bounded_memory_by_the_same_filter(monkeypatch: pytest.MonkeyPatch) -> None:
-    wave, lengths = clip(0.5, 22050).samples, torch.tensor([11025])
-    by_kernel, _ = resample(wave, lengths, 22050, 16000)
-    monkeypatch.setattr("src.audio.resample.MAX_KERNEL_ROWS", 1)
-    by_gathering, _ = resample(wave, lengths, 22050, 16000)
-    torch.testing.assert_close(by_gathering, by_kernel, atol=1e-5, rtol=0)
-    assert MAX_KERNEL_ROWS < 16000
-    odd, odd_lengths = resample(clip(0.1, 22051).samples, torch.tensor([2205]), 22051, 16000)
-    assert odd.shape[1] == int(odd_lengths) == 1600
+@pytest.mark.parametrize("rate", [22050, 44100, 96000])
+def test_weights_made_without_the_whole_kernel_are_the_same(rate: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    wave, lengths = clip(0.5, rate).samples, torch.tensor([rate // 2])
+    by_kernel, _ = resample(wave, lengths, rate, 16000)
+    monkeypatch.setattr("src.audio.resample.MOST_DENSE", 0)
+    monkeypatch.setattr("src.audio.resample._kept", _Kept(0))
+    alone, _ = resample(wave, lengths, rate, 16000)
+    torch.testing.assert_close(alone, by_kernel, atol=1e-4, rtol=0)  # torchaudio rounds its phases to float32
+
+
+@pytest.mark.parametrize("rate", [191_992, 191_999, 44_099, 4_001, 100_008])
+def test_odd_rates_cost_little_and_keep_a_tone(rate: int) -> None:
+    tone = torch.sin(2 * torch.pi * 440 * torch.arange(rate // 4, dtype=torch.float64) / rate).float()[None]
+    began = time.process_time()
+    out, _ = resample(tone, torch.tensor([tone.shape[1]]), rate, 16000)
+    assert time.process_time() - began < 2.0
+    assert _kept.size <= CACHE_BYTES
+    expected = torch.sin(2 * torch.pi * 440 * torch.arange(out.shape[1]) / 16000)
+    torch.testing.assert_close(out[0, 100:-100], expected[100:-100], atol=2e-3, rtol=0)
+
+
+def test_kernels_are_kept_by_their_size() -> None:
+    kept = _Kept(100)
+    for key in range(5):
+        assert kept.get(key, lambda key=key: key, lambda made: 40) == key
+    assert kept.size == 80 and kept.get("large", lambda: "large", lambda made: 101) == "large" and kept.size == 80
 
 
 def test_no_waveform_is_an_error() -> None:

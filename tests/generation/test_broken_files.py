@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import Dataset, DatasetDict, load_from_disk
 
-from src.audio.waveform import Waveform
 from src.common.paths import raw_dir
 from src.model.checkpoints import LoadedFrontEnd
 from tests.generation.conftest import free_rows, save_set
@@ -67,13 +67,14 @@ def test_hours_of_audio_in_one_file_are_not_decoded(world: World, monkeypatch: p
     rows[1]["audio"] = {"bytes": wav_bytes(200.0, 1), "path": "hours.wav"}
     save_set("long", {"train": rows})
     decoded = []
-    check = waveform._checked
+    decode = waveform.decode
 
-    def checked(found: Waveform, name: str) -> Waveform:
+    def checked(source: Any, name: str, limits: Any) -> Any:
+        found = decode(source, name, limits)
         decoded.append(name)
-        return check(found, name)
+        return found
 
-    monkeypatch.setattr(waveform, "_checked", checked)
+    monkeypatch.setattr(waveform, "decode", checked)
     saved = load_from_disk(str(world.run("long")))["train"]
     assert saved["status"] == ["ok", "too_long", "ok"] and "200 s of audio" in saved["error"][1]
     assert "hours.wav" not in decoded and len(decoded) == 2

@@ -13,7 +13,7 @@ import soundfile
 import torch
 
 from src.audio.waveform import load_waveform
-from src.serving.clips import decode, from_base64, from_data_url, plain_audio, read_clip, remote_host
+from src.serving.clips import decode, from_base64, from_data_url, read_clip, remote_host
 from src.serving.config import Limits
 from src.serving.errors import ApiError
 from src.serving.schema import AudioUrlPart, InputAudioPart
@@ -81,15 +81,15 @@ def test_claims_of_gigabytes_take_no_memory() -> None:
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b"", "no WAV"),
-        (b"RIFF", "no WAV"),
-        (b"\x80\x04pickle", "no WAV"),
-        (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", "no WAV"),
-        (b"ID3\x04\x00\x00\x00\x00\x00\x00#EXTM3U\nfile:///etc/passwd\n", "no WAV"),
-        (b"ffconcat version 1.0\nfile /etc/passwd\n", "no WAV"),
-        (b"\xff\xfb\x90\x64<MPD profiles='urn:mpeg:dash:profile:isoff-live:2011'>" * 50, "list of files"),
-        (b"\xff\xfb\x90\x64\nc=IN IP4 127.0.0.1\nm=audio 5004 RTP/AVP 0\n" * 50, "list of files"),
-        (b"RIFF\xff\xff\xff\xffWAVE<MPD dash:profile:isoff-live:2011>", "without a format chunk"),
+        (b"", "empty"),
+        (b"RIFF", "cannot be read"),
+        (b"\x80\x04pickle", "cannot be read"),
+        (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", "cannot be read"),
+        (b"ID3\x04\x00\x00\x00\x00\x00\x00#EXTM3U\nfile:///etc/passwd\n", "cannot be read"),
+        (b"ffconcat version 1.0\nfile /etc/passwd\n", "cannot be read"),
+        (b"\xff\xfb\x90\x64<MPD profiles='urn:mpeg:dash:profile:isoff-live:2011'>" * 50, "cannot be read"),
+        (b"\xff\xfb\x90\x64\nc=IN IP4 127.0.0.1\nm=audio 5004 RTP/AVP 0\n" * 50, "cannot be read"),
+        (b"RIFF\xff\xff\xff\xffWAVE<MPD dash:profile:isoff-live:2011>", "cannot be read"),
         (b"OggS\0" + b"\1" * 400, "cannot be read"),
         (b"fLaC\0\0\0\x22" + b"\1" * 400, ""),
         (encoded("wav")[:40], ""),
@@ -97,7 +97,7 @@ def test_claims_of_gigabytes_take_no_memory() -> None:
         (encoded("mp3")[:8], ""),
         (encoded("wav", 0.0), "0 s"),
         (wav_header(0, data=b""), ""),
-        (wav_header(1600, tag=0x161), "codec 0x161"),
+        (wav_header(1600, tag=0x161), "cannot be read"),
         (wav_header(1600, channels=0), ""),
         (wav_header(1600, channels=60000), ""),
         (wav_header(1600, rate=0), ""),
@@ -164,4 +164,4 @@ def test_odd_headers_of_good_files_pass(tmp_path: Path) -> None:
         assert decode(file.getvalue(), LIMITS).samples.shape[1] >= 1000
     junk = encoded("wav")
     junk = junk[:12] + b"JUNK" + struct.pack("<I", 28) + b"\1" * 28 + junk[12:]
-    assert decode(plain_audio(junk), LIMITS).samples.shape[1] == 16000
+    assert decode(junk, LIMITS).samples.shape[1] == 16000

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from src.audio.roots import roots_of
 from src.common.errors import UserError
 from src.corpus.collect.audio import seconds_of
 from src.corpus.collect.hub import cell_bytes
@@ -137,11 +138,12 @@ def _audio(rows: Any, decode_rows: int, may_state_less: bool) -> Iterator[str]:
     if count == 0 or "audio" not in rows.column_names:
         return
     view = rows.cast_column("audio", Audio(decode=False))
+    roots = roots_of(rows)
     wrong = []
     for number in np.unique(np.linspace(0, len(rows) - 1, count).astype(int)).tolist():
         row = view[number]
         try:
-            heard = seconds_of(cell_bytes(row["audio"]), row["audio"]["path"])
+            heard = seconds_of(cell_bytes(row["audio"], roots), row["audio"]["path"])
         except UserError as error:
             wrong.append(f"({row[IDS[0]]}, {row[IDS[1]]}) {error}")
             continue

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from src.audio.decode import cell_source
+from src.audio.roots import audio_roots, roots_of
 from src.collection.retry import Patience, retrying
 from src.common.errors import UserError
 from src.corpus.collect.audio import seconds_of
@@ -110,6 +112,7 @@ def row_ranges(inputs: Inputs, block: int = BLOCK) -> Iterator[RowRange]:
 def _make_range(draft: DraftOf, audio: str, job: RowRange, inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
     split, start, stop = job
     rows = inputs.rows[split]
+    roots = rows_roots(rows, inputs)
     for number in range(start, stop):
 
         def make(number: int = number) -> Row | Dropped:
@@ -118,7 +121,7 @@ def _make_range(draft: DraftOf, audio: str, job: RowRange, inputs: Inputs, recip
             if isinstance(made, Dropped):
                 return made
             cell = record[audio]
-            data = cell_bytes(cell)
+            data = cell_bytes(cell, roots)
             name = Path(cell.get("path") or f"{split}_{number}").name
             stored = Stored(name, hub_row=(split, number), size=len(data))
             seconds = None if recipe.text_type == "none" else seconds_of(data, name)
@@ -127,11 +130,20 @@ def _make_range(draft: DraftOf, audio: str, job: RowRange, inputs: Inputs, recip
         yield attempt((f"{split} row {number}", ""), make)
 
 
-def cell_bytes(cell: Record) -> bytes:
-    """Encoded audio of an undecoded cell. Raises :class:`UserError` if it is empty or its file is not there."""
+def rows_roots(rows: Any, inputs: Inputs) -> tuple[Path, ...]:
+    """Folders in which rows of the Hub may name files: the copy they are read from, and the caches."""
+    return (*roots_of(rows), *audio_roots(*inputs.roots, *(root.parent / "hub" for root in inputs.roots[:1])))
+
+
+def cell_bytes(cell: Record, roots: Sequence[Path]) -> bytes:
+    """Encoded audio of an undecoded cell, whose path is followed inside ``roots`` only.
+
+    Raises :class:`UserError` if it is empty, or its file is not there or somewhere else.
+    """
     data = cell.get("bytes")
-    if data is None and cell.get("path") and Path(cell["path"]).is_file():
-        data = Path(cell["path"]).read_bytes()
+    if data is None and cell.get("path"):
+        path, _ = cell_source(cell, roots)
+        data = path.read_bytes() if isinstance(path, Path) and path.is_file() else None
     if not data:
         raise UserError(f"the audio cell {cell.get('path')!r} holds no bytes")
     return bytes(data)

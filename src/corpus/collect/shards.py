@@ -283,6 +283,8 @@ def _read_cell(file: str, offset: int, size: int, part: int, split: str) -> byte
         return os.pread(_spool(_worker["parts"][part]).fileno(), size, offset)
     if offset == WHOLE:
         return Path(file).read_bytes()
-    from src.corpus.collect.hub import cell_bytes
+    from src.corpus.collect.hub import cell_bytes, rows_roots
 
-    return cell_bytes(_worker["inputs"].rows[split][offset][_worker["recipe"].audio])
+    inputs = _worker["inputs"]
+    rows = inputs.rows[split]
+    return cell_bytes(rows[offset][_worker["recipe"].audio], rows_roots(rows, inputs))

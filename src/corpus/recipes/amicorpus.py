@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from src.corpus.collect.audio import read_mono
 from src.corpus.collect.conversation import COUNT, Utterance
 from src.corpus.collect.files import attempt
-from src.corpus.collect.hub import cell_bytes
+from src.corpus.collect.hub import cell_bytes, rows_roots
 from src.corpus.collect.meeting import COLUMNS, DESCRIPTION, REPAIRS, meeting_rows
 from src.corpus.recipe import WAV_16, Dropped, HubRows, Inputs, Recipe, Record, Row, Work
 
@@ -30,24 +31,27 @@ def jobs(inputs: Inputs) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield name, tuple(number for number in order if meeting[number] == name)
 
 
-def utterance(record: Record) -> Utterance:
-    """One upstream row."""
+def utterance(record: Record, roots: Sequence[Path]) -> Utterance:
+    """One upstream row; a path in its audio cell is followed inside ``roots`` only."""
     speaker, text = record["speaker_id"], record["text"].lower().strip()
-    samples = read_mono(cell_bytes(record["audio"]), record["audio"].get("path") or "")
+    samples = read_mono(cell_bytes(record["audio"], roots), record["audio"].get("path") or "")
     return Utterance(speaker[3:], speaker, text, record["begin_time"], record["end_time"], samples)
 
 
-def _heard(rows: Any, number: int) -> Utterance:
-    return utterance(rows[number])
+def _heard(rows: Any, roots: Sequence[Path], number: int) -> Utterance:
+    return utterance(rows[number], roots)
 
 
 def make(job: tuple[str, tuple[int, ...]], inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
     """Chunks of one meeting."""
     meeting, numbers = job
     rows = inputs.rows["train"]
+    roots = rows_roots(rows, inputs)
     speakers = set(rows.select(numbers)["speaker_id"][:])
     gender_of = {speaker: "Male" if speaker[0] == "M" else "Female" for speaker in speakers}
-    heard = (attempt((meeting, f"row {number}"), functools.partial(_heard, rows, number)) for number in numbers)
+    heard = (
+        attempt((meeting, f"row {number}"), functools.partial(_heard, rows, roots, number)) for number in numbers
+    )
     yield from meeting_rows(recipe, meeting, heard, gender_of, inputs.options)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from src.corpus.collect.audio import RATE, read_mono
 from src.corpus.collect.conversation import written
 from src.corpus.collect.files import attempt
-from src.corpus.collect.hub import RowRange, cell_bytes, row_ranges
+from src.corpus.collect.hub import RowRange, cell_bytes, row_ranges, rows_roots
 from src.corpus.recipe import WAV_16, Draft, Dropped, HubRows, Inputs, Recipe, Record, Row, Work, columns, row_fields
 
 EFFECTS_KEY = "degradataion description"  # spelt as published, here and in the texts below
@@ -71,16 +71,19 @@ def _effects(tracking: dict[str, list[str]]) -> str:
 def make(job: RowRange, inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
     """Rows of one range, the audio as mono WAV at 16 kHz."""
     split, start, stop = job
+    rows = inputs.rows[split]
+    roots = rows_roots(rows, inputs)
     for number in range(start, stop):
-        yield attempt((f"{split} row {number}", ""), functools.partial(_row, inputs.rows[split][number], recipe))
+        yield attempt((f"{split} row {number}", ""), functools.partial(_row, rows, number, roots, recipe))
 
 
-def _row(record: Record, recipe: Recipe) -> Row | Dropped:
+def _row(rows: Any, number: int, roots: Sequence[Path], recipe: Recipe) -> Row | Dropped:
+    record = rows[number]
     made = draft(record)
     if isinstance(made, Dropped):
         return made
     cell = record["input_flac"]
-    samples = read_mono(cell_bytes(cell), Path(cell.get("path") or made.unique_id_1).name)
+    samples = read_mono(cell_bytes(cell, roots), Path(cell.get("path") or made.unique_id_1).name)
     return Row(row_fields(recipe, made, samples.size / RATE), written(f"{made.unique_id_1}.wav", samples))
 
 

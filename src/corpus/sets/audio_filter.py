@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from src.audio.roots import roots_of
 from src.common.errors import UserError
 from src.common.existing import next_step
 from src.common.log import get_logger
 from src.common.paths import indexes_dir, indexes_filtered_dir, raw_dir
 from src.common.run_record import write_json, write_text
-from src.corpus.collect.audio import can_be_heard
+from src.corpus.collect.audio import seconds_of
 from src.corpus.collect.hub import cell_bytes
 from src.corpus.collect.pool import run_all
 from src.corpus.recipe import IDS
@@ -48,7 +49,7 @@ class Block:
 def filter_by_audio(name: str, max_duration: float = 60.0, jobs: int = 1, overwrite: bool = False) -> dict[str, Any]:
     """Write ``indexes_filtered/NAME``: the split of ``indexes/NAME``, ascending, without bad rows.
 
-    A row is bad if its first 10 ms cannot be decoded or its duration is ``max_duration`` seconds or more. Beside the
+    A row is bad if its audio cannot be decoded, or its duration is ``max_duration`` seconds or more. Beside the
     indexes: ``dropped.jsonl`` with key, ids and reason of each bad row, and ``filter.json``.
 
     A corpus that is filtered is skipped unless ``overwrite``, or unless this program filtered other rows or with
@@ -162,6 +163,7 @@ def _opened(folder: Path, made: int) -> tuple[Any, Any]:
 def _look_at(block: Block) -> int:
     """Write position and reason of the bad rows of a block; returns how many."""
     audio, durations = _opened(raw_dir(block.name), _made(block.name))
+    roots = roots_of(audio)
     bad = []
     for row in block.rows:
         seconds = durations[row]["duration"]
@@ -174,7 +176,7 @@ def _look_at(block: Block) -> int:
         _mark(block).write_text(str(row))
         try:
             cell = audio[row]["audio"]
-            can_be_heard(cell_bytes(cell), cell.get("path") or "")
+            seconds_of(cell_bytes(cell, roots), cell.get("path") or "")
         except UserError as error:
             bad.append((row, f"{UNREADABLE}: {error}"))
     _mark(block).unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from src.audio.roots import roots_of
 from src.common.config import compose
 from src.common.errors import UserError
 from src.common.log import get_logger
@@ -18,7 +19,7 @@ from src.corpus.collect.audio import seconds_of
 from src.corpus.collect.hub import cell_bytes
 from src.corpus.recipes import OTHER, group_of
 from src.dataset.corpora import expand_mixture
-from src.dataset.hf_dataset import HFDataset, missing_folders
+from src.dataset.response_rows import ResponseRows, missing_folders
 from src.dataset.splits import read_indexes
 from src.dataset.tables import find_rows, native_splits, open_split, read_keys
 
@@ -135,7 +136,7 @@ def mixture_statistics(name: str) -> dict[str, Any]:
         if missing_folders(folder):
             missing.append(folder)
             continue
-        examples = HFDataset(folder, mode, fraction, random, "train", return_audio=False)
+        examples = ResponseRows(folder, mode, fraction, random, "train", return_audio=False)
         elements += len(examples)
         seconds += _seconds(examples.raw_name, examples.keys)
     return {"dataset": name, "elements": elements, "hours": round(seconds / 3600, 3), "missing": sorted(set(missing))}
@@ -157,10 +158,10 @@ def _measured(raw_name: str) -> np.ndarray:
     from datasets import Audio
 
     table = open_split(raw_dir(raw_name), "train", f"raw set {raw_name}").select_columns(["audio"])
-    found = np.zeros(len(table))
+    found, roots = np.zeros(len(table)), roots_of(table)
     for row, cell in enumerate(table.cast_column("audio", Audio(decode=False))["audio"]):
         try:
-            found[row] = seconds_of(cell_bytes(cell), cell.get("path") or "")
+            found[row] = seconds_of(cell_bytes(cell, roots), cell.get("path") or "")
         except UserError as error:
             _log.warning("raw set %s, row %d: %s", raw_name, row, error)
     return found

@@ -17,7 +17,7 @@ from src.corpus.stages.rephrase_text import Prepared, prepare, restore
 from src.corpus.stages.text_engine import Task
 from src.dataset.tables import KEY, open_split, read_keys
 from src.prompts.chat import ChatTokenizer, text_ids
-from src.prompts.layouts import Messages, checker_messages, rephrase_messages
+from src.prompts.layouts import Messages, ResponseTexts, checker_messages, rephrase_messages
 from src.prompts.texts import Prompts
 from src.prompts.thoughts import split_response
 
@@ -140,7 +140,7 @@ class ResponseJob:
                 text = source.read(row)["text"]
                 if not journal.has(row, input_digest(text)):
                     prepared = prepare(text, prompts.reasoning_tag)
-                    messages = rephrase_messages(prompts, prepared.text)
+                    messages = rephrase_messages(prompts, ResponseTexts(text, prepared.text, *self._texts(row)))
                     seed = self._seed(row, "rephrase", attempt)
                     yield Task(row, input_digest(text), messages, seed, prepared)
 
@@ -154,7 +154,8 @@ class ResponseJob:
                 text = source.read(row)["text"]
                 if not journal.has(row, input_digest(text)):
                     prepared = prepare(text, prompts.reasoning_tag).text
-                    messages = checker_messages(self.spec.checker_system, prompts.response_tag, prepared)
+                    texts = ResponseTexts(text, prepared, *self._texts(row))
+                    messages = checker_messages(prompts, self.spec.checker_system, texts)
                     yield Task(row, input_digest(text), messages, self._seed(row, "check", attempt))
 
     def settle(self, attempt: int) -> int:
@@ -245,9 +246,10 @@ def _checked(journal: Journal, task: Task, result: Result, tokenizer: ChatTokeni
 
 
 def says_yes(verdict: str) -> bool:
-    """Whether a checker's last line is YES; anything else counts as good."""
+    """Whether a checker's last line is YES, or ends with a colon and YES ("Answer: YES"); all else counts as good."""
     lines = split_response(verdict, inside_thoughts=False).answer.split("\n")
-    return lines[-1].strip().strip("*_.\"'`").upper() == "YES"
+    word = lines[-1].rpartition(":")[2]
+    return word.strip().strip("*_.\"'`").strip().upper() == "YES"
 
 
 def _append(

@@ -186,7 +186,13 @@ class _Run:
             result = stored_result(folder, config, **mark)
             if result is None:
                 result = write_response_set(
-                    folder, splits, RESPONSES, ResponseStatistics(self.prompts), config, **mark
+                    folder,
+                    splits,
+                    RESPONSES,
+                    ResponseStatistics(self.prompts),
+                    config,
+                    **mark,
+                    prompts=self.prompts.record(),
                 )
             summary[name] = {**result, "filter": filter_by_answer(dataset, name, self.settings.length_limits)}
             _log.info(
@@ -242,12 +248,16 @@ def stage_marks(
 ) -> Mapping[StageName, Mapping[str, Any]]:
     """What every stage's results depend on: kept beside them, compared when a run goes on."""
     tags = (prompts.response_tag, prompts.reasoning_tag)
+    marks_of_text = (prompts.description_open, prompts.description_close)
     texts: dict[StageName, tuple[str, ...]] = {
-        "generate": (prompts.self_generation_system, prompts.description_open, prompts.description_close),
-        "rephrase": (prompts.rephrase_system, prompts.rephrase_instruction, *tags),
+        "generate": (prompts.self_generation_system, *marks_of_text, *prompts.own_layouts("self_generation_user")),
+        "rephrase": (
+            *(prompts.rephrase_system, prompts.rephrase_instruction, *tags),
+            *prompts.own_layouts("rephrase_user"),
+        ),
     }
     if settings.checker_llm is not None:
-        texts["check"] = (checker_system, *tags)
+        texts["check"] = (checker_system, *tags, *prompts.own_layouts("checker_user"))
     marks: dict[StageName, Mapping[str, Any]] = {}
     for stage, shown in texts.items():
         marks[stage] = {

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from src.audio.roots import roots_of
 from src.audio.waveform import AudioError, Waveform, load_waveform
 from src.common.errors import UserError
 from src.common.log import get_logger
@@ -162,7 +163,8 @@ class Clips:
         if split not in self._tables:
             table = open_split(raw_dir(self._name), split, f"raw set {self._name}").select_columns(["audio"])
             self._tables[split] = table.cast_column("audio", Audio(decode=False))
-        return load_waveform(self._tables[split][row]["audio"])
+        table = self._tables[split]
+        return load_waveform(table[row]["audio"], roots=roots_of(table))
 
 
 @dataclass(frozen=True)

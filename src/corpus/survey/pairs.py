@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from src.audio.roots import roots_of, stored_cell
 from src.common.paths import raw_dir
 from src.corpus.survey.raw_set import DESCRIPTIONS, PROMPTS
 from src.corpus.survey.response_sets import ANSWERS, PARTS, Betrayal
@@ -43,7 +44,13 @@ def rows_at(folder: Path, places: Iterable[Place], columns: Sequence[str], label
 
             if isinstance(narrow.features["audio"], Audio):
                 narrow = narrow.cast_column("audio", Audio(decode=False))
-        found |= {(split, key): narrow[row] for key, row in zip(keys, rows.tolist(), strict=True) if row >= 0}
+        roots = roots_of(table)
+        for key, row in zip(keys, rows.tolist(), strict=True):
+            if row >= 0:
+                cells = narrow[row]
+                found[split, key] = (
+                    {**cells, "audio": stored_cell(cells["audio"], roots)} if "audio" in cells else cells
+                )
     return found
 
 

@@ -101,10 +101,11 @@ def test_the_second_pass_goes_on_as_well(tmp_path: Path, data_root: Path, monkey
 def test_bad_files_are_dropped_with_their_ids(tmp_path: Path, data_root: Path) -> None:
     write_toy(tmp_path, 10, n3=b"", n7=b"RIFF nothing", n8=audio(0.5)[:60])
     result = build(tmp_path)
-    assert result["rows"] == {"train": 8} and result["dropped"] == 2
+    assert result["rows"] == {"train": 7} and result["dropped"] == 3
     reasons = dropped()
-    assert "003.wav: empty" in reasons["003"] and "cannot be read as audio" in reasons["007"]
-    assert rows()["dataset_index"][:] == list(range(8))
+    assert "003.wav is empty" in reasons["003"] and "cannot be read as audio" in reasons["007"]
+    assert "may have been cut" in reasons["008"]
+    assert rows()["dataset_index"][:] == list(range(7))
 
 
 def test_no_row_at_all_is_an_error(tmp_path: Path, data_root: Path) -> None:

@@ -22,7 +22,7 @@ from src.corpus.sets.asr_score import error_rates, find_normalisation, letters, 
 from src.corpus.stages.instructions import generate_instruction_responses
 from src.corpus.stages.response_settings import AnswerSettings
 from src.corpus.stages.transcribe import AsrSettings, Heard
-from src.dataset.hf_dataset import HFDataset
+from src.dataset.response_rows import ResponseRows
 from src.dataset.splits import read_indexes
 from src.generation.tables import RowRef
 from tests.corpus.stages.fakes import FakeEngine
@@ -107,8 +107,8 @@ def test_answers_are_filtered_with_the_set(ear: Ear) -> None:
     filter_by_asr(NAME, SETTINGS, AsrLimits(), ear)
     folder = f"{FILTERED}_tiny_64"
     rows = load_from_disk(str(responses_dir("tiny", folder)))["train"]
-    assert rows["dataset_index"] == [0, 1, 4] and len(HFDataset(folder, split="validation")) == 2
-    assert HFDataset(folder, "NoContext").keys.tolist() == [0, 1, 4]
+    assert rows["dataset_index"] == [0, 1, 4] and len(ResponseRows(folder, split="validation")) == 2
+    assert ResponseRows(folder, "NoContext").keys.tolist() == [0, 1, 4]
 
 
 def test_an_audio_corpus_keeps_its_split(data_root: Path) -> None:

@@ -24,8 +24,8 @@ from src.corpus.stages.prompt_settings import PromptSettings, dropped_keys
 from src.corpus.stages.prompts import create_prompts
 from src.corpus.stages.response_settings import ResponseSettings
 from src.corpus.stages.responses import generate_responses
-from src.dataset.hf_dataset import HFDataset
 from src.dataset.mixture import open_mixture, present_only
+from src.dataset.response_rows import ResponseRows
 from src.dataset.splits import write_indexes
 from src.training.config import bind_train_config
 from tests.corpus.stages.fakes import FakeEngine, reader_and_listener
@@ -103,7 +103,7 @@ def corpus(data_root: Path) -> Published:
 def test_rows_are_joined_by_ids_and_train(corpus: Published) -> None:
     counts = merge_corpus("esc50", corpus, SETTINGS)
     assert counts == {"published": 9, "joined": 8, "not_here": 1, "descriptions_differ": 0}
-    train, validation = HFDataset(FOLDER, split="train"), HFDataset(FOLDER, split="validation")
+    train, validation = ResponseRows(FOLDER, split="train"), ResponseRows(FOLDER, split="validation")
     assert train.keys.tolist() == list(range(2, 9)) and validation.keys.tolist() == [1]
     row = train[3]
     assert row.key == "esc50/5" and row.target == "answer of 00005" and row.context == "prompt of 00005"
@@ -215,11 +215,11 @@ def test_instruction_sets_are_filtered_by_the_released_rows(corpus: Published) -
     counts = merge_corpus("heysquad_human", corpus, SETTINGS)
     assert counts["joined"] == 4 and counts["not_here"] == 0
     folder = f"heysquad_human_filtered_{LLM}_512"
-    train = HFDataset(folder, "WithContext", split="train")
+    train = ResponseRows(folder, "WithContext", split="train")
     assert train.keys.tolist() == [0, 1, 3], "numbers are those of the whole set"
     assert train[2].context == "passage 3" and train[2].audio_description == "t question 3"
     assert train[2].audio is not None and train[2].audio["path"] == "3.wav"
-    assert HFDataset(folder, "NoContext", split="validation").keys.tolist() == [1]
+    assert ResponseRows(folder, "NoContext", split="validation").keys.tolist() == [1]
     assert check_order("heysquad_human_filtered", [folder]) == []
 
 
@@ -237,7 +237,7 @@ def test_other_descriptions_are_counted(corpus: Published) -> None:
     rows[4]["audio_description"] = rows[4]["audio_description"].replace("(duration", "x (duration")
     save_raw(rows, "esc50")
     assert merge_corpus("esc50", corpus, SETTINGS)["descriptions_differ"] == 1
-    assert HFDataset(FOLDER, split="train").keys.size == 7
+    assert ResponseRows(FOLDER, split="train").keys.size == 7
 
 
 def test_what_cannot_be_joined_is_told(data_root: Path) -> None:
@@ -281,7 +281,7 @@ def test_laid_out_and_merged_again(with_audio: bool, corpus: Published, tmp_path
     settings = MergeSettings(overwrite=True)
     assert merge_corpus("esc50", again, settings)["joined"] == 8
     assert merge_corpus("heysquad_human", again, settings)["joined"] == 4
-    assert HFDataset(FOLDER, split="train")[3].target == "answer of 00005"
+    assert ResponseRows(FOLDER, split="train")[3].target == "answer of 00005"
 
 
 def test_the_published_upload_has_four_splits_and_audio(corpus: Published, tmp_path: Path) -> None:

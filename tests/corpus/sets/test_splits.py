@@ -17,7 +17,7 @@ from src.corpus.sets import audio_filter
 from src.corpus.sets.audio_filter import filter_by_audio
 from src.corpus.sets.split import SplitSettings, create_split, draw_split
 from src.corpus.stages.answer_filter import LengthLimits, filter_by_answer
-from src.dataset.hf_dataset import HFDataset
+from src.dataset.response_rows import ResponseRows
 from src.dataset.splits import read_indexes
 from tests.support.tiny_corpus import make_rows, save_indexes, save_raw, save_responses
 
@@ -92,15 +92,15 @@ def test_a_stopped_filter_goes_on(data_root: Path, monkeypatch: pytest.MonkeyPat
     create_split("esc50", SplitSettings())
     monkeypatch.setattr(audio_filter, "BLOCK", 4)
     looked: list[str] = []
-    real = audio_filter.can_be_heard
+    real = audio_filter.seconds_of
 
-    def hear(data: bytes, name: str) -> None:
+    def hear(data: bytes, name: str) -> float:
         looked.append(name)
         if len(looked) == 9:
             raise KeyboardInterrupt
-        real(data, name)
+        return real(data, name)
 
-    monkeypatch.setattr(audio_filter, "can_be_heard", hear)
+    monkeypatch.setattr(audio_filter, "seconds_of", hear)
     with pytest.raises(KeyboardInterrupt):
         filter_by_audio("esc50", jobs=0)
     assert not read_indexes(indexes_filtered_dir("esc50"))
@@ -175,8 +175,8 @@ def test_the_answer_filter_takes_effect_where_training_reads(data_root: Path) ->
         return [len(text.split()) for text in texts]
 
     filter_by_answer("esc50", RESPONSES, LengthLimits(3, 9), count)
-    assert HFDataset(RESPONSES, split="train").keys.tolist() == [2, 3, 4, 5, 6, 7]
-    assert HFDataset(RESPONSES, split="validation").keys.tolist() == [8]
+    assert ResponseRows(RESPONSES, split="train").keys.tolist() == [2, 3, 4, 5, 6, 7]
+    assert ResponseRows(RESPONSES, split="validation").keys.tolist() == [8]
 
 
 def test_scripts_from_split_to_answers(data_root: Path) -> None:
@@ -193,7 +193,7 @@ def test_scripts_from_split_to_answers(data_root: Path) -> None:
     assert done.returncode == 0 and done.stdout.startswith("gtzan: {") and "esc50: {" in done.stdout
     done = script("validate_and_filter_answers", "gtzan", "esc50", "--tokens-max-limit", "200", "--no-use-checker")
     assert done.returncode == 1 and "gtzan" in done.stderr, "one corpus has no responses; the other is filtered"
-    kept = {split: HFDataset(RESPONSES, split=split).keys for split in ("train", "validation")}
+    kept = {split: ResponseRows(RESPONSES, split=split).keys for split in ("train", "validation")}
     assert sorted(np.concatenate(list(kept.values())).tolist()) == list(range(5, 16))
     assert (raw_dir("gtzan") / "dataset_dict.json").is_file()
     done = script("validate_and_filter_answers", "--model-name", "Qwen/Qwen3-4B-Thinking-2507", "--n-jobs", "16")

@@ -1,0 +1,72 @@
+"""Channels to one, and the checks that must come after it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.audio.errors import AudioError
+from src.common.log import get_logger
+
+_log = get_logger(__name__)
+SILENT = 1e-4
+"""A mean with less than this share of the energy that independent channels would leave (-40 dB) is cancelled out."""
+LARGEST = 1e6
+"""Samples beyond it (120 dB above full scale) overflow when their spectrum is squared."""
+
+
+def to_mono(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean over channels of ``samples (channels, n)``, ``(n,)``.
+
+    Where the channels cancel each other (antiphase), the loudest channel is returned: their mean would be silence.
+    """
+    if samples.shape[0] == 1:
+        mono: NDArray[np.float32] = samples[0]
+        return mono
+    mean: NDArray[np.float32] = samples.mean(axis=0)
+    levels = ChannelLevels(samples.shape[0])
+    levels.add(samples)
+    return samples[levels.loudest] if levels.silent_mean(mean) else mean
+
+
+class ChannelLevels:
+    """Energy of each channel, of blocks that come one after the other."""
+
+    def __init__(self, channels: int) -> None:
+        self._energy = np.zeros(channels)
+
+    def add(self, block: NDArray[np.float32]) -> None:
+        """Count ``block (channels, n)``."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._energy += np.einsum("cn,cn->c", block, block)
+
+    @property
+    def loudest(self) -> int:
+        """The channel with the most energy."""
+        return int(self._energy.argmax())
+
+    def silent_mean(self, mean: NDArray[np.float32]) -> bool:
+        """Whether the channels' ``mean (n,)`` is silent though they are not; says so in the log."""
+        energy = self._energy / len(self._energy) ** 2
+        with np.errstate(over="ignore", invalid="ignore"):
+            silent = bool(np.dot(mean, mean) < SILENT * energy.sum())
+        if silent:
+            _log.warning(
+                "the channels of a clip cancel each other (antiphase): channel %d is used instead of their mean",
+                self.loudest,
+            )
+        return silent
+
+
+def check_range(samples: NDArray[np.float32], name: str) -> None:
+    """Raise :class:`AudioError` if samples are not finite, or so large that they do not stay so."""
+    if not samples.size:
+        return
+    low, high = float(samples.min()), float(samples.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise AudioError(f"{name}: holds samples that are not finite (NaN or infinity); replace it or leave it out")
+    if max(-low, high) > LARGEST:
+        raise AudioError(
+            f"{name}: holds samples up to {max(-low, high):.3g}, which do not stay finite in features "
+            "(expected about -1 to 1); replace it or leave it out"
+        )

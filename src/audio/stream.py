@@ -1,0 +1,468 @@
+"""Decoded blocks of the first audio stream of a file, by FFmpeg (the copy in PyAV's wheel), without PyTorch.
+
+Three rules keep data from reaching anything but its own bytes:
+
+* the file is opened here and handed over as a stream of bytes, so that no name is ever read as a URL;
+* FFmpeg's own probe names the container, and only those of :data:`FORMATS` may be opened: lists of other files
+  (HLS, DASH, SDP, concat) are not among them, and whatever a container wants to open beside itself is refused;
+* only audio codecs may be opened, and only for the first audio stream: pictures and video are skipped undecoded.
+
+What was decoded counts, not what headers and timestamps say; where a header is to be trusted (see
+:mod:`src.audio.headers`) and more than 1 % is missing, the file is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import io
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.audio.budget import Allowance, MemoryBudget
+from src.audio.errors import AudioError, NoSamples, first_line
+from src.audio.headers import missing_share, stated_samples
+from src.common.errors import UserError
+
+Samples = NDArray[np.float32]
+FORMATS = (
+    "wav", "w64", "aiff", "au", "caf", "flac", "ogg", "mp3", "aac", "mov", "matroska", "asf", "xwma", "mpegts",
+    "mpeg", "avi", "flv", "amr", "wv", "ape", "tta", "tak", "mpc", "mpc8", "nistsphere", "ac3", "eac3", "dts", "loas",
+    "voc", "dsf", "ircam", "sox", "iff", "rm", "avr",
+)  # fmt: skip
+"""Containers by FFmpeg's names; none of them names other files (references of QuickTime files are not followed)."""
+CLIENT_FORMATS = ("wav", "flac", "mp3", "ogg")
+CLIENT_CODECS = ("pcm_", "adpcm_", "mp3", "flac", "vorbis", "libvorbis", "opus", "libopus")
+OTHER_CODECS = (
+    b"\x7f\xfe\x80\x01", b"\xfe\x7f\x01\x80", b"\x1f\xff\xe8\x00", b"\xff\x1f\x00\xe8", b"\x72\xf8\x1f\x4e",
+)  # fmt: skip
+"""Marks of DTS (in its four forms) and IEC 61937, which some WAV files carry in place of PCM samples."""
+LOSS = 0.01
+"""Share of a file that may be missing or undecodable."""
+SEAM = 2
+"""Packets that may be undecodable in any file: those at its ends, and where two files were joined."""
+_WRITTEN: dict[str, tuple[Any, float]] = {
+    "u8": (np.uint8, 2.0**-7), "s16": (np.int16, 2.0**-15), "s32": (np.int32, 2.0**-31), "s64": (np.int64, 2.0**-63),
+    "flt": (np.float32, 1.0), "dbl": (np.float64, 1.0),
+}  # fmt: skip
+"""FFmpeg's sample formats: NumPy type, and the factor that brings its full scale to 1."""
+WITH_HEADER = frozenset({"wav", "w64", "aiff", "au", "caf", "flac", "ogg", "mov", "matroska", "asf"})
+"""Containers that a probe does not take for others; one of these without samples is an empty clip."""
+SEEKABLE = frozenset({"wav", "w64", "flac", "aiff", "au", "caf"})
+"""Containers whose PCM or FLAC samples can be entered anywhere."""
+_READ, _AT_ONCE = 1 << 16, 1 << 16
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """What one clip may cost.
+
+    Args:
+        seconds: longest clip.
+        samples: most samples over all channels.
+        file_bytes: largest encoded file.
+        work_seconds: longest time that decoding may take.
+        rates: lowest and highest sampling rate.
+        channels: most channels.
+        formats: containers (:data:`FORMATS`).
+        codecs: how FFmpeg's names of codecs may begin; none given: any.
+        memory: memory that all clips of the process share.
+        hold_memory: whether decoded samples count in ``memory`` until they are dropped, and a clip that finds no room
+            within ``wait_seconds`` is refused; otherwise only clips being decoded count, and a clip waits its turn.
+        request: what all clips of one request may decode to together.
+    """
+
+    seconds: float = math.inf
+    samples: int = 1 << 31
+    file_bytes: int = 1 << 34
+    work_seconds: float = 600.0
+    rates: tuple[int, int] = (100, 768_000)
+    channels: int = 256
+    formats: Sequence[str] = FORMATS
+    codecs: Sequence[str] = ()
+    memory: MemoryBudget | None = None
+    hold_memory: bool = False
+    wait_seconds: float = 1.0
+    request: Allowance | None = None
+
+
+PROCESS_MEMORY = MemoryBudget(1 << 30)
+"""Samples of all clips that are being decoded at a time; a larger clip is decoded alone."""
+DEFAULT = DecodeLimits(memory=PROCESS_MEMORY)
+
+
+class AudioStream:
+    """Blocks ``(channels, n)`` float32 of the first audio stream of a file, at the rate and layout it begins with.
+
+    Iterating to the end checks what was decoded. ``name``, ``rate``, ``channels`` and ``container`` are known once it
+    is opened; ``stated`` is what the header says, in samples, ``None`` if it says nothing; unless ``trusted`` it is
+    only a hint. ``size`` is that of the file in bytes.
+    """
+
+    def __init__(self, source: Path | bytes, name: str = "", limits: DecodeLimits = DEFAULT) -> None:
+        self.name = name or (f"audio bytes ({len(source)} bytes)" if isinstance(source, bytes) else str(source))
+        self._limits = limits
+        self._until = time.monotonic() + limits.work_seconds
+        self._file, self.size = _open_file(source, self.name)
+        self.decoded = 0
+        self._lost, self._lost_packets = 0.0, 0
+        self._failure = ""
+        try:
+            if self.size > limits.file_bytes:
+                raise AudioError(f"{self.name}: {self.size} bytes, expected at most {limits.file_bytes}", "too_long")
+            self._missing, self._claim = missing_share(self._file, self.size)
+            self._refuse_loss(self._missing, self._claim)
+            self._container, self._stream = _open_container(self._file, self.name, limits)
+        except BaseException:
+            self._file.close()
+            raise
+        self.container = str(self._container.format.name)
+        try:
+            self._look()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> AudioStream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+        self._file.close()
+
+    @property
+    def seekable(self) -> bool:
+        """Whether :meth:`stretch` can enter the file anywhere, exactly."""
+        names = set(self.container.split(","))
+        return bool(names & SEEKABLE) and str(self._stream.codec_context.name).startswith(("pcm_", "flac"))
+
+    def stretch(self, start: int, stop: int) -> Samples | None:
+        """Samples ``start`` to ``stop``, ``(channels, n)``, without decoding what is before them.
+
+        ``None`` where the file's timestamps do not say where its samples are, or its format changes.
+        """
+        import av
+
+        base = self._stream.time_base
+        origin = self._stream.start_time or 0
+        try:
+            self._container.seek(origin + math.floor(start / (self.rate * base)), stream=self._stream)
+        except av.FFmpegError:
+            return None
+        pieces, at = [np.zeros((self.channels, 0), np.float32)], -1
+        for frame in self._all_frames():
+            if frame.pts is None or (frame.sample_rate, frame.layout.nb_channels) != (self.rate, self.channels):
+                return None
+            place = round((frame.pts - origin) * base * self.rate)
+            if place > start and at < 0 or 0 <= at != place:
+                return None
+            at = place + frame.samples
+            pieces.append(_as_floats([frame])[:, max(0, start - place) : max(0, stop - place)].copy())
+            if at >= stop:
+                break
+        return np.concatenate(pieces, axis=1)
+
+    def _look(self) -> None:
+        """Decode the first frame: it says rate and channels as they are, whatever the header says."""
+        codec = str(self._stream.codec_context.name)
+        if self._limits.codecs and not codec.startswith(tuple(self._limits.codecs)):
+            known = "PCM, ADPCM, MP3, FLAC, Vorbis or Opus"
+            raise AudioError(f"{self.name}: cannot be read: its codec is {codec!r}, expected {known}")
+        self._frames = self._all_frames()
+        first = next(self._frames, None)
+        if first is None:
+            self._check_whole()
+        self._first = first
+        assert first is not None
+        self.rate, self.channels = int(first.sample_rate), int(first.layout.nb_channels)
+        low, high = self._limits.rates
+        if not low <= self.rate <= high:
+            raise AudioError(f"{self.name}: {self.rate} samples per second, expected {low} to {high}")
+        if not 1 <= self.channels <= self._limits.channels:
+            raise AudioError(f"{self.name}: {self.channels} channels, expected 1 to {self._limits.channels}")
+        self.stated, self.trusted, self._slack = stated_samples(self._container, self._stream, self.rate)
+        self._drop = _opus_delay(self._stream) if codec.endswith("opus") and "matroska" in self.container else 0
+        # the stated length of PCM is that of the file, whatever its header says
+        if self.stated is not None and (self.trusted or codec.startswith("pcm_")):
+            self._check_length(self.stated, "")
+
+    def __iter__(self) -> Iterator[Samples]:
+        import av
+
+        first: Any = self._first
+        waiting: list[Any] = []  # frames of one kind, of which each costs more to look at than to decode
+        count, kind, converter = 0, (self.rate, self.channels, first.format.name), None
+        for frame in _chain(first, self._frames):
+            own = (frame.sample_rate, frame.layout.nb_channels, frame.format.name)
+            if own != kind:
+                yield from self._taken(waiting, converter)
+                # a resampler's last millisecond is dropped where the format changes again, as FFmpeg's command does
+                waiting, count, kind, converter = [], 0, own, None
+                if own[:2] != (self.rate, self.channels):  # brought to the format that the stream began with
+                    layout = f"{self.channels} channels" if _is_custom(first.layout) else first.layout.name
+                    converter = av.AudioResampler(format="fltp", layout=layout, rate=self.rate)
+            waiting.append(frame)
+            count += frame.samples
+            if count >= _AT_ONCE:
+                yield from self._taken(waiting, converter)
+                waiting, count = [], 0
+        yield from self._taken(waiting, converter)
+        yield from self._converted(converter, None)
+        self._check_whole()
+
+    def _taken(self, frames: list[Any], converter: Any) -> Iterator[Samples]:
+        if not frames:
+            return
+        if converter is None:
+            block = _as_floats(frames)
+            dropped, self._drop = min(self._drop, block.shape[1]), max(0, self._drop - block.shape[1])
+            yield self._counted(block[:, dropped:])
+            return
+        for frame in frames:
+            yield from self._converted(converter, frame)
+
+    def _converted(self, converter: Any, frame: Any) -> Iterator[Samples]:
+        import av
+
+        if converter is None:
+            return
+        if frame is not None:
+            frame.pts = None
+        try:
+            made = converter.resample(frame)
+        except (av.FFmpegError, ValueError) as error:
+            self._lost += 0 if frame is None else frame.samples * self.rate / frame.sample_rate
+            self._lost_packets += 1
+            self._failure = self._failure or _said(error)
+            return
+        yield from (self._counted(_as_floats([each])) for each in made if each.samples)
+
+    def _counted(self, block: Samples) -> Samples:
+        self.decoded += block.shape[1]
+        self._check_length(self.decoded)
+        if self._limits.request is not None:
+            self._limits.request.take(block.size, self.name)
+        return block
+
+    def _check_length(self, count: int, more: str = "more than ") -> None:
+        limits = self._limits
+        if count > limits.seconds * self.rate:
+            found = f"{more}{count / self.rate:.0f} s of audio"
+            raise AudioError(f"{self.name}: {found}, expected at most {limits.seconds:g} s", "too_long")
+        if count * self.channels > limits.samples:
+            raise AudioError(
+                f"{self.name}: more than {limits.samples} samples over {self.channels} channels", "too_long"
+            )
+
+    def _all_frames(self) -> Iterator[Any]:
+        import av
+
+        try:
+            for packet in self._container.demux(self._stream):
+                try:
+                    frames = packet.decode()
+                    for frame in frames:
+                        _keep_layout(frame)
+                    yield from frames
+                except av.EOFError:
+                    return
+                except (av.FFmpegError, ValueError) as error:
+                    self._lost += self._duration(packet)
+                    self._lost_packets += 1
+                    self._failure = self._failure or _said(error)
+                if time.monotonic() > self._until:
+                    raise AudioError(f"{self.name}: not decoded within {self._limits.work_seconds:g} s", "too_long")
+        except (av.FFmpegError, ValueError) as error:  # the container is damaged from here on
+            self._failure = self._failure or _said(error)
+
+    def _duration(self, packet: Any) -> float:
+        """Samples that a packet stands for, as far as its container says."""
+        if not packet.duration or packet.time_base is None:
+            return 0.0
+        rate = self._stream.codec_context.sample_rate or 0
+        return float(packet.duration * packet.time_base) * rate
+
+    def _check_whole(self) -> None:
+        """Raise if more than :data:`LOSS` of the file is missing or could not be decoded, or nothing was."""
+        if not self.decoded:
+            if self._failure or self._missing > LOSS:
+                raise AudioError(
+                    f"{self.name}: cannot be read as audio ({self._failure or self._claim}); check that the file is "
+                    "whole"
+                )
+            if not set(self.container.split(",")) & WITH_HEADER:
+                raise AudioError(
+                    f"{self.name}: cannot be read as audio (no audio in it); check that the file is whole"
+                )
+            raise NoSamples(f"{self.name}: holds no audio samples (0 s); replace it or leave it out")
+        if self._lost_packets > SEAM:
+            share = self._lost / (self._lost + self.decoded)
+            self._refuse_loss(share, f"{100 * share:.0f} % of it cannot be decoded ({self._failure})")
+        if self.trusted and self.stated is not None:
+            missing = self.stated - self.decoded
+            if missing > max(self._slack, LOSS * self.stated):
+                held, stated = self.decoded / self.rate, self.stated / self.rate
+                raise AudioError(
+                    f"{self.name}: holds {held:.2f} s of the {stated:.2f} s that its header states; it may have been "
+                    "cut or damaged"
+                )
+
+    def _refuse_loss(self, share: float, claim: str) -> None:
+        if share > LOSS:
+            raise AudioError(f"{self.name}: {claim}; it may have been cut or damaged")
+
+
+def _opus_delay(stream: Any) -> int:
+    """Samples of an Opus decoder's delay that FFmpeg 8.1 leaves at the start of a WebM file.
+
+    It counts the delay (a number at 48 kHz) at the rate of the track, which for a file of 8 kHz is a sixth of it; the
+    rest then shows as a first timestamp of up to 6 ms.
+    """
+    head = bytes(stream.codec_context.extradata or b"")
+    if len(head) < 19 or head[:8] != b"OpusHead" or not stream.start_time:
+        return 0
+    delay, rate = int.from_bytes(head[10:12], "little"), int.from_bytes(head[12:16], "little")
+    left = delay - round(delay * rate / 48000)
+    begins = float(stream.start_time * stream.time_base)
+    return left if left > 0 and abs(begins - left / 48000) <= 0.001 else 0
+
+
+def _keep_layout(frame: Any) -> None:
+    """Let a frame's layout of custom order live for ever.
+
+    PyAV 18.1 (audio/layout.py, ``get_audio_layout``) copies FFmpeg's structure with the pointer to its channel map,
+    and frame and layout would both free the map: a CAF or QuickTime file with such a layout ended the process.
+    """
+    if _is_custom(frame.layout):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(frame.layout))
+
+
+def _is_custom(layout: Any) -> bool:
+    return " channels (" in layout.name
+
+
+def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from rest
+
+
+def _as_floats(frames: list[Any]) -> Samples:
+    """Frames of one sample format as ``(channels, n)``."""
+    from av.audio.plane import AudioPlane
+
+    def values(frame: Any, plane: Any) -> NDArray[Any]:
+        return np.frombuffer(plane, dtype, frame.samples * width)
+
+    # not frame.planes: of more than 8 channels it reads beyond the end of their list (PyAV 18.1, audio/frame.py)
+    channels, kind = frames[0].layout.nb_channels, frames[0].format
+    dtype, scale = _WRITTEN[kind.name.removesuffix("p")]
+    planes, width = (channels, 1) if kind.is_planar else (1, channels)
+    parts = [np.concatenate([values(frame, AudioPlane(frame, plane)) for frame in frames]) for plane in range(planes)]
+    found: NDArray[Any] = np.stack(parts) if kind.is_planar else parts[0].reshape(-1, channels).T
+    if dtype is np.float32:
+        return found
+    if dtype is np.int16:
+        return np.multiply(found, np.float32(scale), dtype=np.float32)
+    if dtype is np.uint8:
+        return (found.astype(np.float32) - np.float32(128)) * np.float32(scale)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return found.astype(np.float32) * np.float32(scale)
+
+
+def _open_file(source: Path | bytes, name: str) -> tuple[BinaryIO, int]:
+    if isinstance(source, bytes):
+        if not source:
+            raise AudioError(f"{name}: is empty (0 bytes); replace it or leave it out", "empty_audio")
+        return io.BytesIO(source), len(source)
+    if not source.is_file():
+        what = "is a folder" if source.is_dir() else "does not exist"
+        raise AudioError(f"audio file {name} {what}; give the path of an audio file", "missing_audio")
+    try:
+        # without its name, by whose ending FFmpeg would guess where the content says nothing
+        file = os.fdopen(os.open(source, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)), "rb")
+        size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise AudioError(f"audio file {name}: {error.strerror or error}") from error
+    if size == 0:
+        file.close()
+        raise AudioError(f"audio file {name} is empty (0 bytes); replace it or leave it out", "empty_audio")
+    return file, size
+
+
+@functools.cache
+def _audio_codecs() -> str:
+    import av
+
+    found = []
+    for each in sorted(av.codecs_available):
+        with contextlib.suppress(ValueError):  # encoders only
+            if av.Codec(each, "r").type == "audio":
+                found.append(av.Codec(each, "r").name)
+    return ",".join(dict.fromkeys(found))
+
+
+def _said(error: BaseException) -> str:
+    """The words of an error, of FFmpeg's without its number."""
+    return str(getattr(error, "strerror", None) or first_line(error))
+
+
+def _refuse_to_open(url: str, flags: int, options: Any) -> Any:
+    raise PermissionError(f"an audio file wants to open {url!r}")
+
+
+def _open_container(file: BinaryIO, name: str, limits: DecodeLimits) -> tuple[Any, Any]:
+    try:
+        import av
+    except (ImportError, OSError) as error:
+        raise UserError(
+            f"{name}: audio cannot be decoded because PyAV does not load ({_said(error)}); install it: pip install av"
+        ) from error
+
+    file.seek(0)
+    options = {
+        "format_whitelist": ",".join(limits.formats),
+        "codec_whitelist": _audio_codecs(),
+        "protocol_whitelist": "none",
+        "max_streams": "256",
+    }
+    head = file.read(_READ)
+    if head[:4] in (b"RIFF", b"RF64") and not any(sync in head for sync in OTHER_CODECS):
+        # whether its PCM is DTS or AC-3 is looked for in a megabyte otherwise, which costs more than decoding it
+        options["max_probe_packets"] = "1"
+    file.seek(0)
+    try:
+        container = av.open(
+            file,
+            options=options,
+            io_open=_refuse_to_open,
+            buffer_size=_READ,
+            metadata_errors="replace",
+            timeout=(limits.work_seconds, limits.work_seconds),
+        )
+    except (av.FFmpegError, ValueError, PermissionError) as error:
+        file.seek(0)
+        reason = f"not of a known format, or damaged at its beginning, {file.read(8)!r}; {_said(error)}"
+        raise AudioError(f"{name}: cannot be read as audio ({reason}); check that the file is whole") from error
+    stream = next(iter(container.streams.audio), None)
+    if stream is None or stream.codec_context is None:
+        what = "it holds no audio" if stream is None else "its audio codec is not known"
+        container.close()
+        raise AudioError(f"{name}: cannot be read as audio ({what}); give an audio file")
+    stream.codec_context.thread_count = 1
+    layout = stream.codec_context.layout
+    if _is_custom(layout):  # see _keep_layout; ``layout`` now is the only owner of the map
+        stream.codec_context.layout = f"{layout.nb_channels} channels"
+    return container, stream
