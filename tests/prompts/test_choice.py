@@ -130,7 +130,10 @@ def test_the_command_line_takes_names_files_and_single_texts(own: Path, monkeypa
     assert later == {"name": str(own), "mcqa_system": "choose."}
     assert compose("ask", ["prompts=own.yaml", "prompts=mini"])["prompts"] == {"name": "mini"}
     assert compose("ask", ['+prompts.mcqa_system="choose."'])["prompts"] == {"mcqa_system": "choose."}
-    with pytest.raises(ConfigError, match="prompts/ful"):
+    assert compose("ask", ["prompts=mini", "prompts=null"])["prompts"] is None
+    with pytest.raises(
+        ConfigError, match=r"ask: prompts=ful is not known; there are full, mini, or name a file.yaml"
+    ):
         compose("ask", ["prompts=ful"])
 
 
