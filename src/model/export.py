@@ -98,7 +98,7 @@ def published_config(checkpoint: Checkpoint) -> dict[str, Any]:
 def import_published(checkpoint: Checkpoint, out: str | Path, dtype: torch.dtype | None = None) -> Path:
     """Write the trained part of a checkpoint of any form as one of ours; returns the folder.
 
-    As stored, or in ``dtype``: ALARM-CA takes 489 MB in float32 and 245 MB in bfloat16, as a GPU runs it anyway.
+    As stored, or in ``dtype``: ALARM-CA takes 489 MB in float32 and 245 MB in bfloat16, which rounds it.
     """
     state, extra = checkpoint.state(dtype=dtype), {**checkpoint.extra, "source": checkpoint.name}
     return write_checkpoint(out, state, checkpoint.config, extra, checkpoint.lora())

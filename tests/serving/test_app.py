@@ -233,7 +233,7 @@ def test_addresses_are_read_where_they_are_allowed() -> None:
             return {"type": "audio_url", "audio_url": {"url": f"{files.address}{path}"}}
 
         assert ask(address, chat(part("/a.wav"), "what?")).status_code == 200
-        for path, why in (("/b.wav", "no WAV"), ("/none.wav", "answers 404")):
+        for path, why in (("/b.wav", "cannot be read"), ("/none.wav", "answers 404")):
             response = ask(address, chat("what?", part(path)))
             assert response.status_code == 400 and why in response.json()["error"]["message"]
         local = part("/a.wav")

@@ -221,18 +221,22 @@ def test_bf16_runs(run: Run) -> None:
     whole = run("whole_precision", max_steps=3)
     assert losses(folder) == pytest.approx(losses(whole), rel=0.03)
     assert losses(run("llm_alone", "llm_dtype=bfloat16", max_steps=3)) == pytest.approx(losses(whole), rel=0.03)
+    exact = run("llm_in_float32", "llm_dtype=float32", bf16="true", max_steps=3)
+    assert losses(exact) == losses(folder)  # bit for bit: linear layers in bfloat16 change nothing under autocast
+    assert record(exact)["llm_digest"] != record(folder)["llm_digest"]
 
 
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
         (("frozen_adapters_names=[w2vbert]",), "frozen_adapters_names has no effect"),
-        (("pretrained_adapters_dir=x",), "belong together"),
+        (("pretrained_adapters_dir=x",), "pretrained_adapters_dir: no folder x"),
         (("freeze_adapters=true", "frozen_adapters_names=[whisper]"), "unknown whisper"),
         (("model.llm_embedding_dim=64",), "llm_embedding_dim is 64"),
         (("+training_args.lerning_rate=1",), "did you mean 'learning_rate'"),
         (("training_args.lr_scheduler_type=cosign",), "training_args: "),
         (("encoder_cache_dir=x",), "encoder_cache_dir has no effect"),
+        (("llm_dtype=autocast",), "bf16 is off"),
         (("max_batch_positions=0",), "max_batch_positions is 0"),
         (("training_args.gradient_accumulation_steps=0",), "gradient_accumulation_steps is 0"),
         (("+training_args.auto_find_batch_size=true",), "set max_batch_positions instead"),
@@ -265,5 +269,7 @@ def test_resume_from_nothing(run: Run, tmp_path: Path) -> None:
 
 
 def test_configuration_check_loads_nothing(run: Run, tmp_path: Path) -> None:
-    run("checked", "check_config=true", "model.llm=/nowhere")
+    run("checked", "check_config=true", "model.llm=nobody/model")
+    with pytest.raises(UserError, match=r"model\.llm: there is no folder '/nowhere'"):
+        run("checked", "check_config=true", "model.llm=/nowhere")
     assert not (tmp_path / "checked" / "run.json").exists()
