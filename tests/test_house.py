@@ -120,6 +120,7 @@ SURFACE = [
     "scripts/benchmarks/dataset_collection/download_mmsu.sh",
     "scripts/benchmarks/report.py",
     "scripts/check_kills.py",
+    "scripts/import_published_prompts.py",
     "scripts/plot_curves.py",
     "serve.py",
     "src/configs/accelerate/cpu.yaml",
