@@ -16,7 +16,6 @@ from pathlib import Path
 
 from src.common.cli import run_cli
 from src.common.errors import ConfigError
-from src.common.paths import REPO_ROOT
 
 RUNS = "saved/Qwen3-4B-Thinking-2507"
 PUBLISHED = {
@@ -36,49 +35,32 @@ def main() -> None:
     published.add_argument("--save-dir", help="folder of the files (default: data/pretrained_weights)")
     own = parser.add_argument_group("our form: a checkpoint of each adapter")
     own.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT", help="folder or Hub id")
-    own.add_argument("--out", type=Path, help="folder of the checkpoints (default: saved/pretrained_adapters)")
+    own.add_argument("--out", help="folder of the checkpoints (default: saved/pretrained_adapters)")
     own.add_argument("--encoders", nargs="+", metavar="NAME", help="only the adapters of these encoders")
     args = parser.parse_args()
 
     given = {name: getattr(args, name) for name in PUBLISHED}
-    if not args.checkpoints:
-        if args.out or args.encoders:
-            raise ConfigError("--out and --encoders belong to CHECKPOINT arguments; give some, or use --save-dir")
-        extract(
-            {name: run or PUBLISHED[name] for name, run in given.items()}, args.save_dir or "data/pretrained_weights"
-        )
-        return
-    if args.save_dir or any(given.values()):
+    if args.checkpoints and (args.save_dir or any(given.values())):
         raise ConfigError("give CHECKPOINT arguments (with --out), or --whisper … (with --save-dir), not both")
+    if not args.checkpoints and (args.out or args.encoders):
+        raise ConfigError("--out and --encoders belong to CHECKPOINT arguments; give some, or use --save-dir")
+    if args.checkpoints:
+        from src.model.export import export_adapters
 
-    from src.model.export import export_adapters
+        out = args.out or "saved/pretrained_adapters"
+        written = export_adapters(args.checkpoints, out, args.encoders)
+        for name, source in written.items():
+            print(f"{Path(out) / name}  from {source}")
+        names = f"{{{','.join(f'{name}:{name}' for name in written)}}}"
+    else:
+        from src.model.adapter_files import write_adapters
 
-    out = args.out or Path("saved/pretrained_adapters")
-    written = export_adapters(args.checkpoints, out, args.encoders)
-    names = ",".join(f"{name}:{name}" for name in written)
-    for name, source in written.items():
-        print(f"{out / name}  from {source}")
-    print(f"\npretrained_adapters_dir={out} 'pretrained_adapters_names={{{names}}}' freeze_adapters=true")
-
-
-def extract(runs: dict[str, str], save_dir: str) -> None:
-    """Write ``save_dir/ENCODER.pth`` for each checkpoint that is there; the folder is relative to the repository."""
-    from src.model.adapter_files import SUFFIX, write_adapter
-    from src.model.checkpoints import is_there, open_checkpoint
-
-    folder, written = REPO_ROOT / save_dir, []
-    for name, run in runs.items():
-        run = (
-            run if is_there(run) or Path(run).is_absolute() or not is_there(REPO_ROOT / run) else str(REPO_ROOT / run)
-        )
-        if not is_there(run):
-            print(f"{name}: {run} does not exist; skipped")
-            continue
-        print(f"{write_adapter(open_checkpoint(run), name, folder / (name + SUFFIX))}  from {run}")
-        written.append(name)
-    if written:
-        names = ",".join(written)
-        print(f"\npretrained_adapters_dir={save_dir} 'pretrained_adapters_names=[{names}]' freeze_adapters=true")
+        out = args.save_dir or "data/pretrained_weights"
+        paths = write_adapters({name: given[name] or PUBLISHED[name] for name in PUBLISHED}, out)
+        for name, path in paths.items():
+            print(f"{path}" if path else f"{name}: {given[name] or PUBLISHED[name]} does not exist; skipped")
+        names = f"[{','.join(name for name, path in paths.items() if path)}]"
+    print(f"\npretrained_adapters_dir={out} 'pretrained_adapters_names={names}' freeze_adapters=true")
 
 
 if __name__ == "__main__":

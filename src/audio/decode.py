@@ -17,7 +17,7 @@ from src.audio.budget import Reservation
 from src.audio.errors import AudioError
 from src.audio.mixing import ChannelLevels, check_range
 from src.audio.roots import inside
-from src.audio.stream import CLIENT_CODECS, CLIENT_FORMATS, DEFAULT, AudioStream, DecodeLimits, Samples
+from src.audio.stream import CLIENT_CODECS, CLIENT_FORMATS, DEFAULT, LOSS, AudioStream, DecodeLimits, Samples
 
 __all__ = [
     "CLIENT_CODECS",
@@ -63,7 +63,8 @@ def decode(source: Path | bytes, name: str = "", limits: DecodeLimits = DEFAULT,
             for block in stream:
                 if mono and block.shape[0] > 1:
                     levels.add(block)
-                    block = block.mean(axis=0, keepdims=True)
+                    with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+                        block = block.mean(axis=0, keepdims=True)
                 buffer.append(block)
             samples = buffer.finish(limits.hold_memory)
             undo.pop_all()
@@ -131,6 +132,8 @@ class Cuts:
             seekable = stream.seekable
         if not seekable or self._frames is None:
             self._whole = decode(path, limits=limits).samples
+        elif not self.read(max(0, int((1 - LOSS) * self._frames) - 1), self._frames).size:
+            raise AudioError(f"{path}: its end is missing; it may have been cut or damaged")
 
     def read(self, start: int, stop: int) -> Samples:
         """Samples ``start`` to ``stop`` of the file's own rate, ``(channels, n)``; fewer where the file ends."""

@@ -98,10 +98,11 @@ def stated_samples(container: Any, stream: Any, rate: int) -> tuple[int | None, 
     if stream.duration and stream.time_base:
         seconds = stream.duration * stream.time_base
     elif container.duration and len(container.streams) == 1:
-        seconds = Fraction(container.duration, 1_000_000)
+        # Matroska states when it ends, whenever it begins
+        seconds = Fraction(container.duration - max(0, container.start_time or 0), 1_000_000)
     if seconds is None or seconds <= 0:
         return None, False, 0
     codec = str(stream.codec_context.name)
     count = int(seconds * rate)
-    exact = codec.startswith(("pcm_", "flac", "alac", "wavpack", "tta"))
+    exact = codec.startswith(("pcm_", "flac"))
     return count, trusted, 1 if exact else LOSSY

@@ -14,6 +14,7 @@ What was decoded counts, not what headers and timestamps say; where a header is 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import io
 import math
@@ -41,9 +42,15 @@ FORMATS = (
 """Containers by FFmpeg's names; none of them names other files (references of QuickTime files are not followed)."""
 CLIENT_FORMATS = ("wav", "flac", "mp3", "ogg")
 CLIENT_CODECS = ("pcm_", "adpcm_", "mp3", "flac", "vorbis", "libvorbis", "opus", "libopus")
+OTHER_CODECS = (
+    b"\x7f\xfe\x80\x01", b"\xfe\x7f\x01\x80", b"\x1f\xff\xe8\x00", b"\xff\x1f\x00\xe8", b"\x72\xf8\x1f\x4e",
+)  # fmt: skip
+"""Marks of DTS (in its four forms) and IEC 61937, which some WAV files carry in place of PCM samples."""
 LOSS = 0.01
 """Share of a file that may be missing or undecodable."""
-_WRITTEN = {
+SEAM = 2
+"""Packets that may be undecodable in any file: those at its ends, and where two files were joined."""
+_WRITTEN: dict[str, tuple[Any, float]] = {
     "u8": (np.uint8, 2.0**-7), "s16": (np.int16, 2.0**-15), "s32": (np.int32, 2.0**-31), "s64": (np.int64, 2.0**-63),
     "flt": (np.float32, 1.0), "dbl": (np.float64, 1.0),
 }  # fmt: skip
@@ -52,7 +59,7 @@ WITH_HEADER = frozenset({"wav", "w64", "aiff", "au", "caf", "flac", "ogg", "mov"
 """Containers that a probe does not take for others; one of these without samples is an empty clip."""
 SEEKABLE = frozenset({"wav", "w64", "flac", "aiff", "au", "caf"})
 """Containers whose PCM or FLAC samples can be entered anywhere."""
-_READ = 1 << 16
+_READ, _AT_ONCE = 1 << 16, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ class AudioStream:
         self._until = time.monotonic() + limits.work_seconds
         self._file, self.size = _open_file(source, self.name)
         self.decoded = 0
-        self._lost = 0.0
+        self._lost, self._lost_packets = 0.0, 0
         self._failure = ""
         try:
             if self.size > limits.file_bytes:
@@ -163,13 +170,17 @@ class AudioStream:
             if place > start and at < 0 or 0 <= at != place:
                 return None
             at = place + frame.samples
-            pieces.append(_as_floats(frame)[:, max(0, start - place) : max(0, stop - place)].copy())
+            pieces.append(_as_floats([frame])[:, max(0, start - place) : max(0, stop - place)].copy())
             if at >= stop:
                 break
         return np.concatenate(pieces, axis=1)
 
     def _look(self) -> None:
         """Decode the first frame: it says rate and channels as they are, whatever the header says."""
+        codec = str(self._stream.codec_context.name)
+        if self._limits.codecs and not codec.startswith(tuple(self._limits.codecs)):
+            known = "PCM, ADPCM, MP3, FLAC, Vorbis or Opus"
+            raise AudioError(f"{self.name}: cannot be read: its codec is {codec!r}, expected {known}")
         self._frames = self._all_frames()
         first = next(self._frames, None)
         if first is None:
@@ -183,10 +194,7 @@ class AudioStream:
         if not 1 <= self.channels <= self._limits.channels:
             raise AudioError(f"{self.name}: {self.channels} channels, expected 1 to {self._limits.channels}")
         self.stated, self.trusted, self._slack = stated_samples(self._container, self._stream, self.rate)
-        codec = str(self._stream.codec_context.name)
-        if self._limits.codecs and not codec.startswith(tuple(self._limits.codecs)):
-            known = "PCM, ADPCM, MP3, FLAC, Vorbis or Opus"
-            raise AudioError(f"{self.name}: cannot be read: its codec is {codec!r}, expected {known}")
+        self._drop = _opus_delay(self._stream) if codec.endswith("opus") and "matroska" in self.container else 0
         # the stated length of PCM is that of the file, whatever its header says
         if self.stated is not None and (self.trusted or codec.startswith("pcm_")):
             self._check_length(self.stated, "")
@@ -195,36 +203,52 @@ class AudioStream:
         import av
 
         first: Any = self._first
-        converter, made_for = None, None
-        own = (self.rate, self.channels)
+        waiting: list[Any] = []  # frames of one kind, of which each costs more to look at than to decode
+        count, kind, converter = 0, (self.rate, self.channels, first.format.name), None
         for frame in _chain(first, self._frames):
-            about = (int(frame.sample_rate), int(frame.layout.nb_channels))
-            if made_for is not None and made_for != (*about, frame.format.name):
-                yield from self._converted(converter, None)
-                converter = made_for = None
-            if about == own:
-                yield self._counted(_as_floats(frame))
-                continue
-            if converter is None:  # the format changes within the stream: the rest is brought to the first one
-                converter = av.AudioResampler(format="fltp", layout=first.layout, rate=self.rate)
-                made_for = (*about, frame.format.name)
-            yield from self._converted(converter, frame)
-        if converter is not None:
-            yield from self._converted(converter, None)
+            own = (frame.sample_rate, frame.layout.nb_channels, frame.format.name)
+            if own != kind:
+                yield from self._taken(waiting, converter)
+                # a resampler's last millisecond is dropped where the format changes again, as FFmpeg's command does
+                waiting, count, kind, converter = [], 0, own, None
+                if own[:2] != (self.rate, self.channels):  # brought to the format that the stream began with
+                    layout = f"{self.channels} channels" if _is_custom(first.layout) else first.layout.name
+                    converter = av.AudioResampler(format="fltp", layout=layout, rate=self.rate)
+            waiting.append(frame)
+            count += frame.samples
+            if count >= _AT_ONCE:
+                yield from self._taken(waiting, converter)
+                waiting, count = [], 0
+        yield from self._taken(waiting, converter)
+        yield from self._converted(converter, None)
         self._check_whole()
+
+    def _taken(self, frames: list[Any], converter: Any) -> Iterator[Samples]:
+        if not frames:
+            return
+        if converter is None:
+            block = _as_floats(frames)
+            dropped, self._drop = min(self._drop, block.shape[1]), max(0, self._drop - block.shape[1])
+            yield self._counted(block[:, dropped:])
+            return
+        for frame in frames:
+            yield from self._converted(converter, frame)
 
     def _converted(self, converter: Any, frame: Any) -> Iterator[Samples]:
         import av
 
+        if converter is None:
+            return
         if frame is not None:
             frame.pts = None
         try:
             made = converter.resample(frame)
         except (av.FFmpegError, ValueError) as error:
             self._lost += 0 if frame is None else frame.samples * self.rate / frame.sample_rate
+            self._lost_packets += 1
             self._failure = self._failure or _said(error)
             return
-        yield from (self._counted(_as_floats(each)) for each in made if each.samples)
+        yield from (self._counted(_as_floats([each])) for each in made if each.samples)
 
     def _counted(self, block: Samples) -> Samples:
         self.decoded += block.shape[1]
@@ -249,11 +273,15 @@ class AudioStream:
         try:
             for packet in self._container.demux(self._stream):
                 try:
-                    yield from packet.decode()
+                    frames = packet.decode()
+                    for frame in frames:
+                        _keep_layout(frame)
+                    yield from frames
                 except av.EOFError:
                     return
                 except (av.FFmpegError, ValueError) as error:
                     self._lost += self._duration(packet)
+                    self._lost_packets += 1
                     self._failure = self._failure or _said(error)
                 if time.monotonic() > self._until:
                     raise AudioError(f"{self.name}: not decoded within {self._limits.work_seconds:g} s", "too_long")
@@ -280,7 +308,7 @@ class AudioStream:
                     f"{self.name}: cannot be read as audio (no audio in it); check that the file is whole"
                 )
             raise NoSamples(f"{self.name}: holds no audio samples (0 s); replace it or leave it out")
-        if self._lost:
+        if self._lost_packets > SEAM:
             share = self._lost / (self._lost + self.decoded)
             self._refuse_loss(share, f"{100 * share:.0f} % of it cannot be decoded ({self._failure})")
         if self.trusted and self.stated is not None:
@@ -297,26 +325,60 @@ class AudioStream:
             raise AudioError(f"{self.name}: {claim}; it may have been cut or damaged")
 
 
+def _opus_delay(stream: Any) -> int:
+    """Samples of an Opus decoder's delay that FFmpeg 8.1 leaves at the start of a WebM file.
+
+    It counts the delay (a number at 48 kHz) at the rate of the track, which for a file of 8 kHz is a sixth of it; the
+    rest then shows as a first timestamp of up to 6 ms.
+    """
+    head = bytes(stream.codec_context.extradata or b"")
+    if len(head) < 19 or head[:8] != b"OpusHead" or not stream.start_time:
+        return 0
+    delay, rate = int.from_bytes(head[10:12], "little"), int.from_bytes(head[12:16], "little")
+    left = delay - round(delay * rate / 48000)
+    begins = float(stream.start_time * stream.time_base)
+    return left if left > 0 and abs(begins - left / 48000) <= 0.001 else 0
+
+
+def _keep_layout(frame: Any) -> None:
+    """Let a frame's layout of custom order live for ever.
+
+    PyAV 18.1 (audio/layout.py, ``get_audio_layout``) copies FFmpeg's structure with the pointer to its channel map,
+    and frame and layout would both free the map: a CAF or QuickTime file with such a layout ended the process.
+    """
+    if _is_custom(frame.layout):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(frame.layout))
+
+
+def _is_custom(layout: Any) -> bool:
+    return " channels (" in layout.name
+
+
 def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
     yield first
     yield from rest
 
 
-def _as_floats(frame: Any) -> Samples:
-    """A frame of any sample format as ``(channels, n)``; a view of its memory where it is float32 already."""
-    channels, count = frame.layout.nb_channels, frame.samples
-    kind, scale = _WRITTEN[frame.format.name.removesuffix("p")]
-    if frame.format.is_planar:
-        found = np.stack([np.frombuffer(plane, kind, count) for plane in frame.planes])
-    else:
-        found = np.frombuffer(frame.planes[0], kind, count * channels).reshape(count, channels).T
-    if kind is np.float32:
-        return found  # type: ignore[return-value]
+def _as_floats(frames: list[Any]) -> Samples:
+    """Frames of one sample format as ``(channels, n)``."""
+    from av.audio.plane import AudioPlane
+
+    def values(frame: Any, plane: Any) -> NDArray[Any]:
+        return np.frombuffer(plane, dtype, frame.samples * width)
+
+    # not frame.planes: of more than 8 channels it reads beyond the end of their list (PyAV 18.1, audio/frame.py)
+    channels, kind = frames[0].layout.nb_channels, frames[0].format
+    dtype, scale = _WRITTEN[kind.name.removesuffix("p")]
+    planes, width = (channels, 1) if kind.is_planar else (1, channels)
+    parts = [np.concatenate([values(frame, AudioPlane(frame, plane)) for frame in frames]) for plane in range(planes)]
+    found: NDArray[Any] = np.stack(parts) if kind.is_planar else parts[0].reshape(-1, channels).T
+    if dtype is np.float32:
+        return found
+    if dtype is np.int16:
+        return np.multiply(found, np.float32(scale), dtype=np.float32)
+    if dtype is np.uint8:
+        return (found.astype(np.float32) - np.float32(128)) * np.float32(scale)
     with np.errstate(over="ignore", invalid="ignore"):
-        if kind is np.uint8:
-            return (found.astype(np.float32) - np.float32(128)) * np.float32(scale)
-        if kind is np.int16:
-            return np.multiply(found, np.float32(scale), dtype=np.float32)
         return found.astype(np.float32) * np.float32(scale)
 
 
@@ -375,9 +437,12 @@ def _open_container(file: BinaryIO, name: str, limits: DecodeLimits) -> tuple[An
         "codec_whitelist": _audio_codecs(),
         "protocol_whitelist": "none",
         "max_streams": "256",
-        # 32 packets tell DTS or AC-3 inside a WAV file from PCM; the default of 2500 costs more than decoding
-        "max_probe_packets": "32",
     }
+    head = file.read(_READ)
+    if head[:4] in (b"RIFF", b"RF64") and not any(sync in head for sync in OTHER_CODECS):
+        # whether its PCM is DTS or AC-3 is looked for in a megabyte otherwise, which costs more than decoding it
+        options["max_probe_packets"] = "1"
+    file.seek(0)
     try:
         container = av.open(
             file,
@@ -397,4 +462,7 @@ def _open_container(file: BinaryIO, name: str, limits: DecodeLimits) -> tuple[An
         container.close()
         raise AudioError(f"{name}: cannot be read as audio ({what}); give an audio file")
     stream.codec_context.thread_count = 1
+    layout = stream.codec_context.layout
+    if _is_custom(layout):  # see _keep_layout; ``layout`` now is the only owner of the map
+        stream.codec_context.layout = f"{layout.nb_channels} channels"
     return container, stream

@@ -85,13 +85,17 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def set_problem(
-    folder: Path, columns: Iterable[str] = (), keys: Mapping[str, np.ndarray] | None = None
+    folder: Path,
+    columns: Iterable[str] = (),
+    keys: Mapping[str, np.ndarray] | None = None,
+    rows: Mapping[str, int] | None = None,
 ) -> str | None:
     """Why ``folder`` is not a complete saved ``DatasetDict``; None if it is one.
 
     Checked are the listing of the splits, the files of every split and that they can be opened, that every split has
     ``columns``, and, with ``keys``, that every split named there has a row for each of its ``dataset_index`` values
-    ``(rows,)``; it may have more. A saved single ``Dataset`` counts as its own split ``train``.
+    ``(rows,)``; it may have more. ``rows`` are the fewest rows of splits whose rows are not numbered. A saved single
+    ``Dataset`` counts as its own split ``train``.
     """
     tables: dict[str, Any] = {}
     for split in listed_splits(folder):
@@ -104,9 +108,13 @@ def set_problem(
             return f"split {split or 'train'} has no column {', '.join(missing)}"
     if not tables:
         return f"no {LISTING}"
-    for split, wanted in (keys or {}).items():
+    for split in [*(keys or {}), *(rows or {})]:
         if split not in tables:
             return f"no split {split}"
+    for split, least in (rows or {}).items():
+        if tables[split].num_rows < least:
+            return f"split {split} has {tables[split].num_rows} rows, expected {least}"
+    for split, wanted in (keys or {}).items():
         problem = _key_problem(tables[split], wanted)
         if problem:
             return f"split {split} {problem}"

@@ -100,7 +100,7 @@ def _read_options(content: Mapping[str, Any], path: str, problems: list[str]) ->
         if key in ("split", "limit", "return_audio", "rows"):
             result[key] = value
         elif key == "dataset_names":
-            result["rows"] = _rows(value, f"{path}.{key}", problems)
+            result["rows"] = read_rows(value, f"{path}.{key}", problems)
         elif key == "_target_":
             if value not in TARGETS:
                 problems.append(f"{path}._target_: got {value!r}, expected {TARGETS[0]}")
@@ -111,7 +111,8 @@ def _read_options(content: Mapping[str, Any], path: str, problems: list[str]) ->
     return result
 
 
-def _rows(value: Any, path: str, problems: list[str]) -> list[list[Any]]:
+def read_rows(value: Any, path: str, problems: list[str]) -> list[list[Any]]:
+    """The rows of ``dataset_names``, each with its four parts; what cannot be read is added to ``problems``."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         problems.append(f"{path}: got {value!r}, expected a list of [SET, ANSWER_SPLIT, SHARE, RANDOM]")
         return []

@@ -16,7 +16,7 @@ from src.audio.waveform import load_waveform
 from src.common.config import bind_dataclass
 from src.common.errors import UserError
 from src.common.seeds import seed_everything
-from src.generation.config import ModelSettings
+from src.generation.config import ARCHITECTURE_KEYS, ModelSettings
 from src.generation.ears import Ears, front_end_dtypes
 from src.generation.requests import Segment
 from src.generation.respond import Turns
@@ -47,7 +47,8 @@ def ask(file: str, question: str, raw: Mapping[str, Any]) -> Iterator[tuple[Part
 
     Raises :class:`UserError` for an unusable file, checkpoint or setting.
     """
-    config = bind_dataclass(AskConfig, raw, "config")
+    model = {name: value for name, value in raw.get("model", {}).items() if name not in ARCHITECTURE_KEYS}
+    config = bind_dataclass(AskConfig, {**raw, "model": model}, "config")
     waveform = load_waveform(file)
     names = [config.checkpoint_name] if isinstance(config.checkpoint_name, str) else config.checkpoint_name
     if names == [QUICKSTART_CHECKPOINT] and not Path(QUICKSTART_CHECKPOINT).exists():

@@ -95,7 +95,7 @@ def _audio_of(table: Table, rows: list[int]) -> Any:
     cells = table.data.select_columns(["audio"]).select(rows)
     if isinstance(table.data.features["audio"], Audio) and _any_without_bytes(table.data):
         allowed = [_allowed(table.audio(row)) for row in rows]
-        lost = sum(cell["bytes"] is None and cell["path"] is None for cell in allowed)
+        lost = sum(cell is None for cell in allowed)
         if lost:
             _log.warning("%s: %d clips are not files of the data set and are not saved with it", table.split, lost)
         cells = Dataset.from_dict({"audio": allowed}, features=Features({"audio": Audio(decode=False)}))
@@ -108,14 +108,14 @@ def _any_without_bytes(data: Any) -> bool:
     return any(pc.struct_field(chunk, "bytes").null_count for chunk in data.data.column("audio").chunks)
 
 
-def _allowed(cell: Any) -> dict[str, Any]:
+def _allowed(cell: Any) -> dict[str, Any] | None:
     try:
         source, name = cell_source(cell or {})
     except AudioError:
-        return {"bytes": None, "path": None}
+        return None
     if isinstance(source, bytes):
         return {"bytes": source, "path": cell.get("path")}
-    return {"bytes": None, "path": str(source) if source.is_file() else None}
+    return {"bytes": None, "path": str(source)} if source.is_file() else None
 
 
 def _replace(directory: Path, saved: Any) -> None:

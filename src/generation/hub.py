@@ -17,6 +17,7 @@ from src.common.existing import RECORD, read_record
 from src.common.log import get_logger
 from src.common.markdown import markdown_table
 from src.generation.config import RunConfig
+from src.prompts.choice import origin_of_run
 
 log = get_logger(__name__)
 PARQUET_BYTES = 500 * 10**6
@@ -122,7 +123,7 @@ def _settings(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("tokens, thinking budget", ", ".join(map(str, settings["max_tokens"]))),
         ("sampling", "greedy" if settings["greedy"] else "the language model's own"),
         ("seed", str(settings["seed"])),
-        ("prompt texts", settings["prompts"]),
+        ("prompt texts", str(origin_of_run(record))),
         ("git commit", str(record["git"]["commit"])),
         ("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
     ]

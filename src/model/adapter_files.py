@@ -102,6 +102,20 @@ def _kind(content: object) -> str:
     return f"a mapping with {', '.join(map(str, list(content)[:4])) or 'nothing'}"
 
 
+def write_adapters(runs: Mapping[str, str], save_dir: str | Path) -> dict[str, Path | None]:
+    """Write ``save_dir/ENCODER.pth`` from a checkpoint for each encoder; returns the paths, None where none is there.
+
+    ``save_dir`` is relative to the repository, checkpoints to the working directory or the repository.
+    """
+    paths: dict[str, Path | None] = {}
+    for name, run in runs.items():
+        found = next((str(base) for base in (Path(run), REPO_ROOT / run) if base.is_dir()), run)
+        there = is_there(found)
+        target = REPO_ROOT / save_dir / f"{name}{SUFFIX}"
+        paths[name] = write_adapter(open_checkpoint(found), name, target) if there else None
+    return paths
+
+
 def write_adapter(checkpoint: Checkpoint, encoder: str, path: Path) -> Path:
     """Write one adapter of a checkpoint as a published ``.pth`` file; returns its path.
 

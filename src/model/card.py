@@ -86,7 +86,7 @@ def model_card(
         f'```bash\npython ask.py FILE.wav "What do you hear?" checkpoint_name={repo}\n'
         f"python generate_vllm.py dataset.name=DATASET checkpoint_name={repo}\n```\n",
         "## Parts\n",
-        _parts_table(config),
+        _parts_table(config, checkpoint.extra.get("prompts")),
         "## Training\n",
         _training(record),
         "## Scores\n",
@@ -111,7 +111,7 @@ def _data(config: Mapping[str, Any]) -> str:
     return f"{dataset.get('name', 'not recorded')}: {', '.join(sets)}" if sets else "not recorded"
 
 
-def _parts_table(config: ModelConfig) -> str:
+def _parts_table(config: ModelConfig, prompts: Any) -> str:
     rows = [("language model (frozen)", config.llm, config.llm_revision or "")]
     for name, spec in config.config.encoders.items():
         adapter = config.config.audio_adapter_config[name].adapter_name
@@ -125,6 +125,10 @@ def _parts_table(config: ModelConfig) -> str:
         what = f"LoRA on the language model: r {config.lora.r}, alpha {config.lora.alpha}, layers {layers}"
         rows.append((what, "`lora/` in this repository, in PEFT's format", ""))
     rows.append((f"fusion: {config.config.audio_fusion_config.fusion_type}", "in this repository", ""))
+    if isinstance(prompts, Mapping):  # what it is asked with unless prompts= names another set
+        rows.append(
+            (f"prompt set {prompts.get('name')}", str(prompts.get("source", "")), str(prompts.get("digest", "")))
+        )
     return markdown_table(("part", "source", "revision"), rows)
 
 

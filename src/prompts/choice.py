@@ -120,7 +120,7 @@ def origin_of_run(record: Mapping[str, Any]) -> PromptOrigin:
     if isinstance(found, Mapping):
         return PromptOrigin(*(str(found.get(key, "")) for key in ("name", "digest", "source")))
     given = (record.get("config") or {}).get("prompts") or {}
-    digest = (record.get("settings") or {}).get("prompts") or ""
+    digest = (record.get("settings") or {}).get("prompts") or record.get("prompts_digest") or ""
     name = str(given.get("name", "")) if isinstance(given, Mapping) else str(given)
     known = name in known_prompt_sets()
     return PromptOrigin(name or "unknown set", str(digest), SHIPPED if known else "not recorded")

@@ -30,7 +30,7 @@ class Limits:
 
     clip_seconds: float = 300.0
     clips: int = 16
-    samples: int = 64_000_000
+    samples: int = 32_000_000
     request_samples: int = 160_000_000
     body_mib: float = 48.0
     body_seconds: float = 30.0

@@ -18,7 +18,7 @@ from src.model.build import build_feature_extractor, build_front_end
 from src.model.checkpoints import Checkpoint, load_into, open_checkpoint
 from src.model.config import ModelConfig
 from src.model.front_end import AudioFrontEnd
-from src.model.llm import config_width, load_llm
+from src.model.llm import config_width, llm_width, load_llm
 from src.model.lora import add_lora, lora_tensors
 from src.model.lora_files import restore_lora
 from src.model.precision import hold_as_autocast
@@ -113,10 +113,11 @@ def _open_start(config: TrainConfig) -> Checkpoint | None:
 
 def _configured_as(start: Checkpoint, config: ModelConfig) -> ModelConfig:
     """The model of a run that starts from a checkpoint: its front end and LoRA, on the LLM that the run names."""
-    if config.llm_embedding_dim not in (None, start.config.llm_embedding_dim):
+    width = llm_width(config.llm, config.llm_revision)
+    if width != start.config.llm_embedding_dim:
         raise ConfigError(
             f"model.from_pretrained={start.name} gives embeddings {start.config.llm_embedding_dim} wide, "
-            f"model.llm_embedding_dim is {config.llm_embedding_dim}: set model.llm to {start.config.llm} or its like"
+            f"{config.llm} takes {width}: set model.llm to {start.config.llm}, or to another of its width"
         )
     if config.config != start.config.config:
         log.info("model.from_pretrained: the front end is configured as %s was, not as model=NAME says", start.name)
@@ -125,7 +126,7 @@ def _configured_as(start: Checkpoint, config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(
         config,
         config=start.config.config,
-        llm_embedding_dim=start.config.llm_embedding_dim,
+        llm_embedding_dim=width,
         lora=config.lora or start.config.lora,
     )
 

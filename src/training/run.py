@@ -14,7 +14,7 @@ from src.common.paths import use_data_dir
 from src.common.run_record import write_json, write_run_record
 from src.common.seeds import seed_everything
 from src.prompts import choose_prompts
-from src.training.config import TrainConfig, bind_train_config
+from src.training.config import TrainConfig, bind_model_config, bind_train_config
 
 if TYPE_CHECKING:
     from src.training.build import Built
@@ -46,10 +46,24 @@ def run_training(config: Mapping[str, Any]) -> Path:
     resume = find_resume(bound.resume_from_checkpoint, Path(args.output_dir), bound.eval_mode)
     choose_prompts(bound.prompts, llm=bound.model.get("llm"))  # a wrong file is reported before models are loaded
     if bound.check_config:
+        _check_folders(bound)
         log.info("the configuration is in order")
         return Path(args.output_dir)
     with wandb_run(args, config, None if bound.eval_mode else _path(resume)):
         return _run(bound, config, args, resume, started)
+
+
+def _check_folders(bound: TrainConfig) -> None:
+    """Raise :class:`UserError` for models that are named by a folder that there is not; the Hub is not asked."""
+    from src.model.llm import resolve_source
+
+    model = bind_model_config(bound)
+    named = {"model.llm": model.llm, "model.from_pretrained": bound.model.get("from_pretrained")}
+    named |= {f"encoder {name}: weights.source": spec.weights.source for name, spec in model.config.encoders.items()}
+    for key, name in named.items():
+        is_path = name is not None and (name.startswith(("/", ".", "~")) or name.count("/") > 1)
+        if name is not None and is_path and not Path(resolve_source(name)).expanduser().exists():
+            raise UserError(f"{key}: there is no folder {name!r}; expected a folder or a Hub id OWNER/NAME")
 
 
 def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: str | Path | None, started: float) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import load_from_disk
+from datasets import Dataset, load_from_disk
 
 from src.common.config import compose
 from src.common.errors import ConfigError, UserError
@@ -100,6 +100,8 @@ def test_free_run_saves_published_and_further_columns(world: World) -> None:
     assert (first["answer_text"], first["thoughts"], first["parse_status"]) == ("a kick.", "i hear it.", "answered")
     assert first["llm_answer"] == first["response"] == "i hear it.\n</think>\n\na kick."
     run = json.loads((folder / "run.json").read_text())
+    assert run["prompts"] == {"name": "mini", "digest": "b432dea62d4402f3", "source": "shipped"}
+    assert run["settings"]["prompts"] == run["prompts"]["digest"]
     assert run["splits"]["known"] == {"rows": 5, "outcomes": {"ok": 5}, "statuses": {"answered": 5}}
     assert all(re.search(r"user\n\{\d+\}", prompt) for prompt in world.prompts)
 
@@ -181,7 +183,8 @@ def test_limit_can_grow_and_rows_are_not_asked_twice(world: World) -> None:
     assert len(rows(world.run("sounds", "dataset.limit=5"), "train")) == 5
     assert len(world.prompts) == 5
     shuffled = rows(world.run("sounds", "dataset.limit=3", "dataset.shuffle=true", "seed=3"), "train")
-    assert [row["dataset_index"] for row in shuffled] != [0, 1, 2]
+    published = Dataset.from_dict({"dataset_index": range(6)}).shuffle(3).select(range(3)).sort("dataset_index")
+    assert [row["dataset_index"] for row in shuffled] == published["dataset_index"] != [0, 1, 2]
 
 
 def test_other_settings_do_not_mix(world: World) -> None:

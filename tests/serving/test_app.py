@@ -97,7 +97,8 @@ def test_several_clips_turns_and_members(address: str) -> None:
 def test_models_health_and_metrics(address: str) -> None:
     ids = [card["id"] for card in httpx.get(f"{address}/v1/models").json()["data"]]
     assert ids == ["m", "both"]
-    assert httpx.get(f"{address}/v1/models/both").json()["id"] == "both"
+    card = httpx.get(f"{address}/v1/models/both").json()
+    assert (card["id"], card["prompts"]["name"], card["prompts"]["source"]) == ("both", "mini", "shipped")
     assert httpx.get(f"{address}/v1/models/none").status_code == 404
     assert httpx.get(f"{address}/health").json() == {"status": "ok"}
     ask(address, chat(WAV, "what?"))
@@ -232,7 +233,7 @@ def test_addresses_are_read_where_they_are_allowed() -> None:
             return {"type": "audio_url", "audio_url": {"url": f"{files.address}{path}"}}
 
         assert ask(address, chat(part("/a.wav"), "what?")).status_code == 200
-        for path, why in (("/b.wav", "no WAV"), ("/none.wav", "answers 404")):
+        for path, why in (("/b.wav", "cannot be read"), ("/none.wav", "answers 404")):
             response = ask(address, chat("what?", part(path)))
             assert response.status_code == 400 and why in response.json()["error"]["message"]
         local = part("/a.wav")

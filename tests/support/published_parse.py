@@ -20,12 +20,14 @@ from typing import Any
 
 from src.common.paths import REPO_ROOT
 
-HYDRA = {"train.py": "train", "generate_vllm.py": "generate_vllm", "generate_vllm_mcqa.py": "generate_vllm_mcqa"}
+HYDRA = {"train.py": "train", "generate_vllm.py": "generate", "generate_vllm_mcqa.py": "generate"}
 """Programs that take ``KEY=VALUE``, and their configurations."""
 
 
 def parse_all(jobs: Sequence[Mapping[str, Any]], env: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """What each program makes of its command line. ``code`` is 0 when it would go on."""
+    if not jobs:
+        return []
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.published_parse"],
         input=json.dumps(list(jobs)), cwd=REPO_ROOT, env=None if env is None else dict(env),

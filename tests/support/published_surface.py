@@ -93,7 +93,7 @@ def _expand(entry: Mapping[str, Any]) -> Iterator[Command]:
         names = list(chosen)
         lists = [value if isinstance(value, list) else [value] for value in chosen.values()]
         for values in itertools.product(*lists):
-            yield _command(_fill(entry, dict(zip(names, values, strict=True))))
+            yield make_command(_fill(entry, dict(zip(names, values, strict=True))))
 
 
 def _fill(value: Any, given: Mapping[str, str]) -> Any:
@@ -107,7 +107,8 @@ def _fill(value: Any, given: Mapping[str, str]) -> Any:
     return [_fill(item, given) for item in value] if isinstance(value, list) else value
 
 
-def _command(entry: Mapping[str, Any]) -> Command:
+def make_command(entry: Mapping[str, Any]) -> Command:
+    """The command of an entry of the data file, placeholders filled in."""
     lists = {name: tuple(entry.get(name, ())) for name in ("add", "needs", "fresh", "keeps", "expect")}
     return Command(
         id=str(entry["id"]),
@@ -338,8 +339,9 @@ def _state(folder: Path) -> dict[str, tuple[int, int]]:
 def _last(text: str) -> str:
     """The line of an error output that says what is wrong."""
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error:") or "Error:" in line or ": error:" in line]
-    return ((errors or lines or ["no message"])[-1])[:300]
+    ours = [line for line in lines if line.startswith("error:") or ": error:" in line]
+    others = [line for line in lines if "Error:" in line and "ChildFailedError" not in line]
+    return ((ours or others or lines or ["no message"])[-1])[:300]
 
 
 def _check(check: Mapping[str, Any], world: Any, said: str) -> Iterator[str]:

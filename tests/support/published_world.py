@@ -19,6 +19,7 @@ from src.common.paths import REPO_ROOT
 from tests.support.hub_server import HubServer
 
 LLM = "Qwen/Qwen3-4B-Thinking-2507"
+WRITER = "Qwen/Qwen3-30B-A3B-Instruct-2507-FP8"
 SHORT = "Qwen3-4B-Thinking-2507"
 CA, WHISPER = "Blinorot/ALARM-CA", "Blinorot/AL-Whisper-Instruct-R"
 RATES = (8000, 16000, 24000, 44100)
@@ -30,12 +31,14 @@ RUNS = {
     "alldataset_whisper_batch": "mini_whisper",
 }
 """Runs of the published training scripts, and the miniature of the model of each."""
-ROWS, MANY_ROWS = 12, 24
-TWO_CORPORA = {"nsynth", "sonicmaster"}
-"""Corpora of the smallest mixture: they have more rows, as an optimizer step takes 32 clips."""
+ROWS = 12
+LARGER = {"nsynth": 24, "sonicmaster": 24, "audioset": 60}
+"""Rows of the corpora of the smallest mixture (an optimizer step takes 32 clips), and of one that is read in part."""
 COPIED = ("*.py", "*.sh", "*.toml", "*.txt", "*.md", "src", "scripts", "assets", "tests")
-HEARD = 16
-"""Rows of the instruction sets."""
+SPOKEN = 16
+"""Training rows of the instruction sets."""
+HEARD_TEXT = "what is number called"
+"""What speech recognition makes of every clip; every fourth spoken question is another one."""
 
 
 @dataclass
@@ -47,10 +50,12 @@ class World:
     done: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        from datasets import disable_progress_bars
+
         self.repo = self.folder / "repo"
         self.data = self.repo / "data" / "datasets"
+        disable_progress_bars()
         os.environ["ALARM_DATA_ROOT"] = str(self.data)  # for what is written from this process
-        os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
         if not self.repo.is_dir():
             copy_repository(self.repo)
 
@@ -103,11 +108,11 @@ class World:
 
     def make_raw_instructions(self) -> None:
         """Raw sets of the instruction sets, at 16 kHz."""
-        from tests.support.tiny_instructions import make_questions, save_questions
+        from tests.support.tiny_instructions import save_questions
 
         sets = {
-            "heysquad_human": {"train": make_questions(HEARD), "validation": make_questions(4, 100)},
-            "instructs2s": {"train": make_questions(HEARD, 200)},
+            "heysquad_human": {"train": _questions(SPOKEN), "validation": _questions(4, 100)},
+            "instructs2s": {"train": _questions(SPOKEN, 200)},
         }
         for name, splits in sets.items():
             if not (self.data / "raw" / name).is_dir():
@@ -129,11 +134,9 @@ class World:
 
     def make_instruction_responses(self) -> None:
         """Responses of the instruction sets, under the names that training reads."""
-        from tests.support.tiny_instructions import make_questions
-
         sets = {
-            "heysquad_human_filtered": {"train": make_questions(HEARD), "validation": make_questions(4, 100)},
-            "instructs2s": {"train": make_questions(HEARD, 200)},
+            "heysquad_human_filtered": {"train": _questions(SPOKEN), "validation": _questions(4, 100)},
+            "instructs2s": {"train": _questions(SPOKEN, 200)},
         }
         raw = self.data / "raw" / "heysquad_human_filtered"
         if not _usable(raw):
@@ -169,19 +172,18 @@ class World:
     # ------------------------------------------------------------------ the Hub
 
     def make_hub(self) -> None:
-        """The language model, and the speech recognition of the filter."""
+        """The language model, the writer of prompts, and the speech recognition of the filter: all miniatures."""
         from tests.support.tiny_whisper import save_tiny_whisper
 
-        self.hub.serve_folder(LLM, REPO_ROOT / "assets" / "mini" / "llm")
+        for name in (LLM, WRITER):
+            self.hub.serve_folder(name, REPO_ROOT / "assets" / "mini" / "llm")
         ear = self.folder / "hub" / "whisper"
         if not ear.is_dir():
-            save_tiny_whisper(ear)
+            say_always(save_tiny_whisper(ear), HEARD_TEXT)
         self.hub.serve_folder("openai/whisper-large-v3", ear)
 
     def make_released(self) -> None:
         """The released corpora: prompts and responses of two corpora and of an instruction set, four splits."""
-        from tests.support.tiny_instructions import make_questions
-
         folder = self.folder / "hub" / "ALARM-Corpora"
         if not folder.is_dir():
             rows = [
@@ -191,7 +193,7 @@ class World:
                 for row in corpus_rows(number, name)
             ]
             rows += [_released({**row, "audio_description": row["question"], "prompt": row["context"]},
-                               "heysquad_human_filtered") for row in make_questions(HEARD)]  # fmt: skip
+                               "heysquad_human_filtered") for row in _questions(SPOKEN)]  # fmt: skip
             parts = {"raw_train": rows[::2] + rows[1::4], "raw_validation": rows[3::4],
                      "train": rows[::2], "validation": rows[3::4]}  # fmt: skip
             _save_parquet(folder, parts)
@@ -301,6 +303,43 @@ class World:
             self.run("scripts/benchmarks/create_answer_json.py", "--run", str(run))
 
 
+def _questions(count: int, first: int = 0) -> list[dict[str, Any]]:
+    """Rows of an instruction set; every fourth asks something else than is heard."""
+    from tests.support.tiny_instructions import make_questions
+
+    rows = make_questions(count, first)
+    for row in rows[::4]:
+        row["question"] = "who sings here at night?"
+    return rows
+
+
+def say_always(folder: Path, text: str) -> None:
+    """Set the weights of the tiny Whisper in ``folder`` so that it transcribes every clip as ``text``.
+
+    Each position of the decoder points to the token that follows there; the layers add nothing.
+    """
+    import torch
+    from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
+    model = WhisperForConditionalGeneration.from_pretrained(str(folder))
+    tokenizer = WhisperProcessor.from_pretrained(str(folder)).tokenizer
+    tokens = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.convert_tokens_to_ids("<|endoftext|>")]
+    decoder = model.model.decoder
+    with torch.no_grad():
+        table = decoder.embed_tokens.weight
+        table -= table.mean(dim=1, keepdim=True)
+        table /= table.norm(dim=1, keepdim=True)
+        for layer in decoder.layers:
+            for part in (layer.self_attn.out_proj, layer.encoder_attn.out_proj, layer.fc2):
+                part.weight.zero_()
+                part.bias.zero_()
+        decoder.layer_norm.weight.fill_(1)
+        decoder.layer_norm.bias.zero_()
+        for place, token in enumerate(tokens):
+            decoder.embed_positions.weight[3 + place] = 50 * table[token]  # after language, task and "no timestamps"
+    model.save_pretrained(str(folder))
+
+
 class _Addresses:
     """What :func:`put_on_server` writes to."""
 
@@ -340,7 +379,7 @@ def corpus_rows(number: int, name: str) -> list[dict[str, Any]]:
     from tests.support.tiny_corpus import make_rows, wav_bytes
 
     if name not in _rows:
-        rows = make_rows(MANY_ROWS if name in TWO_CORPORA else ROWS, seed=number)
+        rows = make_rows(LARGER.get(name, ROWS), seed=number)
         for row in rows:
             clip = wav_bytes(row["duration"], number * 1000 + row["dataset_index"], RATES[number % len(RATES)])
             row |= {"audio": {"bytes": clip, "path": f"{row['dataset_index']}.wav"}, "unique_id_1": name}

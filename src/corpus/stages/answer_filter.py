@@ -5,6 +5,7 @@ A rewritten response that is too long holds the rewriter's own thoughts, one tha
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -124,16 +125,24 @@ def _reasons(table: Any, response_folder: str, limits: LengthLimits, count_token
 
 
 def token_counter(model: str) -> CountTokens:
-    """Counts tokens as ``model`` (folder or Hub id) cuts a text. Raises :class:`UserError` if it has no tokenizer."""
-    from transformers import AutoTokenizer
+    """Counts tokens as ``model`` (folder or Hub id) cuts a text; its tokenizer is loaded when it is first used.
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{model} has no tokenizer that can be loaded ({' '.join(str(error).split())[:200]})"
-        ) from error
-    return lambda texts: [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    Then raises :class:`UserError` if the model has no tokenizer that can be loaded.
+    """
+
+    @functools.cache
+    def tokenizer() -> Any:
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(model)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{model} has no tokenizer that can be loaded ({reason}); name another with --tokenizer"
+            ) from error
+
+    return lambda texts: [len(ids) for ids in tokenizer()(list(texts), add_special_tokens=False)["input_ids"]]
 
 
 def _counted(table: Any, count_tokens: CountTokens) -> np.ndarray:

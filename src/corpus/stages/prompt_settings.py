@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 _HELP = {
     "llm": "language model that writes the prompts: folder or Hub id",
     "checker_llm": "language model that checks them, if it is another one",
-    "prompts": "prompt set with the texts for both",
+    "prompts": "prompt set with the texts for both: full, mini or a file NAME.yaml",
     "examples": "descriptions of the corpus that the writer is shown",
     "tries": "attempts for a row that fails, the first included",
     "max_tokens": "most tokens of an output",

@@ -201,7 +201,8 @@ class _Run:
             "checker_mark": self.marks["check"]["llm"],
         }
         write_run_record(
-            folder, config, prompts_digest=self.prompts.digest(), example_descriptions=self.examples[dataset],
+            folder, config, prompts_digest=self.prompts.digest(), prompts=self.prompts.record(),
+            example_descriptions=self.examples[dataset],
             result=result,
         )  # fmt: skip
         _log.info(

@@ -149,7 +149,7 @@ ALIASES = {
 SEQUENCES_HELP = "decoded at once (default: 2048 on a GPU, 64 on a CPU)"
 _HELP = {
     "llm": "language model that answers (and rewrites): folder or Hub id",
-    "prompts": "prompt set",
+    "prompts": "prompt set: full, mini or a file NAME.yaml (docs/generation.md)",
     "rephrase": "rewrite the responses into a listener's voice",
     "max_tokens": "most tokens of the first answer; longer ones stay cut",
     "max_thinking_tokens": "the rewriter's thinking budget, negative for none",

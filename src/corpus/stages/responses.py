@@ -186,7 +186,13 @@ class _Run:
             result = stored_result(folder, config, **mark)
             if result is None:
                 result = write_response_set(
-                    folder, splits, RESPONSES, ResponseStatistics(self.prompts), config, **mark
+                    folder,
+                    splits,
+                    RESPONSES,
+                    ResponseStatistics(self.prompts),
+                    config,
+                    **mark,
+                    prompts=self.prompts.record(),
                 )
             summary[name] = {**result, "filter": filter_by_answer(dataset, name, self.settings.length_limits)}
             _log.info(

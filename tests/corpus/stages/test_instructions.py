@@ -17,7 +17,7 @@ from src.common.paths import raw_dir, responses_dir
 from src.corpus.stages.instructions import choose_sets, filter_responses, generate_instruction_responses
 from src.corpus.stages.response_settings import AnswerSettings
 from src.dataset.corpora import expand_mixture
-from src.dataset.hf_dataset import HFDataset
+from src.dataset.response_rows import ResponseRows
 from src.generation.requests import Request, Result
 from tests.corpus.stages.fakes import FakeEngine, Killed
 from tests.support.tiny_instructions import make_questions, save_questions
@@ -87,7 +87,7 @@ def test_training_finds_them(data_root: Path) -> None:
     chosen = expand_mixture(config)
     for part in (chosen["train"], *chosen["eval"].values()):
         for folder, mode, fraction, random in part["rows"]:
-            found = HFDataset(folder, mode, fraction, random, part["split"])
+            found = ResponseRows(folder, mode, fraction, random, part["split"])
             row = found[1]
             assert row.audio is not None and row.target and row.audio_description.startswith("what is number")
             assert bool(row.context) == (mode == "WithContext")
@@ -115,7 +115,7 @@ def test_filtered_before_or_afterwards_is_the_same() -> None:
     shutil.rmtree(responses_dir("tiny", HEY_FILTERED))
     run(["heysquad_human_filtered"], FakeEngine(echo))
     assert rows_of(HEY_FILTERED) == afterwards
-    assert HFDataset(HEY_FILTERED, "NoContext")[0].key == "heysquad_human_filtered/2"
+    assert ResponseRows(HEY_FILTERED, "NoContext")[0].key == "heysquad_human_filtered/2"
     again = run(["heysquad_human"], FakeEngine(echo))
     assert list(again) == [HEY], "answers of its own are left alone"
 
@@ -143,11 +143,11 @@ def test_failed_answers_are_tried_again_and_left_out_of_training() -> None:
     summary = run(["heysquad_human"], engine, settings=dataclasses.replace(SETTINGS, tries=2))
     assert summary[HEY]["WithContext"]["failed"] == {"empty": 1, "error": 1}
     assert summary[HEY]["NoContext"]["failed"] == {"error": 1} and len(engine.seen) == 22 + 3
-    assert HFDataset(HEY, "WithContext").keys.tolist() == [0, 1, 4, 5, 6]
-    assert HFDataset(HEY, "NoContext").keys.tolist() == [0, 1, 2, 4, 5, 6]
+    assert ResponseRows(HEY, "WithContext").keys.tolist() == [0, 1, 4, 5, 6]
+    assert ResponseRows(HEY, "NoContext").keys.tolist() == [0, 1, 2, 4, 5, 6]
     run(["instructs2s"], FakeEngine(echo))
     with pytest.raises(UserError, match="no row of split 'train' has a response for NoContext"):
-        HFDataset(S2S, "NoContext")
+        ResponseRows(S2S, "NoContext")
 
 
 def test_modes_can_be_chosen_and_added_later() -> None:

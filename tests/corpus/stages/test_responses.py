@@ -331,6 +331,9 @@ def test_the_checkers_worked_examples_end_as_they_should() -> None:
     [
         ("hm.\n</think>\n\nbecause.\nYES", True),
         ("it does. **YES**\n**Yes.**", True),
+        ("It reads.\n\nANSWER: YES", True),
+        ("**Answer: NO**", False),
+        ("It says: YES it does", False),
         ("YES\nNO", False),
         ("YES, it does", False),
         ("", False),

@@ -1,0 +1,273 @@
+"""Audio that was misread, refused or too costly: rows A1 to A15 of the list of reported inputs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Audio, Dataset, DatasetDict, load_from_disk
+
+from src.audio.decode import decode
+from src.audio.resample import resample
+from src.audio.roots import VARIABLE, StoredCell
+from src.audio.waveform import AudioError, load_waveform
+from src.common.paths import indexes_dir, indexes_filtered_dir, raw_dir
+from src.corpus.collect.audio import read, seconds_of
+from src.corpus.sets.audio_filter import filter_by_audio
+from src.dataset.splits import read_indexes, write_indexes
+from src.serving.clips import decode as decode_clip
+from src.serving.config import Limits
+from src.serving.errors import ApiError
+from tests.support.decoding_check import by_ffmpeg
+from tests.support.decoding_matrix import encode, sound, wav
+from tests.support.hostile_clips import SDP, Cost, hls, with_picture
+
+CASES = Path(__file__).resolve().parents[1] / "reference/cases/audio"
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="compares with FFmpeg's command")
+
+
+def as_ffmpeg(path: Path, data: bytes | None = None) -> None:
+    """The file is decoded by a run, the collectors and the server as FFmpeg decodes it."""
+    found = by_ffmpeg(path)
+    assert found is not None
+    expected, rate = found
+    loaded = load_waveform(path)
+    assert loaded.sample_rate == rate and loaded.samples.shape == expected.shape
+    np.testing.assert_allclose(loaded.samples.numpy(), expected, atol=2e-3)
+    collected, _ = read(path)
+    np.testing.assert_array_equal(collected, loaded.samples.numpy())
+    assert round(seconds_of(path) * rate) == expected.shape[1]
+    served = decode_clip(path.read_bytes(), Limits(clip_seconds=100))
+    torch.testing.assert_close(served.samples[0], loaded.mono)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("name", ["scene_adpcm_ms.wav", "ima512.wav"])
+def test_a1_adpcm_keeps_its_length(name: str) -> None:
+    """ADPCM in WAV was decoded to a quarter of its length, as other sound, with status ok."""
+    as_ffmpeg(CASES / name)
+    if name == "scene_adpcm_ms.wav":
+        plain, packed = load_waveform(CASES / "scene_pcm.wav").mono, load_waveform(CASES / name).mono
+        packed = packed[: len(plain)]
+        assert torch.dot(plain, packed) / plain.norm() / packed.norm() > 0.99
+
+
+@needs_ffmpeg
+def test_a2_the_index_filter_decodes_whole_files(data_root: Path) -> None:
+    """The filter probed 0 to 10 ms: MP3 files that begin later were dropped, and a damaged FLAC file was kept."""
+    names = ["plain.mp3", "cover.mp3", "trunc.flac", "scene_pcm.wav"]
+    rows = {
+        "audio": [{"bytes": (CASES / name).read_bytes(), "path": name} for name in names],
+        "duration": [2.0] * 4, "dataset_index": [0, 1, 2, 3], "unique_id_1": names, "unique_id_2": names,
+    }  # fmt: skip
+    DatasetDict({"train": Dataset.from_dict(rows).cast_column("audio", Audio())}).save_to_disk(str(raw_dir("cases")))
+    write_indexes(indexes_dir("cases"), "train", np.arange(4))
+    filter_by_audio("cases")
+    assert read_indexes(indexes_filtered_dir("cases"))["train"].tolist() == [0, 1, 3]
+    dropped = (indexes_filtered_dir("cases") / "dropped.jsonl").read_text(encoding="utf-8").splitlines()
+    assert "trunc.flac" in json.loads(dropped[0])["reason"]
+    for name in names[:2]:
+        as_ffmpeg(CASES / name)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("name", ["offset.ogg", "cut_long.mp3"])
+def test_a3_timestamps_and_headers_are_hints(name: str) -> None:
+    """A first timestamp of an hour gave "no samples", a header of 400 s "too long"; 2 s and 12 s are there."""
+    as_ffmpeg(CASES / name)
+    assert load_waveform(CASES / name, max_seconds=30).duration < 13
+
+
+def test_a4_any_rate_is_resampled_at_once() -> None:
+    """4 kB at 191,992 Hz took seconds in the one encoding thread, and 190 MiB for good."""
+    began = time.process_time()
+    for rate in range(191_000, 191_992, 8 * 31):
+        samples = torch.randn(1, 2000)
+        resample(samples, torch.tensor([2000]), rate, 16000)
+    assert time.process_time() - began < 3.0
+
+
+SCENE = sound(16000, 1, 0.5)[:, 0]
+
+
+@pytest.mark.parametrize("kind", ["int16", "int32", "int64", "list", "float32 whole", "uint8", "int8", "int32 full"])
+def test_a5_integers_are_scaled_by_their_type(kind: str) -> None:
+    """16-bit values in a column of 64-bit integers were divided by 2^63: silence, with status ok."""
+    whole = np.rint(SCENE * 32767)
+    forms = {
+        "list": whole.astype(int).tolist(), "float32 whole": whole.astype(np.float32),
+        "uint8": np.rint(SCENE * 127 + 128).astype(np.uint8), "int8": np.rint(SCENE * 127).astype(np.int8),
+        "int32 full": (SCENE.astype(np.float64) * (2**31 - 1)).astype(np.int32),
+    }  # fmt: skip
+    array = forms[kind] if kind in forms else whole.astype(kind)
+    loaded = load_waveform({"array": array, "sampling_rate": 16000})
+    np.testing.assert_allclose(loaded.samples[0].numpy(), SCENE, atol=0.01)
+
+
+@pytest.mark.parametrize("array", [SCENE > 0, SCENE * 20000 + 0.3, SCENE.astype(np.complex64)])
+def test_a5_what_says_nothing_of_its_scale_is_an_error(array: np.ndarray) -> None:
+    """Booleans and floats far beyond 1 were taken as they were."""
+    with pytest.raises(AudioError, match="expected (floats in|about) -1 to 1"):
+        load_waveform({"array": array, "sampling_rate": 16000})
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("name", ["id3_garbage.mp3", "ape_lead.mp3"])
+def test_a6_there_is_one_probe(name: str) -> None:
+    """The server refused files with junk or an APE tag before the sound, which everything else played."""
+    as_ffmpeg(CASES / name)
+
+
+def test_a7_a_path_is_never_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A colon in a file's name was read as a protocol."""
+    for name in ("12:30 call.wav", "file:x.wav", "concat:a.wav", "pipe:0"):
+        shutil.copy(CASES / "scene_pcm.wav", tmp_path / name)
+        monkeypatch.chdir(tmp_path)
+        assert load_waveform(name).samples.shape == (1, 92448)
+
+
+@needs_ffmpeg
+def test_a8_streamed_headers_and_a_missing_byte(tmp_path: Path) -> None:
+    """A data size of 0 gave no samples in the collectors and was refused elsewhere; so was one byte too few."""
+    pcm = (sound(44100, 2, 0.5) * 32767).astype("<i2").tobytes()
+    for name, data in {
+        "data0.wav": wav(pcm, rate=44100, channels=2, size=0),
+        "oddbytes.wav": wav(pcm[:-1], rate=44100, channels=2, size=len(pcm)),
+    }.items():
+        (tmp_path / name).write_bytes(data)
+        as_ffmpeg(tmp_path / name)
+
+
+@needs_ffmpeg
+def test_a9_the_rate_may_change_in_a_file() -> None:
+    """What follows a change of rate was played at double speed."""
+    as_ffmpeg(CASES / "cat_rates.mp3")
+
+
+def test_a10_antiphase_is_not_silence() -> None:
+    """Two channels that are each other's negative became silence by averaging."""
+    samples = np.stack([SCENE, -SCENE], axis=1)
+    data = wav((samples * 32767).astype("<i2").tobytes(), channels=2)
+    for mono in (load_waveform(data).mono, decode_clip(data, Limits()).samples[0]):
+        np.testing.assert_allclose(mono.numpy(), SCENE, atol=1e-3)
+    ordinary = load_waveform(np.stack([SCENE, 0.5 * SCENE]), 16000)
+    torch.testing.assert_close(ordinary.mono, ordinary.samples.mean(dim=0), rtol=0, atol=0)
+
+
+def test_a11_samples_are_checked_after_mixing() -> None:
+    """3e38 in two channels is finite in each, and infinite once they are added."""
+    data = (CASES / "f32_huge2ch.wav").read_bytes()
+    with pytest.raises(AudioError, match="do not stay finite"):
+        load_waveform(data)
+    with pytest.raises(ApiError, match="not finite"):
+        decode_clip(data, Limits())
+
+
+def test_a12_pictures_are_not_decoded(tmp_path: Path) -> None:
+    """A cover of 16000 x 16000 pixels took 7 s and 2 GB for a second of audio; one of 6000 x 6000 a second."""
+    data = with_picture(encode(sound(8000, 1, 1.0), 8000, "flac", (), tmp_path, "short"), 6000)
+    began = time.process_time()
+    assert decode_clip(data, Limits()).samples.shape == (1, 8000)
+    assert time.process_time() - began < 1.0
+
+
+def test_a13_clips_share_one_bound_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits held for each clip alone: eight of 180 kB took 3.9 GB."""
+    import src.serving.clips as clips
+    from src.audio.budget import Allowance, MemoryBudget
+
+    data = wav(bytes(2 * 100_000))
+    monkeypatch.setattr(clips, "MEMORY", MemoryBudget(1_000_000))
+    kept = [decode_clip(data, Limits()), decode_clip(data, Limits())]
+    with pytest.raises(ApiError, match="clips in work hold") as caught:
+        decode_clip(data, Limits())
+    assert caught.value.status == 503
+    kept.clear()
+    decode_clip(data, Limits())
+    together = Allowance(150_000)
+    decode_clip(data, Limits(), allowance=together)
+    with pytest.raises(ApiError, match="clips of one request"):
+        decode_clip(data, Limits(), allowance=together)
+
+
+def test_a14_the_server_decodes_what_it_says_it_takes() -> None:
+    """A transport stream behind an MPEG sync passed for MP3 and was decoded as a transport stream."""
+    data = (CASES / "ts_behind_sync.mp3").read_bytes()
+    with pytest.raises(ApiError):
+        decode_clip(data, Limits())
+
+
+def test_a15_lists_of_other_files_are_refused_at_once(tmp_path: Path) -> None:
+    """A playlist called x.mp3 gave the sound of the file that it names; SDP took 20 s."""
+    other = tmp_path / "other.wav"
+    shutil.copy(CASES / "scene_pcm.wav", other)
+    lists = [hls(other), SDP, f"ffconcat version 1.0\nfile '{other}'\n".encode(), b"[playlist]\nFile1=other.wav\n"]
+    began = time.monotonic()
+    for number, content in enumerate(lists):
+        path = tmp_path / f"x{number}.mp3"
+        path.write_bytes(content)
+        for source in (path, content, {"bytes": content, "path": "x.mp3"}):
+            with pytest.raises(AudioError, match="cannot be read as audio"):
+                load_waveform(source)
+    assert time.monotonic() - began < 5
+
+
+def test_a15_rows_name_files_of_their_own_data_set_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row ``{"bytes": null, "path": "/any/local.wav"}`` was decoded, stored and published, an address fetched."""
+    inside, outside = tmp_path / "set", tmp_path / "outside.wav"
+    inside.mkdir()
+    shutil.copy(CASES / "scene_pcm.wav", inside / "a.wav")
+    shutil.copy(CASES / "scene_pcm.wav", outside)
+    (inside / "link.wav").symlink_to(outside)
+    roots = [inside.resolve()]
+    for path in ("a.wav", str(inside / "a.wav")):
+        assert load_waveform(StoredCell({"bytes": None, "path": path}, roots)).duration > 3
+    for path in (str(outside), "../outside.wav", "link.wav", "http://127.0.0.1:9/a.wav", "file:///etc/passwd"):
+        with pytest.raises(AudioError) as caught:
+            load_waveform(StoredCell({"bytes": None, "path": path}, roots))
+        assert caught.value.fault == "missing_audio"
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    from src.audio.roots import audio_roots
+
+    assert load_waveform(StoredCell({"bytes": None, "path": str(outside)}, audio_roots(inside))).duration > 3
+
+
+def test_a15_files_outside_are_not_stored_with_answers(tmp_path: Path, data_root: Path) -> None:
+    """The library puts every file that a cell names into what it saves and publishes."""
+    from src.generation.assemble import _audio_of
+    from src.generation.tables import Table
+
+    secret = tmp_path / "secret.wav"
+    shutil.copy(CASES / "scene_pcm.wav", secret)
+    cells = [{"bytes": None, "path": str(secret)}, {"bytes": (CASES / "scene_pcm.wav").read_bytes(), "path": "b.wav"}]
+    folder = raw_dir("foreign")
+    (folder / "train").mkdir(parents=True)
+    made = Dataset.from_dict({"audio": cells}).cast_column("audio", Audio(decode=False))
+    data = made.with_format(None)
+    table = Table("train", data, (0, 1))
+    stored = _audio_of(table, [0, 1])
+    DatasetDict({"train": stored}).save_to_disk(str(tmp_path / "saved"))
+    saved = load_from_disk(str(tmp_path / "saved"))["train"].cast_column("audio", Audio(decode=False))["audio"]
+    assert (saved[0] is None or saved[0]["bytes"] is None) and saved[1]["bytes"] == cells[1]["bytes"]
+
+
+@needs_ffmpeg
+def test_hostile_clips_at_once_stay_small(tmp_path: Path) -> None:
+    """All kinds at once from eight threads, in a process of its own."""
+    from tests.support.hostile_clips import _in_process, make_hostile
+
+    files = make_hostile(tmp_path, small=True)
+    cost: Cost = _in_process("all", [str(path) for path in files.values()])
+    assert cost.mib < 700 and cost.refused >= 4
+
+
+def test_decoded_length_is_compared_with_the_stated_one() -> None:
+    """A file of which half is missing passed as whole."""
+    pcm = (SCENE * 32767).astype("<i2").tobytes()
+    with pytest.raises(AudioError, match="claims 16000 bytes of samples"):
+        decode(wav(pcm[: len(pcm) // 2], size=len(pcm)))
