@@ -1,8 +1,8 @@
 """Seconds of audio decoded per second, against torchcodec alone.
 
 In:  nothing; noise with a tone is encoded by torchcodec as WAV, FLAC and MP3, short and long, mono and stereo.
-Out: a table; rows with --json. Ours and the baseline alternate, the median of all rounds counts. By default the time of
-the process counts, not that of the clock, so that other programs of the machine matter less.
+Out: a table; rows with --json. Ours and the baseline alternate, the median of all rounds counts. By default the time
+of the process counts, not that of the clock, so that other programs of the machine matter less.
 
     python scripts/perf/decode.py --rounds 15 --json decode.json
 """

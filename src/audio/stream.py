@@ -59,7 +59,7 @@ WITH_HEADER = frozenset({"wav", "w64", "aiff", "au", "caf", "flac", "ogg", "mov"
 """Containers that a probe does not take for others; one of these without samples is an empty clip."""
 SEEKABLE = frozenset({"wav", "w64", "flac", "aiff", "au", "caf"})
 """Containers whose PCM or FLAC samples can be entered anywhere."""
-_READ, _AT_ONCE = 1 << 16, 1 << 16
+_READ, _AT_ONCE = 1 << 16, 1 << 14
 
 
 @dataclass(frozen=True)
@@ -270,20 +270,23 @@ class AudioStream:
     def _all_frames(self) -> Iterator[Any]:
         import av
 
+        plain = str(self._stream.codec_context.name).startswith(CLIENT_CODECS)  # none makes layouts of its own
         try:
-            for packet in self._container.demux(self._stream):
+            for number, packet in enumerate(self._container.demux(self._stream)):
                 try:
                     frames = packet.decode()
-                    for frame in frames:
-                        _keep_layout(frame)
-                    yield from frames
                 except av.EOFError:
                     return
                 except (av.FFmpegError, ValueError) as error:
                     self._lost += self._duration(packet)
                     self._lost_packets += 1
                     self._failure = self._failure or _said(error)
-                if time.monotonic() > self._until:
+                    continue
+                if not plain:
+                    for frame in frames:
+                        _keep_layout(frame)
+                yield from frames
+                if number % 16 == 0 and time.monotonic() > self._until:
                     raise AudioError(f"{self.name}: not decoded within {self._limits.work_seconds:g} s", "too_long")
         except (av.FFmpegError, ValueError) as error:  # the container is damaged from here on
             self._failure = self._failure or _said(error)
@@ -371,7 +374,8 @@ def _as_floats(frames: list[Any]) -> Samples:
     dtype, scale = _WRITTEN[kind.name.removesuffix("p")]
     planes, width = (channels, 1) if kind.is_planar else (1, channels)
     parts = [np.concatenate([values(frame, AudioPlane(frame, plane)) for frame in frames]) for plane in range(planes)]
-    found: NDArray[Any] = np.stack(parts) if kind.is_planar else parts[0].reshape(-1, channels).T
+    joined = np.stack(parts) if planes > 1 else parts[0][None]
+    found: NDArray[Any] = joined if planes == channels else joined.reshape(-1, channels).T
     if dtype is np.float32:
         return found
     if dtype is np.int16:
