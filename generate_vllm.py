@@ -3,9 +3,9 @@
 In: a data set with audio and a text column (prompt, content or context), a checkpoint. Out: a data set of answers
 below data/datasets/generated; a run that was interrupted continues when it is started again.
 
-    python generate_vllm.py dataset.name=mini_test checkpoint_name=saved/mini_alarm_ca prompts=mini
+    python generate_vllm.py dataset.name=mini_test checkpoint_name=saved/mini_alarm_ca
 
-In Python: from generate_vllm import get_response; see the README.
+In Python: from generate_vllm import get_response, get_system_prompt, get_main_prompt; see the README.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from src.common.config import hydra_cli
 
 
 def __getattr__(name: str) -> Any:
-    """``get_response``, loaded when it is asked for: the command line's help needs no torch."""
-    if name != "get_response":
+    """The names for Python, loaded when they are asked for: the command line's help needs no torch."""
+    if name not in ("get_response", "get_system_prompt", "get_main_prompt"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from src.generation.response import get_response, prepare_script
+    from src.generation import response
 
-    prepare_script()
-    return get_response
+    response.prepare_script()
+    return getattr(response, name)
 
 
 def main(config: dict[str, Any]) -> int:
@@ -33,4 +33,4 @@ def main(config: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    hydra_cli("generate_vllm", main)
+    hydra_cli("generate", main)

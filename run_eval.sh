@@ -3,13 +3,15 @@
 #
 # ./run_eval.sh DATASET MODEL CHECKPOINT [SPLIT] [BATCH_SIZE] [GPU_MEMORY_UTILIZATION] [SEED]
 #   DATASET     mmau, mmar, mmsu, airbench, mmaupro; or any set below data/datasets/raw, a folder, a Hub id
-#   MODEL       a name in src/configs/model: default_inference
-#   CHECKPOINT  a folder or Hub id; an ensemble as [A,B]
+#   MODEL       a name in src/configs/model, as alarm_ca; what the audio passes through comes from the checkpoint
+#   CHECKPOINT  a folder or Hub id; an ensemble as [A,B] or ["A","B"]
 #   SPLIT       null (all), BATCH_SIZE 8, GPU_MEMORY_UTILIZATION 0.5, SEED null
-# Run it again after a crash: answers that are there are kept. Environment, with defaults: MAX_TOKENS=16384,
-# MAX_THINKING_TOKENS=8192, LLM (the checkpoint's own), PROMPTS=full, TAG (run_tag), REPORT (RUN/report.html),
+# Run it again after a crash: answers that are there are kept. It can be started from any folder. Environment, with
+# defaults: CUDA_VISIBLE_DEVICES (one engine on each GPU), MAX_TOKENS=16384, MAX_THINKING_TOKENS=8192, LLM (the
+# checkpoint's own), PROMPTS (the checkpoint's own; or full, mini, a file NAME.yaml), TAG (run_tag),
+# REPORT (RUN/report.html),
 # EXTRA="more options of generate_vllm_mcqa.py".
-#   ./run_eval.sh mmar default_inference Blinorot/ALARM-CA
+#   ./run_eval.sh mmsu alarm_ca "Blinorot/ALARM-CA" "test" 8
 set -euo pipefail
 usage() { sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; }
 case "${1:-}" in -h | --help) usage; exit 0 ;; esac
@@ -17,14 +19,15 @@ case "${1:-}" in -h | --help) usage; exit 0 ;; esac
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 PYTHON=${PYTHON:-$([ -x "${ALARM_VENV:-$HERE/.venv}/bin/python" ] && echo "${ALARM_VENV:-$HERE/.venv}/bin/python" || echo python)}
 DATASET=$1 MODEL=$2 CHECKPOINT=$3 SPLIT=${4:-null} BATCH_SIZE=${5:-8} GPU_MEMORY_UTILIZATION=${6:-0.5} SEED=${7:-null}
-MAX_TOKENS=${MAX_TOKENS:-16384} MAX_THINKING_TOKENS=${MAX_THINKING_TOKENS:-8192} LLM=${LLM:-} TAG=${TAG:-}
+MAX_TOKENS=${MAX_TOKENS:-16384} MAX_THINKING_TOKENS=${MAX_THINKING_TOKENS:-8192} LLM=${LLM:-} TAG=${TAG:-} PROMPTS=${PROMPTS:-}
 
 OPTIONS=()
 [ -n "$LLM" ] && OPTIONS+=("model.llm=$LLM")
+[ -n "$PROMPTS" ] && OPTIONS+=("prompts=$PROMPTS")
 [ -n "$TAG" ] && OPTIONS+=("run_tag=$TAG")
 [ -n "${CUDA_VISIBLE_DEVICES:-}" ] && OPTIONS+=("cuda_devices='$CUDA_VISIBLE_DEVICES'")
 # shellcheck disable=SC2086  # EXTRA is several options
-"$PYTHON" "$HERE/generate_vllm_mcqa.py" "model=$MODEL" "prompts=${PROMPTS:-full}" "dataset.name=$DATASET" \
+"$PYTHON" "$HERE/generate_vllm_mcqa.py" "model=$MODEL" "dataset.name=$DATASET" \
   "dataset.split=$SPLIT" "checkpoint_name=$CHECKPOINT" "batch_size=$BATCH_SIZE" "seed=$SEED" \
   "engine.gpu_memory_utilization=$GPU_MEMORY_UTILIZATION" "model.max_tokens=$MAX_TOKENS" \
   "model.max_thinking_tokens=$MAX_THINKING_TOKENS" "${OPTIONS[@]}" ${EXTRA:-}
@@ -34,7 +37,7 @@ JOIN=(--dataset "$DATASET" --checkpoint "$CHECKPOINT" --max-tokens "$MAX_TOKENS"
 [ "$SEED" != null ] && JOIN+=(--seed "$SEED")
 [ -n "$LLM" ] && JOIN+=(--llm "$LLM")
 [ -n "$TAG" ] && JOIN+=(--tag "$TAG")
-case "${EXTRA:-}" in *dataset.limit=[0-9]*) JOIN+=(--partial) ;; esac
+case "${EXTRA:-}" in *dataset.limit=[1-9]*) JOIN+=(--partial) ;; esac
 FILES=$("$PYTHON" "$HERE/scripts/benchmarks/create_answer_json.py" "${JOIN[@]}")
 
 case "$DATASET" in /* | .*) NAME=$(basename "$DATASET") ;; *) NAME=$DATASET ;; esac

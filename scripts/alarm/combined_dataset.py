@@ -14,12 +14,21 @@ from src.corpus.sets.commands import corpora, corpus_parser
 
 def main() -> None:
     parser = corpus_parser(__doc__)
-    parser.add_argument("--examples", type=int, default=0, metavar="N", help="random rows of every corpus")
+    parser.add_argument(
+        "--examples",
+        "--n-examples",
+        type=int,
+        default=0,
+        metavar="N",
+        help="random rows of every corpus (default: 0)",
+    )
     args = parser.parse_args()
 
-    from src.corpus.sets.combined import combine, examples
+    from src.corpus.sets.combined import combine, examples, totals
 
     names = corpora(args.names)
+    for group, name, rows, hours in totals(names):
+        print(f"{group:<20} {name:<20} {rows:>12,} rows {hours:>12,.2f} h")
     for row in examples(names, args.examples):
         print(f"{row['dataset_name']} {row['dataset_index']} ({row['unique_id_1']}, {row['unique_id_2']})")
         print(f"    {row['audio_description']}")

@@ -2,11 +2,11 @@
 
 In:  data/datasets/raw/NAME (dataset_index, audio_description).
 Out: data/datasets/raw_with_prompts/NAME_with_prompts, with dropped.jsonl and run.json; beside it
-     NAME_with_prompts.work, the models' outputs. A corpus that has prompts is skipped; a run that was
-     stopped goes on where it stopped.
+     NAME_with_prompts.work, the models' outputs. A corpus that has prompts is skipped, whoever made them; a run that
+     was stopped is resumed.
 
     python scripts/alarm/create_prompts_offline.py esc50 clotho
-    python scripts/alarm/create_prompts_offline.py mini --llm assets/mini/llm --prompts mini --redo
+    python scripts/alarm/create_prompts_offline.py mini --llm assets/mini/llm --prompts mini --overwrite
 """
 
 import json
@@ -15,8 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from src.common.cli import run_cli
+from src.common.cli import add_overwrite, run_cli
 from src.corpus.sets.commands import corpora_with_sets, corpus_parser
+from src.corpus.stages.one_row import add_one_row
 from src.corpus.stages.placement import Placement, add_placement
 from src.corpus.stages.prompt_settings import PromptSettings, add_arguments
 from src.corpus.stages.response_settings import read_arguments
@@ -24,17 +25,22 @@ from src.corpus.stages.response_settings import read_arguments
 
 def main() -> None:
     parser = corpus_parser(__doc__)
-    parser.add_argument(
-        "--redo", action="store_true", help="discard the prompts that are there, and all work on them"
-    )
+    add_overwrite(parser, "discard the prompts that are there, and all work on them", "--redo")
     add_arguments(parser)
     add_placement(parser)
+    add_one_row(parser)
     arguments = parser.parse_args()
     settings, placement = read_arguments(arguments, PromptSettings), read_arguments(arguments, Placement)
 
+    if arguments.debug_ind >= 0:
+        from src.corpus.stages.one_row import show_prompts
+
+        show_prompts(arguments.debug_dataset, arguments.debug_ind, settings, placement, print)
+        return
     from src.corpus.stages.prompts import create_prompts  # vLLM and torch, not needed for --help
 
-    summary = create_prompts(corpora_with_sets(arguments.names), settings, redo=arguments.redo, placement=placement)
+    names = corpora_with_sets(arguments.names)
+    summary = create_prompts(names, settings, overwrite=arguments.overwrite, placement=placement)
     print(json.dumps(summary, indent=2, ensure_ascii=False))
 
 

@@ -3,7 +3,8 @@
 In:  data/datasets/raw/NAME with audio and a text (question, or text); without names heysquad_human.
 Out: instruction sets: data/datasets/raw/NAME_filtered, and the answers to its rows, which training reads;
      audio corpora with split indexes: data/datasets/indexes_filtered/NAME. Beside them asr.jsonl, asr_filter.json.
-Transcripts are kept in data/datasets/transcripts: a run that was stopped goes on, other limits cost nothing.
+Transcripts are kept in data/datasets/transcripts: a run that was stopped is resumed, other limits cost nothing.
+A filtered set of another program is kept; then only the answers are filtered with it.
 
     python scripts/alarm/filter_dataset.py heysquad_human --max-wer 0.5
 """
@@ -20,9 +21,12 @@ from src.corpus.sets.asr_command import add_arguments, filter_command
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=["heysquad_human"], metavar="NAME", help="raw sets")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="raw sets (default: heysquad_human)")
+    parser.add_argument("--dataset-name", nargs="+", default=[], metavar="NAME", help="the same")
     add_arguments(parser)
-    return filter_command(parser.parse_args(), print)
+    args = parser.parse_args()
+    args.names += args.dataset_name
+    return filter_command(args, print)
 
 
 if __name__ == "__main__":

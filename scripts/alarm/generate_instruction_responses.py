@@ -3,7 +3,7 @@
 In:  data/datasets/raw/NAME with columns question and context; without names heysquad_human_filtered and instructs2s.
 Out: data/datasets/responses/MODEL/NAME_MODEL_MAXTOKENS, answers with and without the context; where
      raw/NAME_filtered is there (scripts/alarm/filter_dataset.py), its rows of them as NAME_filtered_MODEL_MAXTOKENS.
-A run that was stopped goes on where it stopped.
+A set that has its answers is skipped, whoever made them; a run that was stopped is resumed.
 
     python scripts/alarm/generate_instruction_responses.py --dataset heysquad_human instructs2s
 """
@@ -15,7 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from src.common.cli import run_cli
+from src.common.cli import add_overwrite, run_cli
+from src.common.errors import ConfigError
 from src.corpus.stages.placement import Placement, add_placement
 from src.corpus.stages.response_settings import AnswerSettings, add_arguments, read_arguments
 
@@ -26,18 +27,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", nargs="+", default=[], metavar="NAME", help="raw sets, one after the other")
     parser.add_argument(
+        "--dataset-name", metavar="NAME", help="one raw set, with both modes unless --only-context or --modes"
+    )
+    parser.add_argument(
         "--modes", nargs="+", choices=MODES, help="with context, without, or both (default: what training reads)"
     )
-    parser.add_argument("--fresh", action="store_true", help="discard earlier results of these sets")
+    parser.add_argument("--only-context", action="store_true", help="the same as --modes WithContext")
+    add_overwrite(parser, "discard earlier results of these sets", "--fresh")
     add_arguments(parser, AnswerSettings)
     add_placement(parser)
     arguments = parser.parse_args()
     settings, placement = read_arguments(arguments, AnswerSettings), read_arguments(arguments, Placement)
+    names, modes = list(arguments.dataset), arguments.modes
+    if arguments.only_context:
+        if modes not in (None, ["WithContext"]):
+            raise ConfigError(f"--only-context and --modes {' '.join(modes)} exclude each other; leave one out")
+        modes = ["WithContext"]
+    elif arguments.dataset_name and modes is None:
+        modes = list(MODES)
+    names += [arguments.dataset_name] if arguments.dataset_name else []
 
     from src.corpus.stages.instructions import generate_instruction_responses  # not needed for --help
 
     summary = generate_instruction_responses(
-        arguments.dataset, settings, arguments.modes, fresh=arguments.fresh, placement=placement
+        names, settings, modes, overwrite=arguments.overwrite, placement=placement
     )
     print(json.dumps(summary, indent=2))
 

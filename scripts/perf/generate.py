@@ -153,7 +153,7 @@ def open_ears(args: argparse.Namespace) -> Ears:
 
     on_gpu = torch.cuda.is_available()
     if args.checkpoint:
-        return Ears.load(args.checkpoint, "cuda:0" if on_gpu else "cpu", torch.bfloat16 if on_gpu else torch.float32)
+        return Ears.load(args.checkpoint, "cuda:0" if on_gpu else "cpu")
     config = model_config(MODEL)
     front_end = build_front_end(config.config, config.llm_embedding_dim or 0).requires_grad_(False).eval()
     device = "cuda:0" if on_gpu else "cpu"

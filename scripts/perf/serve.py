@@ -133,10 +133,11 @@ def offline(loaded: Loaded, config: ServeConfig, cases: list[dict[str, Any]]) ->
 
     reset(loaded)
     ears = next(iter(loaded.ears.values()))
-    turns = Turns(loaded.engine.tokenizer, loaded.prompts, loaded.prompts.generation_system, ears.explicit_tags)
+    prompts = next(iter(loaded.prompts.values()))
+    turns = Turns(loaded.engine.tokenizer, prompts, prompts.generation_system, ears.explicit_tags)
     items = (Item(case["key"], case["question"], case["clip"]) for case in cases)
     model = config.model
-    closing = loaded.prompts.budget_closing
+    closing = prompts.budget_closing
     sampling = Sampling(model.max_tokens, model.max_thinking_tokens, greedy=True, budget_closing=closing)
     began = time.perf_counter()
     requests = hearing_requests(in_batches(items, config.batch_size), ears, turns)

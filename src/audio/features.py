@@ -72,12 +72,17 @@ class AudioFeatureExtractor:
 
     @torch.no_grad()
     def __call__(self, waveforms: Sequence[Waveform]) -> dict[str, EncoderFeatures]:
-        """Features of ``waveforms`` by encoder name, names sorted.
+        """Features of ``waveforms`` by encoder name, names sorted; always float32.
 
         Raises:
             UserError: there is no waveform, or one holds no samples.
         """
         _check(waveforms)
+        # Autocast would compute resampling and filterbanks, which are matrix products, in bfloat16: up to 2.3 off.
+        with torch.autocast(self.device.type, enabled=False):
+            return self._extract(waveforms)
+
+    def _extract(self, waveforms: Sequence[Waveform]) -> dict[str, EncoderFeatures]:
         resampled: dict[int, tuple[Tensor, Tensor]] = {}
         result = {}
         for name, config in self.configs.items():

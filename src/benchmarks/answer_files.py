@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src.benchmarks.answers import Answered, join_answers
-from src.benchmarks.files import read_rows
+from src.benchmarks.files import metadata_file, read_rows
 from src.benchmarks.outcomes import RESPONSE
 from src.benchmarks.registry import BENCHMARKS, benchmark
 from src.benchmarks.saved import Rows, open_hub, open_splits, text_rows
@@ -21,6 +21,9 @@ from src.common.paths import data_root, raw_dir
 from src.common.run_record import write_text
 
 log = get_logger(__name__)
+DATASET, LLM = "mmar", "Qwen/Qwen3-4B-Thinking-2507"
+CHECKPOINT = "saved/Qwen3-4B-Thinking-2507/bigdataset_whisper_downsample_conformer/checkpoint-30000"
+"""Published defaults of what names a run."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,6 @@ class AnswerFile:
     left_out: tuple[str, ...]
 
 
-def metadata_file(folder: Path, split: str) -> Path:
-    """Where a converted benchmark or a run keeps the metadata of a split."""
-    return folder / "metadata" / f"{split}_metadata.json"
-
-
 def find_run(
     dataset: str,
     checkpoint: str | Sequence[str],
@@ -47,9 +45,10 @@ def find_run(
     llm: str | None = None,
     tag: str | None = None,
 ) -> Path:
-    """The folder of a run's answers, by what was asked for; without ``llm`` the only language model that has it.
+    """The folder of a run's answers, by what was asked for.
 
-    Raises :class:`UserError` if there is none, or several.
+    Without ``llm`` it is the published default's, else that of the only language model that has such a run. Raises
+    :class:`UserError` if there is none, or several.
     """
     name = generated_name(data_set_name(dataset), checkpoint, max_tokens, max_thinking_tokens, seed) + (
         f"_{tag}" if tag else ""
@@ -58,6 +57,9 @@ def find_run(
     found = sorted(path for path in (data_root() / "generated").glob(f"{pattern}/{name}") if path.is_dir())
     if len(found) == 1:
         return found[0]
+    published = [path for path in found if path.parent.name == model_short_name(LLM)]
+    if published:
+        return published[0]
     if found:
         raise UserError(
             f"several runs are called {name}: {', '.join(map(str, found))}; name the language model (--llm)"
@@ -69,12 +71,23 @@ def find_run(
 
 
 def run_dataset(folder: Path) -> str:
-    """The data set that a run was asked about, from its ``run.json``. Raises :class:`UserError` without one."""
+    """The data set that a run was asked about.
+
+    It stands in the run's ``run.json``; answers that another program generated have none and are named after their
+    data set. Raises :class:`UserError` if neither tells.
+    """
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         return str(record["config"]["dataset"]["name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} has no run.json that names its data set; give --dataset NAME") from error
+        sets = [path.name for path in raw_dir("x").parent.glob("*") if path.is_dir()]
+        named = [name for name in sets if folder.resolve().name.startswith(f"{name}_")]
+        if named:
+            return max(named, key=len)
+        raise UserError(
+            f"{folder} has no run.json that names its data set, and is named after no set in {raw_dir('x').parent}; "
+            "give --dataset NAME"
+        ) from error
 
 
 def base_folder(dataset: str) -> Path | None:
@@ -174,20 +187,25 @@ def _write_list(path: Path, rows: Rows) -> None:
 def parse_checkpoints(text: str) -> str | list[str]:
     """Checkpoints of a command line: several are separated by commas and, as published, not trimmed.
 
-    Brackets around them (``[A,B]``, as Hydra programs take a list) are taken off.
+    A list as Hydra programs take it (``[A,B]``, ``["A","B"]``) is read as they read it.
     """
-    names = text.removeprefix("[").removesuffix("]").split(",")
+    listed = text.startswith("[") and text.endswith("]")
+    names = text[1:-1].split(",") if listed else text.split(",")
+    names = [_unquoted(name.strip() if listed else name) for name in names]
     return names[0] if len(names) == 1 else names
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1] if len(name) > 1 and name[0] == name[-1] and name[0] in "'\"" else name
 
 
 def write_command(args: Any) -> list[AnswerFile]:
     """Run ``create_answer_json.py`` with its parsed arguments."""
-    run = args.run
+    run, dataset = args.run, args.dataset
     if run is None:
-        if not args.dataset or not args.checkpoint:
-            raise UserError("give either --run FOLDER, or --dataset and --checkpoint")
+        dataset = dataset or DATASET
         run = find_run(
-            args.dataset, parse_checkpoints(args.checkpoint), args.max_tokens, args.max_thinking_tokens,
+            dataset, parse_checkpoints(args.checkpoint or CHECKPOINT), args.max_tokens, args.max_thinking_tokens,
             args.seed, args.llm, args.tag,
         )  # fmt: skip
-    return write_answers(run, args.dataset, partial=args.partial, keys=args.key)
+    return write_answers(run, dataset, partial=args.partial, keys=args.key)

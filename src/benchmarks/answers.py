@@ -11,6 +11,7 @@ from src.benchmarks.letter_rule import as_replies
 from src.benchmarks.outcomes import PREDICTION, RESPONSE, STATUS, Row
 from src.benchmarks.spec import Benchmark
 from src.common.errors import UserError
+from src.prompts.options import choice_texts
 
 _SHOWN = 5
 DETAILS = (STATUS, "finish_reason", "budget_hit", "error")
@@ -76,7 +77,7 @@ def join_answers(
 def _base_key(row: Row) -> tuple[Any, ...]:
     if row.get("id") is None:
         raise UserError(f"the converted set has a row without id (dataset_index {row['dataset_index']})")
-    return (str(row["id"]), str(row["question"]), tuple(map(str, row["choices"] or ())))
+    return (str(row["id"]), str(row["question"]), tuple(choice_texts(row["choices"])))
 
 
 def _metadata_key(spec: Benchmark, row: Row) -> tuple[Any, ...]:

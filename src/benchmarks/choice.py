@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from src.benchmarks.intervals import Interval, share, wilson
 from src.benchmarks.join import Row, join_by_key
-from src.prompts.options import READ_STATUSES
+from src.prompts.options import READ_STATUSES, choice_texts
 
 NO_STATUS = "not recorded"
 
@@ -81,7 +81,7 @@ def score(verdicts: Sequence[Verdict]) -> Score:
 
 def chance_level(questions: Iterable[Row]) -> float:
     """Expected accuracy of a blind guess: mean of ``1 / len(choices)``. Raises ValueError without questions."""
-    shares = [1 / len(row["choices"]) for row in questions]
+    shares = [1 / len(choice_texts(row["choices"])) for row in questions]
     if not shares:
         raise ValueError("chance_level needs at least one question")
     return sum(shares) / len(shares)

@@ -20,6 +20,11 @@ class RowsFile:
     broken: tuple[int, ...] = ()
 
 
+def metadata_file(folder: Path, split: str) -> Path:
+    """Where a converted benchmark or a run keeps the metadata of a split."""
+    return folder / "metadata" / f"{split}_metadata.json"
+
+
 def read_rows(path: Path) -> RowsFile:
     """Rows of a ``.json`` list or a ``.jsonl`` file, told apart by content. Lines that are no object are passed over.
 

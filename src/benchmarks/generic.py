@@ -9,6 +9,7 @@ from typing import Any
 from src.benchmarks.mmaupro import published as equality
 from src.benchmarks.outcomes import Row, Ruling, label_of
 from src.benchmarks.spec import Average, Benchmark, Grouping, common_row
+from src.prompts.options import choice_texts
 
 USUAL_GROUPS = (
     "task", "task_name", "kind", "modality", "category", "sub-category", "subcategory", "difficulty", "language",
@@ -52,7 +53,7 @@ def usual_groups(rows: Sequence[Row]) -> list[str]:
 def convert(row: Row, index: int) -> dict[str, Any]:
     """Common columns of a row that already has them by name; everything but the clip becomes text."""
     answer = None if row.get("answer") is None else str(row["answer"])
-    choices = [str(choice) for choice in row["choices"]]
+    choices = choice_texts(row["choices"])
     return common_row(
         str(row["question"]), choices, answer, str(row.get("audio", "")), str(row.get("id", index)), index
     )

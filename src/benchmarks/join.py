@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from src.common.errors import UserError
+from src.prompts.options import choice_texts
 
 Row = Mapping[str, Any]
+CHOICES = "choices"
 _SHOWN = 5
 
 
@@ -43,7 +45,7 @@ def join_by_key(
     pairs = [(row, given[k]) for k, row in asked.items() if k in given]
     for asked_as, saved_as in (same or {}).items():
         both = [(q, a) for q, a in pairs if asked_as in q and saved_as in a]
-        differing = [a[key] for q, a in both if _plain(q[asked_as]) != _plain(a[saved_as])]
+        differing = [a[key] for q, a in both if _plain(q[asked_as], asked_as) != _plain(a[saved_as], asked_as)]
         _refuse(differing, f"{where}: column {saved_as!r} differs from the benchmark's {asked_as!r}", key)
     return pairs
 
@@ -72,5 +74,6 @@ def _refuse(keys: list[Any], what: str, key: str) -> None:
         )
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, (list, tuple)) else value
+def _plain(value: Any, column: str) -> Any:
+    """The value as it is compared: options in any form as their texts."""
+    return choice_texts(value) if column == CHOICES else value

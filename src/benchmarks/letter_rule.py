@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from src.benchmarks.outcomes import LEFT_OUT, PREDICTION, RESPONSE, RIGHT, WRONG, Row, is_unread
+from src.benchmarks.outcomes import LEFT_OUT, PREDICTION, RESPONSE, RIGHT, WRONG, Row, is_known, is_unread
 from src.benchmarks.rules import CHOICE_KEYS, LETTERS, clean, is_blank, letter_of, read_letter
 
 GOLD = "answer_gt"
@@ -93,4 +93,4 @@ def _has(row: Mapping[str, object], letter: str) -> bool:
 
 
 def _known(rows: Sequence[Row]) -> tuple[bool, ...]:
-    return tuple(row.get(GOLD) is not None for row in rows)
+    return tuple(is_known(row, GOLD) for row in rows)

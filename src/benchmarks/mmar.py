@@ -9,6 +9,7 @@ from typing import Any
 from src.benchmarks.outcomes import Row, Ruling, label_of
 from src.benchmarks.spec import Average, Benchmark, Grouping, common_row
 from src.benchmarks.word_rule import word_ruling
+from src.prompts.options import choice_texts
 
 MODALITIES = (
     "sound",
@@ -37,7 +38,7 @@ def published(rows: Sequence[Row]) -> Ruling:
 
 def convert(row: Row, index: int) -> dict[str, Any]:
     """Common columns of a raw row; the path is relative to the folder that holds ``audio``."""
-    choices = [str(choice) for choice in row["choices"]]
+    choices = choice_texts(row["choices"])
     return common_row(row["question"], choices, row.get("answer"), str(row["audio_path"])[2:], row["id"], index)
 
 

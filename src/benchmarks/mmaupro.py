@@ -23,11 +23,13 @@ from src.benchmarks.outcomes import (
     Row,
     Ruling,
     count_by,
+    is_known,
     is_unread,
     label_of,
     strict_marks,
 )  # fmt: skip
 from src.benchmarks.spec import Average, Benchmark, Grouping, common_row
+from src.prompts.options import choice_texts
 
 OTHER_KINDS = ("open", "instruction following")
 GROUPINGS = (
@@ -41,8 +43,7 @@ def left_out(row: Row) -> str | None:
     """Why a raw row is not part of this benchmark here; None if it is."""
     if row.get("category") in OTHER_KINDS:
         return f"category {row['category']}"
-    choices = row.get("choices")
-    if choices is None or len(choices) < 2:
+    if len(choice_texts(row.get("choices"))) < 2:
         return "fewer than two choices"
     if row.get("answer") is None:
         return "no answer"
@@ -59,7 +60,7 @@ def _clips(row: Row) -> list[str]:
 def published(rows: Sequence[Row]) -> Ruling:
     """Equality with the answer; rows without a prediction are wrong, as the official file fills them with blanks."""
     right = [row.get(PREDICTION) is not None and str(row[PREDICTION]) == str(row.get("answer")) for row in rows]
-    known = [row.get("answer") is not None for row in rows]
+    known = [is_known(row, "answer") for row in rows]
     unread = tuple(is_unread(row) for row in rows)
     marks = "".join(
         LEFT_OUT if not has_gold else RIGHT if correct else WRONG
@@ -74,7 +75,7 @@ def published(rows: Sequence[Row]) -> Ruling:
 
 def convert(row: Row, index: int) -> dict[str, Any]:
     """Common columns of a raw row; the path is relative to the folder that holds ``data``."""
-    choices = [str(choice) for choice in row["choices"]]
+    choices = choice_texts(row["choices"])
     return common_row(str(row["question"]), choices, str(row["answer"]), _clips(row)[0], str(row["id"]), index)
 
 

@@ -93,6 +93,12 @@ def label_of(row: Row, key: str) -> str | None:
     return None if value is None else str(value)
 
 
+def is_known(row: Row, gold_key: str) -> bool:
+    """Whether the row's right answer is known: hidden ones are null or blank in the published files."""
+    value = row.get(gold_key)
+    return value is not None and bool(str(value).strip())
+
+
 def is_unread(row: Row, key: str = PREDICTION) -> bool:
     """Whether the row holds no answer: none at all, a blank one, or one that stands for an unreadable reply."""
     value = row.get(key)

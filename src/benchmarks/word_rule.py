@@ -13,28 +13,30 @@ from src.benchmarks.outcomes import (
     Row,
     Ruling,
     count_by,
+    is_known,
     is_unread,
     strict_marks,
 )  # fmt: skip
 from src.benchmarks.rules import right_by_words
 from src.benchmarks.spec import Grouping
+from src.prompts.options import choice_texts
 
 
 def word_ruling(rows: Sequence[Row], groupings: Sequence[Grouping], gold_key: str = "answer") -> Ruling:
     """Rows without the key ``model_prediction`` are not counted, an empty prediction is wrong.
 
     Values that crash the official files (null or numeric predictions, choices or answers, groups they do not know)
-    are read as text or counted as wrong, and noted. Rows without a known answer are not counted.
+    are read as text or counted as wrong, and noted. Rows without an answer are not counted.
     """
     right = [_is_right(row, gold_key) for row in rows]
-    known = [row.get(gold_key) is not None for row in rows]
+    given = [row.get(gold_key) is not None for row in rows]
     unread = tuple(is_unread(row) for row in rows)
     marks = "".join(
         LEFT_OUT if PREDICTION not in row or not has_gold else RIGHT if correct else WRONG
-        for row, correct, has_gold in zip(rows, right, known, strict=True)
+        for row, correct, has_gold in zip(rows, right, given, strict=True)
     )
     tables = {grouping.name: count_by(map(grouping.label, rows), marks, grouping.fixed) for grouping in groupings}
-    ruling = Ruling(marks, strict_marks(right, unread, known), unread, (), tables)
+    ruling = Ruling(marks, strict_marks(right, unread, [is_known(row, gold_key) for row in rows]), unread, (), tables)
     return replace(
         ruling,
         lines=tuple(_lines(ruling)),
@@ -47,7 +49,7 @@ def _is_right(row: Row, gold_key: str) -> bool:
     prediction, gold = row.get(PREDICTION), row.get(gold_key)
     if prediction is None or gold is None:
         return False
-    return right_by_words(str(prediction), str(gold), map(str, row.get("choices") or ()))
+    return right_by_words(str(prediction), str(gold), choice_texts(row.get("choices")))
 
 
 def _without_key(rows: Sequence[Row]) -> int:

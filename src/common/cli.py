@@ -7,7 +7,7 @@ import dataclasses
 import os
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from src.common.errors import UserError
@@ -33,18 +33,45 @@ def run_cli(main: Callable[[], int | None]) -> NoReturn:
     sys.exit(code)
 
 
-def add_options(parser: argparse._ActionsContainer, settings: type[Any], about: Mapping[str, str]) -> None:
+def add_options(
+    parser: argparse._ActionsContainer,
+    settings: type[Any],
+    about: Mapping[str, str],
+    aliases: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """One option for every field of the dataclass ``settings``: ``max_tokens`` becomes ``--max-tokens``.
 
-    ``about`` explains each field; its default is added. Fields are numbers, texts or switches, all of them optional.
+    ``about`` explains each field; its default is added. ``aliases`` are more names of a field's option, shown beside
+    it. Fields are numbers, texts or switches, all of them optional; a ``limit`` below 1 stands for all rows.
     """
     hints = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
-        option = "--" + field.name.replace("_", "-")
+        options = ["--" + field.name.replace("_", "-"), *(aliases or {}).get(field.name, ())]
         text = about[field.name] + ("" if field.default is None else f" (default: {field.default})")
         if hints[field.name] is bool:
-            parser.add_argument(option, action=argparse.BooleanOptionalAction, default=field.default, help=text)
+            parser.add_argument(*options, action=argparse.BooleanOptionalAction, default=field.default, help=text)
         else:
             kinds = [kind for kind in typing.get_args(hints[field.name]) if kind is not type(None)]
-            kind = (kinds or [hints[field.name]])[0]
-            parser.add_argument(option, type=kind, default=field.default, metavar="X", help=text)
+            kind = row_limit if field.name == "limit" else (kinds or [hints[field.name]])[0]
+            parser.add_argument(*options, dest=field.name, type=kind, default=field.default, metavar="X", help=text)
+
+
+def row_limit(text: str) -> int | None:
+    """Type of ``--limit``: a number of rows; 0 and negative numbers stand for all of them (None), as published."""
+    number = int(text)
+    return number if number > 0 else None
+
+
+def add_overwrite(parser: argparse._ActionsContainer, about: str, *old_names: str, also: Sequence[str] = ()) -> None:
+    """The option that discards existing results: ``--overwrite``.
+
+    ``also`` are published names of it, shown beside it; ``old_names`` are accepted and not shown.
+    """
+    parser.add_argument("--overwrite", *also, dest="overwrite", action="store_true", help=about)
+    for name in old_names:
+        add_hidden(parser, name, "overwrite", action="store_true")
+
+
+def add_hidden(parser: argparse._ActionsContainer, name: str, dest: str, **options: Any) -> None:
+    """Another name of the option ``dest`` that ``--help`` does not show."""
+    parser.add_argument(name, dest=dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **options)

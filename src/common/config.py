@@ -7,15 +7,21 @@ import difflib
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from src.common.cli import run_cli
 from src.common.errors import ConfigError
+from src.common.log import get_logger
 
 T = TypeVar("T")
+log = get_logger(__name__)
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
+OPEN_GROUPS = {"train": ("training_args.", "model.", "dataset.")}
+"""Groups whose keys need no ``+``, by configuration: a library, or a user's YAML, decides which keys there are."""
+FILE_GROUPS = ("prompts",)
+"""Config groups for which a user may also name a YAML file: its path becomes the group's ``name``."""
 
 
 def bind_dataclass(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
@@ -107,20 +113,51 @@ def hydra_cli(config_name: str, main: Callable[[dict[str, Any]], int | None]) ->
     """Entry of a Hydra program: compose ``config_name`` with the command line, resolve it, call ``main(config)``.
 
     A misspelt key or group, or a missing value, ends in one message and exit code 2. ``--help`` lists the keys.
+    Hydra's ``--config-name NAME`` (``-cn NAME``) reads another file of ``src/configs``, such as a user's own.
     """
-    run_cli(lambda: main(compose(config_name, sys.argv[1:])))
+
+    def run() -> int | None:
+        name, overrides = split_config_name(config_name, sys.argv[1:])
+        return main(compose(name, overrides))
+
+    run_cli(run)
 
 
-def compose(config_name: str, overrides: list[str]) -> dict[str, Any]:
-    """Resolved configuration as plain containers. Raises :class:`ConfigError` with Hydra's reason in one line."""
+def split_config_name(default: str, arguments: list[str]) -> tuple[str, list[str]]:
+    """Name of the configuration (Hydra's ``--config-name NAME``, else ``default``) and the other arguments.
+
+    Raises :class:`ConfigError` for one that does not exist.
+    """
+    name, rest, waiting = default, [], False
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if waiting:
+            name, waiting = argument, False
+        elif flag in ("--config-name", "-cn"):
+            name, waiting = value or name, not equals
+        else:
+            rest.append(argument)
+    if waiting or not (CONFIG_DIR / f"{name.removesuffix('.yaml')}.yaml").is_file():
+        known = ", ".join(sorted(path.stem for path in CONFIG_DIR.glob("*.yaml")))
+        raise ConfigError(f"--config-name: there is no {CONFIG_DIR / name}.yaml; known: {known}")
+    return name.removesuffix(".yaml"), rest
+
+
+def compose(config_name: str, overrides: list[str], like: str | None = None) -> dict[str, Any]:
+    """Resolved configuration as plain containers; ``like`` names the shipped one that a user's own stands for.
+
+    Raises :class:`ConfigError` with Hydra's reason in one line.
+    """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    overrides = _opened([word for word in overrides if not _is_run_setting(word)], like or config_name)
     if any(item in ("--help", "-h") for item in overrides):
         _print_help(config_name)
+    overrides, files = _take_files(overrides)
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
             config = hydra_compose(config_name, overrides=overrides)
@@ -128,7 +165,46 @@ def compose(config_name: str, overrides: list[str]) -> dict[str, Any]:
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # the last for a group set to null
         reason = " ".join(str(part).strip() for part in (error, error.__cause__) if part)
         raise ConfigError(f"{config_name}: {' '.join(reason.split())}") from error
-    return typing.cast(dict[str, Any], container)
+    resolved = typing.cast(dict[str, Any], container)
+    for group, file in files.items():
+        resolved[group] = {**(resolved.get(group) or {}), "name": file}
+    return resolved
+
+
+def _take_files(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Separate ``prompts=FILE`` from the overrides that Hydra understands: its groups have names, not files.
+
+    Returns the other overrides and the absolute path for each group, the last one given.
+    """
+    others: list[str] = []
+    files: dict[str, str] = {}
+    for item in overrides:
+        group, equals, value = item.partition("=")
+        value = value.strip("'\"")
+        if equals and group in FILE_GROUPS and ("/" in value or value.endswith((".yaml", ".yml"))):
+            others = [other for other in others if other.partition("=")[0] != group]
+            files[group] = str(Path(value).expanduser().resolve())
+            continue
+        if group in files:
+            del files[group]
+        others.append(item)
+    return others, files
+
+
+def _is_run_setting(word: str) -> bool:
+    """Whether an override is for Hydra's run folder; there is none here."""
+    setting = word.lstrip("+~").startswith("hydra.") and not word.startswith("hydra.searchpath=")
+    if setting:
+        log.info("%s: no Hydra run folder is made here; left out", word)
+    return setting
+
+
+def _opened(overrides: list[str], config_name: str) -> list[str]:
+    """Overrides with a ``+`` where keys of an open group need one: they are checked when they are bound."""
+    groups = OPEN_GROUPS.get(config_name, ())
+    return [
+        f"++{word.removeprefix('+')}" if word.removeprefix("+").startswith(groups) else word for word in overrides
+    ]
 
 
 def _print_help(config_name: str) -> NoReturn:

@@ -1,6 +1,7 @@
-"""Where data lies on disk: the published folder layout below one root.
+"""Where data is stored on disk: the published folder layout below one root.
 
-The root is ``data/datasets`` in the working directory, or the environment variable ``ALARM_DATA_ROOT``.
+The root is ``data/datasets`` of the repository, whatever the working directory. The environment variable
+``ALARM_DATA_ROOT`` names another root, and so does :func:`use_data_dir` (``--data-dir``, ``alternative_data_dir``).
 """
 
 from __future__ import annotations
@@ -10,11 +11,39 @@ from pathlib import Path
 
 REPO_ROOT = Path(__file__).resolve().parents[2]
 ASSETS = REPO_ROOT / "assets"
+_VARIABLE = "ALARM_DATA_ROOT"
 
 
 def data_root() -> Path:
-    """Root of all data sets."""
-    return Path(os.environ.get("ALARM_DATA_ROOT", "data/datasets"))
+    """Root of all data sets: ``ALARM_DATA_ROOT`` if it is set, else ``data/datasets`` of the repository."""
+    named = os.environ.get(_VARIABLE)
+    return _datasets_of(Path(named)) if named else REPO_ROOT / "data" / "datasets"
+
+
+def use_data_dir(directory: str | Path) -> Path:
+    """Make ``directory`` the data directory of this process and of those that it starts; returns the new root.
+
+    ``directory`` takes the place of ``data``: the sets are stored in its folder ``datasets``. A folder that contains
+    the sets itself (``raw``, ``responses``) is used as it is. A relative name is relative to the repository, as
+    published; one that is only found in the working directory is taken from there.
+    """
+    given = Path(directory)
+    folder = REPO_ROOT / given  # an absolute name stays what it is
+    if not folder.exists() and given.exists():
+        folder = given.absolute()
+    root = folder if _contains_sets(folder) else folder / "datasets"
+    os.environ[_VARIABLE] = str(root)
+    return root
+
+
+def _datasets_of(root: Path) -> Path:
+    """``root`` takes the place of ``data/datasets``; a ``data`` folder is accepted as well."""
+    inner = root / "datasets"
+    return inner if inner.is_dir() and not _contains_sets(root) else root
+
+
+def _contains_sets(root: Path) -> bool:
+    return (root / "raw").is_dir() or (root / "responses").is_dir()
 
 
 def raw_dir(name: str) -> Path:
@@ -43,8 +72,13 @@ def indexes_filtered_dir(name: str) -> Path:
 
 
 def transcripts_dir(name: str) -> Path:
-    """What speech recognition heard in the clips of a raw set, row by row."""
+    """Transcripts of the clips of a raw set by speech recognition, row by row."""
     return data_root() / "transcripts" / name
+
+
+def merged_dir(name: str) -> Path:
+    """The released texts with the audio that was collected here, as one set."""
+    return data_root() / name
 
 
 def generated_dir(llm: str, run_name: str) -> Path:

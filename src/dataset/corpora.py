@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from src.common.config import bind_dataclass
 from src.common.errors import ConfigError, UserError
 from src.common.naming import ResponseName
+from src.dataset.mixture import DatasetConfig
+from src.dataset.published import apply_set_options, from_published, is_published
 
 INSTRUCTION_GROUP = "instruction"
 
@@ -69,14 +71,26 @@ class MixtureChoice:
 
 
 def expand_mixture(dataset: Mapping[str, Any], where: str = "dataset") -> dict[str, Any]:
-    """The ``dataset`` group with its rows written out; one that names its rows itself is returned as it is.
+    """The ``dataset`` group with its rows written out, whichever form it has; published options of its sets apply.
 
     Training rows are those of the instruction sets, then one for each corpus; every evaluated corpus is an evaluation
     set of that name, and the groups are those of the table, as far as they are evaluated. Raises :class:`ConfigError`
     for unknown names, all at once.
     """
+    if is_published(dataset):
+        return from_published(dataset, where)
     if "table" not in dataset:
-        return dict(dataset)
+        own = {field.name for field in fields(DatasetConfig)}
+        sets = {name: value for name, value in dataset.items() if name not in own and isinstance(value, Mapping)}
+        rows = {name: value for name, value in dataset.items() if name not in sets}
+        return apply_set_options(rows, sets, where) if sets else rows
+    choosing = {field.name for field in fields(MixtureChoice)}
+    sets = {name: value for name, value in dataset.items() if name not in choosing and isinstance(value, Mapping)}
+    chosen = {name: value for name, value in dataset.items() if name not in sets}
+    return apply_set_options(_expand(chosen, where), sets, where)
+
+
+def _expand(dataset: Mapping[str, Any], where: str) -> dict[str, Any]:
     choice = bind_dataclass(MixtureChoice, dataset, where)
     table = choice.table
     problems = [_unknown(f"{where}.instruction", name, table.instruction) for name in choice.instruction

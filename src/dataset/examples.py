@@ -14,7 +14,7 @@ from src.audio.waveform import Waveform, load_waveform
 from src.common.errors import UserError
 from src.common.log import get_logger
 from src.common.seeds import row_seed
-from src.dataset.hf_dataset import Row
+from src.dataset.response_rows import Row
 from src.prompts.chat import ChatTokenizer, text_ids, turn_ids
 
 log = get_logger(__name__)

@@ -1,209 +1,120 @@
-"""One response folder as training examples: raw rows, prompts and responses joined by key on every row."""
+"""Training rows as the published system's ``src.dataset.HFDataset`` gives them, for users' notebooks and scripts.
+
+``train.py`` does not use it: :mod:`src.dataset.mixture` opens the rows, :mod:`src.dataset.examples` tokenises them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import numpy as np
+from src.audio.roots import StoredCell, inside
+from src.common.errors import ConfigError
+from src.common.paths import use_data_dir
+from src.dataset.mixture import MixtureConfig, open_mixture
+from src.dataset.published import read_rows
+from src.dataset.response_rows import Row
+from src.prompts import load_prompts
+from src.prompts.chat import split_turn
 
-from src.audio.roots import roots_of, stored_cell
-from src.common.errors import UserError
-from src.common.log import get_logger
-from src.common.naming import ResponseName
-from src.common.paths import prompts_dir, raw_dir, responses_dir
-from src.dataset.splits import find_split_indexes
-from src.dataset.tables import check_same_text, join_rows, native_splits, open_split, read_keys, text_sizes
-
-_log = get_logger(__name__)
-ContextMode = Literal["WithContext", "NoContext"]
-CONTEXT_MODES: tuple[str, ...] = ("WithContext", "NoContext")
-_TARGETS = {"WithContext": "llm_answer_with_context", "NoContext": "llm_answer_no_context"}
-_TOKENS_PER_SECOND = 25.0
-_BYTES_PER_TOKEN = 4.0
-
-
-@dataclass(frozen=True)
-class Row:
-    """One example before decoding.
-
-    ``key`` names it in messages (``corpus/dataset_index``); ``audio`` is the stored ``{"bytes", "path"}`` mapping or
-    ``None`` without audio; ``context`` is the user's text (empty in ``NoContext``), ``target`` what the LLM said.
-    """
-
-    key: str
-    audio: Mapping[str, Any] | None
-    context: str
-    audio_description: str
-    target: str
+DATA_DIR = "data"
 
 
 class HFDataset:
-    """Examples of one response folder and split, read from memory-mapped files row by row."""
+    """Rows of response sets with their text rendered by the chat template and their audio as features.
+
+    Args:
+        dataset_names: ``[[RESPONSE_SET, "WithContext" or "NoContext", SHARE, RANDOM], ...]``.
+        split: ``train`` or ``validation``.
+        tokenizer: of the language model.
+        feature_extractor: called with each clip (a torchcodec ``AudioDecoder``); what it returns is added to the row.
+            ``Qwen3AudioWrappedFeatureExtractor.feature_extractor`` is one. None adds the decoder as ``audio``.
+        limit: rows at most; None: all.
+        return_audio: false for text only; then the description of the clip follows the prompt.
+        name: of the set, kept as an attribute.
+        use_explicit_audio_tokens: whether tags in the text enclose the place of the audio.
+        data_dir: folder that takes the place of ``data``; another one counts for the whole process.
+
+    Raises:
+        ConfigError: rows of another form.
+        UserError: a set is missing, or its parts do not fit together.
+    """
 
     def __init__(
         self,
-        response_folder: str,
-        mode: str = "WithContext",
-        fraction: float = 1.0,
-        random: bool = False,
-        split: str = "train",
+        dataset_names: Sequence[Sequence[Any]],
+        split: str,
+        tokenizer: Any,
+        feature_extractor: Callable[[Any], dict[str, Any]] | None,
+        limit: int | None = None,
         return_audio: bool = True,
+        name: str = "",
+        use_explicit_audio_tokens: bool = False,
+        data_dir: str = DATA_DIR,
     ) -> None:
-        """Open the sets, join them and choose the rows.
-
-        Args:
-            response_folder: name below ``responses/MODEL``, e.g. ``cameo_rephrased_1536_Qwen3-4B-Thinking-2507_512``.
-            mode: ``WithContext`` or ``NoContext``: which answer is the target, and whether the context is kept.
-            fraction: the first ``int(n * fraction)`` rows of the split, or with ``random`` as many drawn with seed 1.
-            split: an index file's name, else one of the raw set's own splits.
-            return_audio: false for the text-only control.
-
-        Raises :class:`UserError` naming the set and the first bad keys if the sets do not fit together.
-        """
-        if mode not in CONTEXT_MODES:
-            raise UserError(f"{response_folder}: context mode {mode!r}; known: {', '.join(CONTEXT_MODES)}")
-        if not 0.0 < fraction <= 1.0:
-            raise UserError(f"{response_folder}: fraction {fraction}, expected more than 0 and at most 1")
-        name = ResponseName.parse(response_folder)
-        self.name = response_folder
-        self.split = split
-        self.mode = mode
+        if data_dir != DATA_DIR:
+            use_data_dir(data_dir)
+        problems: list[str] = []
+        rows = read_rows(dataset_names, "dataset_names", problems)
+        if problems:
+            raise ConfigError("; ".join(problems))
+        try:
+            mixture = MixtureConfig(rows, split, limit, return_audio)
+        except ValueError as error:
+            raise ConfigError(f"dataset_names: {error}") from error
+        self.dataset = open_mixture(mixture)
+        self.tokenizer = tokenizer
+        self.feature_extractor = feature_extractor
         self.return_audio = return_audio
-        self.raw_name = _raw_name(name)
-        indexes = find_split_indexes(self.raw_name, name, split)
-        stored_split = split if indexes is None else "train"
-        folder = responses_dir(name.model, response_folder)
-        self._open_raw = partial(open_split, raw_dir(self.raw_name), stored_split, f"raw set of {self.name}")
-        split_of_responses = _response_split(folder, stored_split)
-        self._open_responses = partial(open_split, folder, split_of_responses, f"responses {self.name}")
-        self._raw, self._responses = self._open_raw(), self._open_responses()
-        raw_keys = read_keys(self._raw, f"raw set {self.raw_name}")
-        keys = self._sound(raw_keys) if indexes is None else indexes.keys
-        asked_by = f"split {split!r} of {self.raw_name}" if indexes is None else str(indexes.path)
-        self.keys = keys[_choose(keys.size, fraction, random)]
-        self._raw_rows = join_rows(raw_keys, self.keys, f"raw set {self.raw_name}", asked_by)
-        self._response_rows = self._join_responses(asked_by)
-        self._target, self._context, self._about = self._text_columns()
-        self._prompts, self._prompt_rows = self._open_prompts(asked_by)
-        self._texts = self._responses.select_columns(
-            [column for column in (self._target, self._context, self._about) if column is not None]
-        )
-        self._audio = self._audio_column()
-        self._audio_roots = roots_of(self._raw)
-
-    def _sound(self, raw_keys: np.ndarray) -> np.ndarray:
-        """Keys without those whose response is marked as failed: without indexes nothing else leaves them out."""
-        status = "status_no_context" if self.mode == "NoContext" else "status"
-        if status not in self._responses.column_names:
-            return raw_keys
-        made = self._responses.select_columns([status]).with_format("arrow")[:].column(status).to_pylist()
-        keys = read_keys(self._responses, f"responses {self.name}")
-        failed = keys[np.array([each != "ok" for each in made], dtype=bool)]
-        kept = raw_keys[~np.isin(raw_keys, failed)]
-        if kept.size < raw_keys.size:
-            lost = raw_keys.size - kept.size
-            _log.info("%s, %s: %d of %d rows have no sound response", self.name, self.split, lost, raw_keys.size)
-        if raw_keys.size and not kept.size:
-            raise UserError(f"responses {self.name}: no row of split {self.split!r} has a response for {self.mode}")
-        return kept
-
-    def _join_responses(self, asked_by: str) -> np.ndarray:
-        """Rows of the responses, and a check that both sets tell of the same clips."""
-        rows = join_rows(
-            read_keys(self._responses, f"responses {self.name}"), self.keys, f"responses {self.name}", asked_by
-        )
-        what = f"raw set {self.raw_name} and responses {self.name}"
-        # Opened for the comparison alone: it reads all texts, and their pages count as this process's memory as long
-        # as the file is mapped.
-        raw, responses = self._open_raw(), self._open_responses()
-        for column in ("audio_description", "question"):
-            check_same_text(raw, self._raw_rows, responses, rows, column, what)
-        return rows
-
-    def _text_columns(self) -> tuple[str, str | None, str | None]:
-        """Columns of the responses that hold the target, the user's text, and what describes the clip."""
-        columns = self._responses.column_names
-        target = _TARGETS[self.mode]
-        if target not in columns:
-            raise UserError(f"responses {self.name} have no column {target!r}; they have {', '.join(columns)}")
-        context = next((column for column in ("prompt", "context") if column in columns), None)
-        about = next((column for column in ("audio_description", "question") if column in columns), None)
-        return target, context, about
-
-    def _open_prompts(self, asked_by: str) -> tuple[Any, np.ndarray | None]:
-        """The prompt set and its rows, where the responses do not hold the prompt that they answer."""
-        if self._context is not None or self.mode == "NoContext":
-            return None, None
-        prompts = open_split(prompts_dir(self.raw_name), "train", f"prompts of {self.name}")
-        keys = read_keys(prompts, f"prompts of {self.raw_name}")
-        rows = join_rows(keys, self.keys, f"prompts of {self.raw_name}", asked_by)
-        return prompts.select_columns(["prompt"]), rows
-
-    def _audio_column(self) -> Any:
-        if not self.return_audio:
-            return None
-        if "audio" not in self._raw.column_names:
-            raise UserError(f"raw set {self.raw_name} has no column 'audio'; return_audio=false trains on text alone")
-        from datasets import Audio
-
-        # Undecoded: a broken clip must not fail the read, and decoding belongs to the audio room.
-        return self._raw.select_columns(["audio"]).cast_column("audio", Audio(decode=False))
+        self.name = name
+        self.use_explicit_audio_tokens = use_explicit_audio_tokens
 
     def __len__(self) -> int:
-        return int(self.keys.size)
+        return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Row:
-        texts = self._texts[int(self._response_rows[index])]
-        context = ""
-        if self.mode == "WithContext":
-            if self._prompts is not None and self._prompt_rows is not None:
-                context = self._prompts[int(self._prompt_rows[index])]["prompt"]
-            elif self._context is not None:
-                context = texts[self._context]
-        return Row(
-            key=f"{self.raw_name}/{int(self.keys[index])}",
-            audio=None if self._audio is None else self._cell(int(self._raw_rows[index])),
-            context=context or "",
-            audio_description=(texts[self._about] if self._about else "") or "",
-            target=texts[self._target] or "",
-        )
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One row.
 
-    def _cell(self, row: int) -> Any:
-        return stored_cell(self._audio[row]["audio"], self._audio_roots)
+        ``inputs_start``, ``inputs_main`` and ``outputs`` are texts: the head of the user turn before the audio, the
+        rest up to the assistant's header, and the target. ``llm_answer``, ``context``, ``audio_description`` and
+        ``reference`` are the row's own. With audio, what the feature extractor returns: ``audio``,
+        ``audio_attention`` and ``audio_lengths``, each by encoder.
+        """
+        row = self.dataset[index]
+        opened, closed = self._tags()
+        context = row.context
+        if not self.return_audio:
+            described = f"{opened}{row.audio_description}{closed}"
+            context = f"{context}\n{described}" if context else described
+        start, main = split_turn(self.tokenizer, context)
+        if self.return_audio:
+            start, main = start + opened, closed + main
+        result = {
+            "inputs_start": start,
+            "inputs_main": main,
+            "outputs": row.target,
+            "llm_answer": row.target,
+            "context": context,
+            "audio_description": row.audio_description,
+            "reference": "",
+        }
+        if self.return_audio:
+            clip = _decoder(row)
+            result |= {"audio": clip} if self.feature_extractor is None else self.feature_extractor(clip)
+        return result
 
-    def lengths(self) -> np.ndarray:
-        """Estimated tokens of every example, float32 ``(rows,)``, from durations and text sizes."""
-        total = text_sizes(self._responses, self._response_rows, self._target) / _BYTES_PER_TOKEN
-        if self.return_audio and "duration" in self._raw.column_names:
-            seconds = self._raw.select_columns(["duration"]).with_format("arrow")[:].column("duration").to_numpy()
-            total = total + seconds[self._raw_rows].astype(np.float32) * _TOKENS_PER_SECOND
-        return total.astype(np.float32)
-
-
-def missing_folders(response_folder: str) -> list[Path]:
-    """Folders of a response set that are not on this machine: its own, and that of its raw set."""
-    name = ResponseName.parse(response_folder)
-    folders = [responses_dir(name.model, response_folder), raw_dir(_raw_name(name))]
-    return [folder for folder in folders if not folder.is_dir()]
-
-
-def _raw_name(name: ResponseName) -> str:
-    """The raw set's folder. ``_filtered`` is part of it for instruction sets and marks a checked answer elsewhere."""
-    filtered = f"{name.base}_filtered"
-    return filtered if name.checked and raw_dir(filtered).is_dir() else name.base
+    def _tags(self) -> tuple[str, str]:
+        if not self.use_explicit_audio_tokens:
+            return "", ""
+        prompts = load_prompts("full")
+        return prompts.description_open, prompts.description_close
 
 
-def _response_split(folder: Path, stored_split: str) -> str:
-    """Responses keep the raw set's splits, or put all under ``train``."""
-    return stored_split if not folder.is_dir() or stored_split in native_splits(folder) else "train"
+def _decoder(row: Row) -> Any:
+    """The clip of a row; a path is followed as far as it may be (:mod:`src.audio.roots`)."""
+    from datasets import Audio
 
-
-def _choose(count: int, fraction: float, random: bool) -> np.ndarray:
-    limit = int(count * fraction)
-    if not random:
-        return np.arange(limit)
-    return np.sort(np.random.RandomState(1).permutation(count)[:limit])
+    cell = dict(row.audio or {})
+    if cell.get("bytes") is None and isinstance(row.audio, StoredCell):
+        cell["path"] = str(inside(str(cell.get("path")), row.audio.roots))
+    return Audio().decode_example(cell)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from src.common.errors import UserError
-from src.dataset.hf_dataset import CONTEXT_MODES, HFDataset, Row, missing_folders
+from src.dataset.response_rows import CONTEXT_MODES, ResponseRows, Row, missing_folders
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ def present_only(config: DatasetConfig) -> tuple[DatasetConfig, tuple[str, ...]]
 
 
 class Mixture:
-    """Several :class:`HFDataset` in list order as one sequence of rows. Nothing is shuffled or copied."""
+    """Several :class:`ResponseRows` in list order as one sequence of rows. Nothing is shuffled or copied."""
 
-    def __init__(self, parts: Sequence[HFDataset], limit: int | None = None) -> None:
+    def __init__(self, parts: Sequence[ResponseRows], limit: int | None = None) -> None:
         self.parts = list(parts)
         self._ends = np.cumsum([len(part) for part in self.parts])
         total = int(self._ends[-1]) if self.parts else 0
@@ -131,7 +131,7 @@ class Mixture:
 def open_mixture(config: MixtureConfig) -> Mixture:
     """Open and join all rows of a mixture. Raises :class:`UserError` for the first set that does not fit."""
     parts = [
-        HFDataset(str(folder), str(mode), float(fraction), bool(random), config.split, config.return_audio)
+        ResponseRows(str(folder), str(mode), float(fraction), bool(random), config.split, config.return_audio)
         for folder, mode, fraction, random in config.rows
     ]
     return Mixture(parts, config.limit)

@@ -46,6 +46,8 @@ class StepSampler:
 
     ``shuffle`` false is for evaluation: the given order, or with ``lengths`` from long to short, and every row once;
     where rows are fewer than processes, those without a row of their own get row 0, not to be counted.
+
+    ``drop_last`` leaves out the rows of an epoch's order that fill no micro-batch of every process.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class StepSampler:
         shuffle: bool = True,
         rank: int = 0,
         world: int = 1,
+        drop_last: bool = False,
     ) -> None:
         """``lengths`` float32 ``(count,)``: estimated positions of every row; needed unless grouping is none.
 
@@ -64,6 +67,9 @@ class StepSampler:
         """
         if lengths is None and (plan.grouping != "none" or plan.max_positions):
             raise ValueError("batches of like length need the rows' lengths")
+        batch = plan.clips * world
+        # Fewer rows than one batch are trained on all the same: an epoch without steps would never end.
+        self.used = count // batch * batch if drop_last and shuffle and count >= batch else count
         self.count = count
         self.plan = plan
         self.lengths = lengths
@@ -82,7 +88,7 @@ class StepSampler:
         """Steps of an epoch; when shuffled, a last one with fewer rows than processes is left out."""
         if not self.shuffle:
             return min(-(-self.count // self.step_rows), max(1, self.count // self.world))
-        whole, rest = divmod(self.count, self.step_rows)
+        whole, rest = divmod(self.used, self.step_rows)
         return whole + int(rest >= self.world)
 
     def __iter__(self) -> Iterator[list[list[int]]]:
@@ -97,7 +103,7 @@ class StepSampler:
             order = np.argsort(-self.lengths, kind="stable") if self.lengths is not None else np.arange(self.count)
             return np.array_split(order, len(self)) if self.count else []
         generator = np.random.default_rng([self.seed, self.epoch])
-        order = generator.permutation(self.count)
+        order = generator.permutation(self.count)[: self.used]
         return self._pool(order, generator) if grouped else self._split(order)
 
     def _split(self, order: np.ndarray) -> list[np.ndarray]:
@@ -108,7 +114,7 @@ class StepSampler:
         assert self.lengths is not None
         steps: list[np.ndarray] = []
         pool_size = self.step_rows * _STEPS_PER_POOL
-        for start in range(0, self.count, pool_size):
+        for start in range(0, order.size, pool_size):
             pool = order[start : start + pool_size]
             parts = self._split(pool[np.argsort(self.lengths[pool], kind="stable")])
             whole = pool.size // self.step_rows

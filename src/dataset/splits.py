@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,3 +84,12 @@ def read_indexes(folder: Path) -> dict[str, np.ndarray]:
     return {
         path.name.removesuffix("_indexes.npy"): _read_indexes(path) for path in sorted(folder.glob("*_indexes.npy"))
     }
+
+
+def index_problem(folder: Path, splits: Iterable[str] = ("train", "validation")) -> str | None:
+    """Why a folder of index files is not complete; None if it has a readable file for each of ``splits``."""
+    try:
+        missing = [split for split in splits if split not in read_indexes(folder)]
+    except UserError as error:
+        return str(error)
+    return f"no {missing[0]}_indexes.npy" if missing else None

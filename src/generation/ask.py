@@ -16,12 +16,14 @@ from src.audio.waveform import load_waveform
 from src.common.config import bind_dataclass
 from src.common.errors import UserError
 from src.common.seeds import seed_everything
-from src.generation.config import ModelSettings, read_prompts
+from src.generation.config import ARCHITECTURE_KEYS, ModelSettings
+from src.generation.ears import Ears, front_end_dtypes
 from src.generation.requests import Segment
-from src.generation.respond import Ears, Turns
+from src.generation.respond import Turns
 from src.model.checkpoints import open_checkpoint, shared_lora
 from src.model.llm import load_llm
 from src.model.lora_files import attach_lora, read_lora
+from src.prompts import choose_prompts
 from src.prompts.chat import opens_thoughts, text_ids
 from src.prompts.parts import Part, PartSplitter
 from src.prompts.thoughts import CLOSE_THOUGHTS, OPEN_THOUGHTS
@@ -37,7 +39,7 @@ class AskConfig:
     checkpoint_name: str | list[str] = QUICKSTART_CHECKPOINT
     seed: int | None = None
     greedy: bool = False
-    prompts: dict[str, Any] = field(default_factory=lambda: {"name": "mini"})
+    prompts: dict[str, Any] | None = None
 
 
 def ask(file: str, question: str, raw: Mapping[str, Any]) -> Iterator[tuple[Part, str]]:
@@ -45,22 +47,24 @@ def ask(file: str, question: str, raw: Mapping[str, Any]) -> Iterator[tuple[Part
 
     Raises :class:`UserError` for an unusable file, checkpoint or setting.
     """
-    config = bind_dataclass(AskConfig, raw, "config")
+    model = {name: value for name, value in raw.get("model", {}).items() if name not in ARCHITECTURE_KEYS}
+    config = bind_dataclass(AskConfig, {**raw, "model": model}, "config")
     waveform = load_waveform(file)
-    prompts = read_prompts(config.prompts)
     names = [config.checkpoint_name] if isinstance(config.checkpoint_name, str) else config.checkpoint_name
     if names == [QUICKSTART_CHECKPOINT] and not Path(QUICKSTART_CHECKPOINT).exists():
         raise UserError(
             f"there is no checkpoint {QUICKSTART_CHECKPOINT} yet: run ./quickstart.sh first, or give "
-            "checkpoint_name=FOLDER_OR_HUB_ID (and prompts=full for a full-size model)"
+            "checkpoint_name=FOLDER_OR_HUB_ID"
         )
+    checkpoints = [open_checkpoint(name) for name in names]
+    llm_name = config.model.llm or checkpoints[0].config.llm
+    prompts = choose_prompts(config.prompts, [(each.name, each.extra) for each in checkpoints], llm_name)
     on_gpu = torch.cuda.is_available()
     device, dtype = ("cuda:0", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
-    ears = Ears.load(names, device, dtype)
+    ears = Ears.load(names, device, *front_end_dtypes(config.model))
     trained_with = ears.loaded[0].config
-    llm_name = config.model.llm or trained_with.llm
     revision = config.model.llm_revision or (trained_with.llm_revision if llm_name == trained_with.llm else None)
-    lora = shared_lora([open_checkpoint(name) for name in names])
+    lora = shared_lora(checkpoints)
     llm, tokenizer = load_llm(llm_name, dtype, device, revision=revision)
     if lora is not None:
         attach_lora(llm, read_lora(lora), str(lora))

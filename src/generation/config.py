@@ -7,46 +7,62 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from src.common.config import bind_dataclass
-from src.common.errors import ConfigError
 from src.common.naming import generated_name
 from src.common.seeds import row_seed
-from src.prompts import Prompts, load_prompts
 
+ENCODED_INPUTS = ("clip", "other")
+"""Kinds of audio input for which clips are encoded."""
+ENGINE_KEYS = {
+    "max_model_len": "max_model_len",
+    "max_num_seq": "max_num_seqs",
+    "max_num_batched_tokens": "max_num_batched_tokens",
+    "gpu_memory_utilization": "gpu_memory_utilization",
+}
+"""Limits of vLLM: published name in the ``model`` group, name in :class:`EngineConfig`."""
 AudioInput = Literal["clip", "none", "other", "description"]
 """What the model hears: the row's clip, nothing, or another row's clip; ``description``: it reads instead."""
-ARCHITECTURE_KEYS = ("config", "llm_embedding_dim")
+ARCHITECTURE_KEYS = ("config", "llm_embedding_dim", "feature_extractor_configs", "from_pretrained")
+"""What model configs say of the architecture, in our form and in the published one: the checkpoint's own counts."""
+DEFAULT_CHECKPOINT = "Blinorot/ALARM-CA"
+"""The published default of ``checkpoint_name``, used where clips are encoded and no checkpoint is given."""
 
 
 @dataclass(frozen=True)
 class DatasetConfig:
     """Which rows: ``name`` of a local set (below ``data/datasets/raw``, or a folder) or Hub id.
 
-    ``split`` ``None`` is all splits. ``limit`` ``None`` or -1 is all rows; ``shuffle`` draws the rows that it keeps
-    from the whole split, seeded. ``debug_ind`` from 0 on asks for that row of the first split alone.
+    ``split`` ``None`` or empty is all splits. ``limit`` ``None``, 0 or -1 is all rows; ``shuffle`` draws the rows
+    that it keeps from the whole split, seeded. ``debug_ind`` from 0 on asks for that row of the first split alone.
     """
 
-    name: str
+    name: str = "mmar"
     split: str | None = None
     limit: int | None = None
     shuffle: bool = False
     debug_ind: int = -1
 
     def __post_init__(self) -> None:
-        if self.limit == -1:
+        if self.split == "":
+            object.__setattr__(self, "split", None)
+        if self.limit in (0, -1):
             object.__setattr__(self, "limit", None)
         if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit is {self.limit}, expected at least 1, or null for all rows")
+            raise ValueError(f"limit is {self.limit}, expected at least 1, or null, 0 or -1 for all rows")
 
 
 @dataclass(frozen=True)
 class ModelSettings:
     """The language model (``None``: the one the checkpoint was trained with) and how much it may write.
 
-    The limits of vLLM stand here too, under the published names; :class:`EngineConfig` takes them over.
+    ``llm_embedding_dim`` is the width of its embeddings as the published commands state it, to be checked.
+    ``front_end_dtype`` is the precision of what encodes clips: encoders, adapters, fusion, separators;
+    ``encoder_dtype`` that of the encoders alone, where it differs. Embeddings reach the engine in its own. The limits
+    of vLLM stand here too, under the published names; :class:`EngineConfig` takes them over.
     """
 
     llm: str | None = None
     llm_revision: str | None = None
+    llm_embedding_dim: int | None = None
     max_tokens: int = 8192
     max_thinking_tokens: int = 1024
     max_model_len: int = 16384
@@ -54,6 +70,8 @@ class ModelSettings:
     max_num_batched_tokens: int = 16384
     gpu_memory_utilization: float = 0.7
     seed: int | None = None
+    front_end_dtype: Literal["float32", "bfloat16"] = "float32"
+    encoder_dtype: Literal["float32", "bfloat16"] | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -95,10 +113,10 @@ class EngineConfig:
 class RunConfig:
     """A run of ``generate_vllm.py`` or ``generate_vllm_mcqa.py``; the keys are explained in their YAML files."""
 
-    dataset: DatasetConfig
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelSettings = field(default_factory=ModelSettings)
     checkpoint_name: str | list[str] | None = None
-    batch_size: int = 8
+    batch_size: int = 32
     seed: int | None = None
     greedy: bool = False
     save_audio: bool = False
@@ -115,7 +133,7 @@ class RunConfig:
     hf_username: str | None = None
     hf_repo_name: str | None = None
     hf_public: bool = False
-    prompts: dict[str, Any] = field(default_factory=lambda: {"name": "full"})
+    prompts: dict[str, Any] | None = None
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
@@ -136,7 +154,7 @@ class RunConfig:
     @property
     def hears(self) -> bool:
         """Whether clips are encoded at all."""
-        return self.audio_input in ("clip", "other")
+        return self.audio_input in ENCODED_INPUTS
 
     @property
     def checkpoints(self) -> list[str]:
@@ -173,20 +191,27 @@ def device_names(given: str | int | Sequence[int] | None) -> list[str]:
     return [name for each in listed if (name := str(each).strip())]
 
 
+def with_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """``raw`` with what other keys decide: the default checkpoint where clips are encoded, and vLLM's limits.
+
+    A published configuration has no ``engine`` group; the limits in its ``model`` are then those of the engine.
+    """
+    filled = dict(raw)
+    if filled.get("checkpoint_name") is None and filled.get("audio_input", "clip") in ENCODED_INPUTS:
+        filled["checkpoint_name"] = DEFAULT_CHECKPOINT
+    if "engine" not in filled:
+        model = filled.get("model", {})
+        filled["engine"] = {to: model[name] for name, to in ENGINE_KEYS.items() if name in model}
+    return filled
+
+
 def read_run_config(raw: Mapping[str, Any]) -> RunConfig:
     """The checked configuration of a run.
 
     What a model config (``model=alarm_ca``) says of the architecture is left out: the checkpoint's own counts. Raises
     :class:`ConfigError` with all wrong keys.
     """
-    model = {name: value for name, value in raw.get("model", {}).items() if name not in ARCHITECTURE_KEYS}
-    return bind_dataclass(RunConfig, {**raw, "model": model}, "config")
-
-
-def read_prompts(settings: Mapping[str, Any], where: str = "prompts") -> Prompts:
-    """The prompt set of a ``prompts`` config group: its ``name``, other keys replace single texts."""
-    overrides = dict(settings)
-    name = overrides.pop("name", None)
-    if not isinstance(name, str):
-        raise ConfigError(f"{where}.name: got {name!r}, expected the name of a prompt set (full, mini)")
-    return load_prompts(name, overrides)
+    given = with_defaults(raw)
+    left_out = set(ARCHITECTURE_KEYS) - {"llm_embedding_dim"}
+    model = {name: value for name, value in given.get("model", {}).items() if name not in left_out}
+    return bind_dataclass(RunConfig, {**given, "model": model}, "config")

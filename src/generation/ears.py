@@ -14,8 +14,10 @@ from src.audio.config import FeatureConfig
 from src.audio.features import AudioFeatureExtractor
 from src.audio.waveform import Waveform
 from src.common.errors import UserError
+from src.generation.config import ModelSettings
 from src.model.checkpoints import LoadedFrontEnd, load_front_end
 from src.model.front_end import run_encoder
+from src.model.precision import torch_dtype
 from src.model.shared_encoders import EncoderStore, share_encoders
 
 PROBES = (2, 6)
@@ -46,10 +48,21 @@ class Ears:
         )
 
     @classmethod
-    def load(cls, checkpoints: Sequence[str], device: torch.device | str, dtype: torch.dtype) -> Ears:
-        """Load checkpoints. Raises :class:`UserError` if one is unusable or they belong to different LLMs."""
+    def load(
+        cls,
+        checkpoints: Sequence[str],
+        device: torch.device | str,
+        dtype: torch.dtype = torch.float32,
+        encoder_dtype: torch.dtype = torch.float32,
+    ) -> Ears:
+        """Load checkpoints. Raises :class:`UserError` if one is unusable or they belong to different LLMs.
+
+        ``dtype`` is that of adapters, fusions and separators.
+        """
         store = EncoderStore()
-        loaded = [load_front_end(name, device, dtype, shared=store) for name in checkpoints]
+        loaded = [
+            load_front_end(name, device, dtype, encoder_dtype=encoder_dtype, shared=store) for name in checkpoints
+        ]
         llms = {each.config.llm: name for each, name in zip(loaded, checkpoints, strict=True)}
         if len(llms) > 1:
             listed = ", ".join(f"{name} ({llm})" for llm, name in llms.items())
@@ -85,6 +98,11 @@ class Ears:
             for clip, embedded in zip(heard, each.front_end.fuse(states[place], lengths[place]), strict=True):
                 clip.append(each.front_end.enclosed(embedded).cpu())
         return heard
+
+
+def front_end_dtypes(settings: ModelSettings) -> tuple[torch.dtype, torch.dtype]:
+    """Precision of the trained part and of the encoders, as :meth:`Ears.load` takes them."""
+    return torch_dtype(settings.front_end_dtype), torch_dtype(settings.encoder_dtype or settings.front_end_dtype)
 
 
 def _distinct_encoders(loaded: Sequence[LoadedFrontEnd]) -> list[_SharedEncoder]:

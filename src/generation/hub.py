@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import tempfile
@@ -14,12 +13,13 @@ from httpx import HTTPError
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
 from src.common.errors import UserError
+from src.common.existing import RECORD, read_record
 from src.common.log import get_logger
 from src.common.markdown import markdown_table
 from src.generation.config import RunConfig
+from src.prompts.choice import origin_of_run
 
 log = get_logger(__name__)
-RECORD_FILE = "run.json"
 PARQUET_BYTES = 500 * 10**6
 INTRODUCTION = """Answers of an audio language model (ALARM) to the questions of a data set: one row a question.
 `llm_answer` is the published system's reading of the reply, `response` all that was written, thoughts included;
@@ -80,10 +80,10 @@ def push(directory: Path, config: RunConfig, api: HfApi | None = None) -> str:
 
 
 def stage(directory: Path, folder: Path, repo: str) -> None:
-    """Lay out in ``folder`` what is to be sent."""
+    """Lay out in ``folder`` what is to be sent. Answers of another program have no record of their run."""
     from datasets import load_from_disk
 
-    record = json.loads((directory / RECORD_FILE).read_text(encoding="utf-8"))
+    record = read_record(directory)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     data = load_from_disk(str(directory))
     for split, rows in data.items():
@@ -91,7 +91,8 @@ def stage(directory: Path, folder: Path, repo: str) -> None:
         for number in range(count):
             part = rows.shard(count, number, contiguous=True)
             part.to_parquet(folder / "data" / f"{split}-{number:05d}-of-{count:05d}.parquet")
-    shutil.copy2(directory / RECORD_FILE, folder / RECORD_FILE)
+    if record:
+        shutil.copy2(directory / RECORD, folder / RECORD)
     card(repo, record, list(data)).save(folder / "README.md")
 
 
@@ -102,15 +103,10 @@ def card(repo: str, record: Mapping[str, Any], splits: list[str]) -> DatasetCard
         tags=["alarm", "audio", "reasoning", "generated"],
         configs=[{"config_name": "default", "data_files": files}],
     )
-    parts = [
-        f"---\n{metadata.to_yaml()}\n---\n",
-        f"# {repo.split('/')[-1]}\n",
-        INTRODUCTION,
-        "## Run\n",
-        markdown_table(("setting", "value"), _settings(record)),
-        "## Rows\n",
-        markdown_table(("split", "rows", "outcomes", "replies"), _counts(record)),
-    ]
+    parts = [f"---\n{metadata.to_yaml()}\n---\n", f"# {repo.split('/')[-1]}\n", INTRODUCTION]
+    if record:
+        parts += ["## Run\n", markdown_table(("setting", "value"), _settings(record))]
+        parts += ["## Rows\n", markdown_table(("split", "rows", "outcomes", "replies"), _counts(record))]
     return DatasetCard("\n".join(parts))
 
 
@@ -127,7 +123,7 @@ def _settings(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("tokens, thinking budget", ", ".join(map(str, settings["max_tokens"]))),
         ("sampling", "greedy" if settings["greedy"] else "the language model's own"),
         ("seed", str(settings["seed"])),
-        ("prompt texts", settings["prompts"]),
+        ("prompt texts", str(origin_of_run(record))),
         ("git commit", str(record["git"]["commit"])),
         ("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
     ]

@@ -9,17 +9,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from src.common.errors import ConfigError
+from src.common.existing import Step, next_step, set_problem
 from src.common.naming import model_short_name
 from src.common.paths import generated_dir
 from src.generation.assemble import assemble
-from src.generation.config import RunConfig, read_prompts
+from src.generation.config import RunConfig
 from src.generation.requests import Fault, Sampling
 from src.generation.respond import Item
+from src.generation.shards import FOLDER
 from src.generation.tables import RowRef, Table, need_columns, open_tables, other_rows, with_texts
 from src.generation.tasks import Task
 from src.model.checkpoints import Checkpoint, open_checkpoint, shared_lora
-from src.model.llm import resolve_source
-from src.prompts import Prompts
+from src.model.llm import llm_width, resolve_source
+from src.prompts import Prompts, choose_prompts
 from src.prompts.chat import opens_thoughts
 
 _DIGEST_UP_TO = 2**30
@@ -51,6 +56,7 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """All that decides a row's result; results made with anything else must not be mixed with these."""
         config, model = self.config, self.config.model
+        precision = [model.front_end_dtype, model.encoder_dtype or model.front_end_dtype]
         return {
             "task": self.task.name,
             "dataset": {table.split: table.data._fingerprint for table, _ in self.tables},
@@ -64,6 +70,7 @@ class Job:
             "max_model_len": config.engine.max_model_len,
             **({} if config.options_seed is None else {"options_seed": config.options_seed}),
             **({"lora": config.engine.lora} if self.lora is not None else {}),
+            **({} if precision == ["float32"] * 2 else {"front_end_dtype": precision}),
         }
 
     def sampling(self) -> Sampling:
@@ -105,6 +112,31 @@ class Job:
                 audio = table.audio(others[split][row] if others else row)
             yield Item(key, content, audio, cells.get("audio_description"), self.config.request_seed(key))
 
+    def next_step(self) -> Step:
+        """What to do about answers that exist already: rows are resumed by their shards, which only this program has.
+
+        Raises :class:`UserError` for incomplete answers of another program that are not to be overwritten.
+        """
+        ours = (self.directory / FOLDER).is_dir()
+        problem = "it has shards to continue" if ours else self._problem()
+        return next_step(
+            "generated answers",
+            self.directory,
+            problem,
+            ours=ours,
+            overwrite=self.config.overwrite and not ours,
+            option="overwrite=true",
+            other_name="run_tag=NAME to keep both",
+        )
+
+    def _problem(self) -> str | None:
+        """Why a saved set in the output folder does not answer the rows of this run; None if it does."""
+        asked = {
+            table.split: np.array([table.dataset_index(row) for row in table.positions]) for table, _ in self.tables
+        }
+        columns = ("context", "llm_answer") if self.task.free_text else ("question", "choices", "llm_answer")
+        return set_problem(self.directory, columns, asked)
+
     def finish(self, records: Mapping[str, Any]) -> dict[str, Any]:
         """Assemble the data set; returns the counts for each split."""
         from src.model.llm import load_tokenizer
@@ -123,12 +155,13 @@ class Job:
 
 def prepare(config: RunConfig, task: Task) -> Job:
     """Check everything that can be checked without loading a model. Raises :class:`UserError`."""
-    prompts = read_prompts(config.prompts)
     checkpoints = [open_checkpoint(name) for name in config.checkpoints]
     trained_with = checkpoints[0].config if checkpoints else None
     llm = config.model.llm or (trained_with.llm if trained_with else "")
     same = trained_with is not None and trained_with.llm == llm
     revision = config.model.llm_revision or (trained_with.llm_revision if same and trained_with else None)
+    check_width(config.model.llm_embedding_dim, llm, revision)
+    prompts = choose_prompts(config.prompts, [(each.name, each.extra) for each in checkpoints], llm)
     name = config.dataset.name
     tables: list[tuple[Table, str]] = []
     for table in open_tables(config.dataset, config.seed or 0):
@@ -140,10 +173,39 @@ def prepare(config: RunConfig, task: Task) -> Job:
         if config.audio_input == "description":
             need_columns(found, ("audio_description",), name, "audio_input=description")
         tables.append((found, column))
-    directory = generated_dir(model_short_name(llm), config.output_name())
+    directory = output_folder(llm, config)
     job = Job(config, task, prompts, llm, revision, checkpoints, tables, directory)
     _ = job.lora  # members of an ensemble that differ in it are told now
     return job
+
+
+def output_folder(llm: str, config: RunConfig) -> Path:
+    """Folder of a run's answers.
+
+    The published program makes nested folders of the slash in a Hub id; answers that are there already are found.
+    """
+    place = generated_dir(model_short_name(llm), config.output_name())
+    name = config.dataset.name
+    if "/" in name and not name.startswith(("/", ".")):
+        nested = place.parent / (name + place.name.removeprefix(name.replace("/", "_")))
+        if nested.is_dir() and not place.is_dir():
+            return nested
+    return place
+
+
+def check_width(stated: int | None, llm: str, revision: str | None = None) -> None:
+    """Compare ``model.llm_embedding_dim``, where it is given, with the language model's width.
+
+    Raises :class:`ConfigError` if they differ.
+    """
+    if stated is None:
+        return
+    width = llm_width(llm, revision)
+    if width != stated:
+        raise ConfigError(
+            f"model.llm_embedding_dim={stated}: the embeddings of {llm} have {width} values; leave the key out, or "
+            "name the language model that it belongs to (model.llm=…)"
+        )
 
 
 def file_digests(folder: Path, pattern: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from src.generation.ears import Ears
 from src.generation.requests import Fault, Request, Segment
 from src.prompts import Prompts
 from src.prompts.chat import ChatTokenizer, chat_ids, system_ids, text_ids, turn_ids
-from src.prompts.layouts import self_generation_messages
+from src.prompts.layouts import ensemble_heading, ensemble_intro, ensemble_marks, self_generation_messages
 
 log = get_logger(__name__)
 T = TypeVar("T")
@@ -52,16 +52,17 @@ class Turns:
     def hearing(self, content: str, clips: Sequence[Tensor]) -> tuple[Segment, ...]:
         """The prompt of a clip as one or several front ends hear it; one tensor ``(frames, llm_dim)`` each."""
         if len(clips) == 1:
-            turn = turn_ids(self._tokenizer, content, self._tags(0) if self._explicit[0] else None)
+            tags = (self._prompts.description_open, self._prompts.description_close)
+            turn = turn_ids(self._tokenizer, content, tags if self._explicit[0] else None)
             return [*self._system, *turn.start], clips[0], turn.main
-        turn, count = turn_ids(self._tokenizer, content), len(clips)
-        before = [*self._system, *turn.start, *self._line(self._prompts.ensemble_intro.format(n=count))]
+        *marks, around = ensemble_marks(self._prompts, self._explicit)
+        turn, count = turn_ids(self._tokenizer, content, around if any(around) else None), len(clips)
+        before = [*self._system, *turn.start, *self._ids(ensemble_intro(self._prompts, count))]
         segments: list[Segment] = []
-        for index, clip in enumerate(clips):
-            opening, closing = self._tags(index)
-            before += self._line(self._prompts.ensemble_heading.format(i=index + 1, n=count), opening)
+        for number, (clip, (opening, closing)) in enumerate(zip(clips, marks, strict=True), 1):
+            before += self._ids(ensemble_heading(self._prompts, number, count) + opening)
             segments += [before, clip]
-            before = text_ids(self._tokenizer, f"{closing}\n")
+            before = self._ids(f"{closing}\n")
         return *segments, [*before, *turn.main]
 
     def reading(self, content: str, description: str) -> tuple[Segment, ...]:
@@ -73,13 +74,8 @@ class Turns:
         """The prompt without any audio."""
         return (chat_ids(self._tokenizer, self._system_text, content),)
 
-    def _tags(self, index: int) -> tuple[str, str]:
-        if not self._explicit[index]:
-            return "", ""
-        return self._prompts.description_open, self._prompts.description_close
-
-    def _line(self, text: str, after: str = "") -> list[int]:
-        return text_ids(self._tokenizer, text + ("" if text.endswith("\n") else "\n") + after)
+    def _ids(self, text: str) -> list[int]:
+        return text_ids(self._tokenizer, text)
 
 
 def in_batches(items: Iterable[T], size: int) -> Iterator[list[T]]:

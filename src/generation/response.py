@@ -21,7 +21,8 @@ from src.generation.vllm_core import VllmCore, prepare_environment
 from src.generation.vllm_lora import lora_options
 from src.model.checkpoints import shared_lora
 from src.model.wrapped_llms.qwen3 import Qwen3AudioWrappedFeatureExtractor
-from src.prompts import load_prompts
+from src.prompts import Prompts, choose_prompts, load_prompts
+from src.prompts.options import layout_question
 from src.prompts.thoughts import extract_answer
 
 log = get_logger(__name__)
@@ -50,7 +51,7 @@ def get_response(
     system_prompt: str,
     max_thinking_tokens: int = -1,
     debug: bool = False,
-    prompt_set: str = "full",
+    prompt_set: str | None = None,
 ) -> Any:
     """Answer each prompt about its clip.
 
@@ -64,7 +65,8 @@ def get_response(
         system_prompt: text of the system turn.
         max_thinking_tokens: thinking budget; negative: none.
         debug: log every whole response with its thoughts, and return the tokens of the last one as well.
-        prompt_set: texts between the parts of an ensemble and at the end of a budget (``full`` or ``mini``).
+        prompt_set: texts between the parts of an ensemble and at the end of a budget: ``full``, ``mini`` or a YAML
+            file; those that the checkpoints were trained with unless given.
 
     Returns:
         One answer a prompt: the text in ``<answer>`` tags, without tags the whole response with its thoughts. With
@@ -76,9 +78,8 @@ def get_response(
     """
     if len(prompts) != len(audio_list):
         raise UserError(f"get_response: got {len(prompts)} prompts and {len(audio_list)} clips, expected one each")
-    given: Any = feature_extractor
-    extractors = list(given) if isinstance(given, (list, tuple)) else [given]
-    texts = load_prompts(prompt_set)
+    extractors = _listed(feature_extractor)
+    texts = _texts(extractors, prompt_set)
     engine = _engine_over(llm, tokenizer, sample, shared_lora([each.checkpoint for each in extractors]))
     ears = Ears([each.loaded for each in extractors])
     turns = Turns(tokenizer, texts, system_prompt, ears.explicit_tags)
@@ -101,6 +102,80 @@ def get_response(
     for result in results:
         log.info("response %s, %d tokens:\n%s", result.key, result.num_tokens, result.text)
     return answers, list(results[-1].token_ids) if results else []
+
+
+def get_choice_response(
+    questions: Sequence[str],
+    choices_list: Sequence[Sequence[Any]],
+    audio_list: Sequence[Any],
+    llm: Any,
+    feature_extractor: Qwen3AudioWrappedFeatureExtractor | Sequence[Qwen3AudioWrappedFeatureExtractor],
+    sample: Any,
+    tokenizer: Any,
+    system_prompt: str,
+    max_thinking_tokens: int = -1,
+    debug: bool = False,
+    prompt_set: str | None = None,
+) -> Any:
+    """Answer each multiple-choice question about its clip; ``generate_vllm_mcqa.get_response``.
+
+    ``questions`` and ``choices_list`` are the texts and the options of each; everything else is as in
+    :func:`get_response`. An answer is what stands in the ``<answer>`` tags: the number of an option, counted from 0.
+    """
+    if len(questions) != len(choices_list):
+        raise UserError(
+            f"get_response: got {len(questions)} questions and {len(choices_list)} lists of choices, "
+            "expected one each"
+        )
+    texts = _texts(_listed(feature_extractor), prompt_set)
+    prompts = [
+        layout_question(question, [str(choice) for choice in choices], texts)
+        for question, choices in zip(questions, choices_list, strict=True)
+    ]
+    return get_response(
+        prompts, audio_list, llm, feature_extractor, sample, tokenizer, system_prompt, max_thinking_tokens, debug,
+        prompt_set,
+    )  # fmt: skip
+
+
+def get_system_prompt() -> str:
+    """The system text of free questions, of the full prompt set."""
+    return load_prompts("full").generation_system
+
+
+def get_main_prompt(elem: str | Mapping[str, Any]) -> Any:
+    """The user's text of a row (or the texts of a batch of rows): its column ``prompt``, ``content`` or ``context``.
+
+    A text stays as it is. Raises :class:`UserError` for a row without any of them.
+    """
+    if isinstance(elem, str) or not hasattr(elem, "keys"):
+        return elem
+    name = next((name for name in TEXT_COLUMNS if name in list(elem.keys())), None)
+    if name is None:
+        raise UserError(f"get_main_prompt: the row has no column {', '.join(TEXT_COLUMNS)}")
+    return elem[name]
+
+
+def get_choice_system_prompt() -> str:
+    """The system text of multiple-choice questions, of the full prompt set."""
+    return load_prompts("full").mcqa_system
+
+
+def get_choice_main_prompt(question: str, choices: Sequence[Any]) -> str:
+    """The user's text of a multiple-choice question, as the full prompt set lays it out."""
+    return layout_question(question, [str(choice) for choice in choices], load_prompts("full"))
+
+
+def _listed(given: Any) -> list[Qwen3AudioWrappedFeatureExtractor]:
+    return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def _texts(extractors: Sequence[Qwen3AudioWrappedFeatureExtractor], prompt_set: str | None) -> Prompts:
+    return choose_prompts(
+        None if prompt_set is None else {"name": prompt_set},
+        [(each.checkpoint.name, each.checkpoint.extra) for each in extractors],
+        extractors[0].checkpoint.config.llm if extractors else None,
+    )
 
 
 def _engine_over(llm: Any, tokenizer: Any, sample: Any, lora: Path | None) -> Engine:

@@ -11,9 +11,10 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
+from src.common.errors import ConfigError
 from src.common.log import get_logger
 from src.common.run_record import write_run_record
-from src.generation.config import read_run_config
+from src.generation.config import read_run_config, with_defaults
 from src.generation.dispatch import OpenWorkers, choose_workers, dispatch
 from src.generation.job import Job, prepare
 from src.generation.respond import in_batches
@@ -48,7 +49,10 @@ def generate(
     from datasets import disable_progress_bars
 
     disable_progress_bars()  # ours is the one of the run
+    raw = with_defaults(raw)
     config = read_run_config(raw)
+    if task.free_text and (config.options_seed is not None or config.answer_fallback != "none"):
+        raise ConfigError("config: options_seed and answer_fallback are for multiple choice: generate_vllm_mcqa.py")
     trial = config.dry_run or config.dataset.debug_ind >= 0
     engine = config.engine
     open_workers = open_workers or choose_workers(engine.cluster, engine.workers, config.devices, engine.ray_address)
@@ -64,7 +68,12 @@ def generate(
         from src.generation.hub import repo_name
 
         log.info("the answers will be sent to %s", repo_name(config))  # found out before hours of work
+    if job.next_step() == "skip":
+        if config.push_to_hub:
+            _push(job)
+        return 0
     settings = job.settings()
+    log.info("prompts: %s (%s)", job.prompts.name, job.prompts.source)
     with Shards(job.directory, settings, config.overwrite) as shards:
         records = shards.read()
         pending = job.pending(records)
@@ -81,16 +90,21 @@ def generate(
             raw,
             task=task.name,
             settings=settings,
+            prompts=job.prompts.record(),
             splits=counts,
             rows_this_run=len(pending),
             seconds_this_run=round(seconds, 1),
         )
     bad = _report_bad_rows(job, records)
     if config.push_to_hub:
-        from src.generation.hub import push
-
-        push(job.directory, config)
+        _push(job)
     return BAD_ROWS if bad and config.strict else 0
+
+
+def _push(job: Job) -> None:
+    from src.generation.hub import push
+
+    push(job.directory, job.config)
 
 
 def _records(

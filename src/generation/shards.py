@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from src.common.errors import UserError
+from src.common.existing import is_empty
 from src.common.lock import hold_folder
 from src.common.log import get_logger
 from src.common.run_record import write_json
@@ -28,7 +29,8 @@ class Shards:
     """The shards of one output folder.
 
     ``settings`` are all that decides a row's result. Results of other settings are an error, or with ``overwrite``
-    removed. While it is open, no other run can open the folder: a :class:`UserError`.
+    removed, and so is what another program wrote in the folder. While it is open, no other run can open the folder: a
+    :class:`UserError`.
     """
 
     def __init__(self, directory: Path, settings: Mapping[str, Any], overwrite: bool = False) -> None:
@@ -37,15 +39,14 @@ class Shards:
         self._lock: int | None = hold_folder(directory)
         wanted = json.loads(json.dumps(settings))
         known = self._known_settings()
-        if known is not None and known != wanted:
+        if known != wanted and not (known is None and (self.folder.is_dir() or is_empty(directory))):
             if not overwrite:
                 self.close()
-                differing = sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
                 raise UserError(
-                    f"{directory} holds results of other settings ({', '.join(differing)}); give overwrite=true to "
-                    "replace them, or run_tag=NAME to keep both"
+                    f"{directory} holds results of {_other(known, wanted)}; give overwrite=true to replace them, or "
+                    "run_tag=NAME to keep both"
                 )
-            log.info("%s: replacing results of other settings", directory)
+            log.info("%s: replacing results of %s", directory, _other(known, wanted))
             shutil.rmtree(directory)
             self.close()
             self._lock = hold_folder(directory)
@@ -99,3 +100,10 @@ class Shards:
             return json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             return {}
+
+
+def _other(known: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> str:
+    if known is None:
+        return "another program"
+    differing = sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key))
+    return f"other settings ({', '.join(differing)})"

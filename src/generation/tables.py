@@ -122,8 +122,8 @@ def _undecoded(data: Any) -> Any:
 
 def _table(split: str, data: Any, config: DatasetConfig, seed: int) -> Table:
     positions = list(range(len(data)))
-    if config.shuffle:
-        random.Random(seed).shuffle(positions)
+    if config.shuffle:  # as datasets.Dataset.shuffle draws, so that a seed gives the rows of the published program
+        positions = np.random.default_rng(seed).permutation(len(data)).tolist()
     return Table(split, data, tuple(positions[: config.limit]))
 
 

@@ -7,7 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from src.prompts import Prompts
-from src.prompts.options import AnswerFallback, layout_question, map_answer, shuffled_order
+from src.prompts.options import (
+    AnswerFallback,
+    choice_texts,
+    layout_question,
+    read_choices,
+    read_reply,
+    shuffled_order,
+)
 from src.prompts.thoughts import extract_answer, split_response
 
 Row = Mapping[str, Any]
@@ -55,18 +62,17 @@ def _free_columns(
 
 
 def _choice_content(row: Row, text_column: str, prompts: Prompts) -> str:
-    question, choices = row["question"], row["choices"]
-    if not isinstance(question, str) or not choices:
-        raise ValueError("the row has no question or no choices")
-    return layout_question(question, [str(choice) for choice in choices], prompts.question_tag, prompts.options_tag)
+    if not isinstance(row["question"], str):
+        raise ValueError("the row has no question")
+    return layout_question(row["question"], read_choices(row["choices"]), prompts)
 
 
 def _choice_columns(
     row: Row, text_column: str, record: Record, fallback: AnswerFallback, inside_thoughts: bool
 ) -> dict[str, Any]:
     response = record["response"]
-    choices = [str(choice) for choice in row["choices"] or ()]
-    parsed = None if response is None else map_answer(response, choices, fallback)
+    choices = choice_texts(row["choices"])
+    parsed = None if response is None else read_reply(response, choices, fallback, inside_thoughts)
     return {
         "question": row["question"],
         "choices": choices,
@@ -89,7 +95,7 @@ def shuffled_choice(seed: int | None) -> Task:
         return MULTIPLE_CHOICE
 
     def shown(row: Row) -> tuple[Row, list[int]]:
-        choices = list(row["choices"] or ())
+        choices = read_choices(row["choices"])
         key = f"{row.get('id', '')}/{row.get('dataset_index', '')}/{row['question']}"
         order = shuffled_order(len(choices), seed, key)
         return {**row, "choices": [choices[number] for number in order]}, order
@@ -100,9 +106,12 @@ def shuffled_choice(seed: int | None) -> Task:
     def columns(
         row: Row, text_column: str, record: Record, fallback: AnswerFallback, inside_thoughts: bool
     ) -> dict[str, Any]:
-        changed, order = shown(row)
+        try:
+            changed, order = shown(row)
+        except ValueError:  # it was not asked
+            changed, order = row, []
         found = _choice_columns(changed, text_column, record, fallback, inside_thoughts)
-        return {**found, "choices": [str(choice) for choice in row["choices"] or ()], "shown_order": order}
+        return {**found, "choices": choice_texts(row["choices"]), "shown_order": order}
 
     return replace(MULTIPLE_CHOICE, content=content, columns=columns)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from src.audio.waveform import AudioError, load_waveform
@@ -13,18 +14,19 @@ from src.common.errors import UserError
 from src.common.log import get_logger
 from src.generation.config import RunConfig
 from src.generation.job import Job
-from src.generation.requests import prompt_length
+from src.generation.requests import Result, prompt_length
 from src.generation.respond import in_batches
 from src.generation.tables import RowRef, Table
 from src.generation.work import Start, answer_rows, make_requests
 
 log = get_logger(__name__)
+WARM_UP_TOKENS = 8
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will be. ``hours`` of audio and the ``tokens`` written are extrapolated from ``sampled`` rows, where
-    the data set does not tell; ``seconds`` too, the sample's own time being that of a nearly idle engine.
+    """What a run will be. ``hours`` of audio, where the data set does not state them, the ``tokens`` written and the
+    ``seconds`` are extrapolated from ``sampled`` rows.
     """
 
     rows: int
@@ -43,7 +45,7 @@ class Estimate:
             f"rows: {self.rows}",
             f"audio: {self.hours:.2f} h",
             f"tokens to be written: about {self.tokens}",
-            f"time: about {spent} with {self.workers} worker(s), from {self.sampled} rows; full batches are faster",
+            f"time: about {spent} with {self.workers} worker(s), from {self.sampled} rows",
             f"rows without an answer in the sample: {self.bad} of {self.sampled}",
         ]
 
@@ -59,25 +61,39 @@ def run_trial(job: Job, start: Start) -> None:
 
 
 def estimate(job: Job, start: Start) -> Estimate:
-    """Answer a seeded sample of the rows and extrapolate. Loads the models."""
+    """Answer a seeded sample of the rows and extrapolate. Loads the models.
+
+    Time depends on how full the engine is, so it is measured with a full one: the sample goes through it in waves of
+    as many rows as it decodes at once, at least one wave. A row then takes its share of a place in the engine, which
+    neither the size of the sample nor its longest response changes, and the encoding of its clip.
+    """
     rows = job.pending({})
-    sample = random.Random(0).sample(rows, min(job.config.dry_run_rows, len(rows)))
-    if not sample:
+    places = min(job.config.engine.max_num_seqs, len(rows))
+    if not rows:
         return Estimate(0, 0, 0, 0.0, 0, 0.0, 1)
+    wanted = places * math.ceil(job.config.dry_run_rows / places)
+    sample = random.Random(0).sample(rows, min(wanted, len(rows)))
     models = start(job)
+    sampling, encoding, results = job.sampling(), 0.0, list[Result]()
     with closing(models.engine):
-        started = time.monotonic()
-        records = list(answer_rows(job, models, in_batches(sample, job.config.batch_size)))
-        seconds = time.monotonic() - started
-    scale = len(rows) / len(sample)
+        first = replace(sampling, max_tokens=WARM_UP_TOKENS, max_thinking_tokens=-1)
+        list(models.engine.run(make_requests(job, models, [sample[:1]]), first))  # compiles and reserves: not timed
+        for wave in in_batches(sample, places):
+            started = time.monotonic()
+            requests = list(make_requests(job, models, in_batches(wave, job.config.batch_size)))
+            encoding += time.monotonic() - started
+            results += models.engine.run(requests, sampling)
     workers = worker_count(job.config)
+    decoding = sum(result.seconds for result in results) / places
+    longest = max(result.seconds for result in results)
+    scale = len(rows) / len(sample)
     return Estimate(
         rows=len(rows),
         sampled=len(sample),
-        bad=sum(record["error"] is not None for record in records),
+        bad=sum(result.error is not None for result in results),
         hours=_seconds_of_audio(job, rows, sample) / 3600,
-        tokens=round(scale * sum(record["num_tokens"] for record in records)),
-        seconds=scale * seconds / workers,
+        tokens=round(scale * sum(result.num_tokens for result in results)),
+        seconds=max(scale * (encoding + decoding) / workers, longest),
         workers=workers,
     )
 
@@ -120,6 +136,7 @@ def show_row(job: Job, start: Start, position: int) -> list[str]:
     content: Any = next(job.items([row])).content
     return [
         f"row: {record['key']}, sampling: {job.sampling()}, seed {request.seed}",
+        f"prompts: {job.prompts.name} ({job.prompts.source})",
         f"system:\n{job.task.system(job.prompts)}",
         f"user:\n{content}",
         f"prompt: {prompt_length(request.segments)} positions, in parts of {list(map(len, request.segments))}",

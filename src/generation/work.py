@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from src.generation.config import read_run_config
-from src.generation.ears import Ears
+from src.generation.ears import Ears, front_end_dtypes
 from src.generation.engine import Engine
 from src.generation.job import Job, prepare
 from src.generation.requests import Request, Result
@@ -39,9 +39,8 @@ def start_models(job: Job) -> Models:
     from src.generation.vllm_lora import prepared_llm
 
     prepare_environment()
-    on_gpu = torch.cuda.is_available()
-    device, dtype = ("cuda:0", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
-    ears = Ears.load(job.config.checkpoints, device, dtype) if job.config.hears else None
+    device, dtypes = "cuda:0" if torch.cuda.is_available() else "cpu", front_end_dtypes(job.config.model)
+    ears = Ears.load(job.config.checkpoints, device, *dtypes) if job.config.hears else None
     with prepared_llm(job.llm, job.llm_revision, job.lora, job.config.engine.lora) as (llm, revision, lora):
         return Models(VllmEngine(llm, job.config.engine, revision, lora), ears)
 

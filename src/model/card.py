@@ -19,7 +19,7 @@ from src.model.checkpoints import CONFIG_FILE, Checkpoint
 from src.model.config import ModelConfig
 from src.model.export import export_published
 from src.model.lora_files import FILES as LORA_FILES
-from src.model.tensor_files import WEIGHTS_FILE
+from src.model.tensor_files import WEIGHTS_FILE, one_line
 
 RECORD_FILE = "run.json"
 CARD_FILE = "README.md"
@@ -65,7 +65,9 @@ def read_scores(path: Path, system: str | None = None) -> list[Score]:
     return [s for s in scores if (system is None or s.system == system) and s.metric.count("/") < 2]
 
 
-def model_card(checkpoint: Checkpoint, repo: str, licence: str, scores: Sequence[Score] = ()) -> ModelCard:
+def model_card(
+    checkpoint: Checkpoint, repo: str, licence: str, scores: Sequence[Score] = (), whole: bool = False
+) -> ModelCard:
     """The card of a checkpoint: what it is made of and trained on, how to use it, scores, licence."""
     config, record = checkpoint.config, _record(checkpoint)
     sources = [config.llm, *(spec.weights.source for spec in config.config.encoders.values())]
@@ -79,12 +81,12 @@ def model_card(checkpoint: Checkpoint, repo: str, licence: str, scores: Sequence
     parts = [
         f"---\n{data.to_yaml()}\n---\n",
         f"# {repo.split('/')[-1]}\n",
-        WHOLE if checkpoint.whole else TRAINED_PART,
+        WHOLE if whole or checkpoint.whole else TRAINED_PART,
         "## Use\n",
-        f'```bash\npython ask.py FILE.wav "What do you hear?" checkpoint_name={repo} prompts=full\n'
+        f'```bash\npython ask.py FILE.wav "What do you hear?" checkpoint_name={repo}\n'
         f"python generate_vllm.py dataset.name=DATASET checkpoint_name={repo}\n```\n",
         "## Parts\n",
-        _parts_table(config),
+        _parts_table(config, checkpoint.extra.get("prompts")),
         "## Training\n",
         _training(record),
         "## Scores\n",
@@ -109,7 +111,7 @@ def _data(config: Mapping[str, Any]) -> str:
     return f"{dataset.get('name', 'not recorded')}: {', '.join(sets)}" if sets else "not recorded"
 
 
-def _parts_table(config: ModelConfig) -> str:
+def _parts_table(config: ModelConfig, prompts: Any) -> str:
     rows = [("language model (frozen)", config.llm, config.llm_revision or "")]
     for name, spec in config.config.encoders.items():
         adapter = config.config.audio_adapter_config[name].adapter_name
@@ -123,6 +125,10 @@ def _parts_table(config: ModelConfig) -> str:
         what = f"LoRA on the language model: r {config.lora.r}, alpha {config.lora.alpha}, layers {layers}"
         rows.append((what, "`lora/` in this repository, in PEFT's format", ""))
     rows.append((f"fusion: {config.config.audio_fusion_config.fusion_type}", "in this repository", ""))
+    if isinstance(prompts, Mapping):  # what it is asked with unless prompts= names another set
+        rows.append(
+            (f"prompt set {prompts.get('name')}", str(prompts.get("source", "")), str(prompts.get("digest", "")))
+        )
     return markdown_table(("part", "source", "revision"), rows)
 
 
@@ -153,13 +159,35 @@ def _score_table(scores: Sequence[Score]) -> str:
     return markdown_table(("system", "metric", "value", "95 % interval", "n"), rows)
 
 
+def own_repo(username: str | None, name: str, offline: bool) -> str:
+    """``OWNER/NAME``; without ``username`` the account that is logged in, which is not asked for when ``offline``.
+
+    Raises :class:`UserError` when nobody is logged in.
+    """
+    if username or offline:
+        return f"{username or 'OWNER'}/{name}"
+    try:
+        return f"{HfApi().whoami()['name']}/{name}"
+    except (OSError, ValueError) as error:  # LocalTokenNotFoundError is an OSError
+        raise UserError(f"--username: missing, and no account is logged in ({one_line(error, 100)})") from error
+
+
 def stage_upload(
-    checkpoint: Checkpoint, folder: Path, repo: str, licence: str, scores: Sequence[Score] = (), whole: bool = False
+    checkpoint: Checkpoint,
+    folder: Path,
+    repo: str,
+    licence: str,
+    scores: Sequence[Score] = (),
+    whole: bool = False,
+    tokenizer: str | None = None,
 ) -> Path:
-    """Lay out in ``folder`` what is to be published: our form, or with ``whole`` the published one, and the card."""
+    """Lay out in ``folder`` what is to be published: our form, or with ``whole`` the published one, and the card.
+
+    ``tokenizer`` names the LLM whose tokenizer goes with the published form; none: the checkpoint's own.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if whole:
-        export_published(checkpoint, folder)
+        export_published(checkpoint, folder, tokenizer=tokenizer)
     elif checkpoint.folder is None:
         raise UserError(f"checkpoint {checkpoint.name!r} is on the Hub already; give a local folder")
     else:
@@ -167,7 +195,7 @@ def stage_upload(
             if (checkpoint.folder / file).is_file():
                 (folder / file).parent.mkdir(exist_ok=True)
                 shutil.copy2(checkpoint.folder / file, folder / file)
-    model_card(checkpoint, repo, licence, scores).save(folder / CARD_FILE)
+    model_card(checkpoint, repo, licence, scores, whole).save(folder / CARD_FILE)
     return folder
 
 
@@ -178,13 +206,14 @@ def upload(
     scores: Sequence[Score] = (),
     whole: bool = False,
     private: bool = True,
+    tokenizer: str | None = None,
 ) -> CommitInfo:
     """Publish a checkpoint as ``repo`` (OWNER/NAME), which is made where it does not exist.
 
     Raises :class:`UserError` when the Hub refuses.
     """
     with tempfile.TemporaryDirectory() as folder:
-        stage_upload(checkpoint, Path(folder), repo, licence, scores, whole)
+        stage_upload(checkpoint, Path(folder), repo, licence, scores, whole, tokenizer)
         api = HfApi()
         try:
             api.create_repo(repo, private=private, exist_ok=True)

@@ -26,7 +26,7 @@ from src.common.config import bind_dataclass
 from src.common.errors import ConfigError, UserError
 from src.model import published
 from src.model.build import build_feature_extractor
-from src.model.config import ModelConfig
+from src.model.config import FrontEndConfig, ModelConfig
 from src.model.encoders.base import Encoder
 from src.model.encoders.weights import fill_encoder, load_encoder
 from src.model.front_end import AudioFrontEnd
@@ -40,6 +40,7 @@ from src.model.tensor_files import (
     folder_files,
     hub_files,
     misfits,
+    read_json,
     tensors_digest,
     whole,
 )
@@ -47,6 +48,7 @@ from src.model.tensor_files import (
 CONFIG_FILE = "alarm_config.json"
 FORMAT = 1
 HUB_TIMEOUT_SECONDS = 10.0
+TRAINER_STATE = "trainer_state.json"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Checkpoint:
         name: as it was given.
         tensors: all that its files hold.
         config_file: our configuration; None for a published checkpoint without one.
+        published_file: ``config.json`` of a published checkpoint; None where there is none, or ours decides.
         folder: where it lies, None on the Hub.
         revision: commit on the Hub.
         fetch: gives its other files; not needed without LoRA.
@@ -68,18 +71,46 @@ class Checkpoint:
     folder: Path | None = None
     revision: str | None = None
     fetch: Fetch | None = None
+    published_file: Path | None = None
 
     @cached_property
     def config(self) -> ModelConfig:
         """The model's configuration, from its file or recognised by the tensors."""
         if self.config_file is not None:
             return read_config(self.config_file)
+        where = f"checkpoint {self.name}"
         names = self.trained
         shapes = self.tensors.shapes(names.values())
+        published_config = self.published_config
+        if published_config is not None:
+            own = {name: shapes[stored] for name, stored in names.items()}
+            return published.configured(published_config, self.tensors, own, where)
         needed = self.tensors.shapes([published.EMBEDDINGS] if published.EMBEDDINGS in self.tensors.file_of else [])
         own = {name: shapes[stored] for name, stored in names.items()}
         width = next((shape[-1] for shape in (*needed.values(), *map(own.get, published.SEPARATORS)) if shape), 0)
-        return published.recognise(own, published.encoder_names(self.tensors.file_of), width, self.name)
+        return published.recognise(own, published.encoder_names(self.tensors.file_of), width, where)
+
+    @cached_property
+    def published_config(self) -> dict[str, Any] | None:
+        """Content of a published ``config.json`` that decides the configuration; None without one."""
+        if self.published_file is None or self.config_file is not None:
+            return None
+        return published.read_published_config(self.published_file, f"checkpoint {self.name}")
+
+    @property
+    def assumed(self) -> bool:
+        """Whether parts of the configuration are in no file and were taken from a shipped one."""
+        return self.config_file is None and self.published_config is None
+
+    @cached_property
+    def extra(self) -> dict[str, Any]:
+        """What is recorded with the configuration: step, seed and prompts of the training, where it comes from."""
+        if self.config_file is not None:
+            extra = read_json(self.config_file, f"checkpoint {self.name}").get("extra")
+            return dict(extra) if isinstance(extra, Mapping) else {}
+        state = None if self.folder is None else folder_files(self.folder)(TRAINER_STATE)
+        step = None if state is None else read_json(state, f"checkpoint {self.name}").get("global_step")
+        return {} if step is None else {"step": step}
 
     @property
     def whole(self) -> bool:
@@ -113,7 +144,7 @@ class Checkpoint:
     @property
     def lora_folder(self) -> Path | None:
         """Where its LoRA lies, for peft or vLLM; None without. Raises :class:`UserError` when a file is missing."""
-        if self.config.lora is None:
+        if self.assumed or self.config.lora is None:
             return None
         return find_lora(self.fetch or (lambda file: None), self.name)
 
@@ -206,9 +237,8 @@ def load_front_end(
         name: store.get(name, spec, partial(checkpoint.encoder, name, encoder_dtype), checkpoint.whole)
         for name, spec in config.config.encoders.items()
     }
-    with torch.device("meta"):
-        front_end = AudioFrontEnd(config.config, config.llm_embedding_dim, encoders)
-    _load_into(front_end, checkpoint.state(dtype=dtype), front_end.trained_state(), checkpoint.name, assign=True)
+    front_end = published.build_on_meta(config, f"checkpoint {checkpoint.name}", encoders)
+    load_into(front_end, checkpoint.state(dtype=dtype), front_end.trained_state(), checkpoint.name, assign=True)
     front_end.requires_grad_(False).eval().to(device)
     return LoadedFrontEnd(front_end, build_feature_extractor(config.config, device), config, checkpoint.name)
 
@@ -226,14 +256,20 @@ def open_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
         tensors = TensorFiles.open(f"checkpoint {str(folder)!r}", fetch)
         if tensors is None:
             raise UserError(f"checkpoint {str(folder)!r}: {WEIGHTS_FILE} is missing; the checkpoint is incomplete")
-        return Checkpoint(str(name), tensors, fetch(CONFIG_FILE), folder, fetch=fetch)
+        own = fetch(CONFIG_FILE)
+        shared = None if own else fetch(published.CONFIG_FILE)
+        return Checkpoint(str(name), tensors, own, folder, fetch=fetch, published_file=shared)
     text = str(name)
-    looks_local = (
-        folder.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1 or folder.parent.is_dir()
-    )
-    if looks_local:
+    if not is_there(name):
         raise UserError(f"checkpoint {text!r}: no such folder; expected a checkpoint folder or a Hub id OWNER/NAME")
     return _of_hub(text, revision)
+
+
+def is_there(name: str | Path) -> bool:
+    """Whether a checkpoint's name is that of a folder, or can be an id of the Hub; the Hub is not asked."""
+    folder, text = Path(name).expanduser(), str(name)
+    local = folder.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1 or folder.parent.is_dir()
+    return folder.is_dir() or not local
 
 
 def _inside(folder: Path) -> Path:
@@ -242,7 +278,8 @@ def _inside(folder: Path) -> Path:
     steps = [
         (int(match.group(1)), path)
         for path in folder.glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and (path / CONFIG_FILE).is_file()
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
+        and any((path / file).is_file() for file in (CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE))
     ]
     if not steps:
         raise UserError(
@@ -263,24 +300,26 @@ def _of_hub(name: str, revision: str | None) -> Checkpoint:
     except Exception as error:  # whatever the HTTP library raises: a copy from an earlier download will do
         reason = error
     fetch = hub_files(name, revision, offline=reason is not None)
-    config_file = tensors = None
+    own = shared = tensors = None
     try:
-        config_file, tensors = fetch(CONFIG_FILE), TensorFiles.open(f"checkpoint {name!r}", fetch)
+        own = fetch(CONFIG_FILE)
+        shared = None if own else fetch(published.CONFIG_FILE)
+        tensors = TensorFiles.open(f"checkpoint {name!r}", fetch)
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = reason or error
     if tensors is None:
         why = "it holds no safetensors files" if reason is None else " ".join(str(reason).split())[:200]
         raise UserError(f"checkpoint {name!r}: no such folder, and the Hub did not give it ({why})") from reason
-    return Checkpoint(name, tensors, config_file, revision=revision, fetch=fetch)
+    return Checkpoint(name, tensors, own, revision=revision, fetch=fetch, published_file=shared)
 
 
 def read_config(path: Path) -> ModelConfig:
     """The configuration in an ``alarm_config.json``. Raises :class:`UserError` when it cannot be read or bound."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version, model = content["format"], content["model"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read as a checkpoint configuration ({error!r})") from error
+    content = read_json(path, "checkpoint configuration")
+    lacking = [key for key in ("format", "model") if key not in content]
+    if lacking:
+        raise UserError(f"{path}: cannot be read as a checkpoint configuration (no {' and no '.join(lacking)})")
+    version, model = content["format"], content["model"]
     if version != FORMAT:
         raise UserError(f"{path}: format {version}, this program reads format {FORMAT}")
     try:
@@ -292,14 +331,57 @@ def read_config(path: Path) -> ModelConfig:
     return config
 
 
-def load_state(front_end: AudioFrontEnd, llm: Any, folder: Path) -> None:
-    """Load adapters, fusion, separators, and the weights of the LLM's LoRA layers.
+def load_state(front_end: AudioFrontEnd, llm: Any, name: str | Path) -> None:
+    """Load adapters, fusion, separators, and the weights of the LLM's LoRA layers, from a checkpoint of any form.
 
-    Raises :class:`UserError` naming every tensor that does not fit.
+    Raises :class:`UserError` naming every tensor that does not fit, and every option that no tensor shows and the
+    checkpoint was trained with otherwise.
     """
-    checkpoint = open_checkpoint(folder)
-    _load_into(front_end, checkpoint.state(), front_end.trained_state(), str(folder))
-    restore_lora(llm, checkpoint.lora(), str(folder))
+    checkpoint = open_checkpoint(name)
+    load_into(front_end, checkpoint.state(), front_end.trained_state(), str(name))
+    if not checkpoint.assumed:
+        differing = _differing_options(checkpoint.config.config, front_end.config)
+        if differing:
+            raise UserError(
+                f"checkpoint {name} was trained with another model config: {'; '.join(differing)}; give the same, or "
+                "start from it with model.from_pretrained"
+            )
+    restore_lora(llm, checkpoint.lora(), str(name))
+
+
+_TRAINING_ONLY = ("dropout", "conf_dropout", "residual_dropout", "init_scale")
+"""Options that may change from run to run: the weights mean the same."""
+
+
+def _differing_options(theirs: FrontEndConfig, ours: FrontEndConfig) -> list[str]:
+    """Options of adapters and fusion that change what a checkpoint computes, where two configurations differ."""
+
+    def options(config: FrontEndConfig) -> dict[str, Any]:
+        found = {f"audio_encoder_layers of {name}": config.layers(name) for name in config.encoders}
+        for name, adapter in config.audio_adapter_config.items():
+            common = {"pre_average": adapter.pre_average, "trim_extra_padding": adapter.trim_extra_padding}
+            found |= {f"{key} of {name}": value for key, value in (adapter.body_options() | common).items()}
+        fusion = config.audio_fusion_config
+        width = len(fusion.conditional_encoders or ())
+        for key, value in fusion.options().items():
+            listed = isinstance(value, tuple) or key in ("main_encoder", "fusion_type")
+            found[key] = value if listed else (value,) * width
+        return found
+
+    given, own = options(theirs), options(ours)
+    return [
+        f"{key} was {_shown(given[key])}, is {_shown(own[key])}"
+        for key in own
+        if key in given
+        and not key.startswith(_TRAINING_ONLY)
+        and not key.startswith(("adapter_embedding_dim", "hidden_dim", "conditional_embedding_dim"))  # tensors show
+        and given[key] != own[key]
+    ]
+
+
+def _shown(value: Any) -> str:
+    values = list(value) if isinstance(value, tuple) else [value]
+    return str(values[0] if len(set(values)) == 1 else values)
 
 
 def shared_lora(checkpoints: Sequence[Checkpoint]) -> Path | None:
@@ -320,41 +402,19 @@ def shared_lora(checkpoints: Sequence[Checkpoint]) -> Path | None:
     return next(iter(folders.values()), None)
 
 
-def load_adapters(front_end: AudioFrontEnd, dirs: str | Path | Sequence[str | Path], names: Sequence[str]) -> None:
-    """Load single adapters from other checkpoints.
-
-    Args:
-        front_end: where they go.
-        dirs: one checkpoint for each name, or one for all: then ``DIR/NAME`` where it exists, else ``DIR`` itself.
-        names: encoder names whose adapters are loaded.
-    """
-    unknown = [name for name in names if name not in front_end.audio_adapter.adapters]
-    if unknown:
-        known = ", ".join(front_end.audio_adapter.adapters)
-        raise ConfigError(f"pretrained_adapters_names: unknown {', '.join(unknown)}; known: {known}")
-    if isinstance(dirs, (str, Path)):
-        dirs = [Path(dirs) / name if (Path(dirs) / name).is_dir() else dirs for name in names]
-    if len(dirs) != len(names):
-        raise ConfigError(f"pretrained_adapters_dir: got {len(dirs)} folders for {len(names)} adapter names")
-    for directory, name in zip(dirs, names, strict=True):
-        prefix = adapter_prefix(name)
-        expected = {key: value for key, value in front_end.trained_state().items() if key.startswith(prefix)}
-        given = open_checkpoint(directory).state(prefix)
-        _load_into(front_end, given, expected, f"{directory} (adapter {name})")
-
-
 def adapter_prefix(name: str) -> str:
     """How the names of an encoder's adapter tensors begin."""
     return f"audio_adapter.adapters.{name}."
 
 
-def _load_into(
+def load_into(
     front_end: AudioFrontEnd,
     given: dict[str, Tensor],
     expected: Mapping[str, Tensor],
     where: str,
     assign: bool = False,
 ) -> None:
+    """Put tensors into a front end. Raises :class:`UserError` naming every one that does not fit ``expected``."""
     problems = misfits(given, expected)
     if problems:
         raise UserError(f"checkpoint {where} does not fit the model config: {'; '.join(problems)}")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from src.model.encoders.config import EncoderSpec
+from src.model.encoders.config import MOST_LAYERS, MOST_UNITS, EncoderSpec
 from src.model.init import STD
 from src.model.lora import LoraConfig
 
@@ -55,6 +55,9 @@ _RESAMPLER_OPTIONS: dict[str, Any] = {
     "num_self_attention_v_channels": None,
     "self_attention_widening_factor": 1,
     "first_self_attention_block_shared": True,
+    "dropout": 0.0,
+    "residual_dropout": 0.0,
+    "init_scale": STD,
 }
 
 FUSION_OPTIONS: dict[str, dict[str, Any]] = {
@@ -89,8 +92,25 @@ def _settle_options(config: Any, kind: str, table: Mapping[str, Mapping[str, Any
             problems.append(f"{name} is required with {kind_key} {kind!r}")
         elif value is None:
             object.__setattr__(config, name, default)
+    problems += check_sizes({name: getattr(config, name) for name in table[kind]})
     if problems:
         raise ValueError("; ".join(problems))
+
+
+def check_sizes(options: Mapping[str, Any]) -> list[str]:
+    """Problems with whole numbers among ``options``: sizes below 1, negative counts, and what nobody can have meant.
+
+    A configuration can come from anybody; ten million layers would keep a program busy for hours.
+    """
+    problems = []
+    for name, value in options.items():
+        counted = name.endswith(("layers", "blocks", "depth", "_per_block"))
+        least, most = (0, MOST_LAYERS) if counted else (1, MOST_UNITS)
+        values = value if isinstance(value, tuple) else (value,)
+        wrong = [one for one in values if type(one) is int and not least <= one <= most]
+        if wrong:
+            problems.append(f"{name} is {wrong[0]}, expected {least} to {most}")
+    return problems
 
 
 @dataclass(frozen=True)
@@ -131,6 +151,8 @@ class AdapterConfig:
 
     def __post_init__(self) -> None:
         _settle_options(self, self.adapter_name, ADAPTER_OPTIONS, "adapter_name")
+        if len(self.audio_encoder_layers or ()) > MOST_LAYERS:
+            raise ValueError(f"audio_encoder_layers has {len(self.audio_encoder_layers or ())} entries")
         if self.audio_encoder_layers == ():
             raise ValueError("audio_encoder_layers is empty; name at least one encoder layer")
         if self.layer_fusion_config is None and len(self.audio_encoder_layers or ()) > 1:
@@ -160,7 +182,7 @@ class FusionConfig:
     conditional_encoders: tuple[str, ...] | None = None
     hidden_dim: int | None = None
     ffn_dims: int | None = None
-    dropout: float | None = None
+    dropout: float | tuple[float, ...] | None = None
     num_attention_heads: int | None = None
     num_hidden_layers: int | tuple[int, ...] | None = None
     use_skip_connection: bool | None = None
@@ -168,18 +190,20 @@ class FusionConfig:
     num_latent_channels: int | tuple[int, ...] | None = None
     num_cross_attention_layers: int | tuple[int, ...] | None = None
     num_cross_attention_heads: int | tuple[int, ...] | None = None
-    num_cross_attention_qk_channels: int | tuple[int, ...] | None = None
-    num_cross_attention_v_channels: int | tuple[int, ...] | None = None
+    num_cross_attention_qk_channels: int | tuple[int | None, ...] | None = None
+    num_cross_attention_v_channels: int | tuple[int | None, ...] | None = None
     cross_attention_widening_factor: int | tuple[int, ...] | None = None
     first_cross_attention_layer_shared: bool | tuple[bool, ...] | None = None
     num_self_attention_blocks: int | tuple[int, ...] | None = None
     num_self_attention_layers_per_block: int | tuple[int, ...] | None = None
     num_self_attention_heads: int | tuple[int, ...] | None = None
-    num_self_attention_qk_channels: int | tuple[int, ...] | None = None
-    num_self_attention_v_channels: int | tuple[int, ...] | None = None
+    num_self_attention_qk_channels: int | tuple[int | None, ...] | None = None
+    num_self_attention_v_channels: int | tuple[int | None, ...] | None = None
     self_attention_widening_factor: int | tuple[int, ...] | None = None
     first_self_attention_block_shared: bool | tuple[bool, ...] | None = None
     conditional_embedding_dim: int | tuple[int, ...] | None = None
+    residual_dropout: float | tuple[float, ...] | None = None
+    init_scale: float | tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         _settle_options(self, self.fusion_type, FUSION_OPTIONS, "fusion_type")
@@ -269,6 +293,10 @@ class ModelConfig:
         plain = _plain(dataclasses.asdict(self))
         if self.lora is None:  # unknown to earlier versions, which read such a checkpoint as well
             del plain["lora"]
+        fusion = plain["config"]["audio_fusion_config"]
+        for name in ("dropout", "residual_dropout", "init_scale"):  # so are these, of a resampler
+            if fusion[name] == _RESAMPLER_OPTIONS[name] or (name != "dropout" and fusion[name] is None):
+                del fusion[name]
         return plain
 
 

@@ -6,29 +6,39 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
+from transformers import PretrainedConfig
 
 from src.common.errors import UserError
+from src.common.log import get_logger
 from src.model import published
 from src.model.checkpoints import Checkpoint, adapter_prefix, open_checkpoint, write_checkpoint, write_config
-from src.model.llm import llm_config, load_tokenizer
+from src.model.llm import llm_config, load_tokenizer, resolve_source
 from src.model.lora_files import Lora, load_merged, write_lora
+from src.model.published_config import published_from_model_config
 from src.model.tensor_files import INDEX_FILE, find_tensors
 
 SHARD_BYTES = 5 * 10**9
 HEAD = "lm_head.weight"
+ARCHITECTURE = "Qwen3AudioWrappedForCausalLM"
+
+log = get_logger(__name__)
 
 
-def export_published(checkpoint: Checkpoint, out: str | Path, shard_bytes: int = SHARD_BYTES) -> Path:
+def export_published(
+    checkpoint: Checkpoint, out: str | Path, shard_bytes: int = SHARD_BYTES, tokenizer: str | None = None
+) -> Path:
     """Write the whole model under the published names: LLM, encoders, and the trained part; returns the folder.
 
-    LLM and encoders are those that the configuration names: the LLM as it is stored, the encoders in float32. Beside
-    them lie the LLM's ``config.json`` and tokenizer, and our configuration. Not more than one shard and one encoder
-    are in memory at a time.
+    LLM and encoders are those that the configuration names: the LLM as it is stored, the encoders in float32. A
+    checkpoint that is whole already gives its own. Next to them are the published ``config.json``, the tokenizer
+    (of ``tokenizer`` where it is given, else the LLM's) and our configuration. Not more than one shard and one
+    encoder are in memory at a time.
 
     LoRA is added to the LLM's weights; then the LLM is in memory as a whole. LoRA lies beside them too, because this
     project's own programs read the front end and LoRA alone from the folder, and the LLM from its source. Raises
@@ -38,24 +48,60 @@ def export_published(checkpoint: Checkpoint, out: str | Path, shard_bytes: int =
     if any(folder.glob("*.safetensors")):
         raise UserError(f"{folder}: holds a checkpoint already; choose another folder for the published form")
     lora = checkpoint.lora()
+    content = published_config(checkpoint)
+    source = (config.llm, config.llm_revision) if tokenizer in (None, config.llm) else (str(tokenizer), None)
+    words = load_tokenizer(*source)
     folder.mkdir(parents=True, exist_ok=True)
-    llm = llm_config(config.llm, config.llm_revision)
-    tokenizer = load_tokenizer(config.llm, config.llm_revision)
-    write_shards(_whole_model(checkpoint, bool(llm.tie_word_embeddings), lora), folder, shard_bytes)
-    llm.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    if checkpoint.whole:
+        tensors = checkpoint.tensors.read(checkpoint.tensors.names())
+    else:
+        tensors = _whole_model(checkpoint, bool(content.get("tie_word_embeddings")), lora)
+    write_shards(tensors, folder, shard_bytes)
+    (folder / published.CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    words.save_pretrained(folder)
     write_lora(folder, lora)
-    write_config(folder, config)
+    write_config(folder, config, checkpoint.extra)
     return folder
+
+
+def published_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Content of the published ``config.json``: the LLM's own fields, as its source has them, and the audio part.
+
+    The published code reads it with transformers 4.57, to which the fields that transformers 5 renamed are added
+    (``rope_theta``, ``rope_scaling``, ``torch_dtype``). ``llm`` and ``llm_revision`` name the language model; the
+    published code skips them.
+    """
+    if checkpoint.published_config is not None:
+        return dict(checkpoint.published_config)
+    config = checkpoint.config
+    own, _ = PretrainedConfig.get_config_dict(resolve_source(config.llm), revision=config.llm_revision)
+    content = {**llm_config(config.llm, config.llm_revision).to_dict(), **own}
+    for key in ("_name_or_path", "_commit_hash", "transformers_version"):
+        content.pop(key, None)
+    kind = str(content["model_type"])
+    if kind != "qwen3":
+        log.warning("the published code knows Qwen3 only; it cannot load a model on %s (%s)", config.llm, kind)
+    rope = content.get("rope_parameters")
+    if isinstance(rope, dict) and "rope_theta" in rope:
+        content.setdefault("rope_theta", rope["rope_theta"])
+        content.setdefault("rope_scaling", None if rope.get("rope_type", "default") == "default" else dict(rope))
+    dtype = content.get("dtype") or content.get("torch_dtype")
+    if isinstance(dtype, str):
+        content |= {"dtype": dtype, "torch_dtype": dtype}
+    content |= {"model_type": f"{kind}_audio", "architectures": [ARCHITECTURE]}
+    content |= published_from_model_config(config)["config"]
+    if not Path(config.llm).is_absolute():
+        content |= {"llm": config.llm, "llm_revision": config.llm_revision}
+    return json.loads(json.dumps(content, default=str))
 
 
 def import_published(checkpoint: Checkpoint, out: str | Path, dtype: torch.dtype | None = None) -> Path:
     """Write the trained part of a checkpoint of any form as one of ours; returns the folder.
 
-    As stored, or in ``dtype``: ALARM-CA takes 489 MB in float32 and 245 MB in bfloat16, as a GPU runs it anyway.
+    As stored, or in ``dtype``: ALARM-CA takes 489 MB in float32 and 245 MB in bfloat16, which rounds it.
     """
-    state, source = checkpoint.state(dtype=dtype), {"source": checkpoint.name}
-    return write_checkpoint(out, state, checkpoint.config, source, checkpoint.lora())
+    state, extra = checkpoint.state(dtype=dtype), {**checkpoint.extra, "source": checkpoint.name}
+    return write_checkpoint(out, state, checkpoint.config, extra, checkpoint.lora())
 
 
 def export_adapters(checkpoints: Sequence[str], out: str | Path, only: Sequence[str] | None = None) -> dict[str, str]:

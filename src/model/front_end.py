@@ -180,14 +180,6 @@ class AudioFrontEnd(nn.Module):
             self.audio_fusion.eval()
         return self
 
-    def cast_trained(self, dtype: torch.dtype) -> AudioFrontEnd:
-        """Adapters, fusion and separators in ``dtype``; the encoders stay as they are. Returns itself."""
-        self.audio_adapter.to(dtype)
-        self.audio_fusion.to(dtype)
-        for separator in self.separators() or ():
-            separator.data = separator.data.to(dtype)
-        return self
-
     def trained_state(self) -> dict[str, Tensor]:
         """State of adapters, fusion and separators, frozen or not; encoders are left out."""
         return {name: value for name, value in self.state_dict().items() if not name.startswith(ENCODER_PREFIX)}

@@ -33,14 +33,15 @@ def load_llm(
 ) -> tuple[Any, Any]:
     """(model, tokenizer) from a folder or Hub id; the model is frozen and in eval mode.
 
-    ``random`` builds the architecture with fresh weights. Raises :class:`UserError` when nothing can be loaded.
+    ``dtype`` "auto" is that of the model's files. ``random`` builds the architecture with fresh weights. Raises
+    :class:`UserError` when nothing can be loaded.
     """
     config = llm_config(name, revision)
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     try:
         if random:
-            chosen = torch.float32 if dtype == "auto" else dtype
+            chosen = (config.dtype or torch.float32) if dtype == "auto" else dtype
             model = transformers.AutoModelForCausalLM.from_config(config, dtype=chosen)
         else:
             model = transformers.AutoModelForCausalLM.from_pretrained(

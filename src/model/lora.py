@@ -17,6 +17,8 @@ from src.common.errors import ConfigError
 from src.model.tensor_files import tensors_digest
 
 ADAPTER = "default"
+MOST_RANK = 4096
+"""No rank is larger than the width of the layers it is added to."""
 ALL_LINEAR = "all-linear"
 FILE_PREFIX = "base_model.model."
 """How names begin in PEFT's files."""
@@ -41,8 +43,8 @@ class LoraConfig:
     target_modules: tuple[str, ...] | str = ALL_LINEAR
 
     def __post_init__(self) -> None:
-        if self.r < 1:
-            raise ValueError(f"r is {self.r}, expected at least 1")
+        if not 1 <= self.r <= MOST_RANK:
+            raise ValueError(f"r is {self.r}, expected 1 to {MOST_RANK}")
         if self.alpha is None:
             object.__setattr__(self, "alpha", 2 * self.r)
         if self.alpha is not None and self.alpha < 1:

@@ -1,22 +1,41 @@
-"""Frozen weights held in the precision in which mixed precision computes with them anyway."""
+"""Precision: names of dtypes in configurations, and frozen weights stored as autocast would cast them."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
+from src.common.errors import ConfigError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _MATMUL = (nn.Linear, nn.Conv1d, nn.Conv2d)
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """torch's dtype of a name in a configuration. Raises :class:`ConfigError` for any other name."""
+    if name not in _DTYPES:
+        raise ConfigError(f"{name!r} is no precision of a front end, expected one of {', '.join(_DTYPES)}")
+    return _DTYPES[name]
 
 
 def hold_as_autocast(module: nn.Module, dtype: torch.dtype = torch.bfloat16) -> nn.Module:
     """Cast in place, once, what autocast would cast in every step: linear layers and convolutions.
 
     Under autocast to ``dtype`` the results stay equal bit for bit, as norms, embeddings and the residual stream keep
-    float32; the weights take half the memory. Frozen modules only. Layers whose weight is computed (weight norm) are
-    left alone. Raises :class:`ValueError` for a weight that is trained. Returns ``module``.
+    float32; the weights take half the memory. Frozen modules only. Two kinds of layers are left alone: those whose
+    weight is computed (weight norm), and those whose weight is also the table of an embedding (a tied output layer),
+    which autocast does not cast. Raises :class:`ValueError` for a weight that is trained. Returns ``module``.
     """
+    elsewhere = {
+        id(parameter)
+        for part in module.modules()
+        if not isinstance(part, _MATMUL)
+        for parameter in part.parameters(recurse=False)
+    }
     for name, layer in module.named_modules():
         if not isinstance(layer, _MATMUL) or nn.utils.parametrize.is_parametrized(layer):
+            continue
+        if any(id(value) in elsewhere for value in layer.parameters(recurse=False)):
             continue
         if any(value.requires_grad for value in layer.parameters(recurse=False)):
             raise ValueError(f"{name} is trained; only frozen weights can be held in {dtype}")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +22,8 @@ from src.common.paths import REPO_ROOT
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = WEIGHTS_FILE + ".index.json"
+LARGEST = 1e30
+"""A weight beyond it was never trained, and gives infinite embeddings."""
 OPEN_BYTES = 2**28
 """A file is closed after so many bytes: while it is open, pages of it that were read count as memory in use."""
 
@@ -50,11 +53,7 @@ class TensorFiles:
         """
         index = fetch(INDEX_FILE)
         if index is not None:
-            try:
-                file_of = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{where}: {index} cannot be read as an index of tensors ({error!r})") from error
-            return cls(where, file_of, fetch)
+            return cls(where, _weight_map(index, where), fetch)
         path = fetch(WEIGHTS_FILE)
         return None if path is None else cls.of_files(where, [path])
 
@@ -112,6 +111,32 @@ class TensorFiles:
             yield path, inside
 
 
+def _weight_map(index: Path, where: str) -> dict[str, str]:
+    """File name by tensor name; only names of files next to the index are taken: an index can come from anybody."""
+    file_of = read_json(index, f"{where}: index of tensors").get("weight_map")
+    if not isinstance(file_of, dict) or not all(isinstance(file, str) for file in file_of.values()):
+        raise UserError(f"{where}: {index} has no weight_map of tensor names to file names; fetch or save it again")
+    for file in sorted(set(file_of.values())):
+        if not file.endswith(".safetensors") or "/" in file or "\\" in file or file.startswith("."):
+            raise UserError(
+                f"{where}: {index} names the file {file[:100]!r}; expected safetensors files in the same folder"
+            )
+    return file_of
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """The JSON object in a file; ``what`` begins the message of the :class:`UserError` when there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{what}: {path} cannot be read as JSON ({one_line(error, 120)})") from error
+    except RecursionError as error:
+        raise UserError(f"{what}: {path} cannot be read as JSON (nested too deeply)") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{what}: {path} contains a JSON {type(content).__name__}, expected an object")
+    return content
+
+
 @contextmanager
 def _opened(path: Path, where: str) -> Iterator[safe_open]:
     try:
@@ -154,11 +179,17 @@ def misfits(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list
             for name in both
             if given[name].shape != expected[name].shape
         ],
-        "not finite": [
-            name for name in both if given[name].is_floating_point() and not bool(torch.isfinite(given[name]).all())
-        ],
+        "not finite": [name for name in both if not math.isfinite(peak(given[name]))],
+        f"beyond {LARGEST:g}": [name for name in both if LARGEST < peak(given[name]) < math.inf],
     }
     return [f"{kind}: {', '.join(names)}" for kind, names in groups.items() if names]
+
+
+def peak(tensor: Tensor) -> float:
+    """The largest magnitude in a tensor; not a number where there is one such value."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return 0.0
+    return float(tensor.abs().amax())
 
 
 def num_bytes(header: tuple[tuple[int, ...], str]) -> int:
@@ -231,7 +262,7 @@ def _find_on_hub(what: str, repo: str, revision: str | None) -> TensorFiles:
         if tensors is not None:
             return dataclasses.replace(tensors, fetch=_told(tensors.fetch, where))
     except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = _one_line(error)
+        reason = one_line(error)
     raise UserError(_not_fetched(where, reason))
 
 
@@ -244,7 +275,7 @@ def _told(fetch: Fetch, where: str) -> Fetch:
         try:
             return fetch(file)
         except (HfHubHTTPError, OSError, ValueError) as error:
-            raise UserError(_not_fetched(where, _one_line(error))) from error
+            raise UserError(_not_fetched(where, one_line(error))) from error
 
     return told
 
@@ -256,5 +287,6 @@ def _not_fetched(where: str, reason: str) -> str:
     )
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def one_line(error: BaseException, length: int = 300) -> str:
+    """An exception's message as one line of at most ``length`` characters."""
+    return " ".join(str(error).split())[:length]

@@ -15,6 +15,7 @@ from src.benchmarks.anchors import anchors
 from src.benchmarks.bootstrap import ROUNDS
 from src.benchmarks.intervals import Interval
 from src.common.run_record import write_text
+from src.prompts.choice import origin_of_run
 from src.report.benchmark_questions import choose_questions
 from src.report.benchmark_runs import RunSplit, Test, read_tests
 from src.report.charts import Series, line_chart
@@ -72,6 +73,7 @@ def _section(test: Test) -> dict[str, Any]:
         "groupings": [_grouping(test, grouping.name) for grouping in test.spec.groupings],
         "pairs": _pairs(test),
         "anchors": anchors(test.spec.name, test.split),
+        "other_prompts": _other_prompts(test),
         "lengths": _length_chart(test),
         "statuses": [run.scores.statuses for run in test.runs],
     }
@@ -80,11 +82,18 @@ def _section(test: Test) -> dict[str, Any]:
 def _row(run: RunSplit) -> dict[str, Any]:
     config = run.record.get("config") or {}
     asked = {key: config.get(key) for key in ("seed", "options_seed", "greedy", "answer_fallback", "audio_input")}
+    about = [f"{key} {value}" for key, value in asked.items() if value not in (None, False)]
     return {
         "run": run,
-        "about": ", ".join(f"{key} {value}" for key, value in asked.items() if value not in (None, False)),
+        "about": ", ".join([*about, f"prompts {origin_of_run(run.record)}"]),
         "rules": [(named.title, named.ruling.published) for named in run.scores.rulings],
     }
+
+
+def _other_prompts(test: Test) -> list[str]:
+    """Prompt sets of the runs that are not the published one, each once."""
+    origins = (origin_of_run(run.record) for run in test.runs)
+    return list(dict.fromkeys(f"{origin.name} ({origin.source})" for origin in origins if not origin.published))
 
 
 def _grouping(test: Test, name: str) -> dict[str, Any]:

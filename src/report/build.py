@@ -63,4 +63,5 @@ def _record(evidence: Evidence) -> dict[str, Any]:
         "versions": package_versions(),
         "processor_cores": os.cpu_count(),
         "trainings": dict(trainings),
+        "prompts": evidence.prompts.record(),
     }

@@ -107,7 +107,8 @@ class _Routes:
         return Response(self._service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     def _card(self, name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": self._created, "owned_by": "alarm"}
+        prompts = self._service.prompts[name].record()
+        return {"id": name, "object": "model", "created": self._created, "owned_by": "alarm", "prompts": prompts}
 
     async def _whole(self, prepared: Prepared) -> Finished:
         async with aclosing(self._service.answer(prepared, streamed=False)) as pieces:

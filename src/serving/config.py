@@ -69,7 +69,7 @@ class ServeConfig:
     model: ModelSettings = field(default_factory=ModelSettings)
     engine: EngineConfig = field(default_factory=EngineConfig)
     limits: Limits = field(default_factory=Limits)
-    prompts: dict[str, Any] = field(default_factory=lambda: {"name": "full"})
+    prompts: dict[str, Any] | None = None
     checkpoint_name: str | list[str] | None = None
     models: dict[str, str | list[str]] | None = None
     host: str = "127.0.0.1"
@@ -113,7 +113,7 @@ class ServeConfig:
             if not names:
                 raise UserError(
                     f"there is no checkpoint in {', '.join(QUICKSTART)} yet: run ./quickstart.sh first, or give "
-                    "checkpoint_name=FOLDER_OR_HUB_ID (and prompts=full for a full-size model)"
+                    "checkpoint_name=FOLDER_OR_HUB_ID"
                 )
         for name in names:
             short = name.rstrip("/").split("/")[-1]

@@ -15,6 +15,7 @@ from torch import Tensor
 from src.generation.requests import Segment
 from src.prompts import Prompts
 from src.prompts.chat import text_ids
+from src.prompts.layouts import ensemble_heading, ensemble_intro, ensemble_marks
 from src.serving.schema import AssistantMessage, ChatRequest, Message, SystemMessage, TextPart, text_of
 
 
@@ -63,14 +64,15 @@ class Conversations:
         """A clip as the front ends hear it, one after another; layout and texts are those of ``Turns``."""
         count, cut = len(self._explicit), marks.cut
         if count == 1:
-            opening, closing = self._tags(0)
+            tags = (self._prompts.description_open, self._prompts.description_close)
+            opening, closing = tags if self._explicit[0] else ("", "")
             return opening + marks.next() + closing
-        written = cut + _line(self._prompts.ensemble_intro.format(n=count))
-        for index in range(count):
-            opening, closing = self._tags(index)
-            heading = _line(self._prompts.ensemble_heading.format(i=index + 1, n=count))
+        *each, (first, last) = ensemble_marks(self._prompts, self._explicit)
+        written = first + cut + ensemble_intro(self._prompts, count)
+        for number, (opening, closing) in enumerate(each, 1):
+            heading = ensemble_heading(self._prompts, number, count)
             written += f"{cut}{heading}{opening}{marks.next()}{closing}\n"
-        return written + cut
+        return written + cut + last
 
     def _around(self, rendered: str, marks: _Marks, clips: Sequence[Tensor]) -> tuple[Segment, ...]:
         """The rendered text as ids, and the clips at their marks; nothing is tokenised across a mark."""
@@ -82,11 +84,6 @@ class Conversations:
                 segments += [ids, clips[clip]] if ids else [clips[clip]]
                 ids = []
         return (*segments, ids) if ids else tuple(segments)
-
-    def _tags(self, index: int) -> tuple[str, str]:
-        if not self._explicit[index]:
-            return "", ""
-        return self._prompts.description_open, self._prompts.description_close
 
 
 class _Marks:
@@ -117,7 +114,3 @@ def clip_parts(chat: ChatRequest) -> list[tuple[str, Any]]:
         for place, part in enumerate(message.content or ())
         if not isinstance(part, TextPart)
     ]
-
-
-def _line(text: str) -> str:
-    return text + ("" if text.endswith("\n") else "\n")

@@ -6,7 +6,7 @@ import asyncio
 import os
 import tempfile
 from base64 import b64encode
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import cache
 from html import escape
@@ -18,6 +18,7 @@ import numpy as np
 from src.audio.waveform import load_waveform
 from src.common.errors import UserError
 from src.common.paths import ASSETS
+from src.prompts import Prompts
 from src.report.spectrogram import Sound, spectrogram_uri
 from src.serving.clips import decode
 from src.serving.config import Limits, ServeConfig
@@ -65,8 +66,11 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="alarm-page-")
 
 
-def mount_page(app: Any, config: ServeConfig, models: Sequence[str]) -> None:
-    """Put the page at ``/`` of the application, below its own routes and behind its key."""
+def mount_page(app: Any, config: ServeConfig, prompts: Mapping[str, Prompts]) -> None:
+    """Put the page at ``/`` of the application, below its own routes and behind its key.
+
+    ``prompts`` are by served model, the default one first.
+    """
     gradio = need_gradio()
     from gradio import processing_utils
 
@@ -75,7 +79,7 @@ def mount_page(app: Any, config: ServeConfig, models: Sequence[str]) -> None:
 
     # Gradio would fetch the address that a client names in place of an uploaded file
     processing_utils.async_ssrf_protected_get = refuse
-    page = build_page(gradio, Desk(app, config.limits), config, models)
+    page = build_page(gradio, Desk(app, config.limits), config, prompts)
     plain = ["system-ui", "sans-serif"]  # fonts that the browser has: the page works without any other network
     page.has_launched = True  # mounted pages do not set it, and without it any path that a client names is read
     gradio.mount_gradio_app(
@@ -156,7 +160,7 @@ class Desk:
                         yield piece
 
 
-def build_page(gradio: Any, desk: Desk, config: ServeConfig, models: Sequence[str]) -> Any:
+def build_page(gradio: Any, desk: Desk, config: ServeConfig, prompts: Mapping[str, Prompts]) -> Any:
     """The page's layout and what its controls do."""
     most = max(64, config.model.max_thinking_tokens)
     with gradio.Blocks(title="ALARM", analytics_enabled=False, delete_cache=CLEANED) as page:
@@ -168,7 +172,11 @@ def build_page(gradio: Any, desk: Desk, config: ServeConfig, models: Sequence[st
                     sources=["upload", "microphone"], type="filepath", label="Clip", buttons=[], elem_id="clip"
                 )
                 picture = gradio.HTML(elem_classes="spectrogram", elem_id="spectrogram")
-                model = gradio.Dropdown(list(models), value=models[0], label="Model", elem_id="model")
+                models = list(prompts)
+                model = gradio.Dropdown(
+                    models, value=models[0], label="Model", info=_about(prompts[models[0]]), elem_id="model"
+                )
+                model.change(lambda name: gradio.Dropdown(info=_about(prompts[name])), model, model)
                 with gradio.Accordion("Settings", open=False):
                     budget = gradio.Slider(0, most, value=most, step=1, label="Thinking budget (tokens)")
                     temperature = gradio.Slider(0, 1.5, value=0.0, step=0.1, label="Temperature (0: greedy)")
@@ -196,6 +204,11 @@ def build_page(gradio: Any, desk: Desk, config: ServeConfig, models: Sequence[st
         stop.click(stopped, history, history, cancels=running)
         clear.click(lambda: ([], []), None, [history, turns], cancels=running)
     return page.queue(default_concurrency_limit=config.limits.concurrent)
+
+
+def _about(prompts: Prompts) -> str:
+    """Which prompt set a model is asked with."""
+    return f"prompts: {prompts.name} {prompts.digest()} ({prompts.source})"
 
 
 def example_files(folder: Path) -> dict[str, tuple[str, str]]:

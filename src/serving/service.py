@@ -70,18 +70,25 @@ class Prepared:
 
 
 class Service:
-    """Models that answer. ``ears`` are by served name, the default model first; made on an event loop."""
+    """Models that answer. ``ears`` and ``prompts`` are by served name, the default model first; made on an event
+    loop."""
 
     def __init__(
-        self, engine: Engine, ears: Mapping[str, Any], prompts: Prompts, config: ServeConfig, metrics: Metrics
+        self,
+        engine: Engine,
+        ears: Mapping[str, Any],
+        prompts: Mapping[str, Prompts],
+        config: ServeConfig,
+        metrics: Metrics,
     ) -> None:
         self.metrics = metrics
         self.limits = config.limits
         self.models = list(ears)
-        self._engine, self._config, self._prompts = engine, config, prompts
+        self.prompts = prompts
+        self._engine, self._config = engine, config
         tokenizer = engine.tokenizer
         self._conversations = {
-            name: Conversations(tokenizer, prompts, each.explicit_tags) for name, each in ears.items()
+            name: Conversations(tokenizer, prompts[name], each.explicit_tags) for name, each in ears.items()
         }
         self._hidden, self._inside = hidden_tokens(tokenizer), opens_thoughts(tokenizer)
         self._close_ids = text_ids(tokenizer, CLOSE_THOUGHTS)
@@ -215,7 +222,7 @@ class Service:
             top_p=chat.top_p,
             top_k=chat.top_k,
             greedy=self._config.greedy if chat.temperature is None else chat.temperature == 0,
-            budget_closing=self._prompts.budget_closing,
+            budget_closing=self.prompts[chat.model].budget_closing,
             max_total_tokens=chat.most_tokens,
         )
 

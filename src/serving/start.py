@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.common.errors import UserError
 from src.common.log import get_logger
-from src.generation.config import read_prompts
-from src.prompts import Prompts
+from src.prompts import Prompts, choose_prompts
 from src.serving.config import KEY_VARIABLE, ServeConfig, read_serve_config
 
 if TYPE_CHECKING:
@@ -24,11 +23,12 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a server answers with: one engine, and front ends by served name (frozen encoders are shared)."""
+    """What a server answers with: one engine, and front ends (their frozen encoders are shared) and prompts by served
+    name."""
 
     engine: Engine
     ears: Mapping[str, Any]
-    prompts: Prompts
+    prompts: Mapping[str, Prompts]
 
 
 def serve(raw: Mapping[str, Any]) -> int:
@@ -86,35 +86,41 @@ def make_app(loaded: Loaded, config: ServeConfig) -> Any:
     if config.demo:
         from src.serving.page import mount_page
 
-        mount_page(app, config, list(loaded.ears))
+        mount_page(app, config, loaded.prompts)
     return app
 
 
 def load(config: ServeConfig) -> Loaded:
     """Front ends of all served models, and the language model they share. Raises :class:`UserError`."""
-    served, prompts = config.served(), read_prompts(config.prompts)  # mistakes are told before anything heavy loads
+    served = config.served()
+    if (config.prompts or {}).get("name") is not None:
+        choose_prompts(config.prompts)  # mistakes are reported before anything heavy is loaded
     import torch
 
-    from src.generation.ears import Ears
+    from src.generation.ears import Ears, front_end_dtypes
     from src.generation.vllm_core import prepare_environment
     from src.model.checkpoints import open_checkpoint, shared_lora
 
     prepare_environment()
     names = list(dict.fromkeys(name for members in served.values() for name in members))
     checkpoints = [open_checkpoint(name) for name in names]
+    llm = config.model.llm or checkpoints[0].config.llm
+    extras = {name: (each.name, each.extra) for name, each in zip(names, checkpoints, strict=True)}
+    prompts = {
+        name: choose_prompts(config.prompts, [extras[member] for member in members], llm)
+        for name, members in served.items()
+    }
     lora = shared_lora(checkpoints)
-    on_gpu = torch.cuda.is_available()
-    device, dtype = ("cuda:0", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
-    together = Ears.load(names, device, dtype)
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    together = Ears.load(names, device, *front_end_dtypes(config.model))
     by_name = dict(zip(names, together.loaded, strict=True))
     ears = {name: Ears([by_name[member] for member in members]) for name, members in served.items()}
     trained_with = checkpoints[0].config
-    llm = config.model.llm or trained_with.llm
     revision = config.model.llm_revision or (trained_with.llm_revision if llm == trained_with.llm else None)
     if config.llm_url is not None and lora is not None:
         raise UserError("llm_url: the checkpoint has LoRA, which a separate vLLM does not know; leave llm_url out")
     engine = _engine(config, llm, revision, lora)
-    log.info("serving %s", ", ".join(ears))
+    log.info("serving %s", ", ".join(f"{name} (prompts {prompts[name].name})" for name in ears))
     return Loaded(engine, ears, prompts)
 
 

@@ -26,7 +26,6 @@ _OWN = {
     "ddp_broadcast_buffers": False,
 }
 _ELSEWHERE = {
-    "seed": "set seed itself, not here",
     "auto_find_batch_size": "set max_batch_positions instead",
     "torch_compile": "set compile_layers instead",
 }
@@ -51,6 +50,8 @@ def training_arguments(config: TrainConfig) -> Any:
     check_trackers(given.get("report_to"))
     check_bertscore(config.bertscore_model)
     values = {**_OWN, **given, "seed": config.seed}
+    if values.get("dataloader_persistent_workers") is None:
+        values["dataloader_persistent_workers"] = bool(values.get("dataloader_num_workers"))
     plan = step_plan(config)
     # The Trainer takes a whole optimizer step for a batch; the step is cut into micro-batches here.
     values |= {"per_device_train_batch_size": plan.step_clips, "gradient_accumulation_steps": 1}
@@ -84,7 +85,10 @@ def step_plan(config: TrainConfig) -> StepPlan:
             raise ConfigError(f"training_args.{key} is {value!r}, expected a whole number of at least 1")
         sizes.append(value)
     clips, micro_batches = sizes
-    return StepPlan(clips, micro_batches, config.length_grouping, config.max_batch_positions)
+    grouping = config.length_grouping
+    if config.training_args.get("train_sampling_strategy") == "group_by_length":
+        grouping = "across_steps"
+    return StepPlan(clips, micro_batches, grouping, config.max_batch_positions)
 
 
 def _unknown(key: str, fields: list[str]) -> str:

@@ -9,7 +9,7 @@ from src.common.log import get_logger
 from src.dataset.examples import Examples
 from src.dataset.mixture import MixtureConfig, open_mixture, present_only
 from src.model.config import ModelConfig
-from src.prompts.texts import load_prompts
+from src.prompts import choose_prompts
 from src.training.config import TrainConfig
 from src.training.trainer import Data
 
@@ -20,9 +20,7 @@ def open_data(config: TrainConfig, tokenizer: Any, model_config: ModelConfig) ->
     """Training examples (none in ``eval_mode``) and evaluation sets. Raises :class:`UserError` for an empty one."""
     tags = None
     if model_config.config.use_explicit_audio_tokens:
-        prompts = load_prompts(
-            config.prompts["name"], {key: text for key, text in config.prompts.items() if key != "name"}
-        )
+        prompts = choose_prompts(config.prompts, llm=model_config.llm)
         tags = (prompts.description_open, prompts.description_close)
 
     def examples(name: str, mixture: MixtureConfig) -> Examples:

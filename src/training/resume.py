@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from pathlib import Path
 
 from src.common.errors import UserError
 from src.common.log import get_logger
 from src.model.lora_files import FILES
+from src.model.tensor_files import INDEX_FILE, WEIGHTS_FILE, TensorFiles, folder_files, read_json
 
 log = get_logger(__name__)
-_NEEDED = ("model.safetensors", "alarm_config.json", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+CONFIG_FILE = "alarm_config.json"
+STATE_FILE = "trainer_state.json"
+_NEEDED = (WEIGHTS_FILE, CONFIG_FILE, "optimizer.pt", "scheduler.pt", STATE_FILE)
 
 
-def find_resume(choice: bool | str | None, output_dir: Path) -> Path | None:
+def find_resume(choice: bool | str | None, output_dir: Path, eval_mode: bool = False) -> str | Path | None:
     """The checkpoint folder to go on from, or ``None`` for a fresh start.
 
     ``choice`` true means the last whole checkpoint below ``output_dir``, and a fresh start where there is none: so
-    the same command can be given again after a crash. A path must be a whole checkpoint, else :class:`UserError`.
+    the same command can be given again after a crash. A path must be a whole checkpoint, else :class:`UserError`;
+    with ``eval_mode`` only weights are read, so any checkpoint will do, and the name is returned as it is.
     """
     if not choice:
         return None
+    if isinstance(choice, str) and eval_mode:
+        return choice
     if isinstance(choice, str):
         folder = Path(choice)
         lacking = missing_files(folder)
@@ -40,23 +47,59 @@ def find_resume(choice: bool | str | None, output_dir: Path) -> Path | None:
     return None
 
 
+def is_published(folder: Path) -> bool:
+    """Whether a checkpoint folder is one of the published system: the whole model, and no configuration of ours."""
+    return not (folder / CONFIG_FILE).is_file() and any(
+        (folder / file).is_file() for file in (INDEX_FILE, WEIGHTS_FILE)
+    )
+
+
 def missing_files(folder: Path) -> list[str]:
-    """What a checkpoint folder lacks for resuming. The trainer state is written last, so it stands for the rest."""
-    lacking = [name for name in (*_NEEDED, *_of_lora(folder)) if not (folder / name).is_file()]
-    if not any(folder.glob("rng_state*.pth")):
-        lacking.append("rng_state.pth")
-    if "trainer_state.json" not in lacking:
+    """What a checkpoint folder lacks for resuming, damaged files included; the trainer state is written last.
+
+    Of a published one the weights and the trainer state are needed: optimizer and schedule can start fresh.
+    """
+    if is_published(folder):
+        lacking = _lacking_weights(folder) + ([] if (folder / STATE_FILE).is_file() else [STATE_FILE])
+    else:
+        lacking = [name for name in (*_NEEDED, *_of_lora(folder)) if not (folder / name).is_file()]
+        if not any(folder.glob("rng_state*.pth")):
+            lacking.append("rng_state.pth")
+        files = [folder / "optimizer.pt", folder / "scheduler.pt", *sorted(folder.glob("rng_state*.pth"))]
+        lacking += [f"a readable {path.name}" for path in files if path.is_file() and not zipfile.is_zipfile(path)]
+        if WEIGHTS_FILE not in lacking:
+            lacking += _lacking_weights(folder)
+    for name in (STATE_FILE, CONFIG_FILE):
+        if (folder / name).is_file():
+            try:
+                read_json(folder / name, "")
+            except UserError:
+                lacking.append(f"a readable {name}")
+    return lacking
+
+
+def _lacking_weights(folder: Path) -> list[str]:
+    """Safetensors files that are missing or cut; only their headers are read."""
+    try:
+        tensors = TensorFiles.open(str(folder), folder_files(folder))
+    except UserError:
+        return ["readable weights"]
+    lacking = []
+    for file in sorted(set(tensors.file_of.values())) if tensors else []:
+        if not (folder / file).is_file():
+            lacking.append(file)
+            continue
         try:
-            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-        except ValueError:
-            lacking.append("a readable trainer_state.json")
+            TensorFiles.of_files(str(folder), [folder / file])
+        except UserError:
+            lacking.append(f"a readable {file}")
     return lacking
 
 
 def _of_lora(folder: Path) -> tuple[str, ...]:
     """The files of LoRA, where the checkpoint was trained with it."""
     try:
-        model = json.loads((folder / "alarm_config.json").read_text(encoding="utf-8"))["model"]
+        model = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["model"]
     except (OSError, ValueError, KeyError, TypeError):
         return ()  # missing, or told when it is read
     return FILES if model.get("lora") is not None else ()

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from src.common.errors import UserError
 from src.common.log import get_logger
+from src.common.paths import use_data_dir
 from src.common.run_record import write_json, write_run_record
 from src.common.seeds import seed_everything
-from src.training.config import TrainConfig, bind_train_config
+from src.prompts import choose_prompts
+from src.training.config import TrainConfig, bind_model_config, bind_train_config
 
 if TYPE_CHECKING:
     from src.training.build import Built
@@ -32,21 +34,39 @@ def run_training(config: Mapping[str, Any]) -> Path:
     user can mend.
     """
     bound = bind_train_config(config)
+    config = {**config, "seed": bound.seed}
     started = time.perf_counter()
+    if bound.alternative_data_dir is not None:
+        use_data_dir(bound.alternative_data_dir)
     from src.training.arguments import training_arguments
     from src.training.resume import find_resume
     from src.training.trackers import wandb_run
 
     args = training_arguments(bound)
-    resume = find_resume(bound.resume_from_checkpoint, Path(args.output_dir))
+    resume = find_resume(bound.resume_from_checkpoint, Path(args.output_dir), bound.eval_mode)
+    choose_prompts(bound.prompts, llm=bound.model.get("llm"))  # a wrong file is reported before models are loaded
     if bound.check_config:
+        _check_folders(bound)
         log.info("the configuration is in order")
         return Path(args.output_dir)
-    with wandb_run(args, config, None if bound.eval_mode else resume):
+    with wandb_run(args, config, None if bound.eval_mode else _path(resume)):
         return _run(bound, config, args, resume, started)
 
 
-def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: Path | None, started: float) -> Path:
+def _check_folders(bound: TrainConfig) -> None:
+    """Raise :class:`UserError` for models that are named by a folder that there is not; the Hub is not asked."""
+    from src.model.llm import resolve_source
+
+    model = bind_model_config(bound)
+    named = {"model.llm": model.llm, "model.from_pretrained": bound.model.get("from_pretrained")}
+    named |= {f"encoder {name}: weights.source": spec.weights.source for name, spec in model.config.encoders.items()}
+    for key, name in named.items():
+        is_path = name is not None and (name.startswith(("/", ".", "~")) or name.count("/") > 1)
+        if name is not None and is_path and not Path(resolve_source(name)).expanduser().exists():
+            raise UserError(f"{key}: there is no folder {name!r}; expected a folder or a Hub id OWNER/NAME")
+
+
+def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: str | Path | None, started: float) -> Path:
     from src.model.lora import base_digest
     from src.training.arguments import step_plan
     from src.training.build import build_model
@@ -60,6 +80,7 @@ def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: Path 
     data = open_data(bound, built.tokenizer, built.config)
     digest = base_digest(built.model.llm)
     cache = _open_cache(bound, built, args.bf16)
+    prompts = choose_prompts(bound.prompts, llm=built.config.llm)
     trainer = AlarmTrainer(
         built.model,
         args,
@@ -69,11 +90,12 @@ def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: Path 
         step_plan(bound),
         cache,
         skip_not_finite=bound.not_finite == "skip",
+        prompts=prompts,
     )
-    open_tensorboard(trainer, config, None if bound.eval_mode else resume)
+    open_tensorboard(trainer, config, None if bound.eval_mode else _path(resume))
     sampler = _add_callbacks(trainer, bound, built.tokenizer)
     ready = time.perf_counter()
-    results = _evaluate(trainer, resume, sampler) if bound.eval_mode else _train(trainer, resume)
+    results = _evaluate(trainer, resume, sampler) if bound.eval_mode else _train(trainer, _path(resume))
     if cache is not None:
         cache.write()
     after = base_digest(built.model.llm)
@@ -84,7 +106,8 @@ def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: Path 
         )
     seconds = {"start": round(ready - started, 3), "run": round(time.perf_counter() - ready, 3)}
     if args.should_save:
-        _record(trainer, config, results, resume, llm_digest={"before": digest, "after": after}, seconds=seconds)
+        digests = {"before": digest, "after": after}
+        _record(trainer, config, results, resume, llm_digest=digests, seconds=seconds, prompts=prompts.record())
         draw_curves(Path(args.output_dir))
     trainer.accelerator.wait_for_everyone()
     return Path(args.output_dir)
@@ -116,7 +139,7 @@ def _open_cache(config: TrainConfig, built: Built, bf16: bool) -> EncoderCache |
 
 
 def _record(
-    trainer: AlarmTrainer, config: Mapping[str, Any], results: dict[str, Any], resume: Path | None, **extra: Any
+    trainer: AlarmTrainer, config: Mapping[str, Any], results: dict[str, Any], resume: str | Path | None, **extra: Any
 ) -> None:
     directory = Path(trainer.args.output_dir)
     if config.get("eval_mode"):
@@ -137,6 +160,10 @@ def _record(
         response_sets_skipped=list(trainer.data.skipped),
         **extra,
     )
+
+
+def _path(resume: str | Path | None) -> Path | None:
+    return None if resume is None else Path(resume)
 
 
 def _train(trainer: AlarmTrainer, resume: Path | None) -> dict[str, Any]:
@@ -167,7 +194,7 @@ def _is_finished(trainer: AlarmTrainer, resume: Path) -> bool:
     return trainer.state.global_step >= steps
 
 
-def _evaluate(trainer: AlarmTrainer, resume: Path | None, sampler: SampleCallback | None) -> dict[str, Any]:
+def _evaluate(trainer: AlarmTrainer, resume: str | Path | None, sampler: SampleCallback | None) -> dict[str, Any]:
     if resume is not None:
         trainer._load_from_checkpoint(str(resume))
     results = trainer.evaluate()

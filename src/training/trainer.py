@@ -24,9 +24,13 @@ from src.model.alarm import AlarmModel
 from src.model.checkpoints import load_state, save_checkpoint
 from src.model.config import ModelConfig
 from src.model.splice import Turn
+from src.prompts.choice import RECORD_KEY, prompt_record
+from src.prompts.texts import Prompts
 from src.training import sharded, zero
 from src.training.encoder_cache import EncoderCache
 from src.training.guard import FiniteGuard
+from src.training.published_resume import load_published_state
+from src.training.resume import is_published
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class AlarmTrainer(Trainer):
         plan: StepPlan,
         cache: EncoderCache | None = None,
         skip_not_finite: bool = False,
+        prompts: Prompts | None = None,
     ) -> None:
         super().__init__(
             model=model,
@@ -82,6 +87,7 @@ class AlarmTrainer(Trainer):
         self.model_config = model_config
         self.plan = plan
         self.cache = cache
+        self.prompts = prompts
         self.guard = FiniteGuard(Path(args.output_dir), self.accelerator, skip_not_finite)
         for examples in (data.train, *data.evaluation.values()):
             if examples is not None:
@@ -119,7 +125,16 @@ class AlarmTrainer(Trainer):
         args = self.args
         seed = args.seed if args.data_seed is None else args.data_seed
         lengths = None if plan.grouping == "none" and not plan.max_positions else examples.lengths()
-        return StepSampler(len(examples), plan, lengths, seed, shuffle, args.process_index, args.world_size)
+        return StepSampler(
+            len(examples),
+            plan,
+            lengths,
+            seed,
+            shuffle,
+            args.process_index,
+            args.world_size,
+            args.dataloader_drop_last,
+        )
 
     def _loader(self, examples: Examples, steps: StepSampler) -> DataLoader:
         workers = self.args.dataloader_num_workers
@@ -248,8 +263,9 @@ class AlarmTrainer(Trainer):
         # A process that has no row of its own keeps the others company, uncounted: sharded models run in step.
         counted = self.args.process_index < len(dataloader.dataset)  # type: ignore[arg-type]
         for batch in (batch for step in dataloader for batch in step):
+            inputs = self._prepare_inputs(batch)
             with self.autocast():
-                outputs = self.model(self._prepare_inputs(batch))
+                outputs = self.model(inputs)
             sums += counted * torch.stack(
                 [outputs["loss_sum"], outputs["num_targets"], sums.new_tensor(len(batch))]
             ).to(sums)
@@ -272,7 +288,9 @@ class AlarmTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Write adapters, fusion and separators, LoRA, and the configuration that names the frozen parts."""
-        extra = {"step": self.state.global_step, "seed": self.args.seed}
+        extra: dict[str, Any] = {"step": self.state.global_step, "seed": self.args.seed}
+        if self.prompts is not None:
+            extra[RECORD_KEY] = prompt_record(self.prompts)
         model, folder = self._alarm(), output_dir or self.args.output_dir
         save_checkpoint(folder, model.front_end, self.model_config, extra, model.llm, write=self.args.should_save)
 
@@ -296,7 +314,12 @@ class AlarmTrainer(Trainer):
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """From the files of any run, shared out or not."""
+        """From the files of any run, shared out or not, ours or the published system's."""
+        if checkpoint is not None and is_published(Path(checkpoint)):
+            load_published_state(
+                Path(checkpoint), self.optimizer, self.lr_scheduler, self.state.global_step, self.shared_out
+            )
+            return
         if not self.shared_out or checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
@@ -313,6 +336,11 @@ class AlarmTrainer(Trainer):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         self._load_optimizer_and_scheduler(resume_from_checkpoint)
         return prepared
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """As usual; a published checkpoint's generators were of other programs and are left alone."""
+        if checkpoint is None or not is_published(Path(checkpoint)):
+            super()._load_rng_state(checkpoint)
 
     @property
     def shared_out(self) -> bool:

@@ -36,14 +36,20 @@ def test_options_reach_the_programs_as_published(tmp_path: Path) -> None:
     )
     python.chmod(0o755)
     call = [SCRIPT, "mmau", "default_inference", "[a/A,b/B]", "test-mini", "4", "0.6", "3"]
-    environment = {"PATH": os.environ["PATH"], "PYTHON": str(python), "CUDA_VISIBLE_DEVICES": "1,2", "LLM": "o/llm"}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHON": str(python),
+        "CUDA_VISIBLE_DEVICES": "1,2",
+        "LLM": "o/llm",
+        "PROMPTS": "own.yaml",
+    }
     done = subprocess.run(call, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     generate, join, first, second, report = log.read_text().replace(f"{REPO_ROOT}/", "").splitlines()
     assert generate == (
-        "generate_vllm_mcqa.py model=default_inference prompts=full dataset.name=mmau dataset.split=test-mini "
+        "generate_vllm_mcqa.py model=default_inference dataset.name=mmau dataset.split=test-mini "
         "checkpoint_name=[a/A,b/B] batch_size=4 seed=3 engine.gpu_memory_utilization=0.6 model.max_tokens=16384 "
-        "model.max_thinking_tokens=8192 model.llm=o/llm cuda_devices='1,2'"
+        "model.max_thinking_tokens=8192 model.llm=o/llm prompts=own.yaml cuda_devices='1,2'"
     )
     assert join.split() == [
         "scripts/benchmarks/create_answer_json.py", "--dataset", "mmau", "--checkpoint", "[a/A,b/B]", "--max-tokens",

@@ -58,7 +58,7 @@ def test_a_whole_number_is_not_guessed(value: Any) -> None:
         bind_dataclass(Outer, {"name": "x", "inner": {"size": value}}, "model")
 
 
-@pytest.mark.parametrize("override", ["training_args.max_step=3", "no_such_key=1", "model=mini_wisper"])
+@pytest.mark.parametrize("override", ["lora.rang=3", "no_such_key=1", "model=mini_wisper"])
 def test_a_misspelt_key_or_group_is_one_line(override: str) -> None:
     with pytest.raises(ConfigError) as caught:
         compose("train", ["model=mini_whisper", "dataset=mini", "training_args=mini", override])

@@ -9,7 +9,7 @@ import pytest
 
 from src.common.errors import UserError
 from src.common.paths import indexes_dir, prompts_dir, responses_dir
-from src.dataset.hf_dataset import HFDataset
+from src.dataset.response_rows import ResponseRows
 from src.dataset.tables import check_same_text, find_rows, text_sizes
 from tests.support.tiny_corpus import (
     RESPONSE_COLUMNS,
@@ -43,7 +43,7 @@ def test_shuffled_rows_meet_their_own(rows: list[dict]) -> None:
     save_raw(rows)
     mixed = random.Random(3).sample(rows, len(rows))
     save_responses(mixed)
-    data = HFDataset(RESPONSES)
+    data = ResponseRows(RESPONSES)
     assert len(data) == len(rows)
     for index, row in enumerate(rows):
         example = data[index]
@@ -58,7 +58,7 @@ def test_shuffled_raw_set(rows: list[dict]) -> None:
     save_raw(mixed)
     save_responses(rows)
     save_indexes(indexes_dir("mini"), train=[7, 2, 11])
-    data = HFDataset(RESPONSES)
+    data = ResponseRows(RESPONSES)
     assert [data[index].key for index in range(3)] == ["mini/2", "mini/7", "mini/11"]
     assert [data[index].audio["bytes"] for index in range(3)] == [rows[key]["audio"]["bytes"] for key in (2, 7, 11)]
     expected = [len(rows[key]["llm_answer_with_context"]) / 4 + rows[key]["duration"] * 25 for key in (2, 7, 11)]
@@ -69,7 +69,7 @@ def test_missing_responses_are_named(rows: list[dict]) -> None:
     save_raw(rows)
     save_responses([row for row in rows if row["dataset_index"] not in (3, 8)])
     with pytest.raises(UserError, match=rf"responses {RESPONSES} lacks 2 of 12 rows.*dataset_index: 3, 8\."):
-        HFDataset(RESPONSES)
+        ResponseRows(RESPONSES)
 
 
 def test_indexes_beyond_the_raw_set_are_named(rows: list[dict]) -> None:
@@ -77,14 +77,14 @@ def test_indexes_beyond_the_raw_set_are_named(rows: list[dict]) -> None:
     save_responses(rows)
     save_indexes(indexes_dir("mini"), train=[0, 5, 40, 41])
     with pytest.raises(UserError, match=r"raw set mini lacks 2 of 4 rows.*train_indexes\.npy.*40, 41"):
-        HFDataset(RESPONSES)
+        ResponseRows(RESPONSES)
 
 
 def test_repeated_keys_are_named(rows: list[dict]) -> None:
     save_raw(rows)
     save_responses([*rows, rows[4], rows[9]])
     with pytest.raises(UserError, match=r"2 values of dataset_index occur more than once: 4, 9"):
-        HFDataset(RESPONSES)
+        ResponseRows(RESPONSES)
 
 
 def test_a_rebuilt_raw_set_is_noticed(rows: list[dict]) -> None:
@@ -93,39 +93,39 @@ def test_a_rebuilt_raw_set_is_noticed(rows: list[dict]) -> None:
         [row | {"audio_description": "another scene"} if row["dataset_index"] == 6 else row for row in rows]
     )
     with pytest.raises(UserError, match=r"'audio_description' differs .* first 6; one of the two was rebuilt"):
-        HFDataset(RESPONSES)
+        ResponseRows(RESPONSES)
 
 
 def test_missing_folders_and_columns(rows: list[dict]) -> None:
     with pytest.raises(UserError, match="raw set of mini_llm_512: no folder"):
-        HFDataset(PLAIN)
+        ResponseRows(PLAIN)
     save_raw(rows)
     with pytest.raises(UserError, match="responses mini_llm_512: no folder"):
-        HFDataset(PLAIN)
+        ResponseRows(PLAIN)
     responses_dir("llm", PLAIN).mkdir(parents=True)
     with pytest.raises(UserError, match="is not a saved data set"):
-        HFDataset(PLAIN)
+        ResponseRows(PLAIN)
     save_responses(rows, RESPONSES, ("dataset_index", "prompt"))
     with pytest.raises(UserError, match="have no column 'llm_answer_with_context'"):
-        HFDataset(RESPONSES)
+        ResponseRows(RESPONSES)
 
 
 def test_prompts_of_their_own_set_are_joined_too(rows: list[dict]) -> None:
     save_raw(rows)
     save_responses(rows, RESPONSES, [name for name in RESPONSE_COLUMNS if name != "prompt"])
     save_split(prompts_dir("mini"), rows[::-1], ("dataset_index", "prompt"))
-    data = HFDataset(RESPONSES)
+    data = ResponseRows(RESPONSES)
     assert [data[index].context for index in range(12)] == [row["prompt"] for row in rows]
 
 
 def test_no_context_and_text_only(rows: list[dict]) -> None:
     save_raw(rows)
     save_responses([row | {"llm_answer_no_context": f"told {row['dataset_index']}"} for row in rows])
-    without = HFDataset(RESPONSES, "NoContext")
+    without = ResponseRows(RESPONSES, "NoContext")
     assert (without[5].context, without[5].target) == ("", "told 5")
-    assert HFDataset(RESPONSES, return_audio=False)[0].audio is None
+    assert ResponseRows(RESPONSES, return_audio=False)[0].audio is None
     with pytest.raises(UserError, match="context mode 'Both'"):
-        HFDataset(RESPONSES, "Both")
+        ResponseRows(RESPONSES, "Both")
 
 
 def test_instruction_set_brings_its_own_context(rows: list[dict]) -> None:
@@ -139,7 +139,7 @@ def test_instruction_set_brings_its_own_context(rows: list[dict]) -> None:
             split,
         )
     save_raw(questions, "heysquad_human_filtered", "validation")
-    data = HFDataset(folder, split="validation")
+    data = ResponseRows(folder, split="validation")
     assert data.raw_name == "heysquad_human_filtered"
     assert (data[3].context, data[3].audio_description) == ("ctx", "q3")
 
@@ -147,19 +147,19 @@ def test_instruction_set_brings_its_own_context(rows: list[dict]) -> None:
 def test_checked_answers_of_a_corpus_use_its_raw_set(rows: list[dict]) -> None:
     save_raw(rows)
     save_responses(rows, "mini_rephrased_512_filtered_llm_512")
-    assert HFDataset("mini_rephrased_512_filtered_llm_512").raw_name == "mini"
+    assert ResponseRows("mini_rephrased_512_filtered_llm_512").raw_name == "mini"
 
 
 def test_fraction_and_random_choice(rows: list[dict]) -> None:
     save_raw(rows)
     save_responses(rows)
-    first = HFDataset(RESPONSES, fraction=0.3)
+    first = ResponseRows(RESPONSES, fraction=0.3)
     assert first.keys.tolist() == [0, 1, 2]
-    drawn = HFDataset(RESPONSES, fraction=0.5, random=True)
+    drawn = ResponseRows(RESPONSES, fraction=0.5, random=True)
     np.random.seed(1)
     assert drawn.keys.tolist() == sorted(np.random.permutation(12)[:6].tolist())
     with pytest.raises(UserError, match="fraction 0"):
-        HFDataset(RESPONSES, fraction=0.0)
+        ResponseRows(RESPONSES, fraction=0.0)
 
 
 @pytest.mark.parametrize("step", [1, 3, 40])

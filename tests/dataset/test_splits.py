@@ -10,7 +10,7 @@ import pytest
 from src.common.errors import UserError
 from src.common.naming import ResponseName
 from src.common.paths import indexes_dir, indexes_filtered_dir
-from src.dataset.hf_dataset import HFDataset
+from src.dataset.response_rows import ResponseRows
 from src.dataset.splits import find_split_indexes, index_folders
 from tests.support.tiny_corpus import RESPONSES, make_rows, save_indexes, save_raw, save_responses
 
@@ -66,6 +66,6 @@ def test_native_split_without_indexes() -> None:
     rows = make_rows(4)
     save_raw(rows, split="validation")
     save_responses(rows, split="validation")
-    assert len(HFDataset(RESPONSES, split="validation")) == 4
+    assert len(ResponseRows(RESPONSES, split="validation")) == 4
     with pytest.raises(UserError, match="has no split 'train'; it has validation"):
-        HFDataset(RESPONSES)
+        ResponseRows(RESPONSES)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from src.audio.waveform import Waveform
-from src.generation.ears import Ears
+from src.generation import work
+from src.generation.ask import ask
+from src.generation.config import ModelSettings
+from src.generation.ears import Ears, front_end_dtypes
 from src.model import checkpoints as checkpoint_module
 from src.model.checkpoints import Checkpoint, load_front_end, save_checkpoint
 from src.model.encoders.base import Encoder
 from src.model.export import export_published
 from src.model.wrapped_llms.qwen3 import Qwen3AudioWrappedFeatureExtractor
+from src.serving import start as serving
+from src.serving.config import ServeConfig
 from tests.support.tiny_models import mini_front_end, model_config
 
 LENGTHS = (9000, 30000)
@@ -114,3 +120,49 @@ def test_other_revisions_and_other_weights_are_not_shared(pair: tuple[str, str],
     assert one is not other
     left, right = ears.encode(CLIPS)[0]
     assert torch.equal(left, right) == (what == "revision")
+
+
+def test_precision_is_float32_unless_keys_say_otherwise(pair: tuple[str, str], llm: Path) -> None:
+    def kinds(front_end: Any) -> tuple[set[torch.dtype], set[torch.dtype]]:
+        encoders = {value.dtype for name, value in front_end.audio_encoder.named_parameters()}
+        return {value.dtype for value in front_end.trained_state().values() if value.is_floating_point()}, encoders
+
+    whole, half = {torch.float32}, {torch.bfloat16}
+    for keys, expected in (
+        ({}, (whole, whole)),
+        ({"front_end_dtype": "bfloat16"}, (half, half)),
+        ({"front_end_dtype": "bfloat16", "encoder_dtype": "float32"}, (half, whole)),
+        ({"encoder_dtype": "bfloat16"}, (whole, half)),
+    ):
+        ears = Ears.load(pair[:1], "cpu", *front_end_dtypes(ModelSettings(**keys)))
+        assert kinds(ears.loaded[0].front_end) == expected
+        heard = ears.encode(CLIPS)
+        python = Qwen3AudioWrappedFeatureExtractor({"llm": str(llm), **keys}, pair[0], None)
+        for clip, alone in zip(heard, python(CLIPS), strict=True):
+            assert clip[0].dtype == alone.dtype == (torch.float32 if expected[0] == whole else torch.bfloat16)
+            torch.testing.assert_close(clip[0].float(), alone.float(), atol=2e-2, rtol=2e-2)
+
+
+def test_a_gpu_changes_no_precision(pair: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every program loads its front ends in float32, whatever the machine has."""
+    calls: list[tuple[Any, ...]] = []
+
+    class Loaded(Exception):
+        pass
+
+    def load(*args: Any) -> Ears:
+        calls.append(args[1:])
+        raise Loaded
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(Ears, "load", load)
+    settings = ModelSettings()
+    job = SimpleNamespace(config=SimpleNamespace(checkpoints=[pair[0]], hears=True, model=settings))
+    for start in (
+        lambda: work.start_models(job),  # type: ignore[arg-type]
+        lambda: serving.load(ServeConfig(checkpoint_name=pair[0], prompts={"name": "mini"})),
+        lambda: next(ask("assets/mini/sounds/flac/bd_klub_0.flac", "what?", {"checkpoint_name": pair[0]})),
+    ):
+        with pytest.raises(Loaded):
+            start()
+    assert calls == [("cuda:0", torch.float32, torch.float32)] * 3

@@ -96,8 +96,17 @@ def test_an_unknown_owner_is_told_before_the_work(world: World, hub: Imitation) 
 
 def test_nothing_is_sent_unasked(world: World, hub: Imitation) -> None:
     assert generate(
-        compose("generate_vllm", ["dataset.name=sounds", "prompts=mini", f"checkpoint_name={world.loaded.name}"]),
+        compose("generate", ["dataset.name=sounds", "prompts=mini", f"checkpoint_name={world.loaded.name}"]),
         FREE,
         world.start,
     ) == 0  # fmt: skip
     assert not hub.private
+
+
+def test_answers_of_another_program_are_sent_without_a_record(world: World, hub: Imitation) -> None:
+    folder = world.run("sounds")
+    for name in ("run.json", ".shards"):
+        (folder / name).rename(folder.parent / name)
+    asked = len(world.prompts)
+    world.run("sounds", "push_to_hub=true", "hf_repo_name=x")
+    assert len(world.prompts) == asked and "run.json" not in hub.files["me/x"] and "README.md" in hub.files["me/x"]

@@ -45,7 +45,7 @@ def reading(self, names, dtype=None):
     return opened(self, names, dtype)
 tensor_files.TensorFiles.read = reading
 overrides = ["dataset.name=sounds", "prompts=mini", f"checkpoint_name={sys.argv[1]}"]
-job = prepare(read_run_config(compose("generate_vllm", overrides)), FREE)
+job = prepare(read_run_config(compose("generate", overrides)), FREE)
 job.settings()
 models = work.start_models(job)
 list(work.answer_rows(job, models, [job.pending({})]))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import load_from_disk
+from datasets import Dataset, load_from_disk
 
 from src.common.config import compose
 from src.common.errors import ConfigError, UserError
@@ -48,10 +49,9 @@ class World:
 
     def run(self, name: str, *overrides: str, task: Task = FREE, code: int = 0, fold: str = "") -> Path:
         """Run and return the output folder."""
-        program = "generate_vllm" if task is FREE else "generate_vllm_mcqa"
         checkpoint = [f"checkpoint_name={self.loaded.name}"]
         given = [f"dataset.name={name}", "prompts=mini", "batch_size=3", *checkpoint, *overrides]
-        assert generate(compose(program, given), task, self.start) == code
+        assert generate(compose("generate", given), task, self.start) == code
         return self.folder(fold or name)
 
     def folder(self, name: str) -> Path:
@@ -100,6 +100,8 @@ def test_free_run_saves_published_and_further_columns(world: World) -> None:
     assert (first["answer_text"], first["thoughts"], first["parse_status"]) == ("a kick.", "i hear it.", "answered")
     assert first["llm_answer"] == first["response"] == "i hear it.\n</think>\n\na kick."
     run = json.loads((folder / "run.json").read_text())
+    assert run["prompts"] == {"name": "mini", "digest": "b432dea62d4402f3", "source": "shipped"}
+    assert run["settings"]["prompts"] == run["prompts"]["digest"]
     assert run["splits"]["known"] == {"rows": 5, "outcomes": {"ok": 5}, "statuses": {"answered": 5}}
     assert all(re.search(r"user\n\{\d+\}", prompt) for prompt in world.prompts)
 
@@ -181,7 +183,8 @@ def test_limit_can_grow_and_rows_are_not_asked_twice(world: World) -> None:
     assert len(rows(world.run("sounds", "dataset.limit=5"), "train")) == 5
     assert len(world.prompts) == 5
     shuffled = rows(world.run("sounds", "dataset.limit=3", "dataset.shuffle=true", "seed=3"), "train")
-    assert [row["dataset_index"] for row in shuffled] != [0, 1, 2]
+    published = Dataset.from_dict({"dataset_index": range(6)}).shuffle(3).select(range(3)).sort("dataset_index")
+    assert [row["dataset_index"] for row in shuffled] == published["dataset_index"] != [0, 1, 2]
 
 
 def test_other_settings_do_not_mix(world: World) -> None:
@@ -247,8 +250,8 @@ def test_rows_keep_their_seed_whatever_is_run_with_them(world: World) -> None:
         (["dataset.name=nowhere"], "dataset.name=nowhere"),
         (["dataset.split=test"], "has the splits train"),
         (["audio_input=both"], "audio_input: got 'both'; known: clip"),
-        (["dataset.limit=0"], "limit is 0"),
-        (["checkpoint_name=null"], "checkpoint_name is required"),
+        (["dataset.limit=-2"], "limit is -2"),
+        (["options_seed=1"], "for multiple choice"),
         (["engine.max_model_len=long"], "max_model_len: got 'long'"),
         (["checkpoint_name=/nowhere"], "no such folder"),
     ],
@@ -338,3 +341,66 @@ def test_a_data_set_of_the_hub(world: World, monkeypatch: pytest.MonkeyPatch) ->
     )
     saved = load_from_disk(str(world.folder("someone_sounds")))
     assert asked == ["someone/sounds"] and list(saved) == ["validation"] and len(saved["validation"]) == 3
+
+
+def save_published(name: str, count: int, folder: Path, split: str = "test") -> dict[Path, bytes]:
+    """Answers to the first rows of a set as the published program saves them; returns its files."""
+    from datasets import Dataset, DatasetDict
+
+    columns = ("dataset_index", "question", "choices")
+    answers = [
+        {**{column: row[column] for column in columns}, "llm_answer": "red"} for row in choice_rows(count)
+    ]  # fmt: skip
+    DatasetDict({split: Dataset.from_list(answers)}).save_to_disk(str(folder))
+    return files_of(folder)
+
+
+def files_of(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_answers_of_another_program_are_never_overwritten_unasked(
+    world: World, data_root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from src.common.naming import generated_name
+
+    caplog.set_level("INFO")
+    save_set("quiz", {"test": choice_rows(4)})
+    folder = data_root / "generated" / "tiny-llm" / generated_name("quiz", world.loaded.name, 8192, 1024)
+    before = save_published("quiz", 4, folder)
+    assert world.run("quiz", task=MULTIPLE_CHOICE) == folder and not world.prompts
+    assert files_of(folder) == before
+    assert f"generated answers: {folder} exists; skipped (overwrite=true replaces it)" in caplog.text
+
+    shutil.rmtree(folder)
+    before = save_published("quiz", 3, folder)
+    assert world.run("quiz", "dataset.limit=3", task=MULTIPLE_CHOICE) == folder  # those rows are all there
+    for overrides, problem in (
+        ([], "split test lacks 1 of 4 rows, first dataset_index: 3"),
+        (["dataset.limit=0", "greedy=true"], "lacks 1 of 4"),
+    ):
+        with pytest.raises(UserError, match=rf"{problem}.*overwrite=true.*run_tag=NAME"):
+            world.run("quiz", *overrides, task=MULTIPLE_CHOICE)
+    assert files_of(folder) == before and not world.prompts
+    world.run("quiz", "run_tag=mine", task=MULTIPLE_CHOICE)
+    assert files_of(folder) == before and len(world.prompts) == 4
+    world.run("quiz", "overwrite=true", task=MULTIPLE_CHOICE)
+    assert len(rows(folder, "test")) == 4 and len(world.prompts) == 8
+    world.run("quiz", "overwrite=true", task=MULTIPLE_CHOICE)  # ours now: continued, and there is nothing to do
+    assert len(world.prompts) == 8
+
+
+def test_answers_in_the_nested_folder_of_a_hub_id_are_found(
+    world: World, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    from src.common.naming import generated_name
+
+    hub = save_set("quiz", {"test": choice_rows(2)})
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: load_from_disk(str(hub)))
+    run = generated_name("quiz", world.loaded.name, 8192, 1024)
+    before = save_published("quiz", 2, data_root / "generated" / "tiny-llm" / "someone" / run)
+    given = ["dataset.name=someone/quiz", "prompts=mini", f"checkpoint_name={world.loaded.name}"]
+    assert generate(compose("generate", given), MULTIPLE_CHOICE, world.start) == 0
+    assert not world.prompts and files_of(data_root / "generated") == before

@@ -42,6 +42,15 @@ def test_other_settings_are_refused_or_replaced(tmp_path: Path) -> None:
         assert not shards.read()
 
 
+def test_files_of_another_program_are_refused_or_replaced(tmp_path: Path) -> None:
+    (tmp_path / "dataset_dict.json").write_text("{}")
+    with pytest.raises(UserError, match="results of another program; give overwrite=true"):
+        Shards(tmp_path, {"seed": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset_dict.json"]
+    with Shards(tmp_path, {"seed": 1}, overwrite=True):
+        assert [path.name for path in tmp_path.iterdir()] == [".shards"]
+
+
 def test_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("src.common.lock.LOCK_SECONDS", 0.1)
     with Shards(tmp_path, {}), pytest.raises(UserError, match="another run is writing here"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,14 @@ from src.common.config import compose
 from src.common.errors import UserError
 from src.common.paths import data_root as current_root
 from src.generation.config import read_run_config
+from src.generation.flight import Pass
 from src.generation.job import prepare
 from src.generation.run import generate
 from src.generation.tasks import FREE
 from src.generation.trial import estimate
 from src.model.checkpoints import LoadedFrontEnd
 from tests.generation.conftest import free_rows, save_set
+from tests.generation.fakes import ScriptedCore
 from tests.generation.test_run import World
 from tests.support.tiny_corpus import make_rows
 
@@ -30,7 +33,7 @@ def world(loaded: LoadedFrontEnd, llm: Path, data_root: Path) -> World:
 
 def config(world: World, *overrides: str) -> dict:
     given = ["dataset.name=sounds", "prompts=mini", f"checkpoint_name={world.loaded.name}", *overrides]
-    return compose("generate_vllm", given)
+    return compose("generate", given)
 
 
 def logged(world: World, caplog: pytest.LogCaptureFixture, *overrides: str) -> str:
@@ -48,9 +51,9 @@ def test_dry_run_counts_all_and_answers_a_few(world: World, caplog: pytest.LogCa
     rows = free_rows(30)
     rows[3]["audio"] = {"bytes": b"broken", "path": "broken.wav"}
     save_set("sounds", {"train": rows})
-    told = logged(world, caplog, "dry_run=true", "dry_run_rows=10")
-    assert "rows: 30" in told and "from 10 rows" in told
-    assert len(world.prompts) <= 10
+    told = logged(world, caplog, "dry_run=true", "dry_run_rows=9", "model.max_num_seq=4")
+    assert "rows: 30" in told and "from 12 rows" in told, "three waves of four"
+    assert len(world.prompts) <= 13, "and one to warm up"
     found = estimate(prepare(read_run_config(config(world, "dry_run_rows=30")), FREE), world.start)
     assert (found.rows, found.sampled, found.bad) == (30, 30, 1)
     assert found.tokens == 29 * len("x" * 20 + "</think>yes.")
@@ -65,6 +68,28 @@ def test_audio_hours_come_from_the_column_where_there_is_one(world: World) -> No
     found = estimate(job, world.start)
     assert found.hours == 2.0 and found.workers == 2
     assert any("audio: 2.00 h" in line for line in found.lines())
+
+
+def test_the_time_does_not_depend_on_the_size_of_the_sample(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step takes the same time however many rows it decodes, as on a GPU; one row seemed to take all of it."""
+    save_set("sounds", {"train": free_rows(40)})
+    steps = 100
+    world.script = lambda prompt: "x" * (steps - 9) + "</think>"
+    step = ScriptedCore.step
+
+    def slow(core: ScriptedCore) -> list[Pass]:
+        time.sleep(0.005)
+        return step(core)
+
+    monkeypatch.setattr(ScriptedCore, "step", slow)
+    found = []
+    for count in (1, 12):
+        overrides = (f"dry_run_rows={count}", "model.max_num_seq=4")
+        found.append(estimate(prepare(read_run_config(config(world, *overrides)), FREE), world.start))
+    assert [each.sampled for each in found] == [4, 12]
+    expected = 40 / 4 * steps * 0.005
+    assert all(each.seconds >= expected for each in found)
+    assert 0.33 < found[0].seconds / found[1].seconds < 3
 
 
 def test_one_row_is_shown(world: World, caplog: pytest.LogCaptureFixture) -> None:

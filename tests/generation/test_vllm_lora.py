@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from src.common.config import bind_dataclass, compose
+from src.common.config import compose
 from src.common.errors import UserError
-from src.generation.config import EngineConfig, RunConfig
+from src.generation.config import EngineConfig, read_run_config
 from src.generation.job import Job, prepare
 from src.generation.requests import Request, Sampling, Segment
 from src.generation.tasks import FREE
@@ -128,7 +128,7 @@ def test_lora_decides_results_and_an_ensemble_has_one(checkpoint: Path, tmp_path
     def job(*names: Path, mode: str = "auto") -> Job:
         listed = ",".join(map(str, names))
         given = ["dataset.name=set", "prompts=mini", f"checkpoint_name=[{listed}]", f"engine.lora={mode}"]
-        return prepare(bind_dataclass(RunConfig, compose("generate_vllm", given), "config"), FREE)
+        return prepare(read_run_config(compose("generate", given)), FREE)
 
     assert job(checkpoint).lora == checkpoint / "lora" and job(checkpoint, checkpoint).lora == checkpoint / "lora"
     settings = [job(checkpoint).settings(), job(checkpoint, mode="merge").settings(), job(other).settings()]

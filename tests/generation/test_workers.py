@@ -110,7 +110,7 @@ def choose(config: RunConfig) -> Any:
 def test_one_worker_for_each_device(overrides: list[str], count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr("src.generation.local_workers.LocalWorkers", lambda *args: asked.append(args))
-    config = read_run_config(compose("generate_vllm", ["dataset.name=x", "checkpoint_name=y", *overrides]))
+    config = read_run_config(compose("generate", ["dataset.name=x", "checkpoint_name=y", *overrides]))
     chosen = choose(config)
     if count == 0:
         assert chosen is None
@@ -131,7 +131,7 @@ def test_a_ray_cluster_is_asked_for_as_configured(monkeypatch: pytest.MonkeyPatc
         "engine.workers=3",
         "engine.ray_address=10.1.1.1:6379",
     ]
-    chosen = choose(read_run_config(compose("generate_vllm", given)))
+    chosen = choose(read_run_config(compose("generate", given)))
     assert chosen is not None
     chosen(serve_nothing)
     assert asked == [(serve_nothing, 3, "10.1.1.1:6379")]
@@ -147,7 +147,7 @@ def test_ray_is_asked_for_only_where_it_is_used(monkeypatch: pytest.MonkeyPatch)
 
 def config(llm: Path, *overrides: str) -> dict[str, Any]:
     given = ["dataset.name=sounds", "prompts=mini", "audio_input=none", f"model.llm={llm}", *overrides]
-    return compose("generate_vllm", given)
+    return compose("generate", given)
 
 
 def check(processes: int) -> list[dict[str, Any]]:

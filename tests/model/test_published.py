@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from src.common.errors import UserError
 from src.model import tensor_files
+from src.model.adapter_files import load_adapters
 from src.model.checkpoints import (
     CONFIG_FILE,
     Checkpoint,
-    load_adapters,
     load_front_end,
     open_checkpoint,
     save_checkpoint,
@@ -99,20 +99,28 @@ def test_front_ends_of_both_forms_compute_the_same(exported: tuple[Path, Path]) 
 
 
 @pytest.mark.parametrize("name", MINI_MODELS)
-def test_a_published_checkpoint_without_our_configuration_is_recognised(name: str, tmp_path: Path) -> None:
+def test_a_published_checkpoint_without_our_configuration_is_recognised(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     whole = export_published(open_checkpoint(make(tmp_path / "ours", name)), tmp_path / "whole")
     (whole / CONFIG_FILE).unlink()
-    found = open_checkpoint(whole).config
     expected = open_checkpoint(tmp_path / "ours").config
+    assert open_checkpoint(whole).config == expected, "config.json alone gives the whole configuration"
+    (whole / "config.json").unlink()
+    with caplog.at_level("WARNING"):
+        found = open_checkpoint(whole).config
     assert found.config.audio_fusion_config == expected.config.audio_fusion_config
     assert found.config.audio_adapter_config == expected.config.audio_adapter_config
     assert found.llm == expected.llm
+    assert f"recognised as {name} by its tensors" in caplog.text and "layers of " in caplog.text
 
 
 def test_explicit_tags_are_recognised_by_the_missing_separators(tmp_path: Path) -> None:
     ours = make(tmp_path / "ours", "mini_whisper", explicit=True)
     whole = export_published(open_checkpoint(ours), tmp_path / "whole")
     (whole / CONFIG_FILE).unlink()
+    assert open_checkpoint(whole).config.config.use_explicit_audio_tokens, "from config.json"
+    (whole / "config.json").unlink()
     assert open_checkpoint(whole).config.config.use_explicit_audio_tokens
 
 
@@ -123,6 +131,9 @@ def test_an_unknown_model_is_described(tmp_path: Path) -> None:
     state = load_file(file)
     state["model.audio_adapter.adapters.whisper.llm_proj.bias"] = torch.zeros(7)
     save_file(state, file)
+    with pytest.raises(UserError, match=r"config.json disagrees with the tensors: audio_adapter.* is \(7,\), config"):
+        _ = open_checkpoint(whole).config
+    (whole / "config.json").unlink()
     with pytest.raises(UserError, match=r"mini_whisper differs in audio_adapter.adapters.whisper.llm_proj.bias"):
         _ = open_checkpoint(whole).config
 
@@ -254,12 +265,8 @@ def test_from_the_hub_only_the_shards_of_the_front_end_come(
     loaded = load_front_end("someone/ALARM-CA")
     assert loaded.config.config.audio_fusion_config.fusion_type == "crossattention"
     weight_map = json.loads((whole / INDEX_FILE).read_text())["weight_map"]
-    needed = {
-        file
-        for name, file in weight_map.items()
-        if name.startswith("model.audio_") or name.endswith("embed_tokens.weight")
-    }
-    assert {file for file, _ in asked} == needed | {INDEX_FILE} and needed < set(weight_map.values())
+    needed = {file for name, file in weight_map.items() if name.startswith("model.audio_")}
+    assert {file for file, _ in asked} == needed | {INDEX_FILE, "config.json"} and needed < set(weight_map.values())
     assert {revision for _, revision in asked} == {"c0ffee"}, "all files come from one commit"
 
 

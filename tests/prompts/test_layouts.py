@@ -3,13 +3,16 @@
 from types import SimpleNamespace
 
 from src.prompts.layouts import (
+    ResponseTexts,
     checker_messages,
     prompt_checker_messages,
     rephrase_messages,
     self_generation_messages,
     writer_messages,
 )
+from src.prompts.texts import load_prompts
 
+USUAL = load_prompts("full")
 PROMPTS = SimpleNamespace(
     self_generation_system="answer.",
     description_open="<a>",
@@ -17,6 +20,10 @@ PROMPTS = SimpleNamespace(
     rephrase_system="rewrite.",
     rephrase_instruction="rewrite this.",
     response_tag="response",
+    reasoning_tag="r",
+    self_generation_user=USUAL.self_generation_user,
+    rephrase_user=USUAL.rephrase_user,
+    checker_user=USUAL.checker_user,
     writer_system="write. like:\n{examples}",
     prompt_checker_system="check.",
 )
@@ -30,14 +37,14 @@ def test_self_generation() -> None:
 
 
 def test_rephrasing_shows_the_response_alone() -> None:
-    assert rephrase_messages(PROMPTS, "<r>\nt\n</r>\n\na") == [
+    assert rephrase_messages(PROMPTS, ResponseTexts("t", "<r>\nt\n</r>\n\na")) == [
         {"role": "system", "content": "rewrite."},
         {"role": "user", "content": "rewrite this.\n<response>\n<r>\nt\n</r>\n\na\n</response>"},
     ]
 
 
 def test_checking() -> None:
-    assert checker_messages("judge.", "response", "x") == [
+    assert checker_messages(PROMPTS, "judge.", ResponseTexts("y", "x")) == [
         {"role": "system", "content": "judge."},
         {"role": "user", "content": "<response>\nx\n</response>"},
     ]

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from src.common.config import bind_dataclass, compose
+from src.common.config import compose
 from src.common.errors import UserError
 from src.common.paths import REPO_ROOT
-from src.generation.config import RunConfig
+from src.generation.config import read_run_config
 from src.quickstart.commands import Layout
 from src.quickstart.job import _note_seconds, print_results, side_by_side_env
 from src.quickstart.main_job import ABLATION_SEEDS, SIZES, build_job
@@ -52,8 +52,8 @@ def test_answers_are_expected_where_the_programs_put_them(size: str, full: bool)
     for stage in distinct_stages(size, full):
         program = next(word for word in stage.command if word.endswith(".py"))
         if program.startswith("generate_vllm"):
-            config = compose(program.removesuffix(".py"), list(stage.command[2:]))
-            bound = bind_dataclass(RunConfig, config, "config")
+            config = compose("generate", list(stage.command[2:]))
+            bound = read_run_config(config)
             assert stage.outputs[0].name == bound.output_name()
             assert bound.greedy
 

@@ -15,9 +15,11 @@ import pytest
 import soundfile
 from datasets import Audio, Dataset, DatasetDict
 
+from src.benchmarks.anchors import Anchor
 from src.common.errors import UserError
 from src.common.paths import REPO_ROOT, generated_dir, raw_dir
 from src.common.run_record import write_json
+from src.report import benchmark_page
 from src.report.benchmark_page import PageOptions, write_page
 from src.report.benchmark_questions import choose_questions
 from src.report.benchmark_runs import read_tests
@@ -103,6 +105,24 @@ def test_the_page_stands_alone_and_shows_everything(runs: list[Path], tmp_path: 
     marks = re.findall(r'data-marks="([^"]*)"', page)
     assert [marks.count(kind) for kind in ("unread budget differs", "wrong budget differs", "budget")] == [1, 17, 6]
     assert "Published scores" not in page
+
+
+def test_published_scores_come_with_what_the_runs_were_asked(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark_page, "anchors", lambda benchmark, split: (Anchor("Other", 50.0),))
+    imported = {"name": "published", "digest": "12ab", "source": "published 67c6776"}
+    record = json.loads((runs[0] / "run.json").read_text())
+    write_json(runs[0] / "run.json", {**record, "prompts": {**imported, "name": "full", "source": "shipped"}})
+    write_json(runs[1] / "run.json", {**record, "prompts": imported})
+    out = tmp_path / "report.html"
+    write_page(runs, out, PageOptions(questions=1, rounds=10))
+    page = out.read_text()
+    assert "prompts full 12ab (shipped)" in page and "prompts published 12ab (published 67c6776)" in page
+    note = "prompt sets that are not those of the published ALARM system"
+    assert f"{note}: full (shipped)." in page
+    write_page(runs[1:], out, PageOptions(questions=1, rounds=10))
+    assert "Published scores" in out.read_text() and note not in out.read_text()
 
 
 def test_clips_that_do_not_fit_are_told(runs: list[Path]) -> None:

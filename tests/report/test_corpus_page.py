@@ -49,6 +49,7 @@ def test_the_page_stands_alone_and_shows_everything(tmp_path: Path) -> None:
         "What &lt;is&gt; it?", " a dog &lt;barks&gt;.", "I hear a dog &lt;barks&gt;.",
         "It is <mark>mentioned</mark> first.", "Still there after rephrasing", "by the checker alone",
         "unreadable 1", "too long 3", PLAIN, FINAL, "There are no prompts yet.", "There are no responses yet.",
+        "prompts: full 12ab (shipped)", "prompts: unknown set (not recorded)",
     ):  # fmt: skip
         assert text.lower() in page.lower(), text
     told = json.loads(numbers.read_text())

@@ -34,7 +34,8 @@ def running(
 ) -> Iterator[tuple[str, uvicorn.Server]]:
     """Address and server; it is shut down at the end."""
     config = config or ServeConfig()
-    loaded = Loaded(over or engine(script, context=20_000), ears or {"m": FakeEars()}, load_prompts("mini"))
+    ears = ears or {"m": FakeEars()}
+    loaded = Loaded(over or engine(script, context=20_000), ears, dict.fromkeys(ears, load_prompts("mini")))
     app = make_app(loaded, config)
     with listening(app, Server(app, config)) as served:
         yield served

@@ -97,7 +97,8 @@ def test_several_clips_turns_and_members(address: str) -> None:
 def test_models_health_and_metrics(address: str) -> None:
     ids = [card["id"] for card in httpx.get(f"{address}/v1/models").json()["data"]]
     assert ids == ["m", "both"]
-    assert httpx.get(f"{address}/v1/models/both").json()["id"] == "both"
+    card = httpx.get(f"{address}/v1/models/both").json()
+    assert (card["id"], card["prompts"]["name"], card["prompts"]["source"]) == ("both", "mini", "shipped")
     assert httpx.get(f"{address}/v1/models/none").status_code == 404
     assert httpx.get(f"{address}/health").json() == {"status": "ok"}
     ask(address, chat(WAV, "what?"))

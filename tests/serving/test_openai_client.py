@@ -36,9 +36,10 @@ def cases() -> list[tuple[bytes, str]]:
 def offline(loaded: Loaded, model: str, budget: int = 12) -> list[Result]:
     """What a run over a data set answers."""
     ears = loaded.ears[model]
-    turns = Turns(loaded.engine.tokenizer, loaded.prompts, loaded.prompts.generation_system, ears.explicit_tags)
+    prompts = loaded.prompts[model]
+    turns = Turns(loaded.engine.tokenizer, prompts, prompts.generation_system, ears.explicit_tags)
     items = [Item(str(number), question, clip) for number, (clip, question) in enumerate(cases())]
-    sampling = Sampling(24, budget, greedy=True, budget_closing=loaded.prompts.budget_closing)
+    sampling = Sampling(24, budget, greedy=True, budget_closing=prompts.budget_closing)
     results = {
         each.key: each for each in loaded.engine.run(hearing_requests(in_batches(items, 4), ears, turns), sampling)
     }

@@ -51,7 +51,7 @@ def _handler(state: Imitation) -> type[BaseHTTPRequestHandler]:
             if self.path.startswith("/api/whoami"):
                 self.answer(*((200, {"name": state.user}) if state.user else (401, {"error": "not logged in"})))
                 return
-            match = re.match(r"/api/datasets/([^/]+/[^/?]+)(/tree/|/revision/|$|\?)", self.path)
+            match = re.match(r"/api/(?:datasets|models)/([^/]+/[^/?]+)(/tree/|/revision/|$|\?)", self.path)
             if match is None or match[1] not in state.private:
                 self.answer(404, {"error": "Repository Not Found"})
             elif match[2] == "/tree/":
@@ -70,7 +70,7 @@ def _handler(state: Imitation) -> type[BaseHTTPRequestHandler]:
                 files = json.loads(body)["files"]
                 told = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files]
                 self.answer(200, {"files": told})
-            elif match := re.match(r"/api/datasets/([^/]+/[^/]+)/commit/", self.path):
+            elif match := re.match(r"/api/(?:datasets|models)/([^/]+/[^/]+)/commit/", self.path):
                 self.commit(match[1], body)
             else:
                 self.answer(200, {})

@@ -62,7 +62,7 @@ def make_reported_corpus() -> list[dict[str, Any]]:
     final[19] |= {"status": "betrays"}
     save_responses(plain, PLAIN, COLUMNS)
     save_responses(final, FINAL, COLUMNS)
-    write_json(responses_dir("Qwen3", FINAL) / "run.json", {"config": {"prompts": "full"}})
+    write_json(responses_dir("Qwen3", FINAL) / "run.json", {"config": {"prompts": "full"}, "prompts_digest": "12ab"})
     target = indexes_filtered_dir("esc50") / ResponseName.parse(FINAL).model / FINAL
     counts = {"before": 17, "kept": 12, "dropped": {"too_long": 3, "no_answer": 2}}
     limits = {"tokens_min": 100, "tokens_max": 500}

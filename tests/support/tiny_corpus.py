@@ -21,22 +21,25 @@ RATE = 24000
 RESPONSES = "mini_rephrased_512_llm_512"
 
 
-def wav_bytes(seconds: float, seed: int) -> bytes:
-    """A tone over noise as a 16-bit mono WAV file at 24 kHz."""
+def wav_bytes(seconds: float, seed: int, rate: int = RATE) -> bytes:
+    """A tone over noise as a 16-bit mono WAV file."""
     rng = np.random.default_rng(seed)
-    t = np.arange(int(seconds * RATE)) / RATE
+    t = np.arange(int(seconds * rate)) / rate
     samples = 0.3 * np.sin(2 * np.pi * rng.uniform(200, 2000) * t) + 0.05 * rng.standard_normal(t.size)
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(RATE)
+        file.setframerate(rate)
         file.writeframes((samples.clip(-1, 1) * 32767).astype("<i2").tobytes())
     return buffer.getvalue()
 
 
-def make_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Rows with the columns of raw set and responses together; ``dataset_index`` 0 .. count - 1."""
+def make_rows(count: int, seed: int = 0, rates: Sequence[int] = (RATE,)) -> list[dict[str, Any]]:
+    """Rows with the columns of raw set and responses together; ``dataset_index`` 0 .. count - 1.
+
+    The clips take turns at the sampling rates ``rates``.
+    """
     rng = random.Random(seed)
     rows = []
     for index in range(count):
@@ -46,9 +49,10 @@ def make_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
         scene = Scene(events, rng.choice(BACKGROUNDS), seconds)
         question = make_question(scene, rng)
         assert question is not None
+        audio = wav_bytes(seconds, seed * 1000 + index, rates[index % len(rates)])
         rows.append(
             {
-                "audio": {"bytes": wav_bytes(seconds, seed * 1000 + index), "path": f"{index}.wav"},
+                "audio": {"bytes": audio, "path": f"{index}.wav"},
                 "audio_description": describe(scene),
                 "unique_id_1": "scene",
                 "unique_id_2": f"{index:05d}",
@@ -79,7 +83,7 @@ def save_split(directory: Path, rows: Sequence[dict[str, Any]], columns: Sequenc
     data = Dataset.from_list([{name: row[name] for name in columns} for row in rows])
     if "audio" in columns:
         data = data.cast(Features({**data.features, "audio": Audio(decode=False)}))
-        data = data.cast_column("audio", Audio(sampling_rate=RATE))
+        data = data.cast_column("audio", Audio())
     DatasetDict({split: data}).save_to_disk(str(directory))
 
 
@@ -105,9 +109,11 @@ def save_indexes(directory: Path, **splits: Sequence[int]) -> None:
         np.save(directory / f"{split}_indexes.npy", np.asarray(keys, dtype=np.int64))
 
 
-def make_corpus(count: int = 40, validation: int = 8, seed: int = 0) -> list[dict[str, Any]]:
+def make_corpus(
+    count: int = 40, validation: int = 8, seed: int = 0, rates: Sequence[int] = (RATE,)
+) -> list[dict[str, Any]]:
     """Raw set, responses and split indexes of ``mini`` below ``ALARM_DATA_ROOT``; returns all rows."""
-    rows = make_rows(count, seed)
+    rows = make_rows(count, seed, rates)
     save_raw(rows)
     save_responses(rows)
     held_out = list(range(0, count, count // validation))[:validation]

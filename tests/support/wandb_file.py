@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,11 @@ def read_wandb(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], dict
     from wandb.proto.wandb_internal_pb2 import Record
 
     file = max(folder.glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
+    for _ in range(100):  # W&B's own process may still be writing when `finish` has returned
+        kinds = [Record.FromString(payload).WhichOneof("record_type") for payload in _payloads(file.read_bytes())]
+        if "exit" in kinds:
+            break
+        time.sleep(0.1)
     config: dict[str, Any] = {}
     history, identity = [], {}
     for payload in _payloads(file.read_bytes()):

@@ -14,6 +14,8 @@ from tests.support.tiny_corpus import make_corpus
 from tests.support.tiny_llm import save_tiny_llm
 
 Run = Callable[..., Path]
+RATES = (8000, 16000, 24000, 44100)
+"""Sampling rates of the clips: every batch is likely to mix several, and both splits have all of them."""
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +24,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("world")
     before = os.environ.get("ALARM_DATA_ROOT")
     os.environ["ALARM_DATA_ROOT"] = str(folder / "datasets")
-    make_corpus(40, 8)
+    make_corpus(40, 8, rates=RATES)
     save_tiny_llm(folder / "llm")
     yield folder
     os.environ.pop("ALARM_DATA_ROOT")

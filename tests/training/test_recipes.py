@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,8 @@ import pytest
 from safetensors.torch import load_file
 
 from src.common.paths import REPO_ROOT
-from tests.training.test_run import record
+from src.training.callbacks import read_metrics
+from tests.training.test_run import losses, record
 
 STAGES = {
     "train_alarm_ca.sh": ["whisper_all", "w2vbert_speech", "sslam_audio", "muq_music", "alarm_ca"],
@@ -22,23 +25,28 @@ STAGES = {
 def recipe(
     script: str, world: Path, out: Path, *arguments: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a recipe on the tiny world, two steps a stage."""
+    """Run a recipe on the tiny world, two steps a stage, with the published settings but for sizes and numbers."""
+    small = "max_steps=2 warmup_steps=1 logging_steps=1 dataloader_num_workers=1"
     names = ("ALL", "SPEECH", "AUDIO", "MUSIC", "CONTENT")
     settings = {
         **os.environ,
         "ALARM_DATA_ROOT": str(world / "datasets"),
-        "OMP_NUM_THREADS": "2",
+        "OMP_NUM_THREADS": "1",
         "PYTHON": sys.executable,
         "OUT": str(out),
         "GPUS": "1",
         "CLIPS": "2",
         "EFFECTIVE_ONE": "4",
         "EFFECTIVE_ALL": "4",
-        "EVAL_STEPS_ONE": "2",
-        "EVAL_STEPS_ALL": "2",
+        "EVAL_STEPS_ONE": "1",
+        "EVAL_STEPS_ALL": "1",
         "SAVE_STEPS": "1",
-        "TRAINING_ARGS": "mini",
-        "EXTRA": f"model.llm={world / 'llm'} random_weights=true training_args.max_steps=2",
+        "EXTRA": " ".join(
+            [
+                f"model.llm={world / 'llm'} random_weights=true sample_generations=1 sample_tokens=3",
+                *(f"training_args.{setting}" for setting in small.split()),
+            ]
+        ),
         **{f"DATASET_{name}": "mini" for name in names},
         **{f"MODEL_{name.upper()}": f"mini_{name}" for name in ("whisper", "w2vbert", "sslam", "muq")},
         "MODEL_CA": "mini_alarm_ca",
@@ -52,21 +60,34 @@ def recipe(
 
 @pytest.mark.launch
 @pytest.mark.slow
-@pytest.mark.parametrize("script", STAGES)
-def test_a_recipe_runs_whole_and_goes_on_where_it_was(script: str, world: Path, tmp_path: Path) -> None:
-    done = recipe(script, world, tmp_path)
+@pytest.mark.parametrize(("script", "processes"), [("train_alarm_ca.sh", 1), ("train_alarm_p.sh", 2)])
+def test_a_recipe_runs_whole_and_goes_on_where_it_was(
+    script: str, processes: int, world: Path, tmp_path: Path
+) -> None:
+    several = {"GPUS": "2", "ACCELERATE_CONFIG": "src/configs/accelerate/cpu.yaml", "EFFECTIVE_ALL": "8"}
+    launcher = several if processes == 2 else {}
+    done = recipe(script, world, tmp_path, **launcher)
     assert done.returncode == 0, done.stderr[-3000:]
     stages = STAGES[script]
-    assert all((tmp_path / stage / "run.json").is_file() for stage in stages)
+    for stage in stages:
+        written = record(tmp_path / stage)
+        assert written["processes"] == processes and written["config"]["training_args"]["bf16"] is True
+        steps = read_metrics(tmp_path / stage / "metrics.jsonl")
+        assert [line["step"] for line in steps if "eval_loss" in line] == [1, 2]
+        answers = (tmp_path / stage / "samples.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in answers] == [1, 2]
+    whole = losses(tmp_path / stages[-1])
     fusion, whisper = (load_file(tmp_path / stage / "model.safetensors") for stage in (stages[-1], stages[0]))
     prefix = "audio_adapter.adapters.whisper."
     own = [name for name in whisper if name.startswith(prefix) and "num_batches" not in name]
     assert own and all((fusion[name] == whisper[name]).all() for name in own)
     (tmp_path / stages[-1] / "run.json").unlink()  # as if killed in the last stage
-    again = recipe(script, world, tmp_path)
+    shutil.rmtree(tmp_path / stages[-1] / "checkpoint-2")
+    again = recipe(script, world, tmp_path, **launcher)
     assert again.returncode == 0, again.stderr[-3000:]
     assert [f"{stage}: done" in again.stdout for stage in stages] == [True] * (len(stages) - 1) + [False]
-    assert record(tmp_path / stages[-1])["resumed_from"].endswith("checkpoint-2")
+    assert record(tmp_path / stages[-1])["resumed_from"].endswith("checkpoint-1")
+    assert losses(tmp_path / stages[-1]) == whole  # bit for bit
 
 
 @pytest.mark.parametrize("script", STAGES)

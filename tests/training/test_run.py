@@ -18,6 +18,7 @@ from src.common.errors import ConfigError, UserError
 from src.common.paths import REPO_ROOT
 from src.generation.ask import ask
 from src.model.checkpoints import open_checkpoint
+from src.prompts import choose_prompts
 from src.training.callbacks import read_metrics
 from tests.support.tiny_llm import save_tiny_llm
 from tests.training.conftest import Run
@@ -35,8 +36,10 @@ def record(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "run.json").read_text())
 
 
-def test_a_run_leaves_a_checkpoint_metrics_and_a_record(run: Run) -> None:
-    folder = run("first", eval_strategy="steps", eval_steps=3)
+def test_a_run_leaves_a_checkpoint_metrics_and_a_record(run: Run, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("generation_system: hark.\n", encoding="utf-8")
+    folder = run("first", f"prompts={own}", eval_strategy="steps", eval_steps=3)
     state = load_file(folder / "model.safetensors")
     assert state and not any("encoder." in name and "audio_encoder" in name for name in state)
     lines = read_metrics(folder / "metrics.jsonl")
@@ -50,6 +53,11 @@ def test_a_run_leaves_a_checkpoint_metrics_and_a_record(run: Run) -> None:
     assert written["seed"] == 42 and written["processes"] == 1 and written["counts"]["clips"] == 24
     assert written["results"]["eval_mini_loss"] == pytest.approx(written["results"]["eval_loss"])
     assert not list(folder.glob("**/*.bin"))
+    own.unlink()  # the texts travel with the checkpoint
+    checkpoint = open_checkpoint(folder)
+    prompts = choose_prompts(None, [(checkpoint.name, checkpoint.extra)])
+    assert prompts.generation_system == "hark." and prompts.record() == written["prompts"]
+    assert written["prompts"]["name"] == "own" and checkpoint.extra["step"] == 6
 
 
 def test_kill_and_resume_gives_the_same_curve(run: Run) -> None:
@@ -213,18 +221,22 @@ def test_bf16_runs(run: Run) -> None:
     whole = run("whole_precision", max_steps=3)
     assert losses(folder) == pytest.approx(losses(whole), rel=0.03)
     assert losses(run("llm_alone", "llm_dtype=bfloat16", max_steps=3)) == pytest.approx(losses(whole), rel=0.03)
+    exact = run("llm_in_float32", "llm_dtype=float32", bf16="true", max_steps=3)
+    assert losses(exact) == losses(folder)  # bit for bit: linear layers in bfloat16 change nothing under autocast
+    assert record(exact)["llm_digest"] != record(folder)["llm_digest"]
 
 
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
         (("frozen_adapters_names=[w2vbert]",), "frozen_adapters_names has no effect"),
-        (("pretrained_adapters_dir=x",), "belong together"),
+        (("pretrained_adapters_dir=x",), "pretrained_adapters_dir: no folder x"),
         (("freeze_adapters=true", "frozen_adapters_names=[whisper]"), "unknown whisper"),
         (("model.llm_embedding_dim=64",), "llm_embedding_dim is 64"),
         (("+training_args.lerning_rate=1",), "did you mean 'learning_rate'"),
         (("training_args.lr_scheduler_type=cosign",), "training_args: "),
         (("encoder_cache_dir=x",), "encoder_cache_dir has no effect"),
+        (("llm_dtype=autocast",), "bf16 is off"),
         (("max_batch_positions=0",), "max_batch_positions is 0"),
         (("training_args.gradient_accumulation_steps=0",), "gradient_accumulation_steps is 0"),
         (("+training_args.auto_find_batch_size=true",), "set max_batch_positions instead"),
@@ -257,5 +269,7 @@ def test_resume_from_nothing(run: Run, tmp_path: Path) -> None:
 
 
 def test_configuration_check_loads_nothing(run: Run, tmp_path: Path) -> None:
-    run("checked", "check_config=true", "model.llm=/nowhere")
+    run("checked", "check_config=true", "model.llm=nobody/model")
+    with pytest.raises(UserError, match=r"model\.llm: there is no folder '/nowhere'"):
+        run("checked", "check_config=true", "model.llm=/nowhere")
     assert not (tmp_path / "checked" / "run.json").exists()

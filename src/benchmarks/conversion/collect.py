@@ -11,15 +11,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from src.benchmarks.airbench import MOST_SECONDS, RATE
 from src.benchmarks.conversion.pinned import SplitFiles
-from src.benchmarks.files import read_rows
-from src.benchmarks.spec import Benchmark
+from src.benchmarks.files import metadata_file, read_rows
+from src.benchmarks.spec import COMMON_COLUMNS, Benchmark
 from src.collection.clips import find_below, rewrite_clip
 from src.collection.download import fetch
 from src.collection.retry import Patience
 from src.collection.unpack import is_archive, unpack
 from src.common.errors import UserError
+from src.common.existing import next_step, read_record, set_problem
 from src.common.log import get_logger
 from src.common.run_record import write_json, write_run_record
 
@@ -55,12 +58,17 @@ class Split:
 def collect(job: Collection) -> dict[str, int]:
     """Convert the splits of ``job.files`` and save them; returns the rows of each.
 
-    A finished set is left alone unless ``overwrite``. Raises :class:`UserError` when files are missing or unreadable.
+    A set that has them is left alone, whoever made it, unless ``overwrite``; splits that it lacks are added if this
+    program made it. Raises :class:`UserError` when files are missing or unreadable, and for an incomplete set of
+    another program.
     """
-    if (job.target / "run.json").is_file() and not job.overwrite:
-        log.info("%s is there already (--overwrite makes it again)", job.target)
+    problems = {name: _problem(job.target, name) for name in job.files}
+    problem = next((found for found in problems.values() if found), None)
+    step = next_step(f"benchmark {job.spec.name}", job.target, problem, overwrite=job.overwrite)
+    if step == "skip":
         return {}
-    splits = {name: _convert(job, name, files) for name, files in job.files.items()}
+    wanted = [name for name, found in problems.items() if found or step == "write"]
+    splits = {name: _convert(job, name, job.files[name]) for name in wanted}
     _save(job, splits)
     counts = {name: len(split.rows) for name, split in splits.items()}
     for name, count in counts.items():
@@ -68,6 +76,12 @@ def collect(job: Collection) -> dict[str, int]:
         if expected is not None and count != expected:
             log.warning("%s (%s): %d rows, the published set has %d", job.spec.name, name, count, expected)
     return counts
+
+
+def _problem(target: Path, split: str) -> str | None:
+    """Why the saved set does not have the split with its metadata; None if it does."""
+    found = set_problem(target, COMMON_COLUMNS, {split: np.array([], np.int64)})
+    return found or (None if metadata_file(target, split).is_file() else f"no {metadata_file(target, split).name}")
 
 
 def _convert(job: Collection, name: str, files: SplitFiles) -> Split:
@@ -169,7 +183,10 @@ def _clip(job: Collection, raw: dict[str, Any], row: dict[str, Any], roots: Sequ
 
 
 def _save(job: Collection, splits: dict[str, Split]) -> None:
-    """Beside the target first, then moved: a kill leaves the old set or the new one."""
+    """Save next to the target first, then move: a kill leaves the old set or the new one.
+
+    Other splits of a set of this program are kept.
+    """
     from datasets import Audio, Dataset, DatasetDict, Features, List, Value
 
     features = Features(
@@ -186,16 +203,23 @@ def _save(job: Collection, splits: dict[str, Split]) -> None:
     for name, split in splits.items():
         columns = {key: [_cell(row[key], key) for row in split.rows] for key in features}
         made[name] = Dataset.from_dict(columns, features).cast_column("audio", Audio(sampling_rate=16_000))
+    record = read_record(job.target)
+    kept = [name for name in record.get("splits", {}) if name not in splits and not _problem(job.target, name)]
+    for name in kept:
+        made[name] = Dataset.load_from_disk(str(job.target / name))
     fresh = job.target.with_name(f".{job.target.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     made.save_to_disk(str(fresh))
     for name, split in splits.items():
-        write_json(fresh / "metadata" / f"{name}_metadata.json", split.metadata)
+        write_json(metadata_file(fresh, name), split.metadata)
+    for name in kept:
+        shutil.copy2(metadata_file(job.target, name), metadata_file(fresh, name))
+    counts = {name: {"rows": len(split.rows), "left_out": dict(split.left_out)} for name, split in splits.items()}
     write_run_record(
         fresh,
         {"benchmark": job.spec.name, "from_dir": str(job.from_dir) if job.from_dir else None},
-        sources={name: repr(files) for name, files in job.files.items()},
-        splits={name: {"rows": len(split.rows), "left_out": dict(split.left_out)} for name, split in splits.items()},
+        sources={name: record["sources"][name] for name in kept} | {name: repr(job.files[name]) for name in splits},
+        splits={name: record["splits"][name] for name in kept} | counts,
     )
     if job.target.is_dir():
         shutil.rmtree(job.target)

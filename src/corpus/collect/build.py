@@ -14,6 +14,7 @@ from typing import Any
 
 from src.collection.retry import Patience
 from src.common.errors import UserError
+from src.common.existing import next_step, set_problem
 from src.common.log import get_logger
 from src.common.paths import raw_dir
 from src.common.run_record import write_json, write_run_record
@@ -21,7 +22,8 @@ from src.corpus.collect.check import check_raw_set
 from src.corpus.collect.parts import PartResult, drop_stale, make_parts
 from src.corpus.collect.shards import SplitOrder, open_part, sort_rows, write_splits
 from src.corpus.collect.sources import Workspace, gather, given_folder
-from src.corpus.recipe import Inputs, Options, Recipe
+from src.corpus.recipe import IDS, Inputs, Options, Recipe
+from src.dataset.tables import KEY, native_splits, open_split
 
 _log = get_logger(__name__)
 COMPLETED, DROPPED, WORK = ".completed", "dropped.jsonl", ".work"
@@ -34,14 +36,15 @@ class CollectSettings:
     """How to collect.
 
     ``jobs`` are worker processes (default: one for each processor; 0: none, for debugging); ``from_dir`` holds
-    upstream files that are there already; ``attempts`` are tries at each download; ``force`` discards a finished set;
-    ``keep_downloads`` leaves archives.
+    upstream files that are there already; ``attempts`` are tries at each download; ``overwrite`` discards a set that
+    exists; ``adopt`` records one that the published program made; ``keep_downloads`` leaves archives.
     """
 
     jobs: int | None = None
     from_dir: Path | None = None
     options: Options = field(default_factory=Options)
-    force: bool = False
+    overwrite: bool = False
+    adopt: bool = False
     keep_downloads: bool = False
     check_space: bool = True
     check_rows: int = 100
@@ -51,20 +54,28 @@ class CollectSettings:
 def collect(recipe: Recipe, settings: CollectSettings) -> dict[str, Any]:
     """Build ``raw/NAME``; returns counts: rows, hours, dropped, filtered, problems that the check found.
 
-    A set that is complete with the same options is left alone. Raises :class:`UserError` for what the user can mend.
+    A set that is complete is skipped, whoever made it; then, where this program has no counts of it, the result is
+    empty. Raises :class:`UserError` for what the user can fix.
     """
     folder = raw_dir(recipe.name)
     config = {"recipe": recipe.name, "version": recipe.version, **asdict(settings.options)}
     done = completed(folder)
-    if done is not None and not settings.force:
-        if done["config"] != config:
+    what = f"raw set {recipe.name}"
+    if done is not None and not settings.overwrite:
+        if done["config"] != config and not done["config"].get("adopted"):
             raise UserError(
-                f"{folder} was made with {_options(done['config'])}, not {_options(config)}; --force makes it anew"
+                f"{folder} was made with {_options(done['config'])}, not {_options(config)}; --overwrite replaces it"
             )
-        _log.info("%s is complete", folder)
+        next_step(what, folder, None)
         return dict(done["result"])
-    if done is None and (folder / "dataset_dict.json").is_file() and not settings.force:
-        raise UserError(f"{folder} holds a data set that this program did not write; move it, or pass --force")
+    if settings.adopt:
+        return adopt(recipe, folder, config, settings.check_rows)
+    if done is None and _has_set(folder):
+        problem = set_problem(folder, _needed(recipe))
+        other = "--adopt to check and keep it" if problem is None else "move it to another folder to keep it"
+        ours = (folder / WORK).is_dir()
+        if next_step(what, folder, problem, ours=ours, overwrite=settings.overwrite, other_name=other) == "skip":
+            return {}
     work = Workspace(folder / WORK, given_folder(settings.from_dir, recipe))
     _discard_other_work(work.folder, config)
     patience = Patience(settings.attempts)
@@ -76,6 +87,38 @@ def collect(recipe: Recipe, settings: CollectSettings) -> dict[str, Any]:
     write_json(folder / COMPLETED, {"config": config, "result": result})
     _clean(work, settings.keep_downloads)
     return result
+
+
+def adopt(recipe: Recipe, folder: Path, config: dict[str, Any], check_rows: int) -> dict[str, Any]:
+    """Check a set that the published program made and record it; returns its counts. Its files stay as they are.
+
+    Raises :class:`UserError` if there is no set, or if it is not what the published program writes.
+    """
+    if not _has_set(folder):
+        raise UserError(f"{folder} has no saved set that could be adopted; collect {recipe.name} without --adopt")
+    problem = set_problem(folder, _needed(recipe))
+    problems = [problem] if problem else check_raw_set(recipe, folder, check_rows, as_published=True)
+    if problems:
+        raise UserError(f"{folder} cannot be adopted: {'; '.join(problems)}")
+    rows = {split: len(open_split(folder, split, folder.name)) for split in native_splits(folder)}
+    published = {"rows": recipe.rows, "hours": recipe.hours}
+    nothing: dict[str, Any] = {"dropped": 0, "filtered": 0, "problems": []}
+    result = {"rows": rows, "hours": hours_of(recipe, folder), "published": published, **nothing}
+    config = {**config, "as_published": True, "limit": None, "adopted": True}
+    write_run_record(folder, config, result=result)
+    write_json(folder / COMPLETED, {"config": config, "result": result})
+    return result
+
+
+def _has_set(folder: Path) -> bool:
+    """Whether there is a saved set in the folder, or a part of one, and not only downloads."""
+    return any(folder.glob("dataset_dict.json")) or any(folder.glob("*/state.json")) or any(folder.glob("*/*.arrow"))
+
+
+def _needed(recipe: Recipe) -> tuple[str, ...]:
+    """Columns that every later stage reads."""
+    texts = ("question", "context") if recipe.text_type == "none" else ("audio_description", "duration")
+    return ("audio", *texts, *IDS, KEY)
 
 
 def completed(folder: Path) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from src.common.cli import run_cli
+from src.common.cli import add_overwrite, row_limit, run_cli
 from src.common.errors import UserError
 from src.common.log import get_logger
 from src.common.paths import raw_dir
@@ -24,12 +24,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--jobs", type=int, metavar="N", help="worker processes (default: all processors)")
     parser.add_argument("--as-published", action="store_true", help="the published rows, without the repairs")
-    parser.add_argument("--limit", type=int, metavar="N", help="a trial: N files, Hub rows, recordings or meetings")
+    parser.add_argument(
+        "--limit",
+        type=row_limit,
+        metavar="N",
+        help="a trial: N files, Hub rows or recordings; below 1: all",
+    )
     parser.add_argument("--check-rows", type=int, default=100, metavar="N", help="rows decoded afterwards; -1: all")
     parser.add_argument("--attempts", type=int, default=30, metavar="N", help="tries at every download (default: 30)")
     parser.add_argument("--keep-downloads", action="store_true", help="do not remove archives once unpacked")
     parser.add_argument("--ignore-space", action="store_true", help="start although the disk seems too small")
-    parser.add_argument("--force", action="store_true", help="make a finished set anew")
+    parser.add_argument(
+        "--adopt", action="store_true", help="check a set of the published program, record it and leave it as it is"
+    )
+    add_overwrite(parser, "collect again where a set exists", "--force")
 
 
 def run_collector(name: str, doc: str | None) -> None:
@@ -54,13 +62,12 @@ def collect_command(names: list[str], args: argparse.Namespace) -> int:
 
     if args.jobs is not None and args.jobs < 0:
         raise UserError(f"--jobs {args.jobs}: expected 0 (no worker processes) or more")
-    if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit {args.limit}: expected at least 1")
     settings = CollectSettings(
         jobs=args.jobs,
         from_dir=args.from_dir,
         options=Options(args.as_published, args.limit),
-        force=args.force,
+        overwrite=args.overwrite,
+        adopt=args.adopt,
         keep_downloads=args.keep_downloads,
         check_space=not args.ignore_space,
         check_rows=args.check_rows,
@@ -74,10 +81,11 @@ def collect_command(names: list[str], args: argparse.Namespace) -> int:
             _log.error("%s: %s", name, error)
             failed.append(name)
             continue
-        _log.info("%s", summary(name, result))
-        for problem in result["problems"]:
+        if result:
+            _log.info("%s", summary(name, result))
+        for problem in result.get("problems", ()):
             _log.error("%s", problem)
-        failed += [name] if result["problems"] else []
+        failed += [name] if result.get("problems") else []
     if failed:
         _log.error("not well: %s", ", ".join(failed))
     return int(bool(failed))
@@ -137,7 +145,7 @@ def _status(folder: Path) -> str:
 
     done = completed(folder)
     if done is not None:
-        options = [key for key in ("as_published", "limit") if done["config"].get(key)]
+        options = [key for key in ("as_published", "limit", "adopted") if done["config"].get(key)]
         rows = sum(done["result"]["rows"].values())
         return f"{rows:,} rows{', ' if options else ''}{', '.join(options)}"
     if (folder / WORK).is_dir():

@@ -17,7 +17,7 @@ from src.corpus.mini.vocabulary import SOUND_NAMES
 from src.corpus.stages.prompt_list import read_prompt_list
 from src.corpus.stages.rephrase_text import prepare
 from src.prompts.betrayal import betrays
-from src.prompts.layouts import checker_messages, prompt_checker_messages, writer_messages
+from src.prompts.layouts import ResponseTexts, checker_messages, prompt_checker_messages, writer_messages
 from src.prompts.texts import Prompts
 
 STYLE_KINDS = (("first", "last", "after", "count", "louder"), ("present", "before"), ("describe", "sequence"))
@@ -147,9 +147,8 @@ def check_response(prompts: Prompts, rng: random.Random) -> TextSample:
     if rng.random() < 0.5:
         text = voiced.reader if rng.random() < 0.5 else _slip(voiced.reader, voiced.listener, rng)
     betraying = next((word for word in re.findall(r"\w+", text) if betrays(word, prompts)), None)
-    messages = checker_messages(
-        prompts.checker_system, prompts.response_tag, prepare(text, prompts.reasoning_tag).text
-    )
+    texts = ResponseTexts(text, prepare(text, prompts.reasoning_tag).text)
+    messages = checker_messages(prompts, prompts.checker_system, texts)
     verdict = "no" if betraying is None else "yes"
     response = f"i look for words of reading. found: {betraying or 'none'}.\n</think>\n\n{verdict}"
     return TextSample("check response", tuple(messages), response)

@@ -16,7 +16,7 @@ from src.corpus.mini.reading import respond
 from src.corpus.mini.sample import Message, TextSample, draw_scene
 from src.corpus.mini.scene import Event, Scene, describe
 from src.corpus.stages.rephrase_text import prepare
-from src.prompts.layouts import rephrase_messages, self_generation_messages
+from src.prompts.layouts import ResponseTexts, rephrase_messages, self_generation_messages
 from src.prompts.options import layout_question
 from src.prompts.texts import Prompts
 
@@ -148,7 +148,7 @@ class SampleMaker:
         scene, question = self._draw(make, None)
         voiced = respond(scene, question, self._rng)
         before, after = (prepare(text, self._prompts.reasoning_tag).text for text in (voiced.reader, voiced.listener))
-        messages = rephrase_messages(self._prompts, before)
+        messages = rephrase_messages(self._prompts, ResponseTexts(voiced.reader, before))
         response = f"i change words of reading into words of hearing.\n</think>\n\n<answer>{after}</answer>"
         return TextSample("rephrase", tuple(messages), response)
 

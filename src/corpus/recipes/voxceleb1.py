@@ -10,12 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from src.collection.sources import WebFile
+from src.common.log import get_logger
+from src.common.paths import ASSETS, data_root, raw_dir
 from src.corpus.collect.audio import RATE, read_mono
 from src.corpus.collect.conversation import COUNT, spoken_row
 from src.corpus.collect.files import attempt, files, folders, lines, table
 from src.corpus.recipe import WAV_16, Dropped, Files, Inputs, Recipe, Row, Work, columns, web
 
+_log = get_logger(__name__)
 SEED, PER_TYPE = 123, 50
+PAIR_LISTS = ("voxceleb_train_list.txt", "train_list.txt")
 SAME = "the speakers are the same"
 FIRST, SECOND = "the first speaker", "the second speaker"
 KEYS = tuple(f"{speaker}'s {what}" for what in ("gender", "nationality") for speaker in (FIRST, SECOND))
@@ -54,14 +58,30 @@ def draw_pairs(
 
 
 def jobs(inputs: Inputs) -> Iterator[tuple[str, str, Path, Speaker, Speaker]]:
-    """Pairs of files: those of ``train_list.txt`` (the published list) if it is given, else drawn anew."""
+    """Pairs of files: those of the published list (:func:`find_pairs`) if it is there, else drawn again."""
     meta = table(inputs.path("meta.csv"), "\t", needs=("VoxCeleb1 ID", "Gender", "Nationality", "Set"))
     speakers = {row["VoxCeleb1 ID"]: (row["Gender"], row["Nationality"]) for row in meta if row["Set"] == "dev"}
     root = inputs.path("wav")
-    given = inputs.find("train_list.txt")
+    given = find_pairs(inputs)
+    if given:
+        _log.info("voxceleb1: pairs of %s", given)
     pairs = [line.split("\t") for line in lines(given)] if given else _drawn(root, speakers, inputs)
     for one, two in dict.fromkeys((one.strip(), two.strip()) for one, two in pairs):
         yield one, two, root, speakers[one.split("/")[0]], speakers[two.split("/")[0]]
+
+
+def find_pairs(inputs: Inputs) -> Path | None:
+    """The list of pairs, one a line, a tab between both files: under its released name or the program's own.
+
+    Looked for in ``--from-dir``, next to the downloads, in the corpus's folder, in the data root, the folder above it
+    and the repository's ``assets``.
+    """
+    folders = (raw_dir("voxceleb1"), data_root(), data_root().parent, ASSETS)
+    for name in PAIR_LISTS:
+        found = inputs.find(name) or next((folder / name for folder in folders if (folder / name).is_file()), None)
+        if found:
+            return found
+    return None
 
 
 def _drawn(root: Path, speakers: dict[str, Speaker], inputs: Inputs) -> Iterator[tuple[str, str]]:
@@ -127,6 +147,6 @@ RECIPE = Recipe(
         "two recordings of one speaker are called 1 speaker, the first (published: 2 speakers)",
         "a recording is not paired with itself, unless the given list does",
         "files are drawn from sorted listings: the same pairs on every machine (published: as the file system lists "
-        "them; `train_list.txt` in `--from-dir` gives the published pairs)",
+        "them; the released `voxceleb_train_list.txt` gives the published pairs)",
     ),
 )

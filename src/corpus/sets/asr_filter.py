@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 
 from src.common.errors import UserError
+from src.common.existing import next_step, set_problem
 from src.common.lock import held
 from src.common.log import get_logger
 from src.common.naming import ResponseName
 from src.common.paths import data_root, indexes_dir, indexes_filtered_dir, raw_dir, transcripts_dir
 from src.common.run_record import write_json, write_text
 from src.corpus.sets.asr_score import error_rates, find_normalisation
+from src.corpus.sets.audio_filter import FILTER_FILE
 from src.corpus.sets.subset import save_rows
 from src.corpus.stages.instructions import FILTERED, filter_responses
 from src.corpus.stages.journal import Journal, input_digest
@@ -71,8 +73,26 @@ class Judged:
     heard: str
 
 
+@dataclass(frozen=True)
+class AnswerChoice:
+    """Response sets of an instruction set that are filtered with it: of one model, of one length limit, or all."""
+
+    llm: str | None = None
+    max_tokens: int | None = None
+
+    def covers(self, name: ResponseName) -> bool:
+        """Whether a response folder is among them."""
+        return self.llm in (None, name.model) and self.max_tokens in (None, name.max_tokens)
+
+
 def filter_by_asr(
-    name: str, settings: AsrSettings, limits: AsrLimits, hear: HearRows, limit: int | None = None
+    name: str,
+    settings: AsrSettings,
+    limits: AsrLimits,
+    hear: HearRows,
+    limit: int | None = None,
+    overwrite: bool = False,
+    answers: AnswerChoice | None = None,
 ) -> dict[str, Any]:
     """Transcribe the rows of ``raw/NAME`` that have no transcript yet, judge all, and write what stays.
 
@@ -82,9 +102,17 @@ def filter_by_asr(
     ``asr.jsonl``, every row with its rates, and ``asr_filter.json``. With ``limit`` only the first rows of every
     split are judged, and nothing but transcripts is written.
 
-    Returns counts and rates by split. Raises :class:`UserError` if the set or its text is not there.
+    A filtered set of another program that is complete is kept, and only response sets are filtered with it, unless
+    ``overwrite``. ``answers`` are the response sets in question.
+
+    Returns counts and rates by split, nothing if the filtered set is another program's. Raises :class:`UserError` if
+    the set or its text is not there, or if another program's result would be changed.
     """
+    answers = answers or AnswerChoice()
     splits = _splits(name)
+    if limit is None and _is_kept(name, overwrite):
+        _filter_all_answers(name, answers, overwrite)
+        return {}
     with held([transcripts_dir(name)]):
         judged = _judge(name, splits, settings, limits, hear, limit)
     result = {split: statistics(rows) for split, rows in judged.items()}
@@ -99,7 +127,7 @@ def filter_by_asr(
                 f"{name}: no row of split {', '.join(none)} stays ({result[none[0]]['dropped']}), so nothing is "
                 "written; look at --language, --normalisation and --max-wer"
             )
-        folder = _write_kept(name, kept)
+        folder = _write_kept(name, kept, answers, overwrite)
         lines = (json.dumps(asdict(row), ensure_ascii=False) for rows in judged.values() for row in rows)
         write_text(folder / ROWS_FILE, "".join(f"{line}\n" for line in lines))
         about = {"asr": asdict(settings), "limits": asdict(limits), "splits": result}
@@ -242,7 +270,24 @@ class _Table:
         return self._digests[row] if self._digests else int(self.keys[row]) & 0xFFFFFFFF
 
 
-def _write_kept(name: str, kept: Mapping[str, np.ndarray]) -> Path:
+def _is_kept(name: str, overwrite: bool) -> bool:
+    """Whether another program filtered the set, so that nothing is transcribed."""
+    if read_indexes(indexes_dir(name)):
+        folder = indexes_filtered_dir(name)
+        ours = any((folder / record).is_file() for record in (FILTER_FILE, REPORT_FILE))
+        if ours or not any(folder.glob("*_indexes.npy")):
+            return False
+        reason = "its indexes are not filtered by speech recognition"
+        return next_step(f"filtered split of {name}", folder, reason, ours=False, overwrite=overwrite) == "skip"
+    folder = raw_dir(f"{name}{FILTERED}")
+    if (folder / REPORT_FILE).is_file():
+        return False
+    columns = [set(open_split(raw_dir(name), split, name).column_names) for split in _native(name)]
+    problem = set_problem(folder, sorted(set.intersection(*columns)))
+    return next_step(f"raw set {folder.name}", folder, problem, ours=False, overwrite=overwrite) == "skip"
+
+
+def _write_kept(name: str, kept: Mapping[str, np.ndarray], answers: AnswerChoice, overwrite: bool) -> Path:
     """Write indexes or the filtered set; returns the folder."""
     if read_indexes(indexes_dir(name)):
         folder = indexes_filtered_dir(name)
@@ -251,12 +296,16 @@ def _write_kept(name: str, kept: Mapping[str, np.ndarray]) -> Path:
         return folder
     filtered = raw_dir(f"{name}{FILTERED}")
     save_rows(raw_dir(name), filtered, kept)
-    for source in sorted((data_root() / "responses").glob(f"*/{name}_*_*")):
-        _filter_answers(source, name)
+    _filter_all_answers(name, answers, overwrite)
     return filtered
 
 
-def _filter_answers(source: Path, name: str) -> None:
+def _filter_all_answers(name: str, answers: AnswerChoice, overwrite: bool) -> None:
+    for source in sorted((data_root() / "responses").glob(f"*/{name}_*_*")):
+        _filter_answers(source, name, answers, overwrite)
+
+
+def _filter_answers(source: Path, name: str, answers: AnswerChoice, overwrite: bool) -> None:
     """The answers to the rows that stay, as the set that training reads; folders of other sets are passed over."""
     try:
         parsed = ResponseName.parse(source.name)
@@ -264,9 +313,11 @@ def _filter_answers(source: Path, name: str) -> None:
         return
     if parsed.base != name or parsed.rephrased or parsed.checked or not (source / "dataset_dict.json").is_file():
         return
+    if not answers.covers(parsed):
+        return
     filtered = f"{name}{FILTERED}"
     target = source.with_name(ResponseName(filtered, parsed.model, parsed.max_tokens).format())
-    if not (target / "journal").is_dir():
-        with held([source]):
-            filter_responses(source, target, filtered)
+    with held([source]):
+        made = filter_responses(source, target, filtered, overwrite)
+    if made is not None:
         _log.info("%s: answers of the rows that stay", target)

@@ -15,6 +15,7 @@ import numpy as np
 
 from src.audio.roots import roots_of
 from src.common.errors import UserError
+from src.common.existing import next_step
 from src.common.log import get_logger
 from src.common.paths import indexes_dir, indexes_filtered_dir, raw_dir
 from src.common.run_record import write_json, write_text
@@ -22,12 +23,12 @@ from src.corpus.collect.audio import seconds_of
 from src.corpus.collect.hub import cell_bytes
 from src.corpus.collect.pool import run_all
 from src.corpus.recipe import IDS
-from src.dataset.splits import read_indexes, write_indexes
+from src.dataset.splits import index_problem, read_indexes, write_indexes
 from src.dataset.tables import find_rows, open_split, read_keys
 
 _log = get_logger(__name__)
 BLOCK = 2000
-WORK = ".work"
+WORK, FILTER_FILE = ".work", "filter.json"
 TOO_LONG, UNREADABLE, MISSING = "too_long", "unreadable", "missing"
 
 
@@ -45,12 +46,15 @@ class Block:
     crashed: tuple[int, ...] = ()
 
 
-def filter_by_audio(name: str, max_duration: float = 60.0, jobs: int = 1) -> dict[str, Any]:
+def filter_by_audio(name: str, max_duration: float = 60.0, jobs: int = 1, overwrite: bool = False) -> dict[str, Any]:
     """Write ``indexes_filtered/NAME``: the split of ``indexes/NAME``, ascending, without bad rows.
 
     A row is bad if its audio cannot be decoded, or its duration is ``max_duration`` seconds or more. Beside the
-    indexes: ``dropped.jsonl`` with key, ids and reason of each bad row, and ``filter.json``. Returns counts by split.
-    Raises :class:`UserError` if the corpus is not split yet, or states no durations.
+    indexes: ``dropped.jsonl`` with key, ids and reason of each bad row, and ``filter.json``.
+
+    A corpus that is filtered is skipped unless ``overwrite``, or unless this program filtered other rows or with
+    another limit. Returns counts by split. Raises :class:`UserError` if the corpus is not split yet, or states no
+    durations, or if the indexes of another program are not complete.
     """
     splits = read_indexes(indexes_dir(name))
     if not splits:
@@ -61,6 +65,9 @@ def filter_by_audio(name: str, max_duration: float = 60.0, jobs: int = 1) -> dic
     keys = read_keys(table, f"raw set {name}")
     rows = find_rows(keys, np.sort(np.concatenate(list(splits.values()))))
     target = indexes_filtered_dir(name)
+    of = {**_about(name, rows[rows >= 0], max_duration), "missing": int((rows < 0).sum())}
+    if _is_done(name, target, of, splits, overwrite):
+        return {split: {"kept": int(kept.size)} for split, kept in read_indexes(target).items()}
     bad = dict(_look(name, rows[rows >= 0], target / WORK, max_duration, jobs))
     counts: dict[str, Any] = {}
     dropped = []
@@ -74,9 +81,30 @@ def filter_by_audio(name: str, max_duration: float = 60.0, jobs: int = 1) -> dic
         left_out = Counter(str(reason).split(":")[0] for reason in reasons if reason)
         counts[split] = {"before": int(wanted.size), "kept": int((reasons == "").sum()), "dropped": dict(left_out)}
     write_text(target / "dropped.jsonl", "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in dropped))
-    write_json(target / "filter.json", {"max_duration": max_duration, "splits": counts})
+    write_json(target / FILTER_FILE, {"max_duration": max_duration, "splits": counts, "of": of})
     shutil.rmtree(target / WORK, ignore_errors=True)
     return counts
+
+
+def _about(name: str, rows: np.ndarray, max_duration: float) -> dict[str, Any]:
+    """What a look at these positions of the raw set depends on."""
+    return {"rows": int(rows.size), "sum": int(rows.sum()), "max_duration": max_duration, "made": _made(name)}
+
+
+def _is_done(name: str, target: Path, of: dict[str, Any], splits: dict[str, np.ndarray], overwrite: bool) -> bool:
+    """Whether the indexes in ``target`` stay: those of this program that are up to date, and others' if complete."""
+    if not any(target.glob("*_indexes.npy")):
+        return False  # the folder also contains those filtered by answer
+    record = target / FILTER_FILE
+    ours = record.is_file()
+    problem = index_problem(target, splits)
+    if problem is None and ours and json.loads(record.read_text(encoding="utf-8")).get("of") != of:
+        problem = "made from other rows or with another limit"
+    if problem is None:
+        outside = [split for split, kept in read_indexes(target).items()
+                   if split in splits and np.setdiff1d(kept, splits[split]).size]  # fmt: skip
+        problem = f"rows of {outside[0]} that the split of {name} does not have there" if outside else None
+    return next_step(f"filtered split of {name}", target, problem, ours=ours, overwrite=overwrite) == "skip"
 
 
 def _ids(table: Any, row: int) -> dict[str, str]:
@@ -86,8 +114,7 @@ def _ids(table: Any, row: int) -> dict[str, str]:
 def _look(name: str, rows: np.ndarray, work: Path, max_duration: float, jobs: int) -> Iterator[tuple[int, str]]:
     """Position and reason of every bad row; blocks that were looked at are not looked at again."""
     work.mkdir(parents=True, exist_ok=True)
-    about = {"rows": int(rows.size), "sum": int(rows.sum()), "max_duration": max_duration,
-             "made": _made(name)}  # fmt: skip
+    about = _about(name, rows, max_duration)
     mark = work / "of.json"
     if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) != about:
         shutil.rmtree(work)

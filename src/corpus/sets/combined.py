@@ -47,3 +47,15 @@ def examples(names: Sequence[str], count: int) -> list[dict[str, Any]]:
             for row in draw.sample(range(len(rows)), min(count, len(rows))):
                 found.append({"dataset_name": name, **rows[row]})
     return found
+
+
+def totals(names: Sequence[str]) -> list[tuple[str, str, int, float]]:
+    """Group, name, rows and hours of every corpus, group by group."""
+    import pyarrow.compute as pc
+
+    found = []
+    for name in combined_order(names):
+        rows = open_split(raw_dir(name), "train", f"raw set {name}")
+        seconds = pc.sum(rows.data.column("duration")).as_py() if "duration" in rows.column_names else 0.0
+        found.append((group_of(name), name, len(rows), (seconds or 0.0) / 3600))
+    return found

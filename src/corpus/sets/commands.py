@@ -10,11 +10,11 @@ from typing import Any
 from src.common.errors import UserError
 from src.common.log import get_logger
 from src.common.naming import ResponseName, model_short_name
-from src.common.paths import raw_dir
+from src.common.paths import raw_dir, responses_dir
 from src.corpus.recipes import INSTRUCTION, all_corpora, audio_corpora, choose, group_of, instruction_base
 
 _log = get_logger(__name__)
-LLM = "Qwen3-4B-Thinking-2507"
+LLM = "Qwen/Qwen3-4B-Thinking-2507"
 
 
 def corpus_parser(doc: str | None, *before: tuple[str, str]) -> argparse.ArgumentParser:
@@ -31,11 +31,32 @@ def corpus_parser(doc: str | None, *before: tuple[str, str]) -> argparse.Argumen
 def add_response_arguments(parser: argparse.ArgumentParser) -> None:
     """Parts of the response folders' names, as training reads them by default."""
     parser.add_argument(
-        "--llm", default=LLM, help=f"model that answered, part of the folders' names (default: {LLM})"
+        "--llm",
+        "--model-name",
+        default=LLM,
+        help="model that answered (default: %(default)s)",
     )
     parser.add_argument("--max-tokens", type=int, default=512, metavar="N", help="part of the folders' names")
     parser.add_argument(
         "--max-thinking-tokens", type=int, default=1536, metavar="N", help="part of the names; -1: none"
+    )
+    parser.add_argument(
+        "--use-checker", action=argparse.BooleanOptionalAction, default=None,
+        help="responses that a checker looked at (default: those of no checker, unless only others exist)",
+    )  # fmt: skip
+
+
+def add_plain(parser: argparse.ArgumentParser) -> None:
+    """The option for responses that were not rephrased."""
+    parser.add_argument("--plain", "--no-rephrase", action="store_true", help="the responses that were not rephrased")
+
+
+def add_data_dir(parser: argparse.ArgumentParser) -> None:
+    """The option for another data directory; :func:`use_data_dir` of it comes before everything else."""
+    parser.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="in place of the repository's data/ (default: ALARM_DATA_ROOT, or data)",
     )
 
 
@@ -44,10 +65,16 @@ def corpora(names: Sequence[str], instruction: bool = False) -> list[str]:
     known = all_corpora() if instruction else audio_corpora()
     if names:
         return choose(list(names), known)
-    found = [name for name in known if (raw_dir(name) / "dataset_dict.json").is_file()]
+    found = collected(instruction)
     if not found:
         raise UserError(f"no corpus is collected in {raw_dir('NAME').parent}; see scripts/alarm/collect.py --list")
     return found
+
+
+def collected(instruction: bool = False) -> list[str]:
+    """All corpora that have a raw set here, whoever made it."""
+    known = all_corpora() if instruction else audio_corpora()
+    return [name for name in known if (raw_dir(name) / "dataset_dict.json").is_file()]
 
 
 def corpora_with_sets(names: Sequence[str], instruction: bool = False) -> list[str]:
@@ -77,4 +104,10 @@ def response_folder(name: str, args: argparse.Namespace, rephrased: bool = True)
     llm = model_short_name(args.llm)
     if group_of(name) == INSTRUCTION:
         return ResponseName(instruction_base(name), llm, args.max_tokens).format()
-    return ResponseName(name, llm, args.max_tokens, rephrased, args.max_thinking_tokens if rephrased else -1).format()
+    thinking = args.max_thinking_tokens if rephrased else -1
+    unchecked, checked = (
+        ResponseName(name, llm, args.max_tokens, rephrased, thinking, checker).format() for checker in (False, True)
+    )
+    if args.use_checker is None:
+        return checked if responses_dir(llm, checked).is_dir() > responses_dir(llm, unchecked).is_dir() else unchecked
+    return checked if args.use_checker else unchecked

@@ -6,6 +6,7 @@ belong together by ``(unique_id_1, unique_id_2, dataset_name)``; the published r
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,22 +15,26 @@ from typing import Any
 import numpy as np
 
 from src.common.errors import UserError
+from src.common.existing import is_empty, next_step, read_record, set_problem
 from src.common.log import get_logger
 from src.common.naming import ResponseName
-from src.common.paths import indexes_filtered_dir, raw_dir, responses_dir
-from src.common.run_record import write_run_record
+from src.common.paths import indexes_filtered_dir, prompts_dir, raw_dir, responses_dir
+from src.common.run_record import write_run_record, write_text
 from src.corpus.collect.shards import write_set
 from src.corpus.recipe import IDS
 from src.corpus.recipes import INSTRUCTION, group_of, instruction_base
 from src.corpus.sets.subset import rows_of
-from src.dataset.splits import write_indexes
+from src.corpus.stages.prompt_settings import DROPPED_FILE
+from src.dataset.splits import index_problem, read_indexes, write_indexes
 from src.dataset.tables import KEY, first_of, native_splits, open_split, read_keys
 
 _log = get_logger(__name__)
 HUB_ID = "Blinorot/ALARM-Corpora"
-SPLITS = ("train", "validation")
+SPLITS, RAW_SPLITS = ("train", "validation"), ("raw_train", "raw_validation")
+SOURCE = "published responses"
 ANSWERS = ("llm_answer_with_context", "llm_answer_no_context")
 NEEDED = ("dataset_name", "context", "audio_description", *ANSWERS, *IDS)
+NOT_PUBLISHED = "not_published"
 _BATCH = 5000
 
 
@@ -52,10 +57,11 @@ class Published:
     """The released texts by split, and where each corpus's rows are."""
 
     def __init__(self, splits: Mapping[str, Any]) -> None:
-        """``splits`` are data sets; raises :class:`UserError` if one lacks a column."""
-        self.splits = {split: splits[split] for split in SPLITS if split in splits}
+        """``splits`` are data sets; raises :class:`UserError` if one lacks a column, or if there is none."""
+        self.all = {split: splits[split] for split in (*SPLITS, *RAW_SPLITS) if split in splits}
+        self.splits = {split: rows for split, rows in self.all.items() if split in SPLITS}
         self._places: dict[str, dict[str, np.ndarray]] = {}
-        for split, rows in self.splits.items():
+        for split, rows in self.all.items():
             missing = [name for name in NEEDED if name not in rows.column_names]
             if missing:
                 raise UserError(f"published split {split!r} has no column {', '.join(missing)}")
@@ -66,7 +72,7 @@ class Published:
                 # the uploader called filtered instruction sets by the filtered folder's name
                 corpus = name.removesuffix("_filtered")
                 self._places.setdefault(corpus, {})[split] = np.flatnonzero(numbers == code)
-        if not self.splits:
+        if not self.all:
             raise UserError(f"the published corpus has no split {' or '.join(SPLITS)}; it has {', '.join(splits)}")
 
     @property
@@ -92,29 +98,95 @@ def open_published(source: str = HUB_ID, revision: str | None = None) -> Publish
 
 
 def merge_corpus(name: str, published: Published, settings: MergeSettings) -> dict[str, int]:
-    """Write responses and filtered indexes of one corpus from the published rows; returns counts.
+    """Write responses, filtered indexes and prompts of one corpus from the published rows; returns counts.
 
-    Counted are ``published`` rows, those ``joined`` with rows here, those ``not_here``, and joined rows whose
-    ``descriptions_differ`` (built with repairs: collect with --as-published to have none). Raises :class:`UserError`
-    if the corpus is not collected, or pairs of ids are not unique.
+    What is complete is skipped. Prompts are written only where the corpus has none, those of the unfiltered published
+    rows where there are such. Counted are ``published`` rows, those ``joined`` with rows here, those ``not_here``,
+    and joined rows whose ``descriptions_differ`` (built with repairs: collect with --as-published to have none).
+
+    Raises :class:`UserError` if the corpus is not collected, pairs of ids are not unique, or something else is where
+    the sets belong.
     """
+    if not published.splits:
+        raise UserError(
+            f"the published corpus has no split {' or '.join(SPLITS)} but {', '.join(published.all)}, which "
+            "--save-name joins to one set"
+        )
     counts = dict.fromkeys(("published", "joined", "not_here", "descriptions_differ"), 0)
     if group_of(name) == INSTRUCTION:
         return _merge_instructions(name, published, settings, counts)
     folder = settings.folder(name, rephrased=True)
     target = responses_dir(settings.llm, folder)
-    _refuse_overwriting(settings, target, indexes_filtered_dir(name))
     raw = open_split(raw_dir(name), "train", f"raw set {name}")
     keys = read_keys(raw, f"raw set {name}")
     found = {split: _join(name, raw, rows, published.rows(name, split), counts)
              for split, rows in published.splits.items()}  # fmt: skip
     _refuse_overlap(name, keys, found)
-    tables = _in_key_order(raw, keys, published, found, ("audio_description", "prompt"), counts)
-    write_set(target, {"train": (_features("audio_description", "prompt"), tables)})
-    for split, (here, _) in found.items():
-        write_indexes(indexes_filtered_dir(name), split, np.sort(keys[here]))
-    _record(target, name, settings, counts)
+    chosen = {split: np.sort(keys[here]) for split, (here, _) in found.items()}
+    texts = ("audio_description", "prompt")
+    wanted = _is_wanted(target, (KEY, *texts, *ANSWERS), {"train": np.concatenate(list(chosen.values()))}, settings)
+    split_wanted = _is_split_wanted(name, chosen, settings)  # asked before anything is written
+    tables = _in_key_order(raw, keys, published, found, texts, counts)
+    if wanted:
+        write_set(target, {"train": (_features(*texts, *ANSWERS), tables)})
+        _record(target, name, settings, counts)
+    else:
+        for _ in tables:
+            pass  # counts
+    for split, rows in chosen.items() if split_wanted else ():
+        write_indexes(indexes_filtered_dir(name), split, rows)
+    _keep_prompts(name, raw, keys, published, settings)
     return counts
+
+
+def _is_wanted(
+    target: Path, columns: tuple[str, ...], keys: Mapping[str, np.ndarray], settings: MergeSettings
+) -> bool:
+    """Whether a set is to be written: not if it has all these rows."""
+    ours = read_record(target).get("config", {}).get("source") == SOURCE
+    problem = set_problem(target, columns, keys)
+    step = next_step(f"set {target.name}", target, problem, ours=ours, overwrite=settings.overwrite)
+    return step != "skip"
+
+
+def _is_split_wanted(name: str, chosen: Mapping[str, np.ndarray], settings: MergeSettings) -> bool:
+    """Whether the published split is to be written as the corpus's filtered indexes."""
+    folder = indexes_filtered_dir(name)
+    if not any(folder.glob("*_indexes.npy")):
+        return True  # the folder also contains indexes filtered by answer
+    problem = index_problem(folder, chosen)
+    if problem is None:
+        there = read_indexes(folder)
+        other = [split for split, rows in chosen.items() if not np.array_equal(there[split], rows)]
+        problem = f"another {other[0]} split than the published one" if other else None
+    what = f"filtered split of {name}"
+    return next_step(what, folder, problem, ours=False, overwrite=settings.overwrite) != "skip"
+
+
+def _keep_prompts(name: str, raw: Any, keys: np.ndarray, published: Published, settings: MergeSettings) -> None:
+    """The published prompts as the corpus's prompt set, so that another language model can answer them."""
+    folder = prompts_dir(name)
+    if not is_empty(folder) and not settings.overwrite:
+        _log.info("prompts of %s: %s exists; left as it is (--overwrite replaces it)", name, folder)
+        return
+    for sources in (RAW_SPLITS, SPLITS):
+        counts = dict.fromkeys(("published", "joined", "not_here", "descriptions_differ"), 0)
+        found = {
+            split: _join(name, raw, published.all[split], published.rows(name, split), counts)
+            for split in sources if split in published.all
+        }  # fmt: skip
+        if counts["joined"]:
+            break
+    else:
+        return
+    _refuse_overlap(name, keys, found)
+    texts = ("audio_description", "prompt")
+    tables = _in_key_order(raw, keys, published, found, texts, counts)
+    write_set(folder, {"train": (_features(*texts), tables)})
+    without = np.setdiff1d(keys, keys[np.concatenate([here for here, _ in found.values()])])
+    lines = (json.dumps({"split": "train", KEY: int(key), "reason": NOT_PUBLISHED}) for key in without)
+    write_text(folder / DROPPED_FILE, "".join(f"{line}\n" for line in lines))
+    write_run_record(folder, {"corpus": name, "source": "published prompts"}, counts=counts)
 
 
 def _merge_instructions(
@@ -123,8 +195,7 @@ def _merge_instructions(
     """Instruction sets keep their splits; the published rows are also the filtered raw set, numbers unchanged."""
     base = instruction_base(name)
     target = responses_dir(settings.llm, settings.folder(base, rephrased=False))
-    _refuse_overwriting(settings, target, raw_dir(base) if base != name else None)
-    responses, kept = {}, {}
+    responses, kept, chosen, columns = {}, {}, {}, ["audio"]
     for split in native_splits(raw_dir(name)):
         if split not in published.splits:
             continue
@@ -132,25 +203,35 @@ def _merge_instructions(
         keys = read_keys(raw, f"raw set {name}")
         found = {split: _join(name, raw, published.splits[split], published.rows(name, split), counts)}
         tables = _in_key_order(raw, keys, published, found, ("question", "context"), counts)
-        responses[split] = (_features("question", "context"), tables)
+        responses[split] = (_features("question", "context", *ANSWERS), tables)
         kept[split] = (raw.features, rows_of(raw, np.sort(found[split][0])))
-    write_set(target, responses)
-    if base != name:
+        chosen[split], columns = keys[found[split][0]], list(raw.column_names)
+    wanted = _is_wanted(target, (KEY, "question", "context", *ANSWERS), chosen, settings)
+    filtered_wanted = base != name and _is_wanted(raw_dir(base), tuple(columns), chosen, settings)
+    if wanted:
+        write_set(target, responses)
+        _record(target, name, settings, counts)
+    if filtered_wanted:
         write_set(raw_dir(base), kept)
-    _record(target, name, settings, counts)
     return counts
-
-
-def _refuse_overwriting(settings: MergeSettings, target: Path, other: Path | None) -> None:
-    there = [folder for folder in (target, other) if folder is not None and folder.is_dir()]
-    if there and not settings.overwrite:
-        raise UserError(f"{' and '.join(map(str, there))} exist; --overwrite writes anew")
 
 
 def _join(
     name: str, raw: Any, rows: Any, places: np.ndarray, counts: dict[str, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in the raw set and in the published split of the rows that both have."""
+    """:func:`join_ids`, counted."""
+    here, there = join_ids(name, raw, rows, places)
+    counts["published"] += int(places.size)
+    counts["joined"] += int(here.size)
+    counts["not_here"] += int(places.size - here.size)
+    return here, there
+
+
+def join_ids(name: str, raw: Any, rows: Any, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions in the raw set and in the published split of the rows that both have, of those at ``places`` there.
+
+    Raises :class:`UserError` if pairs of ids are not unique.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -169,9 +250,6 @@ def _join(
             pairs = [f"({row[IDS[0]]}, {row[IDS[1]]})" for row in again.slice(0, 5).to_pylist()]
             raise UserError(f"{what}: {again.num_rows} pairs of ids are not unique: {first_of(pairs)}")
     both = there.join(here, keys=list(IDS), join_type="inner")
-    counts["published"] += int(places.size)
-    counts["joined"] += both.num_rows
-    counts["not_here"] += int(places.size) - both.num_rows
     return np.asarray(both["here"]), places[np.asarray(both["there"])]
 
 
@@ -209,7 +287,7 @@ def _in_key_order(
         for number, split in enumerate(splits):
             mine = np.flatnonzero(source[part] == number)
             if mine.size:
-                rows = published.splits[split].select_columns(["audio_description", "context", *ANSWERS])
+                rows = published.all[split].select_columns(["audio_description", "context", *ANSWERS])
                 pieces.append(rows.with_format("arrow")[there[part[mine]]])
                 back.append(mine)
         table = pa.concat_tables(pieces).take(np.argsort(np.concatenate(back)))
@@ -224,11 +302,11 @@ def _in_key_order(
 def _features(*texts: str) -> Any:
     from datasets import Features, Value
 
-    return Features({KEY: Value("int64"), **{name: Value("string") for name in (*texts, *ANSWERS)}})
+    return Features({KEY: Value("int64"), **{name: Value("string") for name in texts}})
 
 
 def _record(target: Path, name: str, settings: MergeSettings, counts: dict[str, int]) -> None:
-    write_run_record(target, {"corpus": name, "llm": settings.llm, "source": "published responses"}, counts=counts)
+    write_run_record(target, {"corpus": name, "llm": settings.llm, "source": SOURCE}, counts=counts)
     if counts["descriptions_differ"]:
         _log.warning("%s: %d of %d joined rows have another description here; collect it with --as-published to have "
                      "the published ones", name, counts["descriptions_differ"], counts["joined"])  # fmt: skip

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from src.common.errors import UserError
-from src.common.log import get_logger
+from src.common.existing import next_step
 from src.common.paths import indexes_dir, raw_dir
-from src.dataset.splits import read_indexes, write_indexes
+from src.dataset.splits import index_problem, read_indexes, write_indexes
 from src.dataset.tables import open_split, read_keys
-
-_log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,19 +36,23 @@ def draw_split(keys: np.ndarray, settings: SplitSettings) -> dict[str, np.ndarra
 def create_split(name: str, settings: SplitSettings, overwrite: bool = False) -> dict[str, int]:
     """Write ``indexes/NAME/{train,validation}_indexes.npy``; returns the rows of each.
 
-    A split that is there is kept unless ``overwrite``. Raises :class:`UserError` if it is of other rows than the set.
+    A split that is there is kept unless ``overwrite``. Raises :class:`UserError` if it is of other rows than the set,
+    or lacks a file.
     """
     keys = read_keys(open_split(raw_dir(name), "train", f"raw set {name}"), f"raw set {name}")
-    there = read_indexes(indexes_dir(name))
-    if there and not overwrite:
-        found = np.sort(np.concatenate(list(there.values())))
-        if not np.array_equal(found, np.sort(keys)):
-            raise UserError(
-                f"{indexes_dir(name)} splits other rows than {raw_dir(name)} holds; --overwrite draws anew"
-            )
-        _log.info("%s is split already", name)
-        return {split: int(part.size) for split, part in there.items()}
+    folder = indexes_dir(name)
+    if next_step(f"split of {name}", folder, _problem(folder, keys), ours=False, overwrite=overwrite) == "skip":
+        return {split: int(part.size) for split, part in read_indexes(folder).items()}
     split = draw_split(keys, settings)
     for part, chosen in split.items():
         write_indexes(indexes_dir(name), part, chosen)
     return {part: int(chosen.size) for part, chosen in split.items()}
+
+
+def _problem(folder: Path, keys: np.ndarray) -> str | None:
+    """Why the indexes in ``folder`` do not split the rows ``keys`` of the set; None if they do."""
+    problem = index_problem(folder)
+    if problem:
+        return problem
+    found = np.sort(np.concatenate(list(read_indexes(folder).values())))
+    return None if np.array_equal(found, np.sort(keys)) else f"splits other rows than the {keys.size} of the raw set"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,8 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from src.audio.roots import roots_of
+from src.common.config import compose
+from src.common.errors import UserError
+from src.common.log import get_logger
 from src.common.paths import indexes_dir, indexes_filtered_dir, prompts_dir, raw_dir
+from src.corpus.collect.audio import seconds_of
+from src.corpus.collect.hub import cell_bytes
 from src.corpus.recipes import OTHER, group_of
+from src.dataset.corpora import expand_mixture
+from src.dataset.response_rows import ResponseRows, missing_folders
 from src.dataset.splits import read_indexes
 from src.dataset.tables import find_rows, native_splits, open_split, read_keys
 
@@ -21,6 +30,7 @@ TITLES = {
 """Names of the published table's lines by group."""
 SPLITS = ("all", "train", "validation")
 _BATCH = 10_000
+_log = get_logger(__name__)
 
 
 @dataclass
@@ -108,3 +118,50 @@ def statistics_table(entries: Sequence[dict[str, Any]]) -> str:
     widths = [max(len(line[column]) for line in [head, *cells]) for column in range(len(head))]
     return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
                      for line in [head, *cells])  # fmt: skip
+
+
+MIXTURES = ("content_4b", "speech_4b", "audio_4b", "music_4b")
+"""Training mixtures of the published adapters."""
+
+
+def mixture_statistics(name: str) -> dict[str, Any]:
+    """Examples and hours of the training rows of ``dataset=NAME``, as training reads them, and sets that are missing.
+
+    A clip that is trained on with and without its context counts twice. Durations that the raw set does not state are
+    measured on its clips.
+    """
+    rows = expand_mixture(compose(f"dataset/{name}", [])["dataset"])["train"]["rows"]
+    elements, seconds, missing = 0, 0.0, []
+    for folder, mode, fraction, random in rows:
+        if missing_folders(folder):
+            missing.append(folder)
+            continue
+        examples = ResponseRows(folder, mode, fraction, random, "train", return_audio=False)
+        elements += len(examples)
+        seconds += _seconds(examples.raw_name, examples.keys)
+    return {"dataset": name, "elements": elements, "hours": round(seconds / 3600, 3), "missing": sorted(set(missing))}
+
+
+def _seconds(raw_name: str, keys: np.ndarray) -> float:
+    """Seconds of these rows of a raw set, in whichever of its splits they are trained on."""
+    table = open_split(raw_dir(raw_name), "train", f"raw set {raw_name}")
+    rows = find_rows(read_keys(table, f"raw set {raw_name}"), keys)
+    if "duration" in table.column_names:
+        column = table.select_columns(["duration"]).with_format("arrow")[:].column("duration").to_numpy()
+        return float(column[rows].sum())
+    return float(sum(_measured(raw_name)[rows]))
+
+
+@functools.cache
+def _measured(raw_name: str) -> np.ndarray:
+    """Seconds of every clip of a raw set's training split, float64 ``(rows,)``; 0 for one that cannot be decoded."""
+    from datasets import Audio
+
+    table = open_split(raw_dir(raw_name), "train", f"raw set {raw_name}").select_columns(["audio"])
+    found, roots = np.zeros(len(table)), roots_of(table)
+    for row, cell in enumerate(table.cast_column("audio", Audio(decode=False))["audio"]):
+        try:
+            found[row] = seconds_of(cell_bytes(cell, roots), cell.get("path") or "")
+        except UserError as error:
+            _log.warning("raw set %s, row %d: %s", raw_name, row, error)
+    return found

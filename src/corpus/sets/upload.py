@@ -25,6 +25,7 @@ from src.dataset.tables import KEY, join_rows, native_splits, open_split, read_k
 _log = get_logger(__name__)
 SHARD_BYTES = 400 * 2**20
 _BATCH, _AUDIO_BATCH = 2000, 100
+RAW = "raw_"
 CARD = """# {title}
 
 Training data of ALARM (Audio-Language Alignment for Reasoning Models): descriptions of clips, prompts about them, and
@@ -47,20 +48,36 @@ Descriptions and audio have the licences of their sources; the answers were made
 
 @dataclass(frozen=True)
 class Release:
-    """What is published: corpora in order, the response folder of each, ``with_audio``, and ``filtered``.
+    """What is published: corpora in order, the response folder of each, and ``with_audio``.
 
-    Without ``filtered`` the splits are ``raw_train`` and ``raw_validation``: all rows that have a response.
+    The splits are ``train`` and ``validation`` with ``filtered``, ``raw_train`` and ``raw_validation`` (all rows that
+    have a response) with ``unfiltered``, as published both.
     """
 
     folders: dict[str, str]
     filtered: bool = True
     with_audio: bool = False
+    unfiltered: bool = False
 
     @property
     def splits(self) -> dict[str, str]:
         """Published split -> split here."""
-        prefix = "" if self.filtered else "raw_"
-        return {f"{prefix}{split}": split for split in ("train", "validation")}
+        prefixes = [*([RAW] if self.unfiltered else []), *([""] if self.filtered else [])]
+        return {f"{prefix}{split}": split for prefix in prefixes for split in ("train", "validation")}
+
+    def source(self, name: str, split: str) -> tuple[str, str]:
+        """Raw set and response folder of a corpus's rows in a published split.
+
+        Instruction sets are published with the rows that stayed after their filter, but unfiltered with all.
+        """
+        folder = self.folders[name]
+        if group_of(name) != INSTRUCTION:
+            return name, folder
+        parsed = ResponseName.parse(folder)
+        whole = ResponseName(name, parsed.model, parsed.max_tokens).format()
+        if split.startswith(RAW) and responses_dir(parsed.model, whole).is_dir():
+            return name, whole
+        return instruction_base(name), folder
 
 
 def response_folders(names: Sequence[str], args: argparse.Namespace) -> dict[str, str]:
@@ -72,22 +89,23 @@ def response_folders(names: Sequence[str], args: argparse.Namespace) -> dict[str
 def lay_out(release: Release, folder: Path, repo: str) -> dict[str, dict[str, int]]:
     """Write Parquet files and the card; returns rows by corpus and split. Files that are there are kept."""
     counts: dict[str, dict[str, int]] = {}
-    for number, (name, responses) in enumerate(release.folders.items()):
+    for number, name in enumerate(release.folders):
         for split, here in release.splits.items():
-            rows = _write_rows(release, name, responses, here, folder / "data" / split, number)
+            rows = _write_rows(release, name, split, here, folder / "data" / split, number)
             if rows is not None:
                 counts.setdefault(name, {})[split] = rows
     write_text(folder / "README.md", _card(release, counts, repo))
-    write_run_record(folder, {"folders": release.folders, "filtered": release.filtered}, counts=counts)
+    write_run_record(folder, {"folders": release.folders, "splits": list(release.splits)}, counts=counts)
     return counts
 
 
-def _write_rows(release: Release, name: str, responses: str, split: str, folder: Path, number: int) -> int | None:
-    """Parquet files of one corpus and split; ``None`` if it has no such split."""
+def _write_rows(release: Release, name: str, split: str, here: str, folder: Path, number: int) -> int | None:
+    """Parquet files of one corpus and published split, which is ``here``; ``None`` if it has no such split."""
     import json
 
     mark = folder / f".{number:02d}-{name}.json"
-    rows = _Rows(release, name, responses, split)
+    raw_name, responses = release.source(name, split)
+    rows = _Rows(raw_name, responses, here, not split.startswith(RAW), release.with_audio)
     if rows.keys is None:
         return None
     about = {"responses": responses, "rows": int(rows.keys.size), "sum": int(rows.keys.sum()),
@@ -122,13 +140,13 @@ def _write_parquet(rows: _Rows, folder: Path, stem: str) -> None:
 class _Rows:
     """Rows of one corpus and split, raw set and responses joined by key."""
 
-    def __init__(self, release: Release, name: str, responses: str, split: str) -> None:
+    def __init__(self, name: str, responses: str, split: str, filtered: bool, with_audio: bool) -> None:
         parsed = ResponseName.parse(responses)
-        self.name = instruction_base(name) if group_of(name) == INSTRUCTION else name
-        self.with_audio = release.with_audio
+        self.name = name
+        self.with_audio = with_audio
         self.keys: np.ndarray | None = None
         folder = responses_dir(parsed.model, responses)
-        indexes = find_split_indexes(self.name, parsed, split) if release.filtered else None
+        indexes = find_split_indexes(self.name, parsed, split) if filtered else None
         stored = "train" if indexes is not None else split
         if stored not in native_splits(raw_dir(self.name)) or stored not in native_splits(folder):
             return

@@ -5,6 +5,7 @@ A rewritten response that is too long holds the rewriter's own thoughts, one tha
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from src.common.errors import UserError
+from src.common.existing import next_step
 from src.common.log import get_logger
 from src.common.naming import ResponseName
 from src.common.paths import indexes_dir, indexes_filtered_dir, responses_dir
 from src.common.run_record import write_json
-from src.dataset.splits import read_indexes, write_indexes
+from src.dataset.splits import index_problem, read_indexes, write_indexes
 from src.dataset.tables import KEY, find_rows, open_split, read_keys
 
 _log = get_logger(__name__)
@@ -26,6 +28,8 @@ _log = get_logger(__name__)
 CountTokens = Callable[[Sequence[str]], Sequence[int]]
 """Tokens of each text, special ones not added."""
 _BATCH = 1000
+FILTER_FILE = "filter.json"
+"""Limits and counts beside indexes that this program filtered."""
 MISSING, TOO_SHORT, TOO_LONG = "missing", "too_short", "too_long"
 
 
@@ -52,7 +56,11 @@ def default_limits(prompts: str) -> LengthLimits:
 
 
 def filter_by_answer(
-    raw_name: str, response_folder: str, limits: LengthLimits, count_tokens: CountTokens | None = None
+    raw_name: str,
+    response_folder: str,
+    limits: LengthLimits,
+    count_tokens: CountTokens | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write ``indexes_filtered/NAME/MODEL/RESPONSE/{train,validation}_indexes.npy`` for one response set.
 
@@ -61,18 +69,26 @@ def filter_by_answer(
     or the set lacks it. Beside the indexes: ``dropped.jsonl``, one line a row with the reason, and ``filter.json``.
     Sets without the columns ``status`` and ``num_tokens`` (the published ones) are measured with ``count_tokens``.
 
-    Returns counts by split: ``{"train": {"before", "kept", "dropped": {reason: rows}}, ...}``. Raises
-    :class:`UserError` if the response set or its columns are not there.
+    Indexes that this program wrote (``filter.json``) are brought up to date; those of another program are left alone
+    unless ``overwrite``.
+
+    Returns counts by split: ``{"train": {"before", "kept", "dropped": {reason: rows}}, ...}``, of indexes that are
+    left alone only ``kept``. Raises :class:`UserError` if the response set or its columns are not there.
     """
     name = ResponseName.parse(response_folder)
     table = open_split(responses_dir(name.model, response_folder), "train", f"responses {response_folder}")
     keys = read_keys(table, f"responses {response_folder}")
-    reasons = _reasons(table, response_folder, limits, count_tokens)
     target = indexes_filtered_dir(raw_name) / name.model / response_folder
+    base = _base_indexes(raw_name, keys)
+    if not (target / FILTER_FILE).is_file():
+        what = f"indexes of {response_folder}"
+        if next_step(what, target, index_problem(target, base), ours=False, overwrite=overwrite) == "skip":
+            return {split: {"kept": int(kept.size)} for split, kept in read_indexes(target).items()}
+    reasons = _reasons(table, response_folder, limits, count_tokens)
     target.mkdir(parents=True, exist_ok=True)
     counts: dict[str, Any] = {}
     with (target / "dropped.jsonl").open("w", encoding="utf-8") as dropped:
-        for split, wanted in _base_indexes(raw_name, keys).items():
+        for split, wanted in base.items():
             reason = reasons[find_rows(keys, wanted)]  # -1, no such row, is the last entry
             kept = reason == ""
             write_indexes(target, split, wanted[kept])
@@ -84,7 +100,7 @@ def filter_by_answer(
                 "dropped": dict(sorted(Counter(reason[~kept].tolist()).items())),
             }
             _log.info("%s, %s: kept %d of %d rows %s", response_folder, split, kept.sum(), wanted.size, counts[split])
-    write_json(target / "filter.json", {"limits": asdict(limits), "splits": counts})
+    write_json(target / FILTER_FILE, {"limits": asdict(limits), "splits": counts})
     return counts
 
 
@@ -109,16 +125,24 @@ def _reasons(table: Any, response_folder: str, limits: LengthLimits, count_token
 
 
 def token_counter(model: str) -> CountTokens:
-    """Counts tokens as ``model`` (folder or Hub id) cuts a text. Raises :class:`UserError` if it has no tokenizer."""
-    from transformers import AutoTokenizer
+    """Counts tokens as ``model`` (folder or Hub id) cuts a text; its tokenizer is loaded when it is first used.
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{model} has no tokenizer that can be loaded ({' '.join(str(error).split())[:200]})"
-        ) from error
-    return lambda texts: [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    Then raises :class:`UserError` if the model has no tokenizer that can be loaded.
+    """
+
+    @functools.cache
+    def tokenizer() -> Any:
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(model)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{model} has no tokenizer that can be loaded ({reason}); name another with --tokenizer"
+            ) from error
+
+    return lambda texts: [len(ids) for ids in tokenizer()(list(texts), add_special_tokens=False)["input_ids"]]
 
 
 def _counted(table: Any, count_tokens: CountTokens) -> np.ndarray:

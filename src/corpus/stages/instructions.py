@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from src.common.errors import UserError
+from src.common.existing import is_empty, next_step, read_record, set_problem
 from src.common.lock import empty_folder, held
 from src.common.log import get_logger
 from src.common.naming import ResponseName, model_short_name
@@ -23,7 +24,7 @@ from src.corpus.recipes import instruction_base, instruction_modes, instruction_
 from src.corpus.sets.subset import save_rows
 from src.corpus.stages.attempts import run_attempts, run_stage
 from src.corpus.stages.placement import Placement, start_text_engine
-from src.corpus.stages.response_job import JobSpec, ResponseJob, Row
+from src.corpus.stages.response_job import JOURNAL, JobSpec, ResponseJob, Row
 from src.corpus.stages.response_set import Entry, SetLayout, stored_result, write_response_set
 from src.corpus.stages.response_settings import AnswerSettings
 from src.corpus.stages.text_engine import EnginePool, TextEngine, llm_mark
@@ -33,6 +34,9 @@ from src.prompts.layouts import Messages
 _log = get_logger(__name__)
 FILTERED = "_filtered"
 NOT_MADE = "not_made"
+ANSWERS = {"WithContext": "llm_answer_with_context", "NoContext": "llm_answer_no_context"}
+PUBLISHED_COLUMNS = ("dataset_index", "question", "context", *ANSWERS.values())
+_BATCH = 1000
 
 
 def ask_with_context(question: str, context: str) -> Messages:
@@ -148,28 +152,30 @@ def generate_instruction_responses(
     settings: AnswerSettings,
     modes: Sequence[str] | None = None,
     start_engine: Callable[[str], TextEngine] | None = None,
-    fresh: bool = False,
+    overwrite: bool = False,
     placement: Placement | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Answer the questions of raw sets (columns ``question`` and ``context``), split by split.
 
     ``modes`` (``WithContext``, ``NoContext``) are those that the set is trained on unless given. Where
     ``raw/NAME_filtered`` is there, its rows of the answers are written as its response set too. Results are kept row
-    by row: a run that was killed goes on where it stopped. ``placement`` is where the engines run; ``start_engine``
+    by row: a run that was killed goes on where it stopped. A set whose answers were not made here is skipped;
+    ``overwrite`` discards them. ``placement`` is where the engines run; ``start_engine``
     replaces them in tests.
 
-    Returns counts by response folder. Raises :class:`UserError` for a set that is missing or lacks columns, or
-    results that other settings made.
+    Returns counts by response folder. Raises :class:`UserError` for a set that is missing or lacks columns, results
+    that other settings made, or answers of another program that are not complete.
     """
     pool = EnginePool(start_engine or functools.partial(start_text_engine, settings, placement or Placement()))
     runs = {
         name: _Run(name, settings, tuple(modes or instruction_modes(name)), pool) for name in choose_sets(datasets)
     }
     summary: dict[str, dict[str, Any]] = {}
+    wanted = [run for run in runs.values() if run.is_wanted(overwrite)]
     try:
-        for run in runs.values():
+        for run in wanted:
             with held([run.folder]):
-                summary |= run.run(fresh)
+                summary |= run.run(overwrite)
     finally:
         pool.close()
     return summary
@@ -186,9 +192,32 @@ class _Run:
         self.model = model_short_name(settings.llm)
         self.folder = self._folder(name)
 
-    def run(self, fresh: bool) -> dict[str, dict[str, Any]]:
+    def is_wanted(self, overwrite: bool) -> bool:
+        """Whether there is something to do. Raises :class:`UserError` for a set that the user must decide about."""
+        if is_empty(self.folder) or (self.folder / JOURNAL).is_dir():
+            return True
+        tables = {split: open_split(raw_dir(self.name), split, f"raw set {self.name}")
+                  for split in native_splits(raw_dir(self.name))}  # fmt: skip
+        keys = {split: read_keys(table, f"raw set {self.name}")[: self.settings.limit]
+                for split, table in tables.items()}  # fmt: skip
+        problem = set_problem(self.folder, PUBLISHED_COLUMNS, keys) or self._unanswered()
+        what = f"responses {self.folder.name}"
+        return next_step(what, self.folder, problem, ours=False, overwrite=overwrite) != "skip"
+
+    def _unanswered(self) -> str | None:
+        """A wanted mode of which a complete set has no answer at all: it was made for the other one."""
+        for mode in self.modes:
+            column = ANSWERS[mode]
+            for split in native_splits(self.folder):
+                table = open_split(self.folder, split, self.folder.name).select_columns([column])
+                starts = range(0, len(table), _BATCH)
+                if len(table) and not any(any(table[start : start + _BATCH][column]) for start in starts):
+                    return f"split {split} has no answers {mode}"
+        return None
+
+    def run(self, overwrite: bool) -> dict[str, dict[str, Any]]:
         """Answer what is left and write the sets; counts by response folder."""
-        if fresh:
+        if overwrite:
             empty_folder(self.folder)
         splits = native_splits(raw_dir(self.name))
         jobs = {(split, mode): ResponseJob(self._spec(split, mode)) for split in splits for mode in self.modes}
@@ -245,8 +274,9 @@ class _Run:
         _log.info("%s: %s", self.folder, result)
         summary = {self.folder.name: result}
         filtered = f"{self.name}{FILTERED}"
-        if raw_dir(filtered).is_dir() and not (self._folder(filtered) / "journal").is_dir():
-            summary[self._folder(filtered).name] = filter_responses(self.folder, self._folder(filtered), filtered)
+        if raw_dir(filtered).is_dir():
+            counts = filter_responses(self.folder, self._folder(filtered), filtered)
+            summary |= {self._folder(filtered).name: counts} if counts is not None else {}
         return summary
 
 
@@ -256,10 +286,11 @@ def _joined(jobs: Mapping[str, ResponseJob]) -> Iterator[InstructionRow]:
         yield InstructionRow(dict(zip(jobs, answers, strict=True)))
 
 
-def filter_responses(source: Path, target: Path, filtered: str) -> dict[str, Any]:
+def filter_responses(source: Path, target: Path, filtered: str, overwrite: bool = False) -> dict[str, Any] | None:
     """Write the answers in ``source`` to the rows of ``raw/FILTERED`` as the set ``target``; counts by split.
 
-    Rows that the answers lack (they were made with ``--limit``) are left out. The caller holds ``source``.
+    Rows that the answers lack (they were made with ``--limit``) are left out. The caller holds ``source``. A target
+    that was answered by itself, or that another program made, stays as it is: the result is then None.
     """
     import numpy as np
 
@@ -269,6 +300,12 @@ def filter_responses(source: Path, target: Path, filtered: str) -> dict[str, Any
             answered = read_keys(open_split(source, split, f"responses {source.name}"), source.name)
             wanted = read_keys(open_split(raw_dir(filtered), split, f"raw set {filtered}"), filtered)
             kept[split] = np.intersect1d(wanted, answered)
+    if (target / JOURNAL).is_dir():
+        return None
+    if "rows_of" not in read_record(target).get("config", {}):  # else made here, from an earlier state of both sets
+        problem = set_problem(target, PUBLISHED_COLUMNS, kept)
+        if next_step(f"responses {target.name}", target, problem, ours=False, overwrite=overwrite) == "skip":
+            return None
     counts = save_rows(source, target, kept)
     write_run_record(target, {"dataset": filtered, "rows_of": source.name}, result={"rows": counts})
     return {"rows": counts, "rows_of": source.name}

@@ -39,7 +39,7 @@ class Journal:
     """
 
     def __init__(
-        self, folder: Path, keys: np.ndarray, settings: Mapping[str, Any], part: int = 0, restart: str = "--fresh"
+        self, folder: Path, keys: np.ndarray, settings: Mapping[str, Any], part: int = 0, restart: str = "--overwrite"
     ) -> None:
         """Open or create the journal in ``folder``.
 
@@ -103,6 +103,10 @@ class Journal:
     def has(self, row: int, digest: int) -> bool:
         """Whether ``row`` has a record that was made from this input."""
         return bool(self._places[row] >= 0) and int(self._inputs[row]) == digest
+
+    def known(self, row: int) -> bool:
+        """Whether ``row`` has a record."""
+        return bool(self._places[row] >= 0)
 
     def read(self, row: int) -> dict[str, Any]:
         """The newest record of ``row``. Raises :class:`KeyError` if it has none."""

@@ -63,11 +63,18 @@ def start_text_engine(needs: EngineNeeds, placement: Placement, llm: str) -> Tex
 
     config = EngineConfig(
         max_model_len=needs.max_model_len,
-        max_num_seqs=needs.max_num_seqs,
+        max_num_seqs=needs.max_num_seqs or _sequences(placement),
         gpu_memory_utilization=placement.gpu_memory_utilization,
         seed=needs.seed,
     )
     return start_engine(llm, config, open_workers)
+
+
+def _sequences(placement: Placement) -> int:
+    """Sequences at once on this machine: the published number on a GPU. A Ray cluster is taken to have GPUs."""
+    from torch.version import cuda
+
+    return 2048 if cuda is not None or placement.engine == "ray" else 64
 
 
 _HELP = {

@@ -16,6 +16,7 @@ from src.common.errors import UserError
 from src.common.seeds import row_seed
 from src.corpus.stages.journal import Journal, input_digest
 from src.corpus.stages.prompt_list import read_prompt_list, read_verdicts
+from src.corpus.stages.response_job import select_row
 from src.corpus.stages.text_engine import Task
 from src.dataset.tables import KEY, open_split, read_keys
 from src.prompts.chat import ChatTokenizer
@@ -39,7 +40,7 @@ class PromptSpec:
     """What a job needs to know: where the corpus and the journals lie, and what shapes the results.
 
     ``examples`` are descriptions of the corpus for the writer; ``marks`` the settings that each stage's results
-    depend on.
+    depend on. ``limit`` takes the first rows, ``only`` the row at one position.
     """
 
     dataset: str
@@ -51,6 +52,7 @@ class PromptSpec:
     examples: tuple[str, ...]
     seed: int
     limit: int | None = None
+    only: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,9 @@ class PromptJob:
         """Open the raw set. Raises :class:`UserError` if it is missing or lacks columns."""
         self.spec = spec
         self._table, keys = open_descriptions(spec.dataset, spec.raw_folder, spec.split)
+        if spec.only is not None:
+            self._table = select_row(self._table, spec.only, f"raw set {spec.dataset}")
+            keys = keys[spec.only : spec.only + 1]
         self.keys = keys if spec.limit is None else keys[: spec.limit]
         self.leaders = self._find_leaders()
         self.passed = np.full(self.keys.size, -1, dtype=np.int64)
@@ -97,7 +102,7 @@ class PromptJob:
         key = (stage, attempt)
         if key not in self._journals:
             folder = self.spec.work_folder / self.spec.split / f"{stage}-{attempt}"
-            self._journals[key] = Journal(folder, self.keys, self.spec.marks[stage], restart="--redo")
+            self._journals[key] = Journal(folder, self.keys, self.spec.marks[stage])
         return self._journals[key]
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from src.common.cli import add_options
 from src.common.errors import UserError
 from src.common.paths import prompts_dir
+from src.corpus.stages.response_settings import ALIASES, SEQUENCES_HELP
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class PromptSettings:
     shown to the writer. Rows without a usable list or without a good prompt are asked again, up to ``tries`` times
     in all. ``max_tokens`` bounds each output, ``max_thinking_tokens`` (negative: none) the thoughts of models that
     have them. ``temperature``, ``top_p``, ``top_k``: the model's own where None. ``limit``: first rows of every
-    split only. ``max_model_len`` is the context; ``max_num_seqs`` are requests decoded at once.
+    split only. ``max_model_len`` is the context; ``max_num_seqs`` are requests decoded at once (None: as the
+    machine can).
     """
 
     llm: str = "Qwen/Qwen3-30B-A3B-Instruct-2507-FP8"
@@ -37,7 +39,7 @@ class PromptSettings:
     seed: int = 0
     limit: int | None = None
     max_model_len: int = 8704
-    max_num_seqs: int = 64
+    max_num_seqs: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("tries", "max_tokens", "limit", "max_num_seqs", "max_model_len"):
@@ -80,13 +82,14 @@ def dropped_keys(name: str, split: str) -> list[int]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One option for every field of :class:`PromptSettings`."""
-    add_options(parser, PromptSettings, _HELP)
+    aliases = {name: names for name, names in ALIASES.items() if name in _HELP}
+    add_options(parser, PromptSettings, _HELP, aliases)
 
 
 _HELP = {
     "llm": "language model that writes the prompts: folder or Hub id",
     "checker_llm": "language model that checks them, if it is another one",
-    "prompts": "prompt set with the texts for both",
+    "prompts": "prompt set with the texts for both: full, mini or a file NAME.yaml",
     "examples": "descriptions of the corpus that the writer is shown",
     "tries": "attempts for a row that fails, the first included",
     "max_tokens": "most tokens of an output",
@@ -95,7 +98,7 @@ _HELP = {
     "top_p": "the model's own unless given",
     "top_k": "the model's own unless given",
     "seed": "seed of all rows",
-    "limit": "only the first rows of every split",
+    "limit": "only the first rows of every split; below 1: all",
     "max_model_len": "longest request and output together",
-    "max_num_seqs": "outputs decoded at once",
+    "max_num_seqs": f"outputs {SEQUENCES_HELP}",
 }

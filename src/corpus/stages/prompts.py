@@ -14,17 +14,27 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from src.common.errors import UserError
+from src.common.existing import next_step, read_record, set_problem
 from src.common.log import get_logger
 from src.common.paths import prompts_dir, raw_dir
 from src.common.run_record import write_run_record
 from src.corpus.stages.placement import Placement, start_text_engine
-from src.corpus.stages.prompt_job import STAGES, PromptJob, PromptRow, PromptSpec, StageName, draw_examples
-from src.corpus.stages.prompt_settings import DROPPED_FILE, PromptSettings, work_dir
+from src.corpus.stages.prompt_job import (
+    STAGES,
+    PromptJob,
+    PromptRow,
+    PromptSpec,
+    StageName,
+    draw_examples,
+    open_descriptions,
+)
+from src.corpus.stages.prompt_settings import DROPPED_FILE, PromptSettings, dropped_keys, work_dir
 from src.corpus.stages.response_settings import drawing
 from src.corpus.stages.saved_set import LISTING, write_splits
 from src.corpus.stages.text_engine import (
@@ -46,24 +56,24 @@ def create_prompts(
     datasets: Sequence[str],
     settings: PromptSettings,
     start_engine: Callable[[str], TextEngine] | None = None,
-    redo: bool = False,
+    overwrite: bool = False,
     placement: Placement | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Make the prompt sets of ``datasets`` and return the counts of each (see :class:`_Counts`).
 
-    A corpus that has a prompt set is skipped, unless that set was made by the same settings for fewer rows; ``redo``
-    discards it. Results are kept row by row: a run that was killed goes on where it stopped. Rows that never pass are
-    left out of the set and listed in ``dropped.jsonl``. ``placement`` is where the engines run;
+    A corpus that has a prompt set is skipped, whoever made it, unless it was made here by the same settings for fewer
+    rows; ``overwrite`` discards it. Results are kept row by row: a run that was killed goes on where it stopped. Rows
+    that never pass are left out of the set and listed in ``dropped.jsonl``. ``placement`` is where the engines run;
     ``start_engine`` replaces them in tests.
 
-    Raises :class:`UserError` for a missing raw set, results that other settings made, or, once all others are done,
-    for corpora in which no row got a prompt.
+    Raises :class:`UserError` for a missing raw set, results that other settings made, prompts of another program that
+    are not complete, or, once all others are done, for corpora in which no row got a prompt.
     """
     missing = [dataset for dataset in datasets if not raw_dir(dataset).is_dir()]
     if missing:
         raise UserError(f"no raw set of {', '.join(missing)} in {raw_dir('NAME').parent}; collect it first")
-    for dataset in datasets if redo else ():
-        for folder in (work_dir(dataset), prompts_dir(dataset)):  # killed in between, the next --redo does it
+    for dataset in datasets if overwrite else ():
+        for folder in (work_dir(dataset), prompts_dir(dataset)):  # killed in between, the next --overwrite does it
             shutil.rmtree(folder, ignore_errors=True)
     wanted = [dataset for dataset in dict.fromkeys(datasets) if not _is_done(dataset, settings)]
     pool = EnginePool(start_engine or functools.partial(start_text_engine, settings, placement or Placement()))
@@ -80,7 +90,7 @@ def create_prompts(
     if empty:
         raise UserError(
             f"no row got a prompt in {', '.join(empty)} ({empty}): the model's outputs are in "
-            f"{work_dir(next(iter(empty)))}; try another model or a larger --max-tokens with --redo"
+            f"{work_dir(next(iter(empty)))}; try another model or a larger --max-tokens with --overwrite"
         )
     return summary
 
@@ -88,16 +98,19 @@ def create_prompts(
 def _is_done(dataset: str, settings: PromptSettings) -> bool:
     """Whether a corpus is to be skipped, and a line that says why."""
     folder = prompts_dir(dataset)
-    if not (folder / LISTING).is_file():
-        return False
-    record = folder / "run.json"
-    known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    known = read_record(folder)
     before = known.get("config", {})
-    if not known and work_dir(dataset).is_dir():
-        return False  # killed between the set and its record
+    if work_dir(dataset).is_dir() and not (known and (folder / LISTING).is_file()):
+        return False  # killed before the set, or between the set and its record
     if "examples" not in before:
-        _log.info("%s: skipped, %s holds prompts that were not made here; --redo replaces them", dataset, folder)
-        return True
+        wanted = {
+            split: np.setdiff1d(
+                open_descriptions(dataset, raw_dir(dataset), split)[1][: settings.limit], dropped_keys(dataset, split)
+            )
+            for split in native_splits(raw_dir(dataset))
+        }
+        problem = set_problem(folder, COLUMNS, wanted)
+        return next_step(f"prompts of {dataset}", folder, problem, ours=False) == "skip"
     changed = [
         f"{name} {before.get(name)!r} -> {value!r}"
         for name, value in settings.recorded().items()
@@ -105,7 +118,7 @@ def _is_done(dataset: str, settings: PromptSettings) -> bool:
     ]
     if changed:
         _log.warning(
-            "%s: skipped, its prompts were made with other settings (%s); --redo makes them again",
+            "%s: skipped, its prompts were made with other settings (%s); --overwrite makes them again",
             dataset, "; ".join(changed),
         )  # fmt: skip
         return True
@@ -127,35 +140,18 @@ class _Run:
         self.settings = settings
         self.pool = pool
         self.prompts = load_prompts(settings.prompts)
-        self.options = {
-            **drawing(settings, settings.max_tokens, settings.max_thinking_tokens),
-            "budget_closing": self.prompts.budget_closing,
-        }
+        self.options = prompt_options(settings, self.prompts)
         self.marks = stage_marks(settings, self.prompts, self.options)
         self.examples: dict[str, tuple[str, ...]] = {}
         self.jobs = {dataset: self._open_jobs(dataset) for dataset in datasets}
 
     def _open_jobs(self, dataset: str) -> list[PromptJob]:
-        folder = raw_dir(dataset)
-        splits = native_splits(folder)
-        examples = draw_examples(dataset, folder, splits, self.settings.examples, self.settings.seed)
-        self.examples[dataset] = examples
-        jobs = [
-            PromptJob(
-                PromptSpec(
-                    dataset=dataset,
-                    split=split,
-                    raw_folder=folder,
-                    work_folder=work_dir(dataset),
-                    marks=self.marks,
-                    prompts=self.prompts,
-                    examples=examples,
-                    seed=self.settings.seed,
-                    limit=self.settings.limit,
-                )
-            )
-            for split in splits
+        splits = native_splits(raw_dir(dataset))
+        specs = [
+            prompt_spec(dataset, splits, split, self.settings, self.prompts, work_dir(dataset)) for split in splits
         ]
+        self.examples[dataset] = specs[0].examples
+        jobs = [PromptJob(spec) for spec in specs]
         rows = sum(job.keys.size for job in jobs)
         _log.info("%s: %d rows, %d different requests", dataset, rows, sum(job.requests for job in jobs))
         return jobs
@@ -205,13 +201,44 @@ class _Run:
             "checker_mark": self.marks["check"]["llm"],
         }
         write_run_record(
-            folder, config, prompts_digest=self.prompts.digest(), example_descriptions=self.examples[dataset],
+            folder, config, prompts_digest=self.prompts.digest(), prompts=self.prompts.record(),
+            example_descriptions=self.examples[dataset],
             result=result,
         )  # fmt: skip
         _log.info(
             "%s: %d prompts, %d different, dropped %s", folder, result["rows"], result["unique"], result["dropped"]
         )
         return result
+
+
+def prompt_options(settings: PromptSettings, prompts: Prompts) -> dict[str, Any]:
+    """How both stages draw: options of ``Sampling``."""
+    drawn = drawing(settings, settings.max_tokens, settings.max_thinking_tokens)
+    return {**drawn, "budget_closing": prompts.budget_closing}
+
+
+def prompt_spec(
+    dataset: str,
+    splits: Sequence[str],
+    split: str,
+    settings: PromptSettings,
+    prompts: Prompts,
+    work_folder: Path,
+    only: int | None = None,
+) -> PromptSpec:
+    """The job of one split; the writer is shown examples of all ``splits``."""
+    return PromptSpec(
+        dataset=dataset,
+        split=split,
+        raw_folder=raw_dir(dataset),
+        work_folder=work_folder,
+        marks=stage_marks(settings, prompts, prompt_options(settings, prompts)),
+        prompts=prompts,
+        examples=draw_examples(dataset, raw_dir(dataset), splits, settings.examples, settings.seed),
+        seed=settings.seed,
+        limit=settings.limit,
+        only=only,
+    )
 
 
 def stage_marks(

@@ -17,7 +17,7 @@ from src.corpus.stages.rephrase_text import Prepared, prepare, restore
 from src.corpus.stages.text_engine import Task
 from src.dataset.tables import KEY, open_split, read_keys
 from src.prompts.chat import ChatTokenizer, text_ids
-from src.prompts.layouts import Messages, checker_messages, rephrase_messages
+from src.prompts.layouts import Messages, ResponseTexts, checker_messages, rephrase_messages
 from src.prompts.texts import Prompts
 from src.prompts.thoughts import split_response
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 StageName = Literal["generate", "rephrase", "check"]
 BETRAYS = "betrays"
+JOURNAL = "journal"
+"""Folder in a response folder with the results of all stages, row by row."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class JobSpec:
     the language model is asked; ``mend`` says how to come by a table with these columns. ``folders`` gives the
     response folder of every stage's journal in use and ``marks`` the settings that its results depend on; a stage
     that is absent from ``folders`` is off. ``prompts`` are those of rewriter and checker, ``first_name`` is the name
-    of the first stage's journals and seeds.
+    of the first stage's journals and seeds. ``limit`` takes the first rows, ``only`` the row at one position.
     """
 
     dataset: str
@@ -53,6 +55,7 @@ class JobSpec:
     checker_system: str = ""
     limit: int | None = None
     first_name: str = "generate"
+    only: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class ResponseJob:
         if key not in self._journals:
             plain = stage == "generate" and attempt == 0
             folder = self.spec.first_folder if plain else self.spec.folders[stage]
-            path = folder / "journal" / self.spec.split / f"{self.name_of(stage)}-{attempt}"
+            path = folder / JOURNAL / self.spec.split / f"{self.name_of(stage)}-{attempt}"
             self._journals[key] = Journal(path, self.keys, self.spec.marks[stage])
         return self._journals[key]
 
@@ -137,7 +140,7 @@ class ResponseJob:
                 text = source.read(row)["text"]
                 if not journal.has(row, input_digest(text)):
                     prepared = prepare(text, prompts.reasoning_tag)
-                    messages = rephrase_messages(prompts, prepared.text)
+                    messages = rephrase_messages(prompts, ResponseTexts(text, prepared.text, *self._texts(row)))
                     seed = self._seed(row, "rephrase", attempt)
                     yield Task(row, input_digest(text), messages, seed, prepared)
 
@@ -151,7 +154,8 @@ class ResponseJob:
                 text = source.read(row)["text"]
                 if not journal.has(row, input_digest(text)):
                     prepared = prepare(text, prompts.reasoning_tag).text
-                    messages = checker_messages(self.spec.checker_system, prompts.response_tag, prepared)
+                    texts = ResponseTexts(text, prepared, *self._texts(row))
+                    messages = checker_messages(prompts, self.spec.checker_system, texts)
                     yield Task(row, input_digest(text), messages, self._seed(row, "check", attempt))
 
     def settle(self, attempt: int) -> int:
@@ -242,9 +246,10 @@ def _checked(journal: Journal, task: Task, result: Result, tokenizer: ChatTokeni
 
 
 def says_yes(verdict: str) -> bool:
-    """Whether a checker's last line is YES; anything else counts as good."""
+    """Whether a checker's last line is YES, or ends with a colon and YES ("Answer: YES"); all else counts as good."""
     lines = split_response(verdict, inside_thoughts=False).answer.split("\n")
-    return lines[-1].strip().strip("*_.\"'`").upper() == "YES"
+    word = lines[-1].rpartition(":")[2]
+    return word.strip().strip("*_.\"'`").strip().upper() == "YES"
 
 
 def _append(
@@ -278,4 +283,11 @@ def open_table(spec: JobSpec) -> Any:
             f"{spec.table_folder}, split {spec.split!r}: no column {' and '.join(lacking)}; it has "
             f"{', '.join(table.column_names)}; {spec.mend}"
         )
-    return table
+    return table if spec.only is None else select_row(table, spec.only, str(spec.table_folder))
+
+
+def select_row(table: Any, position: int, name: str) -> Any:
+    """The table with the row at ``position`` only. Raises :class:`UserError` if it has no such row."""
+    if not 0 <= position < len(table):
+        raise UserError(f"{name} has no row {position}; it has {len(table)} rows")
+    return table.select([position])

@@ -146,3 +146,5 @@ RESPONSES: SetLayout[Row] = SetLayout(
 
 ``finish_reason`` is that of the generation: ``length`` for a cut response.
 """
+PUBLISHED_COLUMNS = 5
+"""The first columns, which are the published ones."""

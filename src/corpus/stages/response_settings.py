@@ -45,7 +45,7 @@ class AnswerSettings:
 
     ``max_tokens`` bounds the first answer. ``temperature``, ``top_p``, ``top_k``: the model's own where None.
     ``limit``: first rows of every split only. Rows that fail are answered again, up to ``tries`` attempts in all.
-    ``max_model_len`` is the context; ``max_num_seqs`` are requests decoded at once.
+    ``max_model_len`` is the context; ``max_num_seqs`` are requests decoded at once (None: as the machine can).
     """
 
     llm: str = "Qwen/Qwen3-4B-Thinking-2507"
@@ -57,7 +57,7 @@ class AnswerSettings:
     limit: int | None = None
     tries: int | None = None
     max_model_len: int = 8192
-    max_num_seqs: int = 64
+    max_num_seqs: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "rephrase_max_tokens", "limit", "tries", "max_num_seqs", "max_model_len"):
@@ -85,7 +85,7 @@ class ResponseSettings(AnswerSettings):
     """
 
     prompts: str = "full"
-    rephrase: bool = False
+    rephrase: bool = True
     max_thinking_tokens: int = 1536
     rephrase_max_tokens: int = 4096
     checker_llm: str | None = None
@@ -129,7 +129,7 @@ class SetNames:
 
 def add_arguments(parser: argparse.ArgumentParser, kind: type[AnswerSettings] = ResponseSettings) -> None:
     """One option for every field of the settings, ``max_tokens`` as ``--max-tokens``."""
-    add_options(parser, kind, _HELP)
+    add_options(parser, kind, _HELP, ALIASES)
 
 
 def read_arguments(arguments: argparse.Namespace, kind: type[SettingsT]) -> SettingsT:
@@ -138,10 +138,19 @@ def read_arguments(arguments: argparse.Namespace, kind: type[SettingsT]) -> Sett
     return kind(**{name: getattr(arguments, name) for name in names})
 
 
+ALIASES = {
+    "llm": ("--model-name",),
+    "tries": ("--max-tries",),
+    "max_num_seqs": ("--batch-size",),
+    "tokens_min": ("--tokens-min-limit",),
+    "tokens_max": ("--tokens-max-limit",),
+}
+"""Published names of options."""
+SEQUENCES_HELP = "decoded at once (default: 2048 on a GPU, 64 on a CPU)"
 _HELP = {
     "llm": "language model that answers (and rewrites): folder or Hub id",
-    "prompts": "prompt set",
-    "rephrase": "also rewrite the responses into a listener's voice",
+    "prompts": "prompt set: full, mini or a file NAME.yaml (docs/generation.md)",
+    "rephrase": "rewrite the responses into a listener's voice",
     "max_tokens": "most tokens of the first answer; longer ones stay cut",
     "max_thinking_tokens": "the rewriter's thinking budget, negative for none",
     "rephrase_max_tokens": "most tokens of the rewriter's and the checker's output",
@@ -149,12 +158,12 @@ _HELP = {
     "top_p": "the model's own unless given",
     "top_k": "the model's own unless given",
     "seed": "seed of all rows",
-    "limit": "only the first rows of every split",
+    "limit": "only the first rows of every split; below 1: all",
     "checker_llm": "language model that looks for betraying responses; failing rows are tried again",
     "checker_prompt": "text file with the checker's task, instead of the shipped one",
     "tries": "attempts for a row that fails, the first included (3 with a checker, else 1)",
     "tokens_min": "shortest response to keep for training; the prompt set's unless given (full: 100)",
     "tokens_max": "longest response to keep for training; the prompt set's unless given (full: 612)",
     "max_model_len": "longest prompt and response together",
-    "max_num_seqs": "responses decoded at once",
+    "max_num_seqs": f"responses {SEQUENCES_HELP}",
 }

@@ -126,8 +126,8 @@ class EngineNeeds(Protocol):
         """Longest prompt and response together."""
 
     @property
-    def max_num_seqs(self) -> int:
-        """Responses decoded at once."""
+    def max_num_seqs(self) -> int | None:
+        """Responses decoded at once; None: as the machine can."""
 
     @property
     def seed(self) -> int:

@@ -17,6 +17,7 @@ from src.corpus.survey.reading import column_batches
 from src.corpus.survey.tally import Tally
 from src.dataset.tables import KEY, native_splits, open_split
 from src.prompts.betrayal import betraying_spans
+from src.prompts.choice import PromptOrigin, origin_of_run
 from src.prompts.texts import Prompts, known_prompt_sets, load_prompts
 from src.prompts.thoughts import split_response
 
@@ -40,13 +41,17 @@ def response_folders(name: str) -> list[str]:
     return [folder for *_, folder in sorted(found)]
 
 
-def prompt_set_of(folder: Path) -> str:
-    """Name of the prompt set that a response set was made with, by its run record; ``full`` where it tells none."""
+def prompts_of(folder: Path) -> PromptOrigin:
+    """The prompts that a response set was made with, by its run record."""
     try:
-        config = json.loads((folder / "run.json").read_text(encoding="utf-8"))["config"]
-        name = str(config.get("prompts", "full"))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return "full"
+        return origin_of_run(json.loads((folder / "run.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return origin_of_run({})
+
+
+def prompt_set_of(folder: Path) -> str:
+    """Name of the shipped set whose betraying phrases are looked for; ``full`` unless the record names another."""
+    name = prompts_of(folder).name
     return name if name in known_prompt_sets() else "full"
 
 
@@ -131,7 +136,8 @@ def measure_responses(folder_name: str, limit: int | None, seed: int) -> tuple[d
     texts.pop("words", None)
     result = {
         "folder": folder_name, "model": name.model, "rephrased": name.rephrased, "checked": name.checked,
-        "prompt_set": prompt_set, "rows": light["rows"], "status": light["status"],
+        "prompt_set": prompt_set, "prompts": str(prompts_of(folder)), "rows": light["rows"],
+        "status": light["status"],
         "finish_reason": light["finish_reason"], "attempts": light["attempts"],
         "unit": unit, "lengths": lengths.result(),
         "windows": _windows(name, folder_name, lengths) if unit == "tokens" else [],

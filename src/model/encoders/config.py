@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from src.audio.config import EncoderKind, FeatureConfig
 from src.common.config import bind_dataclass
+from src.common.errors import ConfigError
+
+MOST_LAYERS = 1000
+MOST_UNITS = 1_000_000
+"""Larger sizes were never meant: a configuration can come from anybody."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +114,15 @@ class EncoderSpec:
     weights: WeightSource
 
     def __post_init__(self) -> None:
-        """Check the architecture's keys at once; raises ``ConfigError`` naming each wrong one."""
-        self.bound_architecture()
+        """Check the architecture's keys and sizes; raises ``ConfigError`` naming each wrong one."""
+        sizes = dataclasses.asdict(self.bound_architecture())
+        wrong = [
+            f"architecture.{name} is {value}, expected up to {MOST_LAYERS if name == 'num_layers' else MOST_UNITS}"
+            for name, value in sizes.items()
+            if value > (MOST_LAYERS if name == "num_layers" else MOST_UNITS)
+        ]
+        if wrong or len(self.layers) > MOST_LAYERS:
+            raise ConfigError("; ".join(wrong) or f"layers has {len(self.layers)} entries")
 
     @property
     def kind(self) -> EncoderKind:

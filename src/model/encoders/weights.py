@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from src.common.log import get_logger
 from src.model.encoders.base import Encoder
 from src.model.encoders.build import build_encoder
 from src.model.encoders.config import EncoderSpec, encoder_spec
-from src.model.tensor_files import WEIGHTS_FILE, TensorFiles, find_tensors
+from src.model.tensor_files import LARGEST, WEIGHTS_FILE, TensorFiles, find_tensors, peak
 
 log = get_logger(__name__)
 
@@ -97,6 +98,7 @@ def _fitting_state(
         "extra": sorted(name for name in named if name not in expected and not name.startswith(optional)),
         "misshapen": [],
         "not finite": [],
+        "beyond 1e+30": [],
     }
     fitting: dict[torch.dtype, dict[str, str]] = {dtype: {}, torch.float32: {}}
     shapes = files.shapes([named[name] for name in named if name in expected])
@@ -109,8 +111,9 @@ def _fitting_state(
     for wanted, names in fitting.items():
         for source, tensor in files.read(names, wanted):
             state[names[source]] = tensor
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                problems["not finite"].append(names[source])
+            largest = peak(tensor)
+            if not largest <= LARGEST:
+                problems["beyond 1e+30" if math.isfinite(largest) else "not finite"].append(names[source])
     if any(problems.values()):
         text = "; ".join(f"{kind}: {', '.join(sorted(names))}" for kind, names in problems.items() if names)
         raise UserError(f"{where} does not fit the configured {type(encoder).__name__}: {text}")

@@ -13,7 +13,11 @@ from src.model.init import STD
 
 @dataclass(frozen=True)
 class ResamplerOptions:
-    """One resampler. Channels that are None follow the latents' width."""
+    """One resampler. Channels that are None follow the latents' width.
+
+    ``dropout`` is that of the attention weights, ``residual_dropout`` that of what each layer adds; ``init_scale`` is
+    the spread of the latents at the start.
+    """
 
     num_latents: int
     num_latent_channels: int
@@ -30,6 +34,9 @@ class ResamplerOptions:
     num_self_attention_v_channels: int | None
     self_attention_widening_factor: int
     first_self_attention_block_shared: bool
+    dropout: float = 0.0
+    residual_dropout: float = 0.0
+    init_scale: float = STD
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_cross_attention_layers <= self.num_self_attention_blocks:
@@ -42,8 +49,17 @@ class ResamplerOptions:
 class Attention(nn.Module):
     """Multi-head attention with separate projections; keys, values and queries may differ in width."""
 
-    def __init__(self, q_dim: int, kv_dim: int, heads: int, qk_channels: int | None, v_channels: int | None) -> None:
+    def __init__(
+        self,
+        q_dim: int,
+        kv_dim: int,
+        heads: int,
+        qk_channels: int | None,
+        v_channels: int | None,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.dropout = dropout
         qk_dim, v_dim = qk_channels or q_dim, v_channels or q_dim
         if qk_dim % heads or v_dim % heads:
             raise ValueError(
@@ -66,18 +82,21 @@ class Attention(nn.Module):
             # A large finite number, not minus infinity: an item without keys attends evenly instead of becoming NaN.
             lowest = torch.finfo(query.dtype).min
             bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, lowest)[:, None, None, :]
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
         return self.o_proj(attended.transpose(1, 2).flatten(2))
 
 
 class CrossAttention(nn.Module):
     """Pre-norm attention of latents to a stream."""
 
-    def __init__(self, q_dim: int, kv_dim: int, heads: int, qk: int | None, v: int | None) -> None:
+    def __init__(
+        self, q_dim: int, kv_dim: int, heads: int, qk: int | None, v: int | None, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.q_norm = nn.LayerNorm(q_dim)
         self.kv_norm = nn.LayerNorm(kv_dim)
-        self.attention = Attention(q_dim, kv_dim, heads, qk, v)
+        self.attention = Attention(q_dim, kv_dim, heads, qk, v, dropout)
 
     def forward(self, q: Tensor, kv: Tensor, mask: Tensor | None) -> Tensor:
         """Returns the shape of ``q``."""
@@ -87,10 +106,10 @@ class CrossAttention(nn.Module):
 class SelfAttention(nn.Module):
     """Pre-norm attention among latents."""
 
-    def __init__(self, dim: int, heads: int, qk: int | None, v: int | None) -> None:
+    def __init__(self, dim: int, heads: int, qk: int | None, v: int | None, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.attention = Attention(dim, dim, heads, qk, v)
+        self.attention = Attention(dim, dim, heads, qk, v, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the shape of ``x``."""
@@ -99,28 +118,29 @@ class SelfAttention(nn.Module):
 
 
 class Residual(nn.Module):
-    """First argument plus what the module makes of all arguments."""
+    """First argument plus what the module makes of all arguments, with dropout on the latter."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, dropout: float = 0.0) -> None:
         super().__init__()
         self.module = module
+        self.dropout = dropout
 
     def forward(self, x: Tensor, *others: Tensor | None) -> Tensor:
         """Returns the shape of ``x``."""
-        return x + self.module(x, *others)
+        return x + F.dropout(self.module(x, *others), self.dropout, self.training and self.dropout > 0)
 
 
-def _mlp(dim: int, widening: int) -> Residual:
+def _mlp(dim: int, widening: int, dropout: float) -> Residual:
     layers = (nn.LayerNorm(dim), nn.Linear(dim, widening * dim), nn.GELU(), nn.Linear(widening * dim, dim))
-    return Residual(nn.Sequential(*layers))
+    return Residual(nn.Sequential(*layers), dropout)
 
 
 class LatentProvider(nn.Module):
     """The learned latents."""
 
-    def __init__(self, latents: int, channels: int) -> None:
+    def __init__(self, latents: int, channels: int, init_scale: float = STD) -> None:
         super().__init__()
-        self._query = nn.Parameter(torch.randn(latents, channels) * STD)
+        self._query = nn.Parameter(torch.randn(latents, channels) * init_scale)
 
     def forward(self, batch: int) -> Tensor:
         """(batch, latents, channels)."""
@@ -137,7 +157,7 @@ class Resampler(nn.Module):
     def __init__(self, input_dim: int, options: ResamplerOptions) -> None:
         super().__init__()
         self.options = options
-        self.latent_provider = LatentProvider(options.num_latents, options.num_latent_channels)
+        self.latent_provider = LatentProvider(options.num_latents, options.num_latent_channels, options.init_scale)
         self.cross_attn_1 = self._cross(input_dim)
         self.self_attn_1 = self._block()
         if options.num_cross_attention_layers > 1 and not options.first_cross_attention_layer_shared:
@@ -153,8 +173,10 @@ class Resampler(nn.Module):
             o.num_cross_attention_heads,
             o.num_cross_attention_qk_channels,
             o.num_cross_attention_v_channels,
+            o.dropout,
         )
-        return nn.Sequential(Residual(attention), _mlp(o.num_latent_channels, o.cross_attention_widening_factor))
+        mlp = _mlp(o.num_latent_channels, o.cross_attention_widening_factor, o.residual_dropout)
+        return nn.Sequential(Residual(attention, o.residual_dropout), mlp)
 
     def _block(self) -> nn.Sequential:
         o = self.options
@@ -165,10 +187,10 @@ class Resampler(nn.Module):
                 o.num_self_attention_heads,
                 o.num_self_attention_qk_channels,
                 o.num_self_attention_v_channels,
+                o.dropout,
             )
-            layers.append(
-                nn.Sequential(Residual(attention), _mlp(o.num_latent_channels, o.self_attention_widening_factor))
-            )
+            mlp = _mlp(o.num_latent_channels, o.self_attention_widening_factor, o.residual_dropout)
+            layers.append(nn.Sequential(Residual(attention, o.residual_dropout), mlp))
         return nn.Sequential(*layers)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

@@ -110,6 +110,38 @@ def test_a_finished_set_is_left_alone(tmp_path: Path, data: Path) -> None:
     assert "12 rows" in collect_command("mmar", arguments("--from-dir", str(given), "--overwrite"))
 
 
+def test_a_set_of_another_program_is_left_alone_or_refused(tmp_path: Path, data: Path) -> None:
+    given, target = tmp_path / "given", data / "raw" / "mmau"
+    given.mkdir()
+    lay_out("mmau", given)
+    collect_command("mmau", arguments("--from-dir", str(given)))
+    (target / "run.json").unlink()  # as the published program leaves it
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    assert "already there" in collect_command("mmau", arguments("--from-dir", str(given)))
+    (target / "metadata" / "test_metadata.json").rename(tmp_path / "away")
+    assert "already there" in collect_command("mmau", arguments("--from-dir", str(given), "--splits", "test-mini"))
+    with pytest.raises(UserError, match=r"mmau: .* not complete \(no test_metadata.json\).*--overwrite"):
+        collect_command("mmau", arguments("--from-dir", str(given)))
+    (tmp_path / "away").rename(target / "metadata" / "test_metadata.json")
+    assert before == {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+
+
+def test_a_split_is_added_to_those_that_are_there(tmp_path: Path, data: Path) -> None:
+    given, target = tmp_path / "given", data / "raw" / "mmau"
+    given.mkdir()
+    raw = lay_out("mmau", given)
+    first, second = raw
+    collect_command("mmau", arguments("--from-dir", str(given), "--splits", second))
+    line = collect_command("mmau", arguments("--from-dir", str(given)))
+    assert f"{first} {len(raw[first])} rows" in line and f"{second} " not in line
+    assert {split: len(rows) for split, rows in open_splits(target).items()} == {
+        split: len(rows) for split, rows in raw.items()
+    }
+    record = json.loads((target / "run.json").read_text())
+    assert set(record["splits"]) == set(record["sources"]) == set(raw)
+    assert all((target / "metadata" / f"{split}_metadata.json").is_file() for split in raw)
+
+
 @pytest.mark.parametrize("name", ["mmar", "airbench"])
 def test_missing_clips_are_named_or_left_out(name: str, tmp_path: Path, data: Path) -> None:
     given = tmp_path / "given"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import load_from_disk
 
 from src.common.errors import UserError
 from src.common.paths import raw_dir
@@ -25,7 +27,7 @@ def build(tmp_path: Path, **settings: Any) -> dict[str, Any]:
 
 def rows() -> Any:
     """The saved rows."""
-    from datasets import Audio, load_from_disk
+    from datasets import Audio
 
     return load_from_disk(str(raw_dir("toy")))["train"].cast_column("audio", Audio(decode=False))
 
@@ -58,9 +60,9 @@ def test_a_finished_set_is_left_alone(tmp_path: Path, data_root: Path) -> None:
     write_toy(tmp_path, 5)
     first = build(tmp_path)
     assert build(tmp_path) == first and len(made(tmp_path)) == 5
-    with pytest.raises(UserError, match="--force"):
+    with pytest.raises(UserError, match="--overwrite"):
         build(tmp_path, options=Options(as_published=True))
-    build(tmp_path, options=Options(as_published=True), force=True)
+    build(tmp_path, options=Options(as_published=True), overwrite=True)
     assert len(made(tmp_path)) == 10
 
 
@@ -118,7 +120,7 @@ def test_repeated_ids_are_dropped_unless_as_published(tmp_path: Path, data_root:
     result = collect(twice, CollectSettings(0, tmp_path))
     assert result["rows"] == {"train": 4} and result["problems"] == []
     assert set(dropped().values()) == {"an earlier row has the same pair of ids"}
-    published = collect(twice, CollectSettings(0, tmp_path, Options(as_published=True), force=True))
+    published = collect(twice, CollectSettings(0, tmp_path, Options(as_published=True), overwrite=True))
     assert published["rows"] == {"train": 8} and published["problems"] == [] and not dropped()
 
 
@@ -139,8 +141,47 @@ def test_a_foreign_set_is_not_overwritten(tmp_path: Path, data_root: Path) -> No
     folder = raw_dir("toy")
     folder.mkdir(parents=True)
     (folder / "dataset_dict.json").write_text("{}")
-    with pytest.raises(UserError, match="did not write; move it, or pass --force"):
+    with pytest.raises(UserError, match="raw set toy: .* is not complete .*--overwrite to replace it, or move it"):
         build(tmp_path)
+    assert (folder / "dataset_dict.json").read_text() == "{}"
+
+
+def save_published(tmp_path: Path, rows: int) -> dict[Path, bytes]:
+    """A toy set without any record of this program, as the published one leaves it; the bytes of its files."""
+    write_toy(tmp_path, rows)
+    build(tmp_path)
+    for name in ("run.json", "dropped.jsonl", ".completed"):
+        (raw_dir("toy") / name).unlink()
+    return {path: path.read_bytes() for path in raw_dir("toy").rglob("*") if path.is_file()}
+
+
+def test_a_complete_set_of_another_program_is_skipped_or_adopted(tmp_path: Path, data_root: Path) -> None:
+    before = save_published(tmp_path, 4)
+    assert build(tmp_path) == {}
+    assert {path: path.read_bytes() for path in raw_dir("toy").rglob("*") if path.is_file()} == before
+    adopted = build(tmp_path, adopt=True)
+    assert adopted["rows"] == {"train": 4} and adopted["problems"] == []
+    assert {path: path.read_bytes() for path in before} == before
+    assert json.loads((raw_dir("toy") / "run.json").read_text())["config"]["adopted"] is True
+    assert build(tmp_path) == adopted == build(tmp_path, options=Options(as_published=True))
+    assert len(made(tmp_path)) == 4
+    build(tmp_path, overwrite=True)
+    assert len(made(tmp_path)) == 8
+
+
+def test_a_set_with_faults_is_not_adopted(tmp_path: Path, data_root: Path) -> None:
+    with pytest.raises(UserError, match="no saved set that could be adopted"):
+        build(tmp_path, adopt=True)
+    save_published(tmp_path, 4)
+    folder = raw_dir("toy")
+    saved = load_from_disk(str(folder))
+    saved.map(lambda row: {"audio_description": row["text"]}).save_to_disk(str(folder.with_name("new")))
+    shutil.rmtree(folder)
+    folder.with_name("new").rename(folder)
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(UserError, match="cannot be adopted: toy/train: 4 rows with a wrong text"):
+        build(tmp_path, adopt=True)
+    assert sorted(folder.rglob("*")) == before
 
 
 @pytest.mark.slow

@@ -122,12 +122,12 @@ def test_an_earlier_utterance_that_ends_last_counts(last_end: bool, seconds: int
     assert f"(duration: {seconds}s," in row.fields["audio_description"] and row.fields["duration"] == seconds
 
 
-def test_a_given_pair_list_is_used_as_it_is(tmp_path: Path, data_root: Path) -> None:
-    upstream = tmp_path / "upstream"
-    upstream.mkdir()
-    (upstream / "train_list.txt").write_text(
-        "id3/v1/00001.wav\tid3/v1/00001.wav\nid2/v2/00002.wav\tid1/v1/00001.wav\n"
-    )
+@pytest.mark.parametrize(
+    "place", ["upstream/train_list.txt", "upstream/voxceleb_train_list.txt", "datasets/voxceleb_train_list.txt"]
+)
+def test_a_given_pair_list_is_used_as_it_is(place: str, tmp_path: Path, data_root: Path) -> None:
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).write_text("id3/v1/00001.wav\tid3/v1/00001.wav\nid2/v2/00002.wav\tid1/v1/00001.wav\n")
     _, rows = collected("voxceleb1", tmp_path)
     pairs = [(row["unique_id_1"], row["unique_id_2"]) for row in rows]
     assert pairs == [("id2/v2/00002.wav", "id1/v1/00001.wav"), ("id3/v1/00001.wav", "id3/v1/00001.wav")]
@@ -149,6 +149,6 @@ def test_a_limit_takes_the_first_pieces_of_work(name: str, tmp_path: Path, data_
     IMITATIONS[name](tmp_path / "upstream")
     counts = []
     for limit in (1, 2, None):
-        settings = CollectSettings(0, tmp_path / "upstream", Options(limit=limit), force=True)
+        settings = CollectSettings(0, tmp_path / "upstream", Options(limit=limit), overwrite=True)
         counts.append(collect(load_recipe(name), settings)["rows"]["train"])
     assert 0 < counts[0] < counts[1] <= counts[2] == len(EXPECTED[name]["rows"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,13 +15,14 @@ from datasets import load_from_disk
 from src.audio.waveform import Waveform
 from src.common.errors import ConfigError, UserError
 from src.common.paths import indexes_dir, indexes_filtered_dir, raw_dir, responses_dir, transcripts_dir
+from src.corpus.sets import asr_command, asr_filter
 from src.corpus.sets.asr_command import Hearing
-from src.corpus.sets.asr_filter import AsrLimits, filter_by_asr, judge
+from src.corpus.sets.asr_filter import AnswerChoice, AsrLimits, filter_by_asr, judge
 from src.corpus.sets.asr_score import error_rates, find_normalisation, letters, unicode_words
 from src.corpus.stages.instructions import generate_instruction_responses
 from src.corpus.stages.response_settings import AnswerSettings
 from src.corpus.stages.transcribe import AsrSettings, Heard
-from src.dataset.hf_dataset import HFDataset
+from src.dataset.response_rows import ResponseRows
 from src.dataset.splits import read_indexes
 from src.generation.tables import RowRef
 from tests.corpus.stages.fakes import FakeEngine
@@ -105,8 +107,8 @@ def test_answers_are_filtered_with_the_set(ear: Ear) -> None:
     filter_by_asr(NAME, SETTINGS, AsrLimits(), ear)
     folder = f"{FILTERED}_tiny_64"
     rows = load_from_disk(str(responses_dir("tiny", folder)))["train"]
-    assert rows["dataset_index"] == [0, 1, 4] and len(HFDataset(folder, split="validation")) == 2
-    assert HFDataset(folder, "NoContext").keys.tolist() == [0, 1, 4]
+    assert rows["dataset_index"] == [0, 1, 4] and len(ResponseRows(folder, split="validation")) == 2
+    assert ResponseRows(folder, "NoContext").keys.tolist() == [0, 1, 4]
 
 
 def test_an_audio_corpus_keeps_its_split(data_root: Path) -> None:
@@ -124,6 +126,57 @@ def test_an_audio_corpus_keeps_its_split(data_root: Path) -> None:
     assert {split: keys.tolist() for split, keys in kept.items()} == {"train": [0, 2], "validation": [3, 4]}
     assert counts["train"]["before"] == 3 and ("train", 1) not in ear.rows
     assert (indexes_filtered_dir("esc50") / "asr.jsonl").is_file()
+
+
+def test_results_of_another_program_are_kept(ear: Ear) -> None:
+    settings = AnswerSettings(llm="org/tiny", max_tokens=64)
+    engine = FakeEngine(lambda prompt, request: f"{request.seed}\n</think>\n\nit is so.")
+    generate_instruction_responses([NAME], settings, start_engine=lambda llm: engine)
+    save_questions(FILTERED, {"train": make_questions(2), "validation": make_questions(1, 100)})
+    before = {path: path.read_bytes() for path in raw_dir(FILTERED).rglob("*") if path.is_file()}
+    assert filter_by_asr(NAME, SETTINGS, AsrLimits(), ear, answers=AnswerChoice("other")) == {} and not ear.rows
+    answers = responses_dir("tiny", f"{FILTERED}_tiny_64")
+    assert not answers.exists()
+    assert filter_by_asr(NAME, SETTINGS, AsrLimits(), ear, answers=AnswerChoice("tiny", 64)) == {} and not ear.rows
+    assert {path: path.read_bytes() for path in raw_dir(FILTERED).rglob("*") if path.is_file()} == before
+    assert len(load_from_disk(str(answers))["train"]) == 2
+    (raw_dir(FILTERED) / "dataset_dict.json").unlink()
+    with pytest.raises(UserError, match="no dataset_dict.json.*--overwrite"):
+        filter_by_asr(NAME, SETTINGS, AsrLimits(), ear)
+    filter_by_asr(NAME, SETTINGS, AsrLimits(), ear, overwrite=True)
+    assert len(load_from_disk(str(answers))["train"]) == 3
+
+
+def test_an_audio_filter_of_another_program_is_not_replaced(data_root: Path) -> None:
+    save_raw(make_rows(6), "esc50")
+    save_indexes(indexes_dir("esc50"), train=[5, 0, 1, 2], validation=[3, 4])
+    save_indexes(indexes_filtered_dir("esc50"), train=[0, 1], validation=[3])
+    with pytest.raises(UserError, match="not filtered by speech recognition.*--overwrite"):
+        filter_by_asr("esc50", SETTINGS, AsrLimits(text_column="audio_description"), Ear({}))
+    assert read_indexes(indexes_filtered_dir("esc50"))["train"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "limits"),
+    [
+        (["--threshold", "0.3", "--threshold_type", "wer"], AsrLimits(0.3, None)),
+        (["--threshold", "0.3", "--threshold_type", "cer"], AsrLimits(None, 0.3)),
+        (["--threshold_type", "cer"], AsrLimits(None, 0.5)),
+        (["--max-wer", "none", "--max-cer", "0.1"], AsrLimits(None, 0.1)),
+        ([], AsrLimits(0.5, None)),
+    ],
+)
+def test_published_options(options: list[str], limits: AsrLimits, monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*")
+    asr_command.add_arguments(parser)
+    asked: list[Any] = []
+    monkeypatch.setattr(asr_filter, "filter_by_asr", lambda *given: asked.append(given) or {})
+    args = parser.parse_args([*options, "--model-name", "Qwen/Qwen3-0.6B", "--limit", "-1", "--num-gpus", "2"])
+    assert asr_command.filter_command(args, print) == 0
+    ((name, _, given, _, limit, overwrite, answers),) = asked
+    assert (name, given, limit, overwrite) == ("heysquad_human", limits, None, False)
+    assert answers == AnswerChoice("Qwen3-0.6B") and args.cuda_devices == "0,1"
 
 
 def test_mistakes(ear: Ear) -> None:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from datasets import Audio, load_from_disk
 
 from src.common.config import compose
 from src.common.errors import UserError
-from src.common.paths import prompts_dir, raw_dir, responses_dir
+from src.common.paths import REPO_ROOT, indexes_filtered_dir, prompts_dir, raw_dir, responses_dir
 from src.corpus.sets.combined import combine, examples
-from src.corpus.sets.merge import HUB_ID, MergeSettings, Published, merge_corpus, open_published
+from src.corpus.sets.merge import ANSWERS, HUB_ID, MergeSettings, Published, merge_corpus, open_published
+from src.corpus.sets.merged_set import merge_to_one_set
 from src.corpus.sets.order import check_order, existing
-from src.corpus.sets.statistics import statistics, statistics_table
+from src.corpus.sets.statistics import mixture_statistics, statistics, statistics_table
 from src.corpus.sets.upload import Release, lay_out
-from src.dataset.hf_dataset import HFDataset
+from src.corpus.stages.prompt_settings import PromptSettings, dropped_keys
+from src.corpus.stages.prompts import create_prompts
+from src.corpus.stages.response_settings import ResponseSettings
+from src.corpus.stages.responses import generate_responses
 from src.dataset.mixture import open_mixture, present_only
+from src.dataset.response_rows import ResponseRows
+from src.dataset.splits import write_indexes
 from src.training.config import bind_train_config
+from tests.corpus.stages.fakes import FakeEngine, reader_and_listener
 from tests.support.tiny_corpus import make_rows, save_indexes, save_raw, save_responses, save_split
 
 LLM = "Qwen3-4B-Thinking-2507"
@@ -93,26 +103,123 @@ def corpus(data_root: Path) -> Published:
 def test_rows_are_joined_by_ids_and_train(corpus: Published) -> None:
     counts = merge_corpus("esc50", corpus, SETTINGS)
     assert counts == {"published": 9, "joined": 8, "not_here": 1, "descriptions_differ": 0}
-    train, validation = HFDataset(FOLDER, split="train"), HFDataset(FOLDER, split="validation")
+    train, validation = ResponseRows(FOLDER, split="train"), ResponseRows(FOLDER, split="validation")
     assert train.keys.tolist() == list(range(2, 9)) and validation.keys.tolist() == [1]
     row = train[3]
     assert row.key == "esc50/5" and row.target == "answer of 00005" and row.context == "prompt of 00005"
     assert row.audio is not None and row.audio["path"] == "5.wav"
-    assert check_order("esc50", [FOLDER]) == [f"responses {FOLDER}, train: lacks 4 rows of the raw set: 0, 9, 10, 11"]
-    with pytest.raises(UserError, match="exist; --overwrite"):
-        merge_corpus("esc50", corpus, SETTINGS)
+    assert check_order("esc50", [FOLDER]) == [], "rows without a released prompt are known"
+    (prompts_dir("esc50") / "dropped.jsonl").unlink()
+    assert (
+        check_order("esc50", [FOLDER])[1] == f"responses {FOLDER}, train: lacks 4 rows of the raw set: 0, 9, 10, 11"
+    )
+    (prompts_dir("esc50") / "dropped.jsonl").touch()
+    before = files_of(responses_dir(LLM, FOLDER), prompts_dir("esc50"), indexes_filtered_dir("esc50"))
+    assert merge_corpus("esc50", corpus, SETTINGS) == counts
+    assert files_of(responses_dir(LLM, FOLDER), prompts_dir("esc50"), indexes_filtered_dir("esc50")) == before
     assert merge_corpus("esc50", corpus, MergeSettings(overwrite=True)) == counts
+
+
+def files_of(*folders: Path) -> dict[Path, tuple[int, bytes]]:
+    """Inodes and bytes of all files: equal if nothing was written."""
+    paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return {path: (path.stat().st_ino, path.read_bytes()) for path in paths}
+
+
+def test_released_prompts_are_kept_for_other_models(corpus: Published) -> None:
+    rows = make_rows(12)
+    whole = released(
+        train=[published_row(rows[2], "esc50")],
+        validation=[published_row(rows[1], "esc50")],
+        raw_train=[published_row(row, "esc50") for row in reversed(rows[:10])],
+    )
+    merge_corpus("esc50", Published(whole), SETTINGS)
+    saved = load_from_disk(str(prompts_dir("esc50")))["train"]
+    assert saved.column_names == ["dataset_index", "audio_description", "prompt"]
+    assert saved["dataset_index"][:] == list(range(10)) and saved[4]["prompt"] == "prompt of 00004"
+    assert dropped_keys("esc50", "train") == [10, 11]
+    assert check_order("esc50", []) == []
+    assert create_prompts(["esc50"], PromptSettings(), start_engine=no_engine) == {}
+    engine = FakeEngine(reader_and_listener)
+    settings = ResponseSettings(llm="org/tiny", prompts="mini", max_tokens=64, rephrase=False)
+    assert generate_responses(["esc50"], settings, lambda llm: engine)["esc50_tiny_64"]["rows"] == 10
+
+
+def no_engine(llm: str) -> FakeEngine:
+    raise AssertionError("an engine was started")
+
+
+def test_what_is_there_is_neither_overwritten_nor_mixed(corpus: Published) -> None:
+    rows = make_rows(12)
+    save_foreign(rows[:3])
+    before = files_of(responses_dir(LLM, FOLDER))
+    with pytest.raises(UserError, match=r"lacks 5 of 8 rows, first dataset_index: 4.*--overwrite"):
+        merge_corpus("esc50", corpus, SETTINGS)
+    assert files_of(responses_dir(LLM, FOLDER)) == before and not prompts_dir("esc50").exists()
+    merge_corpus("esc50", corpus, MergeSettings(overwrite=True))
+    write_indexes(indexes_filtered_dir("esc50"), "train", np.arange(5))
+    before = files_of(indexes_filtered_dir("esc50"))
+    with pytest.raises(UserError, match="another train split than the published one"):
+        merge_corpus("esc50", corpus, SETTINGS)
+    assert files_of(indexes_filtered_dir("esc50")) == before
+
+
+def save_foreign(rows: list[dict[str, Any]]) -> None:
+    """Responses without a record of this program."""
+    from datasets import Dataset, DatasetDict
+
+    columns = {name: ["x"] * len(rows) for name in ("prompt", *ANSWERS)}
+    numbers = {"dataset_index": [row["dataset_index"] + 1 for row in rows]}
+    about = {"audio_description": [row["audio_description"] for row in rows]}
+    table = Dataset.from_dict({**numbers, **about, **columns})
+    DatasetDict({"train": table}).save_to_disk(str(responses_dir(LLM, FOLDER)))
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_the_release_with_audio_is_one_set(filtered: bool, data_root: Path) -> None:
+    rows, train, validation = make_rows(6), spoken(3, "t"), spoken(2, "v")
+    save_raw(rows, "esc50")
+    save_spoken("heysquad_human", train=train, validation=validation)
+    name = "heysquad_human_filtered" if filtered else "heysquad_human"
+    asked = [published_row(row, name, audio_description=row["question"]) for row in (*train[1:], *validation)]
+    away = published_row(rows[0], "clotho")
+    splits = {
+        "train": [*(published_row(row, "esc50") for row in (rows[5], rows[0], rows[3])), away, *asked[:2]],
+        "validation": [published_row(rows[1], "esc50"), *asked[2:]],
+    }
+    source = Published(released(**{split if filtered else f"raw_{split}": each for split, each in splits.items()}))
+    counts = merge_to_one_set("merged", source, filtered)
+    assert counts["train"] == {"released": 6, "written": 5, "not_here": 1}
+    saved = load_from_disk(str(data_root / "merged"))
+    assert list(saved) == ["train", "validation"] and len(saved["validation"]) == 3
+    ids = [
+        (row["dataset_name"], row["unique_id_2"])
+        for row in saved["train"].select_columns(["dataset_name", "unique_id_2"])
+    ]
+    assert ids == [("esc50", "00005"), ("esc50", "00000"), ("esc50", "00003"), (name, "False"), (name, "False")]
+    cells = saved["train"].cast_column("audio", Audio(decode=False))["audio"][:]
+    assert [cell["path"] for cell in cells] == ["5.wav", "0.wav", "3.wav", "1.wav", "2.wav"]
+    raw = load_from_disk(str(raw_dir("esc50")))["train"].cast_column("audio", Audio(decode=False))
+    assert cells[0]["bytes"] == raw[5]["audio"]["bytes"]
+    assert saved["train"].features["audio"].sampling_rate == 16000
+    before = files_of(data_root / "merged")
+    assert merge_to_one_set("merged", source, filtered) == counts and files_of(data_root / "merged") == before
+    with pytest.raises(UserError, match="has no split .* but"):
+        merge_to_one_set("merged", source, not filtered)
+    with pytest.raises(UserError, match="a folder of the data layout"):
+        merge_to_one_set("raw", source, filtered)
+    assert merge_to_one_set("part", source, filtered, ["esc50"])["train"]["released"] == 3
 
 
 def test_instruction_sets_are_filtered_by_the_released_rows(corpus: Published) -> None:
     counts = merge_corpus("heysquad_human", corpus, SETTINGS)
     assert counts["joined"] == 4 and counts["not_here"] == 0
     folder = f"heysquad_human_filtered_{LLM}_512"
-    train = HFDataset(folder, "WithContext", split="train")
+    train = ResponseRows(folder, "WithContext", split="train")
     assert train.keys.tolist() == [0, 1, 3], "numbers are those of the whole set"
     assert train[2].context == "passage 3" and train[2].audio_description == "t question 3"
     assert train[2].audio is not None and train[2].audio["path"] == "3.wav"
-    assert HFDataset(folder, "NoContext", split="validation").keys.tolist() == [1]
+    assert ResponseRows(folder, "NoContext", split="validation").keys.tolist() == [1]
     assert check_order("heysquad_human_filtered", [folder]) == []
 
 
@@ -130,7 +237,7 @@ def test_other_descriptions_are_counted(corpus: Published) -> None:
     rows[4]["audio_description"] = rows[4]["audio_description"].replace("(duration", "x (duration")
     save_raw(rows, "esc50")
     assert merge_corpus("esc50", corpus, SETTINGS)["descriptions_differ"] == 1
-    assert HFDataset(FOLDER, split="train").keys.size == 7
+    assert ResponseRows(FOLDER, split="train").keys.size == 7
 
 
 def test_what_cannot_be_joined_is_told(data_root: Path) -> None:
@@ -144,8 +251,8 @@ def test_what_cannot_be_joined_is_told(data_root: Path) -> None:
         merge_corpus("esc50", both, SETTINGS)
     with pytest.raises(UserError, match="no column dataset_name"):
         Published(released(train=[{"x": 1}]))
-    with pytest.raises(UserError, match="has no split train or validation; it has raw_train"):
-        Published(released(raw_train=twice))
+    with pytest.raises(UserError, match="has no split train or validation but raw_train, which --save-name"):
+        merge_corpus("esc50", Published(released(raw_train=twice)), SETTINGS)
     assert not responses_dir(LLM, FOLDER).exists() and HUB_ID == "Blinorot/ALARM-Corpora"
 
 
@@ -174,7 +281,55 @@ def test_laid_out_and_merged_again(with_audio: bool, corpus: Published, tmp_path
     settings = MergeSettings(overwrite=True)
     assert merge_corpus("esc50", again, settings)["joined"] == 8
     assert merge_corpus("heysquad_human", again, settings)["joined"] == 4
-    assert HFDataset(FOLDER, split="train")[3].target == "answer of 00005"
+    assert ResponseRows(FOLDER, split="train")[3].target == "answer of 00005"
+
+
+def test_the_published_upload_has_four_splits_and_audio(corpus: Published, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    for name in ("esc50", "heysquad_human"):
+        merge_corpus(name, corpus, SETTINGS)
+    script = [
+        sys.executable,
+        str(REPO_ROOT / "scripts/alarm/upload_dataset.py"),
+        "--username",
+        "me",
+        "--repo-name",
+        "x",
+    ]
+    options = [
+        "--model-name",
+        f"Qwen/{LLM}",
+        "--max-tokens",
+        "512",
+        "--max-thinking-tokens",
+        "1536",
+        "--no-use-checker",
+    ]
+    sent_nowhere = ["--lay-out-only", "--folder", str(tmp_path / "release")]
+    done = subprocess.run([*script, *options, *sent_nowhere], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    saved = load_dataset(str(tmp_path / "release"))
+    assert {split: len(rows) for split, rows in saved.items()} == {
+        "raw_train": 8 + 3, "raw_validation": 1, "train": 7 + 3, "validation": 1 + 1,
+    }  # fmt: skip
+    assert "audio" in saved["train"].column_names
+    assert set(saved["train"]["dataset_name"][:]) == {"esc50", "heysquad_human_filtered"}
+    done = subprocess.run([*script, "esc50/x", "esc50"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "both name the data set" in done.stderr
+
+
+def test_statistics_of_the_published_mixtures(corpus: Published) -> None:
+    for name in ("esc50", "heysquad_human"):
+        merge_corpus(name, corpus, SETTINGS)
+    audio = mixture_statistics("audio_4b")
+    seconds = [row["duration"] for row in make_rows(12)]
+    assert audio["elements"] == 7 and audio["hours"] == round(sum(seconds[2:9]) / 3600, 3)
+    assert f"clotho_rephrased_1536_{LLM}_512" in audio["missing"] and len(audio["missing"]) == 4
+    content = mixture_statistics("content_4b")
+    assert content["elements"] == 2 * 3, "with and without context"
+    spoken_seconds = [row["duration"] for row in make_rows(4)]
+    assert content["hours"] == pytest.approx(2 * (sum(spoken_seconds) - spoken_seconds[2]) / 3600, abs=1e-3)
 
 
 def test_order_problems_are_named(data_root: Path) -> None:

@@ -17,7 +17,7 @@ from src.corpus.sets import audio_filter
 from src.corpus.sets.audio_filter import filter_by_audio
 from src.corpus.sets.split import SplitSettings, create_split, draw_split
 from src.corpus.stages.answer_filter import LengthLimits, filter_by_answer
-from src.dataset.hf_dataset import HFDataset
+from src.dataset.response_rows import ResponseRows
 from src.dataset.splits import read_indexes
 from tests.support.tiny_corpus import make_rows, save_indexes, save_raw, save_responses
 
@@ -50,6 +50,9 @@ def test_a_split_is_kept_and_one_of_other_rows_refused(data_root: Path) -> None:
     with pytest.raises(UserError, match="splits other rows.*--overwrite"):
         create_split("esc50", SplitSettings())
     assert create_split("esc50", SplitSettings(), overwrite=True) == {"train": 27, "validation": 3}
+    (indexes_dir("esc50") / "validation_indexes.npy").unlink()
+    with pytest.raises(UserError, match="no validation_indexes.npy"):
+        create_split("esc50", SplitSettings())
     with pytest.raises(UserError, match="share of 1.5"):
         SplitSettings(1.5)
     assert draw_split(np.arange(9), SplitSettings())["validation"].size == 0
@@ -105,6 +108,53 @@ def test_a_stopped_filter_goes_on(data_root: Path, monkeypatch: pytest.MonkeyPat
     assert looked.count("0.wav") == 1 and len(read_indexes(indexes_filtered_dir("esc50"))["train"]) > 10
 
 
+def test_indexes_of_another_program_are_skipped_or_left_to_the_user(data_root: Path) -> None:
+    rows = make_rows(20)
+    save_raw(rows, "esc50")
+    save_responses(rows, RESPONSES)
+    create_split("esc50", SplitSettings())
+    filtered = indexes_filtered_dir("esc50")
+    by_answer = filtered / "Qwen3-4B-Thinking-2507" / RESPONSES
+    limits = LengthLimits(0, 9)
+
+    def no_count(texts: Any) -> list[int]:
+        raise AssertionError("tokens were counted")
+
+    for folder, work in (
+        (by_answer, lambda: filter_by_answer("esc50", RESPONSES, limits, no_count)),
+        (filtered, lambda: filter_by_audio("esc50", jobs=0)),
+    ):
+        split = read_indexes(indexes_dir("esc50"))
+        save_indexes(folder, train=split["train"][:3], validation=split["validation"][:1])
+        before = {path: path.read_bytes() for path in filtered.rglob("*.*")}
+        assert work() == {"train": {"kept": 3}, "validation": {"kept": 1}}
+        assert {path: path.read_bytes() for path in filtered.rglob("*.*")} == before
+        (folder / "validation_indexes.npy").unlink()
+        with pytest.raises(UserError, match="no validation_indexes.npy.*--overwrite"):
+            work()
+    filter_by_audio("esc50", jobs=0, overwrite=True)
+    assert sum(keys.size for keys in read_indexes(filtered).values()) == 20
+    counts = filter_by_answer("esc50", RESPONSES, limits, lambda texts: [5] * len(texts), overwrite=True)
+    assert counts["train"]["kept"] == 18
+
+
+def test_a_corpus_that_is_filtered_is_skipped(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_raw(make_rows(12), "esc50")
+    create_split("esc50", SplitSettings())
+    filter_by_audio("esc50", jobs=0)
+
+    def not_again(block: Any) -> int:
+        raise AssertionError("clips were decoded again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(audio_filter, "_look_at", not_again)
+        assert filter_by_audio("esc50", jobs=0)["train"] == {"kept": 11}
+        with pytest.raises(AssertionError):
+            filter_by_audio("esc50", max_duration=0.6, jobs=0)
+    filter_by_audio("esc50", max_duration=0.6, jobs=0)
+    assert sum(keys.size for keys in read_indexes(indexes_filtered_dir("esc50")).values()) < 12
+
+
 def test_what_the_filter_needs_is_told(data_root: Path) -> None:
     save_raw(make_rows(3), "esc50")
     with pytest.raises(UserError, match="not split yet: run scripts/alarm/create_train_val_split.py esc50"):
@@ -125,8 +175,8 @@ def test_the_answer_filter_takes_effect_where_training_reads(data_root: Path) ->
         return [len(text.split()) for text in texts]
 
     filter_by_answer("esc50", RESPONSES, LengthLimits(3, 9), count)
-    assert HFDataset(RESPONSES, split="train").keys.tolist() == [2, 3, 4, 5, 6, 7]
-    assert HFDataset(RESPONSES, split="validation").keys.tolist() == [8]
+    assert ResponseRows(RESPONSES, split="train").keys.tolist() == [2, 3, 4, 5, 6, 7]
+    assert ResponseRows(RESPONSES, split="validation").keys.tolist() == [8]
 
 
 def test_scripts_from_split_to_answers(data_root: Path) -> None:
@@ -138,11 +188,15 @@ def test_scripts_from_split_to_answers(data_root: Path) -> None:
     from tests.support.tiny_corpus import RESPONSE_COLUMNS
 
     save_responses(rows, RESPONSES, (*RESPONSE_COLUMNS, "status", "num_tokens"))
-    assert script("create_train_val_split").returncode == 0
-    done = script("validate_and_filter_indexes", "--jobs", "0")
+    assert script("create_train_val_split", "--val-size", "0.10").returncode == 0
+    done = script("validate_and_filter_indexes", "--max-duration", "60.0", "--n-jobs", "0")
     assert done.returncode == 0 and done.stdout.startswith("gtzan: {") and "esc50: {" in done.stdout
-    done = script("validate_and_filter_answers", "gtzan", "esc50", "--tokens-max", "200")
+    done = script("validate_and_filter_answers", "gtzan", "esc50", "--tokens-max-limit", "200", "--no-use-checker")
     assert done.returncode == 1 and "gtzan" in done.stderr, "one corpus has no responses; the other is filtered"
-    kept = {split: HFDataset(RESPONSES, split=split).keys for split in ("train", "validation")}
+    kept = {split: ResponseRows(RESPONSES, split=split).keys for split in ("train", "validation")}
     assert sorted(np.concatenate(list(kept.values())).tolist()) == list(range(5, 16))
     assert (raw_dir("gtzan") / "dataset_dict.json").is_file()
+    done = script("validate_and_filter_answers", "--model-name", "Qwen/Qwen3-4B-Thinking-2507", "--n-jobs", "16")
+    assert done.returncode == 0 and done.stdout.startswith("esc50: "), "all that have such responses"
+    done = script("combined_dataset", "--n-examples", "2")
+    assert done.returncode == 0 and "esc50 " in done.stdout and "25 rows of 2 corpora" in done.stdout

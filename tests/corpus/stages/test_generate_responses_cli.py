@@ -47,7 +47,8 @@ def test_help_names_every_option_without_torch(cwd: Path, tmp_path: Path) -> Non
         (tmp_path / f"{name}.py").write_text("raise AssertionError('imported')")
     done = run("--help", cwd=cwd, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    for option in ("--dataset", "--rephrase", "--max-thinking-tokens", "--checker-llm", "--limit", "--fresh"):
+    published = ("--model-name", "--max-tries", "--batch-size", "--no-rephrase", "--no-use-checker", "--debug-ind")
+    for option in ("--dataset", "--max-thinking-tokens", "--checker-llm", "--limit", "--overwrite", *published):
         assert option in done.stdout
 
 

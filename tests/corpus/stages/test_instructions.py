@@ -17,7 +17,7 @@ from src.common.paths import raw_dir, responses_dir
 from src.corpus.stages.instructions import choose_sets, filter_responses, generate_instruction_responses
 from src.corpus.stages.response_settings import AnswerSettings
 from src.dataset.corpora import expand_mixture
-from src.dataset.hf_dataset import HFDataset
+from src.dataset.response_rows import ResponseRows
 from src.generation.requests import Request, Result
 from tests.corpus.stages.fakes import FakeEngine, Killed
 from tests.support.tiny_instructions import make_questions, save_questions
@@ -87,7 +87,7 @@ def test_training_finds_them(data_root: Path) -> None:
     chosen = expand_mixture(config)
     for part in (chosen["train"], *chosen["eval"].values()):
         for folder, mode, fraction, random in part["rows"]:
-            found = HFDataset(folder, mode, fraction, random, part["split"])
+            found = ResponseRows(folder, mode, fraction, random, part["split"])
             row = found[1]
             assert row.audio is not None and row.target and row.audio_description.startswith("what is number")
             assert bool(row.context) == (mode == "WithContext")
@@ -101,7 +101,7 @@ def test_a_killed_run_goes_on(die_after: int) -> None:
     run(["heysquad_human"], engine)
     assert len(engine.seen) == 22 - die_after
     interrupted = rows_of(HEY), rows_of(HEY, "validation")
-    run(["heysquad_human"], FakeEngine(echo), fresh=True)
+    run(["heysquad_human"], FakeEngine(echo), overwrite=True)
     assert (rows_of(HEY), rows_of(HEY, "validation")) == interrupted
     run(["heysquad_human"], FakeEngine(echo, die_after=0))  # nothing is left to do
 
@@ -115,7 +115,7 @@ def test_filtered_before_or_afterwards_is_the_same() -> None:
     shutil.rmtree(responses_dir("tiny", HEY_FILTERED))
     run(["heysquad_human_filtered"], FakeEngine(echo))
     assert rows_of(HEY_FILTERED) == afterwards
-    assert HFDataset(HEY_FILTERED, "NoContext")[0].key == "heysquad_human_filtered/2"
+    assert ResponseRows(HEY_FILTERED, "NoContext")[0].key == "heysquad_human_filtered/2"
     again = run(["heysquad_human"], FakeEngine(echo))
     assert list(again) == [HEY], "answers of its own are left alone"
 
@@ -143,11 +143,11 @@ def test_failed_answers_are_tried_again_and_left_out_of_training() -> None:
     summary = run(["heysquad_human"], engine, settings=dataclasses.replace(SETTINGS, tries=2))
     assert summary[HEY]["WithContext"]["failed"] == {"empty": 1, "error": 1}
     assert summary[HEY]["NoContext"]["failed"] == {"error": 1} and len(engine.seen) == 22 + 3
-    assert HFDataset(HEY, "WithContext").keys.tolist() == [0, 1, 4, 5, 6]
-    assert HFDataset(HEY, "NoContext").keys.tolist() == [0, 1, 2, 4, 5, 6]
+    assert ResponseRows(HEY, "WithContext").keys.tolist() == [0, 1, 4, 5, 6]
+    assert ResponseRows(HEY, "NoContext").keys.tolist() == [0, 1, 2, 4, 5, 6]
     run(["instructs2s"], FakeEngine(echo))
     with pytest.raises(UserError, match="no row of split 'train' has a response for NoContext"):
-        HFDataset(S2S, "NoContext")
+        ResponseRows(S2S, "NoContext")
 
 
 def test_modes_can_be_chosen_and_added_later() -> None:
@@ -169,10 +169,43 @@ def test_mistakes(data_root: Path) -> None:
     with pytest.raises(UserError, match="no folder .*nope"):
         run(["nope"], FakeEngine(echo))
     run(["instructs2s"], FakeEngine(echo))
-    with pytest.raises(UserError, match=r"seed: was 0, is 1.*--fresh"):
+    with pytest.raises(UserError, match=r"seed: was 0, is 1.*--overwrite"):
         run(["instructs2s"], FakeEngine(echo), settings=dataclasses.replace(SETTINGS, seed=1))
     shutil.rmtree(raw_dir("instructs2s"))
     assert choose_sets([]) == ["heysquad_human"]
     shutil.rmtree(raw_dir("heysquad_human"))
     with pytest.raises(UserError, match="no instruction set is collected"):
         choose_sets([])
+
+
+def test_answers_of_another_program_are_skipped_or_left_to_the_user() -> None:
+    run(["heysquad_human"], FakeEngine(echo))
+    folder = responses_dir("tiny", HEY)
+    shutil.rmtree(folder / "journal")
+    (folder / "run.json").unlink()
+
+    def no_engine(llm: str) -> FakeEngine:
+        raise AssertionError("an engine was started")
+
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert generate_instruction_responses(["heysquad_human"], SETTINGS, start_engine=no_engine) == {}
+    table = load_from_disk(str(folder))
+    table.map(lambda row: {"llm_answer_no_context": ""}).save_to_disk(str(folder.with_name("new")))
+    shutil.rmtree(folder)
+    folder.with_name("new").rename(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"split train has no answers NoContext.*--overwrite"):
+        generate_instruction_responses(["heysquad_human"], SETTINGS, start_engine=no_engine)
+    only = ["WithContext"]
+    assert generate_instruction_responses(["heysquad_human"], SETTINGS, only, start_engine=no_engine) == {}
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_filtered_answers_of_another_program_stay(tmp_path: Path) -> None:
+    save_questions("heysquad_human_filtered", {"train": make_questions(7)[1:6], "validation": make_questions(4, 100)})
+    run(["heysquad_human"], FakeEngine(echo))
+    target = responses_dir("tiny", HEY_FILTERED)
+    (target / "run.json").unlink()
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    assert list(run(["heysquad_human"], FakeEngine(echo))) == [HEY]
+    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before

@@ -60,13 +60,13 @@ def test_nothing_but_a_torn_line(tmp_path: Path, length: int) -> None:
 def test_damage_inside_a_file_is_named(tmp_path: Path) -> None:
     part = filled(tmp_path)
     part.write_bytes(b'{"dataset_index": 1}\n' + part.read_bytes())
-    with pytest.raises(UserError, match=r"part-00000.jsonl, line 1: .*--fresh"):
+    with pytest.raises(UserError, match=r"part-00000.jsonl, line 1: .*--overwrite"):
         Journal(tmp_path, KEYS, {"seed": 0})
 
 
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     filled(tmp_path)
-    with pytest.raises(UserError, match=r"seed: was 0, is 1.*--fresh"):
+    with pytest.raises(UserError, match=r"seed: was 0, is 1.*--overwrite"):
         Journal(tmp_path, KEYS, {"seed": 1})
 
 

@@ -99,12 +99,12 @@ def test_the_seed_makes_the_result_and_the_order_does_not() -> None:
     )
     run(first)
     made = rows_of()
-    run(other, redo=True)
+    run(other, overwrite=True)
     assert rows_of() == made
     assert {(r.key, r.seed) for _, r, _ in first.seen} == {(r.key, r.seed) for _, r, _ in other.seen}
     assert len({r.seed for _, r, _ in first.seen}) == 2 * ROWS
     assert all(sampling.max_tokens == 64 for _, _, sampling in first.seen)
-    run(third, dataclasses.replace(SETTINGS, seed=1), redo=True)
+    run(third, dataclasses.replace(SETTINGS, seed=1), overwrite=True)
     assert rows_of() != made
 
 
@@ -115,7 +115,7 @@ def test_the_writer_of_the_full_set_sees_descriptions_of_the_corpus() -> None:
     for engine, limit in zip(engines, (4, 2), strict=True):
         settings = dataclasses.replace(SETTINGS, prompts="full", examples=5, tries=1, limit=limit)
         with pytest.raises(UserError, match="no row got a prompt in other"):
-            create_prompts(["other"], settings, start_engine=lambda llm, engine=engine: engine, redo=True)
+            create_prompts(["other"], settings, start_engine=lambda llm, engine=engine: engine, overwrite=True)
     systems = {prompt.partition("<|im_start|>user")[0] for engine in engines for prompt, _, _ in engine.seen[:2]}
     assert len(systems) == 1
     shown = re.findall(r"^- \|noise \d+\|.*$", systems.pop(), flags=re.MULTILINE)
@@ -142,7 +142,7 @@ def test_a_killed_run_goes_on_where_it_stopped(die_after: int) -> None:
     run(engine)
     assert len(engine.seen) == 2 * ROWS - die_after
     interrupted = rows_of()
-    run(FakeEngine(write_and_check), redo=True)
+    run(FakeEngine(write_and_check), overwrite=True)
     assert rows_of() == interrupted
 
 
@@ -222,14 +222,29 @@ def test_a_corpus_that_is_done_is_skipped_and_says_so(caplog: pytest.LogCaptureF
         assert create_prompts(["mini"], settings, start_engine=no_engine) == {}
     assert "mini: skipped, its prompts are done" in caplog.text
     assert create_prompts(["mini"], dataclasses.replace(SETTINGS, seed=3), start_engine=no_engine) == {}
-    assert "other settings (seed 0 -> 3); --redo" in caplog.text
+    assert "other settings (seed 0 -> 3); --overwrite" in caplog.text
     assert (prompts_dir("mini") / "run.json").read_text() == before
     (prompts_dir("mini") / "run.json").unlink()
     assert run(FakeEngine(write_and_check, die_after=0))["mini"]["rows"] == ROWS  # killed before the record
     save_raw("other", ["|a|"])
-    DatasetDict({"train": Dataset.from_dict({"prompt": ["x"]})}).save_to_disk(str(prompts_dir("other")))
+    columns = {"dataset_index": [0], "audio_description": ["|a|"], "prompt": ["x"]}
+    DatasetDict({"train": Dataset.from_dict(columns)}).save_to_disk(str(prompts_dir("other")))
     assert create_prompts(["other"], SETTINGS, start_engine=no_engine) == {}
-    assert "other: skipped" in caplog.text and "not made here" in caplog.text
+    assert f"prompts of other: {prompts_dir('other')} exists; skipped" in caplog.text
+
+
+def test_prompts_of_another_program_that_are_not_complete_are_left_to_the_user() -> None:
+    save_raw("other", ["|a|", "|b|"])
+    columns = {"dataset_index": [0], "audio_description": ["|a|"], "prompt": ["x"]}
+    DatasetDict({"train": Dataset.from_dict(columns)}).save_to_disk(str(prompts_dir("other")))
+    before = {path: path.read_bytes() for path in prompts_dir("other").rglob("*.*")}
+    with pytest.raises(UserError, match=r"lacks 1 of 2 rows, first dataset_index: 1.*--overwrite"):
+        create_prompts(["other"], SETTINGS, start_engine=no_engine)
+    assert {path: path.read_bytes() for path in prompts_dir("other").rglob("*.*")} == before
+    limited = dataclasses.replace(SETTINGS, limit=1)
+    assert create_prompts(["other"], limited, start_engine=no_engine) == {}
+    made = create_prompts(["other"], SETTINGS, lambda llm: FakeEngine(write_and_check), overwrite=True)
+    assert made["other"]["rows"] == 2
 
 
 def test_a_trial_is_continued() -> None:
@@ -245,9 +260,9 @@ def test_other_settings_do_not_mix_with_unfinished_work() -> None:
     with pytest.raises(Killed):
         run(FakeEngine(write_and_check, die_after=5))
     other = dataclasses.replace(SETTINGS, temperature=0.1)
-    with pytest.raises(UserError, match=r"temperature: was None, is 0.1.*--redo"):
+    with pytest.raises(UserError, match=r"temperature: was None, is 0.1.*--overwrite"):
         run(FakeEngine(write_and_check), other)
-    assert run(FakeEngine(write_and_check), other, redo=True)["mini"]["rows"] == ROWS
+    assert run(FakeEngine(write_and_check), other, overwrite=True)["mini"]["rows"] == ROWS
 
 
 def test_a_checker_of_its_own_runs_over_all_corpora_at_once() -> None:
@@ -305,7 +320,7 @@ def test_a_run_killed_while_writing_the_set_writes_it_next_time(monkeypatch: pyt
 
 def test_responses_are_generated_from_the_prompts() -> None:
     run(FakeEngine(write_and_check))
-    settings = ResponseSettings(llm="org/tiny", prompts="mini", max_tokens=64)
+    settings = ResponseSettings(llm="org/tiny", prompts="mini", max_tokens=64, rephrase=False)
     summary = generate_responses(["mini"], settings, start_engine=lambda llm: FakeEngine(reader_and_listener))
     assert summary["mini_tiny_64"]["rows"] == ROWS
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from datasets import Dataset, DatasetDict, load_from_disk
 from src.common.errors import UserError
 from src.common.paths import prompts_dir, responses_dir
 from src.corpus.stages import responses
+from src.corpus.stages.one_row import show_response
+from src.corpus.stages.placement import Placement
 from src.corpus.stages.response_job import says_yes
 from src.corpus.stages.response_settings import ResponseSettings, SetNames
 from src.corpus.stages.responses import generate_responses
@@ -86,7 +89,7 @@ def test_sampling_and_seeds_of_the_two_stages(root: Path) -> None:
     seeds = [item[1].seed for item in engine.seen]
     assert len(set(seeds)) == len(seeds) == 24
     again = FakeEngine(reader_and_listener, room=1)
-    run(again, fresh=True)
+    run(again, overwrite=True)
     assert {(r.key, r.seed) for _, r, _ in again.seen} == {(r.key, r.seed) for _, r, _ in engine.seen}
 
 
@@ -100,7 +103,7 @@ def test_a_killed_run_goes_on_where_it_stopped(root: Path, die_after: int) -> No
     run(engine)
     assert len(engine.seen) == 24 - die_after
     interrupted = rows_of(PLAIN), rows_of(REPHRASED)
-    run(FakeEngine(reader_and_listener), fresh=True)
+    run(FakeEngine(reader_and_listener), overwrite=True)
     assert (rows_of(PLAIN), rows_of(REPHRASED)) == interrupted
 
 
@@ -169,7 +172,7 @@ def test_other_settings_do_not_mix(root: Path) -> None:
     other = dataclasses.replace(SETTINGS, temperature=0.1)
     with pytest.raises(UserError, match=r"temperature: was None, is 0.1"):
         run(FakeEngine(reader_and_listener), other)
-    run(FakeEngine(reader_and_listener), other, fresh=True)
+    run(FakeEngine(reader_and_listener), other, overwrite=True)
 
 
 def test_bad_rows_stay_with_a_status_and_leave_the_indexes(root: Path) -> None:
@@ -289,7 +292,7 @@ def test_two_runs_of_one_set_are_refused(root: Path, monkeypatch: pytest.MonkeyP
 
     def start(llm: str) -> FakeEngine:
         with pytest.raises(UserError, match="another run is writing here"):
-            run(FakeEngine(reader_and_listener), dataclasses.replace(SETTINGS, rephrase=False), fresh=True)
+            run(FakeEngine(reader_and_listener), dataclasses.replace(SETTINGS, rephrase=False), overwrite=True)
         return FakeEngine(reader_and_listener)
 
     assert generate_responses(["mini"], SETTINGS, start_engine=start)[PLAIN]["rows"] == 12
@@ -313,7 +316,7 @@ def test_two_runs_of_one_set_are_refused(root: Path, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_names(options: dict, plain: str, final: str) -> None:
-    assert SetNames.of("cameo", ResponseSettings(**options)) == SetNames(plain, final)
+    assert SetNames.of("cameo", ResponseSettings(**{"rephrase": False, **options})) == SetNames(plain, final)
 
 
 def test_the_checkers_worked_examples_end_as_they_should() -> None:
@@ -328,6 +331,9 @@ def test_the_checkers_worked_examples_end_as_they_should() -> None:
     [
         ("hm.\n</think>\n\nbecause.\nYES", True),
         ("it does. **YES**\n**Yes.**", True),
+        ("It reads.\n\nANSWER: YES", True),
+        ("**Answer: NO**", False),
+        ("It says: YES it does", False),
         ("YES\nNO", False),
         ("YES, it does", False),
         ("", False),
@@ -348,3 +354,92 @@ def test_missing_prompts_and_bad_settings_are_user_errors(root: Path) -> None:
         ResponseSettings(max_tokens=0)
     with pytest.raises(UserError, match="checker prompt /nope"):
         generate_responses(["mini"], ResponseSettings(checker_llm="x", checker_prompt="/nope"))
+
+
+def save_foreign(name: str, rows: int) -> dict[Path, bytes]:
+    """A response set as the published program leaves it; the bytes of its files."""
+    keys = list(range(rows))
+    columns = {
+        "dataset_index": keys,
+        "audio_description": ["a"] * rows,
+        "prompt": ["p"] * rows,
+        "llm_answer_with_context": ["theirs"] * rows,
+        "llm_answer_no_context": [""] * rows,
+    }
+    DatasetDict({"train": Dataset.from_dict(columns)}).save_to_disk(str(responses_dir("tiny", name)))
+    return bytes_of(name)
+
+
+def bytes_of(name: str) -> dict[Path, bytes]:
+    folder = responses_dir("tiny", name)
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def no_engine(llm: str) -> FakeEngine:
+    raise AssertionError("an engine was started")
+
+
+def test_complete_responses_of_another_program_are_skipped(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("alarm"), "propagate", True)
+    caplog.set_level("INFO", logger="alarm")
+    before = save_foreign(REPHRASED, 12)
+    assert generate_responses(["mini"], SETTINGS, start_engine=no_engine) == {}
+    assert f"responses {REPHRASED}: {responses_dir('tiny', REPHRASED)} exists; skipped (--overwrite" in caplog.text
+    assert bytes_of(REPHRASED) == before and not responses_dir("tiny", PLAIN).exists()
+    assert generate_responses(["mini"], dataclasses.replace(SETTINGS, limit=3), start_engine=no_engine) == {}
+    run(FakeEngine(reader_and_listener), overwrite=True)
+    assert rows_of(REPHRASED)[0]["llm_answer_with_context"] != "theirs"
+
+
+def test_responses_of_another_program_that_are_not_complete_are_left_to_the_user() -> None:
+    before = save_foreign(REPHRASED, 10)
+    with pytest.raises(UserError, match=r"lacks 2 of 12 rows, first dataset_index: 10.*--overwrite .*--max-tokens"):
+        generate_responses(["mini"], SETTINGS, start_engine=no_engine)
+    (responses_dir("tiny", REPHRASED) / "run.json").write_text('{"config": {"source": "published responses"}}')
+    with pytest.raises(UserError, match=r"lacks 2 of 12 rows"):  # joined by the merge: no work to go on with
+        generate_responses(["mini"], SETTINGS, start_engine=no_engine)
+    (responses_dir("tiny", REPHRASED) / "run.json").unlink()
+    assert bytes_of(REPHRASED) == before
+    limited = dataclasses.replace(SETTINGS, limit=10)
+    assert generate_responses(["mini"], limited, start_engine=no_engine) == {}
+
+
+def test_a_plain_set_of_another_program_stays_beside_the_rephrased_one() -> None:
+    before = save_foreign(PLAIN, 7)
+    dying = FakeEngine(reader_and_listener, die_after=15)
+    with pytest.raises(Killed):
+        run(dying)
+    engine = FakeEngine(reader_and_listener)
+    assert list(run(engine, overwrite=False)) == [REPHRASED] and len(engine.seen) == 24 - 15
+    assert bytes_of(PLAIN) == before
+    assert rows_of(REPHRASED)[3]["llm_answer_with_context"].startswith("i hear")
+    with pytest.raises(UserError, match="lacks 5 of 12 rows"):
+        run(FakeEngine(reader_and_listener), dataclasses.replace(SETTINGS, rephrase=False))
+
+
+def test_a_set_whose_work_was_deleted_is_still_complete() -> None:
+    run(FakeEngine(reader_and_listener))
+    for name in (PLAIN, REPHRASED):
+        shutil.rmtree(responses_dir("tiny", name) / "journal")
+    before = bytes_of(REPHRASED)
+    assert generate_responses(["mini"], SETTINGS, start_engine=no_engine) == {}
+    assert bytes_of(REPHRASED) == before
+
+
+def test_one_row_is_shown_and_nothing_is_stored(root: Path) -> None:
+    shown: list[str] = []
+    engine = FakeEngine(reader_and_listener)
+    before = sorted(root.rglob("*"))
+    show_response("mini", 3, SETTINGS, Placement(), shown.append, start_engine=lambda llm: engine)
+    assert sorted(root.rglob("*")) == before and engine.closed
+    text = "\n".join(shown)
+    assert "=== generate by org/tiny: system ===" in text and "what is number 3?" in text
+    assert "i hear 00:00-00:01] |sound 3|" in text and "number 4" not in text
+    whole = FakeEngine(reader_and_listener)
+    run(whole)
+    seeds = {request.seed for _, request, _ in whole.seen}
+    assert len(engine.seen) == 2 and {request.seed for _, request, _ in engine.seen} < seeds
+    with pytest.raises(UserError, match="has no row 12; it has 12 rows"):
+        show_response("mini", 12, SETTINGS, Placement(), shown.append, start_engine=lambda llm: engine)

@@ -48,7 +48,7 @@ def rows_of(name: str) -> list[dict[str, Any]]:
 
 def undisturbed() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Both sets as one engine in this process makes them."""
-    generate_responses(["mini"], SETTINGS, lambda llm: FakeEngine(seeded), fresh=True)
+    generate_responses(["mini"], SETTINGS, lambda llm: FakeEngine(seeded), overwrite=True)
     return rows_of(PLAIN), rows_of(REPHRASED)
 
 

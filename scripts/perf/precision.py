@@ -1,0 +1,173 @@
+"""What each choice of precision does to embeddings and loss, on a trained checkpoint and held-out rows.
+
+In:  a checkpoint whose language model is on this machine, and the data set it is evaluated on. Out: a table; rows
+with --json. Everything is compared with the same checkpoint in float32 throughout, row by row.
+
+    python scripts/perf/precision.py saved/mini_alarm_ca --json precision.json
+    python scripts/perf/precision.py saved/alarm_ca --dataset all_4b --set librispeech --device cuda
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from src.common.cli import run_cli
+from src.common.markdown import markdown_table
+from src.common.run_record import write_json
+
+if TYPE_CHECKING:
+    import torch
+
+    from src.dataset.examples import Examples
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to compute: the keys that choose it, and where each part is in which precision."""
+
+    keys: str
+    trained: str = "float32"
+    encoders: str = "float32"
+    llm: str = "float32"
+    autocast: bool = False
+
+
+CASES = (
+    Case("training_args.bf16=false, model.front_end_dtype=float32"),
+    Case("model.front_end_dtype=bfloat16 model.encoder_dtype=float32", trained="bfloat16"),
+    Case("model.front_end_dtype=bfloat16", trained="bfloat16", encoders="bfloat16"),
+    Case("training_args.bf16=true llm_dtype=float32", autocast=True),
+    Case("training_args.bf16=true llm_dtype=autocast", llm="autocast", autocast=True),
+    Case("training_args.bf16=true llm_dtype=bfloat16", llm="bfloat16", autocast=True),
+)
+
+
+@dataclass(frozen=True)
+class Computed:
+    """Embeddings ``(frames, llm_dim)`` and loss per target token of each row."""
+
+    embeddings: list[torch.Tensor]
+    losses: list[float]
+    tokens: list[int]
+
+    @property
+    def loss(self) -> float:
+        """Mean over all target tokens."""
+        return sum(loss * count for loss, count in zip(self.losses, self.tokens, strict=True)) / sum(self.tokens)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", nargs="+", help="folder or Hub id")
+    parser.add_argument("--dataset", default="mini", help="src/configs/dataset/NAME.yaml (default: mini)")
+    parser.add_argument("--set", help="evaluation set of it (default: the first)")
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    args = parser.parse_args()
+    found = [row for name in args.checkpoint for row in measure(name, args)]
+    header = ("checkpoint", "keys", "loss", "difference", "largest of a row", "embeddings off by", "least cosine")
+    print(markdown_table(header, [_cells(row) for row in found]))
+    if args.json:
+        write_json(args.json, {"rows": args.rows, "dataset": args.dataset, "results": found})
+
+
+def measure(checkpoint: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row for each case."""
+    from src.model.checkpoints import open_checkpoint
+    from src.model.llm import load_tokenizer
+
+    config = open_checkpoint(checkpoint).config
+    examples = evaluation_set(args, load_tokenizer(config.llm, config.llm_revision), config)
+    exact = compute(checkpoint, CASES[0], examples, args)
+    rows = []
+    for case in CASES:
+        found = exact if case is CASES[0] else compute(checkpoint, case, examples, args)
+        rows.append({"checkpoint": checkpoint, "keys": case.keys, **differences(found, exact)})
+    return rows
+
+
+def evaluation_set(args: argparse.Namespace, tokenizer: Any, config: Any) -> Examples:
+    """Rows of an evaluation set, as training reads them."""
+    from src.common.config import compose
+    from src.common.errors import UserError
+    from src.training.config import bind_train_config
+    from src.training.data import open_data
+
+    options = ["model=mini_whisper", f"dataset={args.dataset}", "training_args.output_dir=unused", "eval_mode=true"]
+    sets = open_data(bind_train_config(compose("train", options)), tokenizer, config).evaluation
+    name = args.set or next(iter(sets))
+    if name not in sets:
+        raise UserError(f"--set {name}: {args.dataset} has the evaluation sets {', '.join(sets)}")
+    return sets[name]
+
+
+def compute(checkpoint: str, case: Case, examples: Examples, args: argparse.Namespace) -> Computed:
+    """Embeddings and losses of the first rows, one row at a time."""
+    import torch
+
+    from src.dataset.examples import collate
+    from src.model.alarm import AlarmModel
+    from src.model.checkpoints import load_front_end
+    from src.model.llm import load_llm
+    from src.model.precision import hold_as_autocast, torch_dtype
+    from src.model.splice import Turn
+
+    dtypes = {"dtype": torch_dtype(case.trained), "encoder_dtype": torch_dtype(case.encoders)}
+    loaded = load_front_end(checkpoint, args.device, **dtypes)
+    whole = torch.bfloat16 if case.llm == "bfloat16" else torch.float32
+    llm, _ = load_llm(loaded.config.llm, whole, args.device, revision=loaded.config.llm_revision)
+    if case.llm == "autocast":
+        hold_as_autocast(llm)
+    model = AlarmModel(loaded.front_end, llm).eval()
+    embeddings, losses, tokens = [], [], []
+    with torch.inference_mode():
+        for index in range(min(args.rows, len(examples))):
+            batch = collate([examples[index]])
+            pieces = zip(batch.starts, batch.mains, batch.outputs, strict=True)
+            features = loaded.feature_extractor(batch.waveforms)
+            with torch.autocast(args.device, torch.bfloat16) if case.autocast else nullcontext():
+                audio = model.front_end(features)
+                total, count = model.target_loss(model.splice_audio([Turn(*piece) for piece in pieces], audio))
+            embeddings.append(audio[0].float().cpu())
+            losses.append(float(total) / count)
+            tokens.append(count)
+    return Computed(embeddings, losses, tokens)
+
+
+def differences(found: Computed, exact: Computed) -> dict[str, float]:
+    """Of losses, and of embeddings: root mean square relative to their own, and the least cosine of a frame."""
+    import torch
+
+    ours, theirs = torch.cat(found.embeddings), torch.cat(exact.embeddings)
+    rows = [abs(one - other) for one, other in zip(found.losses, exact.losses, strict=True)]
+    return {
+        "loss": found.loss,
+        "loss_difference": found.loss - exact.loss,
+        "largest_row_difference": max(rows),
+        "embeddings_relative": float((ours - theirs).square().mean().sqrt() / theirs.square().mean().sqrt()),
+        "least_cosine": float(torch.nn.functional.cosine_similarity(ours, theirs, dim=-1).min()),
+    }
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [
+        Path(row["checkpoint"]).name,
+        row["keys"],
+        f"{row['loss']:.4f}",
+        f"{row['loss_difference']:+.5f}",
+        f"{row['largest_row_difference']:.4f}",
+        f"{100 * row['embeddings_relative']:.3f} %",
+        f"{row['least_cosine']:.5f}",
+    ]
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,169 @@
+"""Existing outputs: skipped if complete, resumed if this program began them, never overwritten without being told.
+
+Every stage that writes a set, a split, a response set or generated answers asks :func:`next_step` first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from src.common.errors import UserError
+from src.common.log import get_logger
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_log = get_logger(__name__)
+LISTING = "dataset_dict.json"
+"""File of a saved ``DatasetDict`` that names its splits; without it a folder is no data set."""
+RECORD = "run.json"
+_KEY = "dataset_index"
+Step = Literal["write", "skip", "resume"]
+
+
+def next_step(
+    what: str,
+    folder: Path,
+    problem: str | None,
+    *,
+    ours: bool | None = None,
+    overwrite: bool = False,
+    option: str = "--overwrite",
+    other_name: str = "",
+) -> Step:
+    """What a stage does about its output ``folder``, which may exist already.
+
+    Args:
+        what: the output in messages, e.g. ``"responses esc50_Qwen3-0.6B_512"``.
+        folder: where the output is written; nothing exists if it is missing or empty.
+        problem: why the output is not complete; None if it is complete, whoever made it.
+        ours: whether this program made it; None: it has a record of this program (:func:`has_record`).
+        overwrite: the user's choice to replace what is there.
+        option: the option that makes this choice, for messages.
+        other_name: how to write somewhere else instead, for messages.
+
+    Returns ``write`` if there is nothing or ``overwrite`` is given, ``skip`` (and logs it) for complete output,
+    ``resume`` for output of this program that is not complete. Raises :class:`UserError` for output of another
+    program that is not complete: it is left as it is until the user decides.
+    """
+    if is_empty(folder):
+        return "write"
+    if overwrite:
+        _log.info("%s: %s is replaced", what, folder)
+        return "write"
+    if problem is None:
+        _log.info("%s: %s exists; skipped (%s replaces it)", what, folder, option)
+        return "skip"
+    if has_record(folder) if ours is None else ours:
+        return "resume"
+    raise UserError(
+        f"{what}: {folder} exists, is no run of this program to go on with, and is not complete ({problem}). "
+        f"Nothing is changed. Pass {option} to replace it, or {other_name or 'move it away to keep it'}"
+    )
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether there is no such folder or file, or nothing in the folder."""
+    return not (any(folder.iterdir()) if folder.is_dir() else folder.exists())
+
+
+def has_record(folder: Path) -> bool:
+    """Whether the folder has a ``run.json`` of this program."""
+    return "config" in read_record(folder)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """``run.json`` of a folder; empty if there is none, or none that can be read."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def set_problem(
+    folder: Path,
+    columns: Iterable[str] = (),
+    keys: Mapping[str, np.ndarray] | None = None,
+    rows: Mapping[str, int] | None = None,
+) -> str | None:
+    """Why ``folder`` is not a complete saved ``DatasetDict``; None if it is one.
+
+    Checked are the listing of the splits, the files of every split and that they can be opened, that every split has
+    ``columns``, and, with ``keys``, that every split named there has a row for each of its ``dataset_index`` values
+    ``(rows,)``; it may have more. ``rows`` are the fewest rows of splits whose rows are not numbered. A saved single
+    ``Dataset`` counts as its own split ``train``.
+    """
+    tables: dict[str, Any] = {}
+    for split in listed_splits(folder):
+        table = _open_split(folder / split if split else folder)
+        if isinstance(table, str):
+            return f"split {split or 'train'}: {table}"
+        tables[split or "train"] = table
+        missing = [name for name in columns if name not in table.column_names]
+        if missing:
+            return f"split {split or 'train'} has no column {', '.join(missing)}"
+    if not tables:
+        return f"no {LISTING}"
+    for split in [*(keys or {}), *(rows or {})]:
+        if split not in tables:
+            return f"no split {split}"
+    for split, least in (rows or {}).items():
+        if tables[split].num_rows < least:
+            return f"split {split} has {tables[split].num_rows} rows, expected {least}"
+    for split, wanted in (keys or {}).items():
+        problem = _key_problem(tables[split], wanted)
+        if problem:
+            return f"split {split} {problem}"
+    return None
+
+
+def listed_splits(folder: Path) -> Sequence[str]:
+    """Splits of a saved ``DatasetDict`` by its listing, ``[""]`` for a single set, nothing if it is neither."""
+    try:
+        splits = json.loads((folder / LISTING).read_text(encoding="utf-8"))["splits"]
+    except FileNotFoundError:
+        return [""] if (folder / "state.json").is_file() else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return list(splits)
+
+
+def _open_split(folder: Path) -> Any:
+    """The memory-mapped Arrow table of a split, or what is wrong with it."""
+    import pyarrow as pa
+
+    try:
+        names = [file["filename"] for file in json.loads((folder / "state.json").read_text())["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "state.json is missing or broken"
+    tables = []
+    for name in names:
+        try:
+            tables.append(pa.ipc.open_stream(pa.memory_map(str(folder / name))).read_all())
+        except (OSError, pa.ArrowInvalid) as error:
+            return f"{name} cannot be read ({' '.join(str(error).split())[:100]})"
+    return pa.concat_tables(tables) if tables else _no_rows(folder)
+
+
+def _no_rows(folder: Path) -> Any:
+    """An empty table with the columns that the split states."""
+    import pyarrow as pa
+
+    try:
+        names = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))["features"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "dataset_info.json is missing or broken"
+    return pa.table({name: pa.array([], pa.null()) for name in names})
+
+
+def _key_problem(table: Any, wanted: np.ndarray) -> str | None:
+    import numpy as np
+
+    if _KEY not in table.column_names:
+        return f"has {table.num_rows} rows, expected {wanted.size}" if table.num_rows < wanted.size else None
+    missing = np.setdiff1d(wanted, table.column(_KEY).to_numpy())
+    return f"lacks {missing.size} of {wanted.size} rows, first {_KEY}: {missing[0]}" if missing.size else None

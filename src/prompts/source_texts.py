@@ -1,0 +1,290 @@
+"""Texts in Python source, read from its syntax tree; nothing of the source is ever run.
+
+Enough of the language is understood to follow how a function puts a prompt together: literals, f-strings, ``+`` and
+``+=``, ``replace``, ``join``, loops over literal lists (worked out) and over an argument (kept as a repeated part).
+Whatever else has a part in a text makes that text unreadable, with the line as the reason.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+class UnreadableSource(Exception):
+    """A text that cannot be followed, with the reason."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A place that is filled when the source runs: an argument's name or an expression as written.
+
+    ``changes`` are the literal ``replace`` calls that it goes through first.
+    """
+
+    name: str
+    changes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A part that is written for every item of an argument, ``separator`` between two."""
+
+    body: tuple[Part, ...]
+    separator: str = ""
+
+
+Part = str | Field | Repeated
+"""A piece of a text."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text with fields, in order; no two neighbours are both ``str``."""
+
+    parts: tuple[Part, ...] = ()
+
+    def __add__(self, other: Text) -> Text:
+        if self.parts and other.parts:
+            last, first = self.parts[-1], other.parts[0]
+            if isinstance(last, str) and isinstance(first, str):
+                return Text((*self.parts[:-1], last + first, *other.parts[1:]))
+        return Text((*self.parts, *other.parts))
+
+    @property
+    def literal(self) -> str | None:
+        """The text itself if it has no fields."""
+        if not self.parts:
+            return ""
+        only = self.parts[0]
+        return only if len(self.parts) == 1 and isinstance(only, str) else None
+
+    @property
+    def fields(self) -> list[str]:
+        """Names of its fields, in order."""
+        return [part.name for part in self.parts if isinstance(part, Field)]
+
+    def replaced(self, old: str, new: str) -> Text:
+        """As ``str.replace`` does, noted at fields."""
+        parts = [
+            part.replace(old, new)
+            if isinstance(part, str)
+            else replace(part, changes=(*part.changes, (old, new)))
+            if isinstance(part, Field)
+            else part
+            for part in self.parts
+        ]
+        if any(isinstance(part, Repeated) for part in parts):
+            raise UnreadableSource("replace on a repeated part")
+        return Text(tuple(part for part in parts if part != ""))
+
+
+Value = Any
+"""A :class:`Text`, an int, a list of values, or an :class:`UnreadableSource` that is raised when it is used."""
+
+
+def find_function(module: ast.Module, name: str) -> ast.FunctionDef:
+    """The function of that name at the module's top level. Raises :class:`UnreadableSource`."""
+    found = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == name]
+    if not found:
+        raise UnreadableSource(f"no function {name}")
+    return found[-1]
+
+
+def returned_text(module: ast.Module, function: ast.FunctionDef, arguments: Sequence[str]) -> Text:
+    """What a function returns, with fields named ``arguments`` in place of its own arguments, in order.
+
+    Constants of the module are known. Raises :class:`UnreadableSource`.
+    """
+    own = [argument.arg for argument in function.args.args]
+    if len(own) != len(arguments):
+        raise UnreadableSource(f"{function.name} has {len(own)} arguments, expected {len(arguments)}")
+    names: dict[str, Value] = {}
+    _run([node for node in module.body if isinstance(node, (ast.Assign, ast.AnnAssign))], names)
+    names |= {name: Text((Field(called),)) for name, called in zip(own, arguments, strict=True)}
+    returned = _run(function.body, names)
+    if not isinstance(returned, Text):
+        raise UnreadableSource(f"{function.name} returns no text that can be followed")
+    return returned
+
+
+def texts_within(node: ast.AST) -> Iterator[Text]:
+    """Every text below a node that is as long as it can be followed, but those that are only compared with."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Compare):
+            continue
+        if isinstance(child, (ast.Constant, ast.JoinedStr, ast.BinOp)):
+            try:
+                value = _evaluate(child, {})
+            except UnreadableSource:
+                value = None
+            if isinstance(value, Text):
+                yield value
+                continue
+        yield from texts_within(child)
+
+
+def _run(body: Sequence[ast.stmt], names: dict[str, Value]) -> Value:
+    """Follow statements; ``names`` is changed. Returns what the first ``return`` gives, else None."""
+    for statement in body:
+        match statement:
+            case ast.Return(value=ast.expr() as value):
+                return _evaluate(value, names)
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                names[name] = _kept(value, names)
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                names[name] = _kept(value, names)
+            case ast.AugAssign(target=ast.Name(id=name), op=ast.Add(), value=value):
+                names[name] = _kept(ast.BinOp(ast.Name(name, ast.Load()), ast.Add(), value), names, statement.lineno)
+            case ast.For():
+                _loop(statement, names)
+            case ast.Expr() | ast.Pass():
+                pass
+            case _:
+                why = UnreadableSource(f"line {statement.lineno}: {type(statement).__name__.lower()} is not followed")
+                names.update(dict.fromkeys(_assigned(statement), why))
+                if any(isinstance(node, ast.Return) for node in ast.walk(statement)):
+                    raise why
+    return None
+
+
+def _assigned(statement: ast.stmt) -> list[str]:
+    return [node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+
+
+def _kept(node: ast.expr, names: Mapping[str, Value], line: int | None = None) -> Value:
+    """A value, or why there is none: it matters only where it is used."""
+    try:
+        return _evaluate(node, names)
+    except UnreadableSource as error:
+        return UnreadableSource(f"line {line}: {error}") if line else error
+
+
+def _loop(statement: ast.For, names: dict[str, Value]) -> None:
+    iterated, counted = statement.iter, False
+    match iterated:
+        case ast.Call(func=ast.Name(id="enumerate"), args=[inner]):
+            iterated, counted = inner, True
+    items = _kept(iterated, names)
+    if isinstance(items, list):
+        for number, item in enumerate(items):
+            _bind(statement.target, [number, item] if counted else item, names)
+            _run(statement.body, names)
+        return
+    if not (isinstance(items, Text) and len(items.fields) == len(items.parts) == 1):
+        why = UnreadableSource(f"line {statement.lineno}: a loop over {ast.unparse(statement.iter)} is not followed")
+        names.update(dict.fromkeys(_assigned(statement), why))
+        return
+    before = dict(names)
+    item = Text((Field("item"),))
+    _bind(statement.target, [Text((Field("number"),)), item] if counted else item, names)
+    _run(statement.body, names)
+    for name, old in before.items():
+        new = names[name]
+        if new is old:
+            continue
+        if isinstance(new, Text) and isinstance(old, Text):
+            names[name] = old + Text((Repeated(_appended(old, new, statement)),))
+        else:
+            names[name] = UnreadableSource(f"line {statement.lineno}: {name} changes in a loop that is not followed")
+
+
+def _appended(old: Text, new: Text, statement: ast.For) -> tuple[Part, ...]:
+    """What one turn of a loop has put behind ``old``."""
+    if old.literal == "":
+        return new.parts
+    shared = len(old.parts)
+    if new.parts[:shared] == old.parts:
+        return new.parts[shared:]
+    last, grown = old.parts[-1], new.parts[shared - 1] if len(new.parts) >= shared else None
+    same = new.parts[: shared - 1] == old.parts[:-1] and isinstance(last, str) and isinstance(grown, str)
+    if same and str(grown).startswith(str(last)):
+        return (str(grown).removeprefix(str(last)), *new.parts[shared:])
+    raise UnreadableSource(f"line {statement.lineno}: a loop that does more than append is not followed")
+
+
+def _bind(target: ast.expr, value: Value, names: dict[str, Value]) -> None:
+    match target:
+        case ast.Name(id=name):
+            names[name] = value
+        case ast.Tuple(elts=targets) if isinstance(value, list) and len(targets) == len(value):
+            for each, part in zip(targets, value, strict=True):
+                _bind(each, part, names)
+        case _:
+            raise UnreadableSource(f"line {target.lineno}: {ast.unparse(target)} cannot be bound")
+
+
+def _evaluate(node: ast.expr, names: Mapping[str, Value]) -> Value:
+    match node:
+        case ast.Constant(value=str() as text):
+            return Text((text,) if text else ())
+        case ast.Constant(value=int() as number):
+            return number
+        case ast.Name(id=name) if name in names:
+            found = names[name]
+            if isinstance(found, UnreadableSource):
+                raise found
+            return found
+        case ast.List(elts=items) | ast.Tuple(elts=items):
+            return [_evaluate(item, names) for item in items]
+        case ast.JoinedStr(values=values):
+            return sum((_in_f_string(value, names) for value in values), Text())
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            first, second = _evaluate(left, names), _evaluate(right, names)
+            if isinstance(first, Text) and isinstance(second, Text):
+                return first + second
+            if isinstance(first, int) and isinstance(second, int):
+                return first + second
+        case ast.Call(func=ast.Name(id="str"), args=[value], keywords=[]):
+            return _as_text(_evaluate(value, names))
+        case ast.Call(func=ast.Attribute(value=value, attr="replace"), args=[old, new], keywords=[]):
+            literals = [_evaluate(each, names) for each in (old, new)]
+            text = _evaluate(value, names)
+            if isinstance(text, Text) and all(isinstance(each, Text) for each in literals):
+                before, after = (each.literal for each in literals)
+                if before is not None and after is not None:
+                    return text.replaced(before, after)
+        case ast.Call(
+            func=ast.Attribute(value=value, attr="join"), args=[ast.GeneratorExp() | ast.ListComp() as made]
+        ):
+            return _joined(_evaluate(value, names), made, names)
+    raise UnreadableSource(f"line {getattr(node, 'lineno', '?')}: {ast.unparse(node)[:60]} is not followed")
+
+
+def _as_text(value: Value) -> Text:
+    if isinstance(value, Text):
+        return value
+    if type(value) is int:
+        return Text((str(value),))
+    raise UnreadableSource(f"{type(value).__name__} in a text")
+
+
+def _in_f_string(node: ast.expr, names: Mapping[str, Value]) -> Text:
+    """A part of an f-string; an expression that is not understood becomes a field as it is written."""
+    if not isinstance(node, ast.FormattedValue):
+        return _as_text(_evaluate(node, names))
+    written = ast.unparse(node.value)
+    if node.conversion != -1 or node.format_spec is not None:
+        raise UnreadableSource(f"line {node.lineno}: {{{written}}} with a format is not followed")
+    if isinstance(node.value, ast.Name) and node.value.id in names:
+        return _as_text(_evaluate(node.value, names))
+    try:
+        return _as_text(_evaluate(node.value, names))
+    except UnreadableSource:
+        return Text((Field(written),))
+
+
+def _joined(separator: Value, made: ast.GeneratorExp | ast.ListComp, names: Mapping[str, Value]) -> Text:
+    if not isinstance(separator, Text) or separator.literal is None or len(made.generators) != 1:
+        raise UnreadableSource(f"line {made.lineno}: join is not followed")
+    generator = made.generators[0]
+    counted = isinstance(generator.iter, ast.Call) and ast.unparse(generator.iter.func) == "enumerate"
+    iterated = generator.iter.args[0] if isinstance(generator.iter, ast.Call) and counted else generator.iter
+    items, inner = _evaluate(iterated, names), dict(names)
+    if generator.ifs or not (isinstance(items, Text) and len(items.fields) == len(items.parts) == 1):
+        raise UnreadableSource(f"line {made.lineno}: join over {ast.unparse(generator.iter)} is not followed")
+    item = Text((Field("item"),))
+    _bind(generator.target, [Text((Field("number"),)), item] if counted else item, inner)
+    return Text((Repeated(_as_text(_evaluate(made.elt, inner)).parts, separator.literal),))
