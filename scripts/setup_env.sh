@@ -141,7 +141,7 @@ else
 fi
 
 "$PY" - <<'CHECK' || die "the installed packages do not work together (see above); remove $VENV and run this again"
-import torch, torchaudio, torchcodec, transformers  # noqa: F401
+import av, torch, torchaudio, torchcodec, transformers  # noqa: F401
 from torchcodec.decoders import AudioDecoder  # noqa: F401
 CHECK
 rm -f "$VENV"/.alarm-*
