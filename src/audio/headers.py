@@ -6,7 +6,6 @@ chunks are read here. Lengths in MP3, AAC, Ogg, ASF and transport streams are es
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Any, BinaryIO
 
 MOST_CHUNKS = 1000
@@ -94,15 +93,16 @@ def stated_samples(container: Any, stream: Any, rate: int) -> tuple[int | None, 
     """Samples that the header states (``None``: nothing), whether to trust it, and how many may be missing."""
     names = set(str(container.format.name).split(","))
     trusted = bool(names & TRUSTED)
-    seconds: Fraction | None = None
     if stream.duration and stream.time_base:
-        seconds = stream.duration * stream.time_base
+        unit = stream.time_base
+        count = stream.duration * unit.numerator * rate // unit.denominator
     elif container.duration and len(container.streams) == 1:
         # Matroska states when it ends, whenever it begins
-        seconds = Fraction(container.duration - max(0, container.start_time or 0), 1_000_000)
-    if seconds is None or seconds <= 0:
+        count = (container.duration - max(0, container.start_time or 0)) * rate // 1_000_000
+    else:
+        return None, False, 0
+    if count <= 0:
         return None, False, 0
     codec = str(stream.codec_context.name)
-    count = int(seconds * rate)
     exact = codec.startswith(("pcm_", "flac"))
     return count, trusted, 1 if exact else LOSSY

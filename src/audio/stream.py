@@ -17,6 +17,7 @@ import contextlib
 import ctypes
 import functools
 import io
+import itertools
 import math
 import os
 import time
@@ -59,7 +60,7 @@ WITH_HEADER = frozenset({"wav", "w64", "aiff", "au", "caf", "flac", "ogg", "mov"
 """Containers that a probe does not take for others; one of these without samples is an empty clip."""
 SEEKABLE = frozenset({"wav", "w64", "flac", "aiff", "au", "caf"})
 """Containers whose PCM or FLAC samples can be entered anywhere."""
-_READ, _AT_ONCE = 1 << 16, 1 << 16
+_READ, _AT_ONCE = 1 << 16, 1 << 14
 
 
 @dataclass(frozen=True)
@@ -204,14 +205,15 @@ class AudioStream:
 
         first: Any = self._first
         waiting: list[Any] = []  # frames of one kind, of which each costs more to look at than to decode
-        count, kind, converter = 0, (self.rate, self.channels, first.format.name), None
-        for frame in _chain(first, self._frames):
-            own = (frame.sample_rate, frame.layout.nb_channels, frame.format.name)
-            if own != kind:
+        rate, channels, kind = self.rate, self.channels, first.format.name
+        count, converter = 0, None
+        for frame in itertools.chain((first,), self._frames):
+            if frame.sample_rate != rate or frame.layout.nb_channels != channels or frame.format.name != kind:
                 yield from self._taken(waiting, converter)
                 # a resampler's last millisecond is dropped where the format changes again, as FFmpeg's command does
-                waiting, count, kind, converter = [], 0, own, None
-                if own[:2] != (self.rate, self.channels):  # brought to the format that the stream began with
+                rate, channels, kind = frame.sample_rate, frame.layout.nb_channels, frame.format.name
+                waiting, count, converter = [], 0, None
+                if (rate, channels) != (self.rate, self.channels):  # brought to the format that the stream began with
                     layout = f"{self.channels} channels" if _is_custom(first.layout) else first.layout.name
                     converter = av.AudioResampler(format="fltp", layout=layout, rate=self.rate)
             waiting.append(frame)
@@ -270,20 +272,23 @@ class AudioStream:
     def _all_frames(self) -> Iterator[Any]:
         import av
 
+        plain = str(self._stream.codec_context.name).startswith(CLIENT_CODECS)  # none makes layouts of its own
         try:
-            for packet in self._container.demux(self._stream):
+            for number, packet in enumerate(self._container.demux(self._stream)):
                 try:
                     frames = packet.decode()
-                    for frame in frames:
-                        _keep_layout(frame)
-                    yield from frames
                 except av.EOFError:
                     return
                 except (av.FFmpegError, ValueError) as error:
                     self._lost += self._duration(packet)
                     self._lost_packets += 1
                     self._failure = self._failure or _said(error)
-                if time.monotonic() > self._until:
+                    continue
+                if not plain:
+                    for frame in frames:
+                        _keep_layout(frame)
+                yield from frames
+                if number % 16 == 0 and time.monotonic() > self._until:
                     raise AudioError(f"{self.name}: not decoded within {self._limits.work_seconds:g} s", "too_long")
         except (av.FFmpegError, ValueError) as error:  # the container is damaged from here on
             self._failure = self._failure or _said(error)
@@ -354,32 +359,25 @@ def _is_custom(layout: Any) -> bool:
     return " channels (" in layout.name
 
 
-def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
-
-
 def _as_floats(frames: list[Any]) -> Samples:
     """Frames of one sample format as ``(channels, n)``."""
     from av.audio.plane import AudioPlane
 
-    def values(frame: Any, plane: Any) -> NDArray[Any]:
-        return np.frombuffer(plane, dtype, frame.samples * width)
-
     # not frame.planes: of more than 8 channels it reads beyond the end of their list (PyAV 18.1, audio/frame.py)
+    make: Any = AudioPlane
     channels, kind = frames[0].layout.nb_channels, frames[0].format
     dtype, scale = _WRITTEN[kind.name.removesuffix("p")]
     planes, width = (channels, 1) if kind.is_planar else (1, channels)
-    parts = [np.concatenate([values(frame, AudioPlane(frame, plane)) for frame in frames]) for plane in range(planes)]
-    found: NDArray[Any] = np.stack(parts) if kind.is_planar else parts[0].reshape(-1, channels).T
-    if dtype is np.float32:
-        return found
-    if dtype is np.int16:
-        return np.multiply(found, np.float32(scale), dtype=np.float32)
+    joined = np.empty((planes, sum(frame.samples for frame in frames) * width), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # of doubles; what is not finite is found later
+        for plane, row in enumerate(joined):
+            pieces = [np.frombuffer(make(frame, plane), dtype, frame.samples * width) for frame in frames]
+            np.concatenate(pieces, out=row, casting="unsafe")
     if dtype is np.uint8:
-        return (found.astype(np.float32) - np.float32(128)) * np.float32(scale)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return found.astype(np.float32) * np.float32(scale)
+        joined -= np.float32(128)
+    if scale != 1.0:
+        joined *= np.float32(scale)
+    return joined if planes == channels else joined.reshape(-1, channels).T
 
 
 def _open_file(source: Path | bytes, name: str) -> tuple[BinaryIO, int]:

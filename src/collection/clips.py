@@ -36,15 +36,16 @@ def rewrite_clip(source: Path, target: Path, rate: int = 16_000, most_seconds: i
     if target.is_file():
         return
     import soundfile
-    from torchaudio.functional import resample
+    import torch
 
+    from src.audio.resample import resample
     from src.audio.waveform import load_waveform
 
     waveform = load_waveform(source)
     samples = waveform.mono
     if most_seconds is not None:
         samples = samples[: int((most_seconds + _MARGIN_SECONDS) * waveform.sample_rate)]
-    samples = resample(samples, waveform.sample_rate, rate)
+    samples = resample(samples[None], torch.tensor([samples.shape[0]]), waveform.sample_rate, rate)[0][0]
     if most_seconds is not None:
         samples = samples[: most_seconds * rate]
     target.parent.mkdir(parents=True, exist_ok=True)

