@@ -59,6 +59,8 @@ def main() -> None:
         paths = write_adapters({name: given[name] or PUBLISHED[name] for name in PUBLISHED}, out)
         for name, path in paths.items():
             print(f"{path}" if path else f"{name}: {given[name] or PUBLISHED[name]} does not exist; skipped")
+        if not any(paths.values()):
+            return
         names = f"[{','.join(name for name, path in paths.items() if path)}]"
     print(f"\npretrained_adapters_dir={out} 'pretrained_adapters_names={names}' freeze_adapters=true")
 

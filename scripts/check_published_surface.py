@@ -4,7 +4,7 @@ In:  nothing; a copy of the repository, tiny data and a local stand-in for the H
 Out: a line for each command, exit code 1 if one is refused. The logs of the commands are in WORLD/logs.
 
     python scripts/check_published_surface.py --fast      # only parse (seconds)
-    python scripts/check_published_surface.py             # run all (about half an hour on two cores)
+    python scripts/check_published_surface.py             # run all (about a quarter of an hour on two cores)
     python scripts/check_published_surface.py --only 12 14
 """
 

@@ -19,9 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import run_cli
-from src.common.errors import ConfigError, UserError
 from src.common.paths import use_data_dir
-from src.corpus.sets.commands import add_data_dir, add_plain, add_response_arguments, corpora, corpus_parser
+from src.corpus.sets.commands import add_data_dir, add_plain, add_response_arguments, corpus_parser
 
 
 def main() -> None:
@@ -41,33 +40,9 @@ def main() -> None:
     if args.data_dir is not None:
         use_data_dir(args.data_dir)
 
-    from src.corpus.recipes import all_corpora, groups
-    from src.corpus.sets.order import existing
-    from src.corpus.sets.upload import Release, lay_out, response_folders, upload
+    from src.corpus.sets.upload import choose_release, lay_out, upload
 
-    names, repo = list(args.names), ""
-    if names and ("/" in names[0] or names[0] not in {*all_corpora(), *groups(), "all"}):
-        repo = names.pop(0)
-    as_published = not repo
-    if repo and (args.username or args.repo_name):
-        raise ConfigError(f"{repo} and --username or --repo-name both name the data set on the Hub; leave one out")
-    if as_published:
-        if not args.username and not args.lay_out_only:
-            raise ConfigError("name the data set on the Hub: OWNER/NAME, or --username OWNER --repo-name NAME")
-        repo = "/".join(part for part in (args.username, args.repo_name or "ALARM-Corpora") if part)
-    if args.with_audio and args.remove_audio:
-        raise ConfigError("--with-audio and --remove-audio exclude each other; leave one out")
-    folders = response_folders(corpora(names, instruction=True), args)
-    if not names:
-        folders = {name: folder for name, folder in folders.items() if existing([folder])}
-    if not folders:
-        raise UserError("no collected corpus has such responses; see --llm, --max-tokens and --max-thinking-tokens")
-    release = Release(
-        folders,
-        filtered=as_published or not args.unfiltered,
-        with_audio=not args.remove_audio if as_published else args.with_audio,
-        unfiltered=as_published or args.unfiltered,
-    )
+    release, repo = choose_release(args)
     lay_out(release, args.folder, repo)
     print(args.folder if args.lay_out_only else upload(args.folder, repo, not args.public))
 

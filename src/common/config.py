@@ -21,7 +21,7 @@ CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 OPEN_GROUPS = {"train": ("training_args.", "model.", "dataset.")}
 """Groups whose keys need no ``+``, by configuration: a library, or a user's YAML, decides which keys there are."""
 FILE_GROUPS = ("prompts",)
-"""Config groups for which a user may also name a YAML file: its path becomes the group's ``name``."""
+"""Config groups that hold a ``name`` and single keys; the name may also be the path of a user's YAML file."""
 
 
 def bind_dataclass(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
@@ -157,7 +157,7 @@ def compose(config_name: str, overrides: list[str], like: str | None = None) -> 
     overrides = _opened([word for word in overrides if not _is_run_setting(word)], like or config_name)
     if any(item in ("--help", "-h") for item in overrides):
         _print_help(config_name)
-    overrides, files = _take_files(overrides)
+    overrides, files = _take_files(overrides, config_name)
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
             config = hydra_compose(config_name, overrides=overrides)
@@ -167,27 +167,33 @@ def compose(config_name: str, overrides: list[str], like: str | None = None) -> 
         raise ConfigError(f"{config_name}: {' '.join(reason.split())}") from error
     resolved = typing.cast(dict[str, Any], container)
     for group, file in files.items():
-        resolved[group] = {**(resolved.get(group) or {}), "name": file}
+        single = {key: value for key, value in (resolved.get(group) or {}).items() if key != "name"}
+        resolved[group] = {"name": file, **single} if file is not None else single or None
     return resolved
 
 
-def _take_files(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Separate ``prompts=FILE`` from the overrides that Hydra understands: its groups have names, not files.
+def _take_files(overrides: Sequence[str], config_name: str) -> tuple[list[str], dict[str, str | None]]:
+    """Separate ``prompts=FILE`` and ``prompts=NAME`` from the overrides that are left to Hydra, which has no files.
 
-    Returns the other overrides and the absolute path for each group, the last one given.
+    Returns the other overrides, and for each group the name or absolute path, the last one given; ``None`` for null.
+    Raises :class:`ConfigError` for a name that is not known.
     """
     others: list[str] = []
-    files: dict[str, str] = {}
+    files: dict[str, str | None] = {}
     for item in overrides:
         group, equals, value = item.partition("=")
         value = value.strip("'\"")
-        if equals and group in FILE_GROUPS and ("/" in value or value.endswith((".yaml", ".yml"))):
-            others = [other for other in others if other.partition("=")[0] != group]
+        if not equals or group not in FILE_GROUPS:
+            others.append(item)
+        elif "/" in value or value.endswith((".yaml", ".yml")):
             files[group] = str(Path(value).expanduser().resolve())
-            continue
-        if group in files:
-            del files[group]
-        others.append(item)
+        elif value in ("null", ""):
+            files[group] = None
+        elif (CONFIG_DIR / group / f"{value}.yaml").is_file():
+            files[group] = value
+        else:
+            known = ", ".join(sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml")))
+            raise ConfigError(f"{config_name}: {group}={value} is not known; there are {known}, or name a file.yaml")
     return others, files
 
 

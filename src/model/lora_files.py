@@ -16,7 +16,7 @@ from torch import Tensor
 from src.common.errors import UserError
 from src.model.llm import load_llm
 from src.model.lora import ADAPTER, copy_tensors, has_lora, inject, lora_tensors
-from src.model.tensor_files import Fetch, TensorFiles, misfits, whole
+from src.model.tensor_files import Fetch, TensorFiles, misfits, read_json, whole
 
 FOLDER = "lora"
 WEIGHTS = "adapter_model.safetensors"
@@ -67,13 +67,10 @@ def find_lora(fetch: Fetch, where: str) -> Path:
 
 def read_lora(folder: Path) -> Lora:
     """Read a folder in PEFT's format. Raises :class:`UserError` for files that cannot be read."""
-    try:
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        kind = settings["peft_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / SETTINGS}: cannot be read as a PEFT configuration ({error!r})") from error
+    settings = read_json(folder / SETTINGS, "PEFT configuration")
+    kind = settings.get("peft_type")
     if kind != "LORA":
-        raise UserError(f"{folder / SETTINGS}: holds an adapter of type {kind}; only LORA is read")
+        raise UserError(f"{folder / SETTINGS}: contains an adapter of type {kind}; only LORA is read")
     files = TensorFiles.of_files(str(folder), [folder / WEIGHTS])
     return Lora(dict(files.read(files.names())), settings)
 

@@ -54,6 +54,14 @@ def is_published(folder: Path) -> bool:
     )
 
 
+def steps_done(folder: Path) -> int:
+    """Optimizer steps of a checkpoint folder. Raises :class:`UserError` when its trainer state does not say."""
+    step = read_json(folder / STATE_FILE, "trainer state").get("global_step")
+    if type(step) is not int or step < 0:
+        raise UserError(f"{folder / STATE_FILE}: global_step is {step!r}, expected a number of steps")
+    return step
+
+
 def missing_files(folder: Path) -> list[str]:
     """What a checkpoint folder lacks for resuming, damaged files included; the trainer state is written last.
 
@@ -72,7 +80,7 @@ def missing_files(folder: Path) -> list[str]:
     for name in (STATE_FILE, CONFIG_FILE):
         if (folder / name).is_file():
             try:
-                read_json(folder / name, "")
+                steps_done(folder) if name == STATE_FILE else read_json(folder / name, "")
             except UserError:
                 lacking.append(f"a readable {name}")
     return lacking

@@ -111,8 +111,10 @@ def open_tensorboard(trainer: AlarmTrainer, config: Mapping[str, Any], resume: P
     from omegaconf import OmegaConf
     from torch.utils.tensorboard import SummaryWriter
 
+    from src.training.resume import steps_done
+
     folder = os.environ.get("TENSORBOARD_LOGGING_DIR") or str(Path(trainer.args.output_dir) / TENSORBOARD_FOLDER)
-    first = 0 if resume is None else int(resume.name.rpartition("-")[2]) + 1
+    first = 0 if resume is None else steps_done(resume) + 1
     writer = SummaryWriter(log_dir=folder, purge_step=first if trainer.data.train is not None else None)
     text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
     writer.add_text("config", "".join(f"    {line}\n" for line in text.splitlines()), first)

@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from src.audio.waveform import Waveform
 from src.common.errors import UserError
+from src.common.paths import REPO_ROOT
 from src.model.adapter_files import load_adapters, read_adapter, write_adapter
 from src.model.build import build_feature_extractor, build_front_end
 from src.model.checkpoints import CONFIG_FILE, load_front_end, open_checkpoint, save_checkpoint
 from src.model.export import export_published, import_published
 from src.model.front_end import AudioFrontEnd
+from src.model.published import build_on_meta
 from src.model.tensor_files import INDEX_FILE, WEIGHTS_FILE
 from tests.support.published_checkpoint import RECORDED, WIDTH, by_hand, save_published
-from tests.support.tiny_models import mini_front_end, model_config
+from tests.support.tiny_models import FULL_MODELS, mini_front_end, model_config
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +216,32 @@ def test_an_index_names_files_of_its_folder_only(weight_map: Any, folder: Path, 
     one_line(lambda: load_front_end(other), INDEX_FILE)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "part"),
+    [
+        (("config", "encoders", "whisper", "architecture", "num_layers"), 10**7, "num_layers is 10000000"),
+        (("config", "encoders", "whisper", "architecture", "width"), 97, "divi"),
+        (("config", "audio_adapter_config", "whisper", "downsampler_depth"), 10**7, "downsampler_depth is 10000000"),
+        (("config", "audio_adapter_config", "whisper", "adapter_embedding_dim"), -1, "adapter_embedding_dim is -1"),
+        (("config", "init_std"), "wide", "init_std"),
+        (("llm_embedding_dim",), 10**7, "instead of (1, 10000000)"),
+        (("config",), [], "config"),
+        (("lora",), {"r": 100_000}, "r is 100000, expected 1 to 4096"),
+    ],
+)
+def test_our_configuration_may_come_from_anybody_too(
+    path: tuple[str, ...], value: Any, part: str, tmp_path: Path
+) -> None:
+    ours = save_checkpoint(tmp_path / "ours", mini_front_end("mini_whisper"), model_config("mini_whisper"))
+    content = json.loads((ours / CONFIG_FILE).read_text())
+    inner = content["model"]
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    (ours / CONFIG_FILE).write_text(json.dumps(content))
+    one_line(lambda: load_front_end(ours), part)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
 def test_weights_that_no_training_gives_are_named(value: float, tmp_path: Path) -> None:
     ours = save_checkpoint(tmp_path / "ours", mini_front_end("mini_whisper"), model_config("mini_whisper"))
@@ -275,3 +303,12 @@ def test_a_pth_file_that_is_no_state_dict_of_the_adapter(tmp_path: Path) -> None
     one_line(lambda: read_adapter(tmp_path / "none.pth", "muq"), "no such file")
     one_line(lambda: load_adapters(front_end, tmp_path, ["whisper"]), "no whisper.pth and no folder whisper")
     one_line(lambda: load_adapters(front_end, tmp_path / "no", ["whisper"]), "no folder")
+
+
+@pytest.mark.parametrize("name", FULL_MODELS)
+def test_trained_parameters_are_in_the_published_order(name: str) -> None:
+    """The recorded list is in the order of the published model, which is that of its optimizer's state."""
+    recorded = json.loads((REPO_ROOT / "tests" / "reference" / f"state_dict_{name}.json").read_text())["entries"]
+    front_end = build_on_meta(model_config(name), name)
+    own = [f"model.{key}" for key, _ in front_end.named_parameters() if not key.startswith("audio_encoder.")]
+    assert [key for key in recorded if key in set(own)] == own and own

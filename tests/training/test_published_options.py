@@ -99,7 +99,7 @@ def test_keys_of_an_older_transformers(caplog: pytest.LogCaptureFixture, monkeyp
     )
     with caplog.at_level(logging.INFO):
         config = bound(command)
-    [line] = [record.message for record in caplog.records if record.message.startswith("training_args: ")]
+    [line] = {record.message for record in caplog.records if record.message.startswith("training_args: ")}
     for key in ("overwrite_output_dir", "no_cuda", "save_safetensors", "evaluation_strategy", "warmup_ratio"):
         assert key in line
     assert "torchdynamo" not in line

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from src.common.config import compose
 from src.common.paths import REPO_ROOT
 from src.training.callbacks import read_metrics
+from src.training.run import run_training
 from tests.training.test_run import losses, record
 
 STAGES = {
@@ -76,6 +78,10 @@ def test_a_recipe_runs_whole_and_goes_on_where_it_was(
         assert [line["step"] for line in steps if "eval_loss" in line] == [1, 2]
         answers = (tmp_path / stage / "samples.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in answers] == [1, 2]
+    if processes == 2:  # the first stage's losses are those of one process
+        printed = recipe(script, world, tmp_path / "alone", "--dry-run", "--only", stages[0]).stdout
+        alone = run_training(compose("train", printed.split("train.py ")[1].split()))
+        assert losses(tmp_path / stages[0]) == pytest.approx(losses(alone), rel=1e-3)
     whole = losses(tmp_path / stages[-1])
     fusion, whisper = (load_file(tmp_path / stage / "model.safetensors") for stage in (stages[-1], stages[0]))
     prefix = "audio_adapter.adapters.whisper."

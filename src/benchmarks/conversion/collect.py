@@ -23,6 +23,7 @@ from src.collection.retry import Patience
 from src.collection.unpack import is_archive, unpack
 from src.common.errors import UserError
 from src.common.existing import next_step, read_record, set_problem
+from src.common.folders import swap_in
 from src.common.log import get_logger
 from src.common.run_record import write_json, write_run_record
 
@@ -221,9 +222,7 @@ def _save(job: Collection, splits: dict[str, Split]) -> None:
         sources={name: record["sources"][name] for name in kept} | {name: repr(job.files[name]) for name in splits},
         splits={name: record["splits"][name] for name in kept} | counts,
     )
-    if job.target.is_dir():
-        shutil.rmtree(job.target)
-    fresh.replace(job.target)
+    swap_in(fresh, job.target)
 
 
 def _cell(value: Any, key: str) -> Any:

@@ -7,9 +7,7 @@ each whole or not there.
 from __future__ import annotations
 
 import functools
-import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +21,8 @@ from src.corpus.collect.parts import CELL, SPLIT, SPOOL, WHOLE
 from src.corpus.collect.pool import run_all
 from src.corpus.recipe import IDS, Inputs, Recipe
 from src.corpus.recipes import load_recipe
+from src.dataset.writer import SHARD_BYTES, describe_split
 
-SHARD_BYTES = 500 * 2**20
 _BATCH_ROWS, _BATCH_BYTES = 1000, 32 * 2**20
 _ROW_BYTES = 1500
 """Text of a row, about."""
@@ -129,62 +127,6 @@ def features_of(recipe: Recipe) -> Any:
 
     audio = Audio(sampling_rate=RATE)
     return Features({name: audio if name == "audio" else Value(recipe.type_of(name)) for name in recipe.columns})
-
-
-def describe_split(features: Any, folder: Path, names: list[str], fingerprint: str) -> None:
-    """Make Arrow files in ``folder`` a saved data set of the library: what ``save_to_disk`` writes beside them."""
-    from datasets import Dataset
-    from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
-
-    empty = folder.with_name(f".{folder.name}.empty")
-    shown = is_progress_bar_enabled()
-    disable_progress_bar()
-    Dataset.from_dict({name: [] for name in features}, features=features).save_to_disk(str(empty))
-    if shown:
-        enable_progress_bar()
-    state = json.loads((empty / "state.json").read_text(encoding="utf-8"))
-    state["_data_files"] = [{"filename": name} for name in names]
-    state["_fingerprint"] = fingerprint
-    write_json(folder / "state.json", state)
-    (empty / "dataset_info.json").replace(folder / "dataset_info.json")
-    shutil.rmtree(empty)
-
-
-def write_set(folder: Path, splits: dict[str, tuple[Any, Iterator[Any]]]) -> dict[str, int]:
-    """Save splits, each features and Arrow tables of rows, as a ``DatasetDict``; returns the rows of each.
-
-    Written beside the folder first: a killed process leaves the old set or the new one.
-    """
-    import pyarrow as pa
-
-    fresh = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    counts: dict[str, int] = {}
-    for split, (features, tables) in splits.items():
-        (fresh / split).mkdir(parents=True)
-        names: list[str] = []
-        counts[split] = 0
-        size = SHARD_BYTES
-        writer = None
-        for table in tables:
-            if size >= SHARD_BYTES:
-                if writer is not None:
-                    writer.close()
-                names.append(f"data-{len(names):05d}.arrow")
-                writer = pa.ipc.new_stream(str(fresh / split / names[-1]), features.arrow_schema)
-                size = 0
-            assert writer is not None
-            writer.write_table(table.select(list(features)).cast(features.arrow_schema))
-            size += table.nbytes
-            counts[split] += table.num_rows
-        if writer is not None:
-            writer.close()
-        describe_split(features, fresh / split, names, f"{folder.name}-{split}-{counts[split]}")
-    write_json(fresh / "dataset_dict.json", {"splits": list(splits)})
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh.replace(folder)
-    return counts
 
 
 _worker: dict[str, Any] = {}

@@ -20,13 +20,13 @@ from src.common.log import get_logger
 from src.common.naming import ResponseName
 from src.common.paths import indexes_filtered_dir, prompts_dir, raw_dir, responses_dir
 from src.common.run_record import write_run_record, write_text
-from src.corpus.collect.shards import write_set
 from src.corpus.recipe import IDS
 from src.corpus.recipes import INSTRUCTION, group_of, instruction_base
 from src.corpus.sets.subset import rows_of
 from src.corpus.stages.prompt_settings import DROPPED_FILE
 from src.dataset.splits import index_problem, read_indexes, write_indexes
 from src.dataset.tables import KEY, first_of, native_splits, open_split, read_keys
+from src.dataset.writer import write_set
 
 _log = get_logger(__name__)
 HUB_ID = "Blinorot/ALARM-Corpora"

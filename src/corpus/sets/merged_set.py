@@ -13,10 +13,10 @@ from src.common.existing import next_step, set_problem
 from src.common.log import get_logger
 from src.common.paths import merged_dir, raw_dir
 from src.common.run_record import write_run_record
-from src.corpus.collect.shards import write_set
 from src.corpus.recipes import INSTRUCTION, group_of
 from src.corpus.sets.merge import RAW_SPLITS, SPLITS, Published, join_ids
 from src.dataset.tables import native_splits, open_split
+from src.dataset.writer import write_set
 
 _log = get_logger(__name__)
 RESERVED = (

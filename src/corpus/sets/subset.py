@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from src.corpus.collect.shards import write_set
 from src.dataset.tables import join_rows, open_split, read_keys
+from src.dataset.writer import write_set
 
 _BATCH = 200
 

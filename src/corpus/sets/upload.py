@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from src.common.errors import UserError
+from src.common.errors import ConfigError, UserError
 from src.common.log import get_logger
 from src.common.naming import ResponseName
 from src.common.paths import raw_dir, responses_dir
 from src.common.run_record import write_json, write_run_record, write_text
 from src.corpus.recipe import IDS
-from src.corpus.recipes import INSTRUCTION, group_of, instruction_base, load_recipe
-from src.corpus.sets.commands import response_folder
+from src.corpus.recipes import INSTRUCTION, all_corpora, group_of, groups, instruction_base, load_recipe
+from src.corpus.sets.commands import corpora, response_folder
 from src.corpus.sets.merge import ANSWERS
+from src.corpus.sets.order import existing
 from src.dataset.splits import find_split_indexes
 from src.dataset.tables import KEY, join_rows, native_splits, open_split, read_keys
 
@@ -84,6 +85,39 @@ def response_folders(names: Sequence[str], args: argparse.Namespace) -> dict[str
     """Response folder of each corpus, instruction sets last, by the arguments of the command."""
     ordered = sorted(names, key=lambda name: group_of(name) == INSTRUCTION)
     return {name: response_folder(name, args, not args.plain) for name in ordered}
+
+
+def choose_release(args: argparse.Namespace) -> tuple[Release, str]:
+    """What the command's arguments publish, and as which data set of the Hub.
+
+    With OWNER/NAME before the corpora one kind of splits, without audio; by ``--username`` and ``--repo-name`` as
+    published: all four splits, with audio. Raises :class:`ConfigError` for options that exclude each other, and
+    :class:`UserError` if there is nothing to publish.
+    """
+    names, repo = list(args.names), ""
+    if names and ("/" in names[0] or names[0] not in {*all_corpora(), *groups(), "all"}):
+        repo = names.pop(0)
+    as_published = not repo
+    if repo and (args.username or args.repo_name):
+        raise ConfigError(f"{repo} and --username or --repo-name both name the data set on the Hub; leave one out")
+    if as_published:
+        if not args.username and not args.lay_out_only:
+            raise ConfigError("name the data set on the Hub: OWNER/NAME, or --username OWNER --repo-name NAME")
+        repo = "/".join(part for part in (args.username, args.repo_name or "ALARM-Corpora") if part)
+    if args.with_audio and args.remove_audio:
+        raise ConfigError("--with-audio and --remove-audio exclude each other; leave one out")
+    folders = response_folders(corpora(names, instruction=True), args)
+    if not names:
+        folders = {name: folder for name, folder in folders.items() if existing([folder])}
+    if not folders:
+        raise UserError("no collected corpus has such responses; see --llm, --max-tokens and --max-thinking-tokens")
+    release = Release(
+        folders,
+        filtered=as_published or not args.unfiltered,
+        with_audio=not args.remove_audio if as_published else args.with_audio,
+        unfiltered=as_published or args.unfiltered,
+    )
+    return release, repo
 
 
 def lay_out(release: Release, folder: Path, repo: str) -> dict[str, dict[str, int]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from src.audio.config import EncoderKind
+from src.common.errors import ConfigError
 from src.model.encoders.base import Encoder
 from src.model.encoders.config import EncoderSpec, encoder_spec
 from src.model.encoders.muq import MuQEncoder
@@ -25,7 +26,12 @@ def build_encoder(name: str, config: EncoderSpec | Mapping[str, Any]) -> Encoder
     """A randomly initialised encoder; ``name`` is used in error messages only.
 
     Raises:
-        ConfigError: unknown, missing or mistyped keys, all in one message.
+        ConfigError: unknown, missing or mistyped keys, all in one message; sizes that do not fit each other.
     """
     spec = encoder_spec(name, config)
-    return BUILDERS[spec.kind](spec.bound_architecture(f"encoder {name}.architecture"), spec.features)
+    architecture = spec.bound_architecture(f"encoder {name}.architecture")
+    try:
+        return BUILDERS[spec.kind](architecture, spec.features)
+    except (ValueError, TypeError, AssertionError, ArithmeticError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"encoder {name}.architecture: no encoder can be built from it ({reason})") from error

@@ -17,6 +17,8 @@ from src.common.errors import UserError
 from src.common.paths import REPO_ROOT, prompts_dir, raw_dir
 from src.corpus.sets.order import check_order
 from src.corpus.stages import prompt_job, prompts
+from src.corpus.stages.one_row import show_prompts
+from src.corpus.stages.placement import Placement
 from src.corpus.stages.prompt_settings import PromptSettings, work_dir
 from src.corpus.stages.prompts import create_prompts
 from src.corpus.stages.response_settings import ResponseSettings
@@ -336,3 +338,18 @@ def test_mistakes_are_user_errors() -> None:
         PromptSettings(tries=0)
     with pytest.raises(UserError, match="examples is -1"):
         PromptSettings(examples=-1)
+
+
+def test_one_row_is_shown_and_nothing_is_stored(tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    shown: list[str] = []
+    engine = FakeEngine(write_and_check)
+    show_prompts("mini", 3, SETTINGS, Placement(), shown.append, start_engine=lambda llm: engine)
+    assert sorted(tmp_path.rglob("*")) == before and engine.closed and len(engine.seen) == 2
+    text = "\n".join(shown)
+    assert "=== write by org/tiny: system ===" in text and "=== check by org/tiny: user ===" in text
+    whole = FakeEngine(write_and_check)
+    run(whole)
+    assert f"=== chosen prompt (ok) ===\n{rows_of()[3]['prompt']}" == shown[-1]
+    with pytest.raises(UserError, match="raw set mini has no row 99"):
+        show_prompts("mini", 99, SETTINGS, Placement(), shown.append, start_engine=lambda llm: engine)
