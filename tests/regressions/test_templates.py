@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import jinja2
 import pytest
 import torch
@@ -22,6 +23,7 @@ from src.common.errors import UserError
 from src.common.paths import ASSETS
 from src.dataset.examples import Examples
 from src.dataset.response_rows import Row
+from src.generation.engine import Engine
 from src.generation.requests import Fault
 from src.generation.respond import Item, Turns, text_requests
 from src.model.llm import load_chat_tokenizer, load_tokenizer
@@ -31,6 +33,9 @@ from src.prompts.layouts import ensemble_heading, ensemble_intro
 from src.serving.conversation import Conversations
 from src.serving.schema import ChatRequest
 from src.serving.writing import Writing
+from tests.generation.fakes import ScriptedCore
+from tests.prompts.fakes import CharTokenizer
+from tests.serving.client import running
 from tests.serving.sounds import chat, encoded, input_audio
 
 AUDIO, WORD = "audio", "wordinplaceofsound"
@@ -290,7 +295,7 @@ def _never(*_: Any, **__: Any) -> None:
 
 def test_t3_no_template_is_told_before_anything_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A base model ended in a traceback after all models had been loaded."""
-    from src.generation import ask, ears, job, shared_engine
+    from src.generation import ask, ears, job, run, shared_engine
     from src.serving import start
     from src.serving.config import ServeConfig
     from src.training import build
@@ -316,7 +321,8 @@ def test_t3_no_template_is_told_before_anything_loads(tmp_path: Path, monkeypatc
     with pytest.raises(UserError, match=NO_TEMPLATE):
         shared_engine.start_engine(llm, None)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=NO_TEMPLATE):
-        job.Job(None, None, None, llm, None, [], [], tmp_path).check_template()  # type: ignore[arg-type]
+        checked = job.Job(None, None, None, llm, None, [], [], tmp_path)  # type: ignore[arg-type]
+        run._records(checked, {}, [("test", 0)], _never, None)  # type: ignore[arg-type]
     from src.training.config import bind_train_config
 
     config = bind_train_config(compose("train", ["dataset=mini", "model=mini_whisper", f"model.llm={llm}"]))
@@ -407,6 +413,46 @@ def test_t7_a_closing_tag_without_an_opening_one_is_never_shown(tmp_path: Path, 
         assert (writing.thoughts, writing.answer) == ("hm, a </thing.", "a kick")
     else:
         assert writing.answer.split() == ["hm,", "a", "</thing.", "a", "kick"]
+
+
+class PlainHeader(CharTokenizer):
+    """A header that does not open the thoughts; two turns of one role in a row are refused."""
+
+    def __init__(self) -> None:
+        super().__init__("<|im_start|>assistant\n")
+
+    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> str:
+        roles = [turn["role"] for turn in conversation]
+        if any(first == second for first, second in zip(roles, roles[1:], strict=False)):
+            raise ValueError("roles must alternate")
+        return super().apply_chat_template(conversation, **options)
+
+
+def test_t3_t7_server_over_another_template() -> None:
+    """The server showed ``</think>`` in its answers, and a conversation that the template refuses was status 500."""
+    written = {"opened": "<think>\nhm\n</think>\n\na kick", "closed": "hm\n</think>\n\na kick", "none": "a kick"}
+
+    def script(prompt: str) -> str:
+        return next(text for name, text in written.items() if name in prompt)
+
+    with running(over=Engine(ScriptedCore(script), PlainHeader())) as (address, _):
+
+        def ask(body: dict[str, Any]) -> httpx.Response:
+            return httpx.post(f"{address}/v1/chat/completions", json=body, timeout=20)
+
+        for name, thoughts in (("opened", "hm"), ("closed", "hm"), ("none", None)):
+            message = ask(chat(name)).json()["choices"][0]["message"]
+            assert (message.get("reasoning_content"), message["content"]) == (thoughts, "a kick")
+            lines = [line.removeprefix("data: ") for line in ask(chat(name, stream=True)).text.split("\n\n") if line]
+            deltas = [json.loads(line)["choices"][0]["delta"] for line in lines[:-1]]
+            streamed = "".join(
+                f"{delta.get('reasoning_content') or ''}{delta.get('content') or ''}" for delta in deltas
+            )
+            assert streamed.endswith("a kick") and "think>" not in streamed
+        twice = chat("none")
+        twice["messages"] *= 2
+        refused = ask(twice)
+    assert refused.status_code == 400 and "roles must alternate" in refused.json()["error"]["message"]
 
 
 def _with_tags(folder: Path, special: bool) -> Any:
