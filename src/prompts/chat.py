@@ -225,7 +225,7 @@ def _render(tokenizer: ChatTokenizer, conversation: list[dict[str, str]]) -> str
     except Exception as error:  # templates raise whatever they like
         if not getattr(tokenizer, "chat_template", "unknown"):
             raise UserError(
-                "its tokenizer has no chat template, expected an instruction-tuned model; take its instruct variant, "
+                "the tokenizer has no chat template, expected an instruction-tuned model; take its instruct variant, "
                 "or put the template into its folder as chat_template.jinja"
             ) from error
         reason = " ".join(str(error).split())[:200]

@@ -286,7 +286,7 @@ def _without_template(folder: Path) -> str:
     return str(folder / "base")
 
 
-NO_TEMPLATE = r"base': its tokenizer has no chat template, expected an instruction-tuned model"
+NO_TEMPLATE = r"base': the tokenizer has no chat template, expected an instruction-tuned model"
 
 
 def _never(*_: Any, **__: Any) -> None:
