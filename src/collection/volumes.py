@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import tarfile
-import zipfile
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from src.common.errors import UserError
+from src.collection.members import UnpackError
 
 
 class JoinedFile(io.RawIOBase):
@@ -53,42 +52,35 @@ class JoinedFile(io.RawIOBase):
         super().close()
 
 
-def unpack_volumes(paths: Sequence[Path], kind: str, folder: Path) -> Path:
-    """Unpack an archive in several files into ``folder`` and return it.
+def check_volumes(paths: Sequence[Path]) -> None:
+    """Raises :class:`UnpackError` if volumes are in another order than their names, doubled, or one is missing.
 
-    Args:
-        kind: ``tar`` (compressed or not) or ``zip`` for one archive that was cut anywhere; ``split_zip`` for
-            zip's own volumes, ``.z01`` to the last, ``.zip``.
-
-    Raises :class:`UserError` if the archive is damaged or holds paths that leave the folder.
+    A plain tar has no checksum of its data: parts that were exchanged may give a tar that reads well.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with JoinedFile(paths) as joined, io.BufferedReader(joined, 1 << 20) as source:
-            if kind == "tar":
-                with tarfile.open(fileobj=source, mode="r|*") as packed_tar:
-                    packed_tar.extractall(folder, filter="data")
-            else:
-                with zipfile.ZipFile(source) as packed:
-                    if kind == "split_zip":
-                        _shift_to_volumes(packed, joined.starts)
-                    packed.extractall(folder)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
-        names = ", ".join(path.name for path in paths)
-        raise UserError(
-            f"{names} cannot be unpacked: {error}; remove what is not whole and run this again"
-        ) from error
-    return folder
+    names = [path.name for path in paths]
+    ordered = sorted(names, key=_natural)
+    if names != ordered:
+        raise UnpackError(f"the order of its parts should be {', '.join(ordered)}", "give them in that order")
+    for one, next_one in zip(paths, paths[1:], strict=False):
+        if one.name == next_one.name or _same(one, next_one):
+            raise UnpackError(f"{next_one.name} is the same file as {one.name}", "fetch it again")
+        first, second = (re.split(r"(\d+)", path.name) for path in (one, next_one))
+        changed = [place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b]
+        if len(first) == len(second) and len(changed) == 1 and changed[0] % 2:
+            number, next_number = int(first[changed[0]]), int(second[changed[0]])
+            if next_number != number + 1:
+                raise UnpackError(f"there is no part between {one.name} and {next_one.name}", "fetch what is missing")
 
 
-def _shift_to_volumes(archive: zipfile.ZipFile, starts: list[int]) -> None:
-    """Members of a split archive count their place from the start of their volume; the library, from the first's.
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name.lower()) if part]
 
-    Source: APPNOTE.TXT 4.4.16, relative offset of local header.
-    """
-    members: list[Any] = archive.infolist()
-    shift = max(start for start in starts if start <= archive.start_dir)  # of the volume that holds the directory
-    for info in members:
-        info.header_offset += starts[info.volume] - shift
-        if hasattr(info, "_end_offset"):  # newer versions compare it with the next member's place, which has moved
-            info._end_offset = None
+
+def _same(one: Path, other: Path) -> bool:
+    if one.stat().st_size != other.stat().st_size or not one.stat().st_size:
+        return False
+    with one.open("rb") as first, other.open("rb") as second:
+        while chunk := first.read(1 << 20):
+            if chunk != second.read(1 << 20):
+                return False
+    return True
