@@ -118,12 +118,12 @@ def _check_end(stream: _Stream) -> None:
         tail += len(chunk)
         if tail > _MOST_RECORD + 2 * BLOCK:
             break
-    # A download that was laid out in full and never filled ends in zeros as well, longer ones. A record has 20 blocks
-    # unless the writer was told another number of them.
+    # A download that was laid out in full and never filled ends in zeros as well, and parts of a split tar may end
+    # between members. Writers end with two blocks, or fill a record: 20 blocks unless told another number.
     total = end + tail
     records = [base << power for base in (BLOCK, 20 * BLOCK) for power in range(12) if base << power <= _MOST_RECORD]
-    if tail > 22 * BLOCK and not any(total % size == 0 and tail <= size + 2 * BLOCK for size in records):
-        raise UnpackError(f"from byte {end} on it has only zeros, more than padding: members are missing")
+    if tail > 2 * BLOCK and not any(total % size == 0 and tail <= size + 2 * BLOCK for size in records):
+        raise UnpackError(f"from byte {end} on it has only zeros, and they do not fill a record: data are missing")
 
 
 class _Stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import re
@@ -23,6 +24,7 @@ log = get_logger(__name__)
 ENDINGS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar", ".zip", ".7z")
 Kind = Literal["archive", "tar", "zip", "split_zip"]
 _BUFFER = 1 << 20
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 _OURS = re.compile(r"\..*\.(unpacked|unpacking)")
 
 
@@ -155,9 +157,10 @@ def _writing(target: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
+        disk = isinstance(error, OSError) and error.errno in _DISK
         raise UnpackError(
             f"{shown(target.name)} cannot be written in {target.parent}: {reason}",
-            "make room, or give another folder (ALARM_DATA_ROOT)",
+            "make room, or give another folder (ALARM_DATA_ROOT)" if disk else ELSEWHERE,
         ) from error
 
 
@@ -220,6 +223,8 @@ def _unpack_7z(archive: Path, staging: Path, budget: Budget) -> None:
             packed.extractall(staging)
     except py7zr.exceptions.PasswordRequired as error:
         raise UnpackError("it is encrypted", BY_HAND) from error
+    except py7zr.exceptions.CrcError as error:
+        raise UnpackError(f"the checksum of {shown(str(error.args[-1]))} is wrong") from error
     except py7zr.exceptions.UnsupportedCompressionMethodError as error:
         raise UnpackError("its compression method is not supported", BY_HAND) from error
     written = {path: path.lstat().st_size for path in staging.rglob("*") if path.is_symlink() or not path.is_dir()}
