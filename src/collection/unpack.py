@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Literal
 
 from src.collection.members import BY_HAND, ELSEWHERE, Budget, Member, UnpackError, shown
+from src.collection.split_archives import JoinedFile, check_volumes
 from src.collection.tar_members import tar_members
-from src.collection.volumes import JoinedFile, check_volumes
 from src.collection.zip_members import zip_members
 from src.common.errors import UserError
 from src.common.log import get_logger

@@ -5,15 +5,18 @@ Source: PKWARE, APPNOTE.TXT 6.3.10.
 
 from __future__ import annotations
 
+import bz2
 import stat
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from src.collection.members import BY_HAND, Budget, Member, UnpackError, shown
 
 _CHUNK = 1 << 20
+_SMALL = 1 << 12
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 _ENCRYPTED, _UTF8 = 0x1, 0x800
 _END, _LOCAL = 22, 30
@@ -89,23 +92,52 @@ def _member(archive: zipfile.ZipFile, source: IO[bytes], info: zipfile.ZipInfo, 
     header = source.read(_LOCAL)
     if len(header) < _LOCAL or not header.startswith(b"PK\3\4"):
         raise UnpackError(f"there is no header of {name} at byte {info.header_offset}")
-    flags, method = struct.unpack("<6x2H", header[:10])
-    if method != info.compress_type or (not info.filename.isascii() and (flags ^ info.flag_bits) & _UTF8):
+    flags, method, name_length, extra_length = struct.unpack("<6x2H16x2H", header)
+    written = source.read(name_length).decode("utf-8" if flags & _UTF8 else "cp437")
+    if method != info.compress_type or written != info.orig_filename:
         raise UnpackError(f"header and directory differ about {name}")
     budget.spend(_ENTRY)
-    return Member(info.filename, "file", info.file_size, lambda: _data(archive, info, budget))
+    data = info.header_offset + _LOCAL + name_length + extra_length
+    if method == zipfile.ZIP_BZIP2:
+        return Member(
+            info.filename, "file", info.file_size, lambda: _checked(_bzip2(source, data, info), info, budget)
+        )
+    return Member(info.filename, "file", info.file_size, lambda: _checked(_read(archive, info), info, budget))
 
 
-def _data(archive: zipfile.ZipFile, info: zipfile.ZipInfo, budget: Budget) -> Iterator[bytes]:
-    """The library compares the CRC when it has read the last byte."""
-    count = 0
-    with archive.open(info) as file:
-        while chunk := file.read(_CHUNK):
-            count += len(chunk)
-            budget.spend(len(chunk))
-            yield chunk
+def _checked(chunks: Iterator[bytes], info: zipfile.ZipInfo, budget: Budget) -> Iterator[bytes]:
+    """The data of a member; its size and CRC are compared behind the last byte."""
+    count, crc = 0, 0
+    for chunk in chunks:
+        count, crc = count + len(chunk), zlib.crc32(chunk, crc)
+        budget.spend(len(chunk))
+        yield chunk
     if count != info.file_size:
         raise UnpackError(f"{shown(info.filename)} has {count} bytes and should have {info.file_size}")
+    if crc != info.CRC:
+        raise UnpackError(f"the checksum of {shown(info.filename)} is wrong")
+
+
+def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
+    # The library bounds what it decompresses at once for deflate; for LZMA, only what it decompresses it from.
+    size = _SMALL if info.compress_type == zipfile.ZIP_LZMA else _CHUNK
+    with archive.open(info) as file:
+        while chunk := file.read(size):
+            yield chunk
+
+
+def _bzip2(source: IO[bytes], place: int, info: zipfile.ZipInfo) -> Iterator[bytes]:
+    """The library would decompress 4 kB of this at once, which may be gigabytes."""
+    decoder, left = bz2.BZ2Decompressor(), info.compress_size
+    while not decoder.eof:
+        chunk = b""
+        if decoder.needs_input:
+            source.seek(place)
+            chunk = source.read(min(left, _CHUNK))
+            if not chunk:
+                raise UnpackError(f"the data of {shown(info.filename)} end in the middle")
+            place, left = place + len(chunk), left - len(chunk)
+        yield decoder.decompress(chunk, _CHUNK)
 
 
 def _shift_to_volumes(archive: zipfile.ZipFile, starts: Sequence[int]) -> None:

@@ -12,6 +12,7 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,6 +133,34 @@ def test_r1_the_number_of_members_is_compared(tmp_path: Path) -> None:
     end = data.rfind(b"PK\5\6")
     struct.pack_into("<HH", data, end + 8, 3, 3)
     assert "8 members, its end says 3" in refused(tmp_path, "x.zip", bytes(data))
+
+
+def test_r1_zips_that_were_streamed_or_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes behind the data; zip64 sizes; more members than the end record can count."""
+
+    class Pipe(io.RawIOBase):
+        def __init__(self) -> None:
+            self.data = bytearray()
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            self.data += data
+            return len(data)
+
+    pipe = Pipe()
+    with zipfile.ZipFile(pipe, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in FILES.items():
+            with archive.open(name, "w", force_zip64=name.endswith("1.wav")) as file:
+                file.write(content)
+    assert result(tmp_path, "x.zip", bytes(pipe.data)) == FILES
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 3)  # as if there were more than 65,535
+    whole = bytearray(packed("stored.zip"))
+    struct.pack_into("<HH", whole, whole.rindex(b"PK\5\6") + 8, 0xFFFF, 0xFFFF)
+    assert result(tmp_path, "x.zip", bytes(whole)) == FILES
+    whole[whole.rindex(b"PK\6\6") + 32] ^= 1
+    assert "its end says 9" in refused(tmp_path, "x.zip", bytes(whole))
 
 
 def test_r1_a_damaged_extended_header(tmp_path: Path) -> None:
@@ -391,6 +420,31 @@ def test_r4_members_that_share_their_data(tmp_path: Path) -> None:
     data = bytearray(once[:directory] + entry * count + once[end:])
     struct.pack_into("<HHL", data, len(data) - 14, count, count, len(entry) * count)
     assert "200 times" in refused(tmp_path, "x.zip", bytes(data))
+
+
+@pytest.mark.parametrize("kind", ["tar.bz2", "bzip2.zip", "lzma.zip", "tar.xz"])
+def test_r4_memory_is_bounded_as_well(tmp_path: Path, kind: str) -> None:
+    """45 bytes of bzip2 may be 45 MB; the library asks for what comes of 4 kB at once."""
+    import bz2
+    import tracemalloc
+
+    data = packed(
+        kind, {"zeros": bytes(100 << 20 if kind == "lzma.zip" else 8 << 20)} if "bz" not in kind else {"x": b"1"}
+    )
+    if kind == "bzip2.zip":
+        content = bz2.compress(bytes(45 << 20))
+        plain = packed("stored.zip", {"x": content})
+        changed = bytearray(plain)
+        for start, place in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+            struct.pack_into("<H", changed, changed.index(start) + place, zipfile.ZIP_BZIP2)
+        data = bytes(changed)
+    elif kind == "tar.bz2":
+        data = bz2.compress(tarred((member("x", size=40 << 20), bytes(40 << 20)), kind="tar"))
+    tracemalloc.start()
+    refused(tmp_path, f"x.{kind}", data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < (80 if kind == "lzma.zip" else 20) << 20, peak
 
 
 def test_r4_what_compresses_well_is_unpacked(tmp_path: Path) -> None:
