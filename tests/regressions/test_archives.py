@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import stat
 import struct
@@ -451,3 +452,51 @@ def test_r4_what_compresses_well_is_unpacked(tmp_path: Path) -> None:
     table = "".join(f"{number:06d},train,speech,english\n" for number in range(30_000)).encode()
     for kind in ("tar.xz", "deflated.zip", "7z"):
         assert result(tmp_path, f"x.{kind}", packed(kind, {"t.csv": table, "s.wav": bytes(600_000)})) != ""
+
+
+# Archives of other programs than Python's library
+
+
+@pytest.mark.parametrize("form", ["gnu", "oldgnu", "pax", "ustar", "v7"])
+@pytest.mark.parametrize("blocks", ["1", "20", "128"])
+def test_tars_of_gnu_tar(tmp_path: Path, form: str, blocks: str) -> None:
+    files = {name: content for name, content in FILES.items() if len(name) < 90 or form not in ("ustar", "v7")}
+    write_files(tmp_path / "up", files)
+    command = ["tar", f"--format={form}", "-b", blocks, "-cf", "x.tar", "-C", "up", "."]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert found(unpack(tmp_path / "x.tar", tmp_path / "out")) == files
+
+
+@pytest.mark.skipif(shutil.which("zip") is None, reason="Info-ZIP is not installed")
+def test_zips_and_volumes_of_info_zip(tmp_path: Path) -> None:
+    files = {"a/1.wav": os.urandom(200_000), "a/2.wav": os.urandom(3000), "t.txt": b"text " * 500}
+    write_files(tmp_path / "up", files)
+    (tmp_path / "link").symlink_to("/tmp")
+    subprocess.run(
+        "zip -qr ../s.zip . -s 64k; zip -qr - . | cat > ../c.zip", shell=True, cwd=tmp_path / "up", check=True
+    )
+    subprocess.run("zip -qy l.zip link; zip -qP secret e.zip up/t.txt", shell=True, cwd=tmp_path, check=True)
+    parts = sorted(tmp_path.glob("s.z*"))
+    assert found(unpack_volumes(parts, "split_zip", tmp_path / "s")) == files and len(parts) > 3
+    assert found(unpack(tmp_path / "c.zip", tmp_path / "c")) == files
+    for name, says in (("l", "a symbolic link"), ("e", "is encrypted")):
+        with pytest.raises(UserError, match=f"{name}.zip cannot be unpacked.*{says}"):
+            unpack(tmp_path / f"{name}.zip", tmp_path / name)
+    contents = [path.read_bytes() for path in parts]
+    wrong = [contents[:place] + contents[place + 1 :] for place in range(len(parts))]
+    wrong += [contents[: place + 1] + contents[place:] for place in range(len(parts))]
+    wrong += [[contents[1], contents[0], *contents[2:]]]
+    for number, some in enumerate(wrong):
+        (tmp_path / f"{number}").mkdir()
+        paths = [tmp_path / f"{number}/s.z{place:02d}" for place in range(1, len(some))]
+        paths.append(tmp_path / f"{number}/s.zip")
+        for path, content in zip(paths, some, strict=True):
+            path.write_bytes(content)
+        with pytest.raises(UserError, match="cannot be unpacked"):
+            unpack_volumes(paths, "split_zip", tmp_path / f"{number}/out")
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
