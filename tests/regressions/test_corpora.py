@@ -58,7 +58,9 @@ def test_p10_a_published_record_has_no_folders(tmp_path: Path) -> None:
         "text": "1/2 or /no_think and so on", "rows": [["esc50", Path("/data/raw/esc50")]], "n": 3,
         "/data/clips/a.wav": "~/b/c", "failed": "cannot open '/data/clips/b.wav': no such file",
     }  # fmt: skip
-    write_run_record(tmp_path, json.loads(json.dumps(config, default=str)), command=["train.py", f"out={home}/x", "/a"])
+    write_run_record(
+        tmp_path, json.loads(json.dumps(config, default=str)), command=["train.py", f"out={home}/x", "/a"]
+    )
     record = public_record(tmp_path / "run.json")
     assert record["config"] == {
         "llm": "llm", "out": "a", "hub": "Qwen/Qwen3-4B", "url": "https://x.org/a/b",
