@@ -34,6 +34,8 @@ def reason_of(error: Exception) -> str:
         return str(error)
     if isinstance(error, KeyError) and error.args:
         return f"has no {error.args[0]!r}"
+    if "NoneType" in str(error):
+        return f"has an empty cell ({type(error).__name__}: {error})"
     return f"{type(error).__name__}: {error}"
 
 
