@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import weakref
@@ -9,12 +10,27 @@ from typing import Any
 
 from src.audio.errors import AudioError, NoMemory
 
+_budgets: weakref.WeakSet[MemoryBudget] = weakref.WeakSet()
+
+
+def _clear_all() -> None:
+    for budget in list(_budgets):
+        budget._clear()
+
+
+# a forked worker (of a data loader) has none of the threads that hold what was taken
+os.register_at_fork(after_in_child=_clear_all)
+
 
 class MemoryBudget:
     """Bytes that may be taken at a time. One that asks for more than there is at all gets it once it is alone."""
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self._clear()
+        _budgets.add(self)
+
+    def _clear(self) -> None:
         self._taken = 0
         self._changed = threading.Condition(threading.RLock())  # finalizers may run while it is held
 
@@ -55,7 +71,7 @@ class MemoryBudget:
 
     def _give(self, count: int) -> None:
         with self._changed:
-            self._taken -= count
+            self._taken = max(0, self._taken - count)  # less than was taken in a forked process
             self._changed.notify_all()
 
 

@@ -15,6 +15,18 @@ from src.common.run_record import write_json
 SHARD_BYTES = 500 * 2**20
 
 
+def move_in(fresh: Path, folder: Path) -> None:
+    """Move the saved ``DatasetDict`` ``fresh`` into ``folder``, which keeps its other files (records, a lock).
+
+    Every split is exchanged in one step and the listing comes last: a killed process leaves each listed split whole,
+    the old one or the new one. ``fresh`` is removed.
+    """
+    for split in sorted(path for path in fresh.iterdir() if path.is_dir()):
+        swap_in(split, folder / split.name)
+    (fresh / LISTING).replace(folder / LISTING)
+    shutil.rmtree(fresh)
+
+
 def describe_split(features: Any, folder: Path, names: list[str], fingerprint: str) -> None:
     """Make Arrow files in ``folder`` a saved data set of the library: what ``save_to_disk`` writes beside them."""
     from datasets import Dataset

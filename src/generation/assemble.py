@@ -12,6 +12,7 @@ from src.audio.decode import cell_source
 from src.audio.errors import AudioError
 from src.common.log import get_logger
 from src.dataset.tables import KEY
+from src.dataset.writer import move_in
 from src.generation.tables import Table
 from src.generation.tasks import Task
 from src.prompts.options import AnswerFallback
@@ -119,13 +120,8 @@ def _allowed(cell: Any) -> dict[str, Any] | None:
 
 
 def _replace(directory: Path, saved: Any) -> None:
-    """Save beside the old files and move the new ones in, so that a kill leaves one or the other."""
+    """Save next to the old files and move the new ones in, so that a kill leaves one or the other."""
     fresh = directory / ".assembling"
     shutil.rmtree(fresh, ignore_errors=True)
     saved.save_to_disk(str(fresh))
-    for path in fresh.iterdir():
-        target = directory / path.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        path.replace(target)
-    fresh.rmdir()
+    move_in(fresh, directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -84,6 +85,16 @@ def test_clips_wait_for_others_that_are_decoded_and_large_ones_for_all() -> None
     for thread in threads:
         thread.join(timeout=60)
     assert results == [32_000] * 80 and budget.taken == 0
+
+
+def test_a_forked_worker_begins_with_all_memory() -> None:
+    budget = MemoryBudget(1000)
+    held = budget.reserve(900, "parent", None)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if budget.taken == 0 and budget.reserve(2000, "child", None).count == 2000 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0 and budget.taken == 900
+    held.release()
 
 
 @needs_ffmpeg

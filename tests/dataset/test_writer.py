@@ -12,7 +12,7 @@ from datasets import Features, Value, load_from_disk
 
 from src.common import folders
 from src.dataset import writer
-from src.dataset.writer import write_set
+from src.dataset.writer import move_in, write_set
 
 FEATURES = Features({"dataset_index": Value("int64"), "text": Value("string")})
 
@@ -79,3 +79,45 @@ def test_a_kill_at_any_step_leaves_the_old_set_or_the_new_one(
         assert texts(folder) == {"again"}
     assert texts(folder) == {"new"} and left[0] == "old" and left[-1] == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_p6_a_kill_while_splits_move_into_a_folder_loses_none(
+    exchange: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between two moves left a listed split missing (answers, responses, raw sets)."""
+    folder, fresh = tmp_path / "answers", tmp_path / "answers" / ".assembling"
+    if not exchange:
+        monkeypatch.setattr(folders, "_exchange", lambda one, other: False)
+    replaced = 0
+    for steps in range(30):
+        shutil.rmtree(tmp_path, ignore_errors=True)
+        write(folder, "old")
+        (folder / "run.json").write_text("{}")
+        write(fresh, "new")
+        count = iter(range(steps))
+
+        def counted(call: object, count: Iterator[int] = count) -> object:
+            def step(*arguments: object, **options: object) -> object:
+                if next(count, None) is None:
+                    raise Killed
+                return call(*arguments, **options)  # type: ignore[operator]
+
+            return step
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", counted(Path.replace))
+            patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+            if exchange:
+                patch.setattr(folders, "_exchange", counted(folders._exchange))
+            try:
+                move_in(fresh, folder)
+                replaced = steps
+                break
+            except Killed:
+                pass
+        if not exchange:  # without the system call, the next writer brings the split back
+            for split in ("train", "validation"):
+                folders.recover(folder / split)
+        assert texts(folder) <= {"old", "new"} and (folder / "run.json").exists()
+    assert replaced > 2 and texts(folder) == {"new"}

@@ -67,7 +67,7 @@ def test_a2_the_index_filter_decodes_whole_files(data_root: Path) -> None:
     }  # fmt: skip
     DatasetDict({"train": Dataset.from_dict(rows).cast_column("audio", Audio())}).save_to_disk(str(raw_dir("cases")))
     write_indexes(indexes_dir("cases"), "train", np.arange(4))
-    filter_by_audio("cases")
+    filter_by_audio("cases", jobs=0)
     assert read_indexes(indexes_filtered_dir("cases"))["train"].tolist() == [0, 1, 3]
     dropped = (indexes_filtered_dir("cases") / "dropped.jsonl").read_text(encoding="utf-8").splitlines()
     assert "trunc.flac" in json.loads(dropped[0])["reason"]

@@ -25,6 +25,7 @@ from src.corpus.collect.shards import SplitOrder, open_part, sort_rows, write_sp
 from src.corpus.collect.sources import Workspace, gather, given_folder
 from src.corpus.recipe import IDS, Inputs, Options, Recipe
 from src.dataset.tables import KEY, native_splits, open_split
+from src.dataset.writer import move_in
 
 _log = get_logger(__name__)
 COMPLETED, DROPPED, WORK = ".completed", "dropped.jsonl", ".work"
@@ -208,11 +209,7 @@ def _save(
         for rows in write_splits(recipe, inputs, parts, orders, target, jobs):
             bar.update(rows)
     (folder / COMPLETED).unlink(missing_ok=True)
-    (folder / "dataset_dict.json").unlink(missing_ok=True)  # without it the folder is no data set: never half a one
-    for order in orders:
-        shutil.rmtree(folder / order.split, ignore_errors=True)
-        (target / order.split).replace(folder / order.split)
-    (target / "dataset_dict.json").replace(folder / "dataset_dict.json")
+    move_in(target, folder)
 
 
 def _stamp(path: Path) -> bytes:

@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from src.common.errors import UserError
-from src.common.existing import next_step, read_record, set_problem
+from src.common.existing import LISTING, next_step, read_record, set_problem
 from src.common.json_lines import json_line
 from src.common.log import get_logger
 from src.common.paths import prompts_dir, raw_dir
@@ -36,7 +36,7 @@ from src.corpus.stages.prompt_job import (
 )
 from src.corpus.stages.prompt_settings import DROPPED_FILE, PromptSettings, dropped_keys, work_dir
 from src.corpus.stages.response_settings import drawing
-from src.corpus.stages.saved_set import LISTING, write_splits
+from src.corpus.stages.saved_set import write_splits
 from src.corpus.stages.text_engine import (
     EnginePool,
     TextEngine,

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from src.common.existing import LISTING
 from src.common.run_record import write_run_record
 from src.corpus.stages.response_job import Row
-from src.corpus.stages.saved_set import LISTING, Entry, write_splits
+from src.corpus.stages.saved_set import Entry, write_splits
 from src.prompts.betrayal import betrays
 from src.prompts.texts import Prompts
 from src.prompts.thoughts import split_response

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from src.dataset.writer import move_in
+
 _BATCH = 1000
-LISTING = "dataset_dict.json"
-"""Without this file a folder is no data set."""
 
 Entry = Mapping[str, Any]
 
@@ -37,11 +37,7 @@ def write_splits(folder: Path, splits: Mapping[str, Iterable[Entry]], columns: M
         streams[split] = Dataset.from_file(str(path))
     DatasetDict(streams).save_to_disk(str(scratch / "set"))
     del streams
-    (folder / LISTING).unlink(missing_ok=True)
-    for split in splits:
-        shutil.rmtree(folder / split, ignore_errors=True)
-        (scratch / "set" / split).replace(folder / split)
-    (scratch / "set" / LISTING).replace(folder / LISTING)
+    move_in(scratch / "set", folder)
     shutil.rmtree(scratch)
 
 
