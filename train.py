@@ -27,8 +27,8 @@ def main() -> None:
 
         run_training(config)
     except ConfigError:
-        if int(os.environ.get("RANK", "0")) > 0:
-            time.sleep(30)  # the first process says the same, and the launcher then ends the others
+        if int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0"))) > 0:
+            time.sleep(30)  # the first process of the machine says the same, and its launcher then ends the others
         raise
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -34,6 +34,19 @@ class StepPlan:
     def step_clips(self) -> int:
         """Clips of one step of one process."""
         return self.clips * self.micro_batches
+
+
+@dataclass(frozen=True)
+class StepsDone:
+    """``steps`` steps of ``rows`` rows each (all processes together) that were trained one after the other.
+
+    ``across_steps`` is whether they were of like length, ``used`` the rows that were cut into such steps.
+    """
+
+    rows: int
+    steps: int
+    across_steps: bool
+    used: int
 
 
 class StepSampler:
@@ -69,9 +82,11 @@ class StepSampler:
             raise ValueError("batches of like length need the rows' lengths")
         batch = plan.clips * world
         # Fewer rows than one batch are trained on all the same: an epoch without steps would never end.
-        self.used = count // batch * batch if drop_last and shuffle and count >= batch else count
+        self._multiple = batch if drop_last and shuffle and count >= batch else 1
+        self.used = self._whole(count)
         self.count = count
         self.plan = plan
+        self.across = lengths is not None and plan.grouping == "across_steps"
         self.lengths = lengths
         self.seed = seed
         self.shuffle = shuffle
@@ -79,6 +94,37 @@ class StepSampler:
         self.world = world
         self.step_rows = plan.step_clips * world
         self.epoch = 0
+        self._resumed: tuple[int, tuple[StepsDone, ...]] = (-1, ())
+
+    def go_on(self, epoch: int, done: Sequence[StepsDone]) -> tuple[int, int]:
+        """Let an epoch begin behind the rows of the steps that are ``done``, whatever the size of those steps.
+
+        Its iteration gives as many steps as any epoch; the first of them stand for rows that are done and are to be
+        skipped. Returns the epoch to go on with, the next one if nothing is left, and that number of steps.
+        """
+        self._resumed = (epoch, tuple(done))
+        before, self.epoch = self.epoch, epoch
+        left = len(self._steps())
+        self.epoch = before
+        if left == 0:
+            self._resumed = (-1, ())
+            return epoch + 1, 0
+        return epoch, len(self) - left
+
+    def done(self, steps: int) -> tuple[StepsDone, ...]:
+        """What :meth:`go_on` needs after ``steps`` more steps of the present epoch."""
+        before = self._before()
+        if not before:
+            return (StepsDone(self.step_rows, steps, self.across, self.used),)
+        order, last = self._behind(*self._order(), before)
+        if last is not None:
+            return (*before[:-1], replace(last, steps=last.steps + steps))
+        return (*before, StepsDone(self.step_rows, steps, self.across, self._whole(order.size)))
+
+    def steps_of(self, rows: int, step_rows: int, world: int) -> int:
+        """Steps into which so many rows are cut; a last one with fewer rows than processes is left out."""
+        whole, rest = divmod(rows, step_rows)
+        return whole + int(rest >= world)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration gives."""
@@ -88,36 +134,68 @@ class StepSampler:
         """Steps of an epoch; when shuffled, a last one with fewer rows than processes is left out."""
         if not self.shuffle:
             return min(-(-self.count // self.step_rows), max(1, self.count // self.world))
-        whole, rest = divmod(self.used, self.step_rows)
-        return whole + int(rest >= self.world)
+        return self.steps_of(self.used, self.step_rows, self.world)
 
     def __iter__(self) -> Iterator[list[list[int]]]:
-        for rows in self._steps()[: len(self)]:
+        steps = self._steps()
+        for _ in range(len(self) - len(steps)):
+            yield [[0]]  # of an epoch that goes on: skipped, never read
+        for rows in steps:
             parts = [part.tolist() for part in self._cut(rows)[self.rank :: self.world]]
             yield [part or [0] for part in parts]
 
     def _steps(self) -> list[np.ndarray]:
-        """Rows of every step in order; only the last may be short."""
-        grouped = self.lengths is not None and self.plan.grouping == "across_steps"
+        """Rows of every step in order, of an epoch that goes on of those left; only the last may be short."""
         if not self.shuffle:
             order = np.argsort(-self.lengths, kind="stable") if self.lengths is not None else np.arange(self.count)
             return np.array_split(order, len(self)) if self.count else []
+        order, generator = self._order()
+        order, last = self._behind(order, generator, self._before())  # mixes the steps that are done first
+        used = self._whole(order.size)
+        steps = self._split_order(order[:used], self.step_rows, self.across, generator)
+        return steps[: self.steps_of(used, self.step_rows, self.world)][last.steps if last is not None else 0 :]
+
+    def _order(self) -> tuple[np.ndarray, np.random.Generator]:
+        """Rows of the epoch as drawn, and the generator that mixes steps of like length."""
         generator = np.random.default_rng([self.seed, self.epoch])
-        order = generator.permutation(self.count)[: self.used]
-        return self._pool(order, generator) if grouped else self._split(order)
+        return generator.permutation(self.count), generator
 
-    def _split(self, order: np.ndarray) -> list[np.ndarray]:
-        return [order[start : start + self.step_rows] for start in range(0, order.size, self.step_rows)]
+    def _before(self) -> tuple[StepsDone, ...]:
+        """What was done of this epoch before the run went on."""
+        epoch, done = self._resumed
+        return done if epoch == self.epoch else ()
 
-    def _pool(self, order: np.ndarray, generator: np.random.Generator) -> list[np.ndarray]:
+    def _behind(
+        self, order: np.ndarray, generator: np.random.Generator, done: Sequence[StepsDone]
+    ) -> tuple[np.ndarray, StepsDone | None]:
+        """Rows that are left when the steps are taken away; the last part stays in if its steps are cut as ours."""
+        for place, part in enumerate(done):
+            same = (part.rows, part.across_steps, part.used) == (self.step_rows, self.across, self._whole(order.size))
+            if same and place == len(done) - 1:
+                return order, part
+            steps = self._split_order(order[: part.used], part.rows, part.across_steps, generator)
+            order = np.concatenate([*steps[part.steps :], order[part.used :]])
+        return order, None
+
+    def _whole(self, rows: int) -> int:
+        return rows // self._multiple * self._multiple
+
+    def _split_order(
+        self, order: np.ndarray, step_rows: int, across: bool, generator: np.random.Generator
+    ) -> list[np.ndarray]:
+        if across and self.lengths is not None:
+            return self._pool(order, step_rows, generator)
+        return _split(order, step_rows)
+
+    def _pool(self, order: np.ndarray, step_rows: int, generator: np.random.Generator) -> list[np.ndarray]:
         """Sort pools of fifty steps by length and shuffle the steps of each."""
         assert self.lengths is not None
         steps: list[np.ndarray] = []
-        pool_size = self.step_rows * _STEPS_PER_POOL
+        pool_size = step_rows * _STEPS_PER_POOL
         for start in range(0, order.size, pool_size):
             pool = order[start : start + pool_size]
-            parts = self._split(pool[np.argsort(self.lengths[pool], kind="stable")])
-            whole = pool.size // self.step_rows
+            parts = _split(pool[np.argsort(self.lengths[pool], kind="stable")], step_rows)
+            whole = pool.size // step_rows
             steps.extend(parts[place] for place in generator.permutation(whole))
             steps.extend(parts[whole:])
         return steps
@@ -135,6 +213,10 @@ class StepSampler:
     def _fixed(self, rows: int, most: int) -> int:
         """Micro-batches of one process in a step of ``rows`` rows."""
         return min(most, -(-rows // (self.plan.clips * self.world)))
+
+
+def _split(order: np.ndarray, step_rows: int) -> list[np.ndarray]:
+    return [order[start : start + step_rows] for start in range(0, order.size, step_rows)]
 
 
 def split_by_positions(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
-from src.common.errors import ConfigError
+from src.common.errors import ConfigError, UserError
 from src.common.log import get_logger
 from src.dataset.sampler import StepPlan
 from src.training.config import TrainConfig
@@ -25,6 +28,8 @@ _OWN = {
     "ddp_find_unused_parameters": False,
     "ddp_broadcast_buffers": False,
 }
+_NOT_ANSWERED = ("Timed out waiting", "Connection closed by peer", "Connection reset by peer")
+"""What gloo says of a process that is stopped, or gone."""
 _ELSEWHERE = {
     "auto_find_batch_size": "set max_batch_positions instead",
     "torch_compile": "set compile_layers instead",
@@ -67,6 +72,7 @@ def training_arguments(config: TrainConfig) -> Any:
         # What the run is told decides, not the launcher's file: its precision would go unrecorded.
         os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
     try:
+        _open_process_group(values)
         args = TrainingArguments(**values)
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"training_args: {' '.join(str(error).split())}") from error
@@ -74,6 +80,34 @@ def training_arguments(config: TrainConfig) -> Any:
         log.warning("one of %d GPUs is used; start with accelerate launch --num-processes %d", args.n_gpu, args.n_gpu)
         args._n_gpu = 1
     return args
+
+
+def _open_process_group(values: Mapping[str, Any]) -> None:
+    """Connect processes on the CPU with ``ddp_timeout``, which transformers hands on for accelerators alone."""
+    from torch import distributed
+
+    launched = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ)
+    several = launched and int(os.environ["WORLD_SIZE"]) > 1
+    if not values.get("use_cpu") or values.get("ddp_backend") != "gloo" or not several:
+        return
+    if values.get("ddp_timeout") is not None and not distributed.is_initialized():
+        distributed.init_process_group("gloo", timeout=timedelta(seconds=values["ddp_timeout"]))
+
+
+@contextmanager
+def timeout_as_one_line(seconds: float) -> Iterator[None]:
+    """Raise :class:`UserError` when another process did not answer for ``ddp_timeout``, or has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = " ".join(str(error).split())
+        if not any(sign in said for sign in _NOT_ANSWERED):
+            raise
+        raise UserError(
+            "another process has ended, or did not answer for the "
+            f"{seconds:g} s of training_args.ddp_timeout ({said[:200]}); look at the output of the others, or raise "
+            "ddp_timeout; resume_from_checkpoint=true goes on from the last checkpoint"
+        ) from error
 
 
 def step_plan(config: TrainConfig) -> StepPlan:

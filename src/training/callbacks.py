@@ -55,6 +55,7 @@ class RunCallback(TrainerCallback):
         """Tell the sampler which epoch it is; a run resumed amid an epoch comes here too."""
         assert self.trainer is not None and self.trainer.train_steps is not None
         self.trainer.train_steps.set_epoch(int(state.epoch or 0))
+        self.trainer.epoch_began_at = state.global_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Count the time of a step, the wait for its batches included."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import zipfile
 from pathlib import Path
+from typing import Any
 
-from src.common.errors import UserError
+from src.common.errors import ConfigError, UserError
 from src.common.log import get_logger
 from src.model.lora_files import FILES
 from src.model.tensor_files import INDEX_FILE, WEIGHTS_FILE, TensorFiles, folder_files, read_json
@@ -45,6 +47,46 @@ def find_resume(choice: bool | str | None, output_dir: Path, eval_mode: bool = F
         log.warning("%s is passed over: it lacks %s", folder, ", ".join(lacking))
     log.info("no checkpoint in %s yet: starting from the beginning", output_dir)
     return None
+
+
+def agreed_resume(choice: bool | str | None, output_dir: Path, eval_mode: bool = False) -> str | Path | None:
+    """:func:`find_resume`, the same for all processes of the run.
+
+    Raises :class:`ConfigError` in every one of them where they would not go on from the same step, as on machines
+    whose output folders are not the same folder.
+    """
+    from torch import distributed
+
+    several = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    if not several or not choice or (eval_mode and isinstance(choice, str)):
+        return find_resume(choice, output_dir, eval_mode)
+    found: str | Path | None = None
+    problem = None
+    try:
+        found = find_resume(choice, output_dir, eval_mode)
+        place = (Path(found).name, steps_done(Path(found))) if found is not None else ("no checkpoint", 0)
+    except UserError as error:
+        problem, place = str(error), ("", -1)
+    answers: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(answers, (socket.gethostname(), *place, problem))
+    if len({answer[1:] for answer in answers}) == 1:  # nothing but the machines differs
+        if problem is not None:
+            raise ConfigError(problem)
+        return found
+    said = [
+        f"process {rank} ({host}) " + (f"cannot go on ({why})" if why else f"from step {step} ({name})")
+        for rank, (host, name, step, why) in enumerate(answers)
+    ]
+    shown = f"true in {output_dir}" if choice is True else choice
+    raise ConfigError(
+        f"resume_from_checkpoint={shown}: the processes would not go on from one checkpoint: {_shortened(said)}; "
+        "expected one for all: let training_args.output_dir be a folder that all machines share, or copy the same "
+        "checkpoint-N to each of them"
+    )
+
+
+def _shortened(said: list[str], most: int = 8) -> str:
+    return ", ".join(said[:most]) + (f" and {len(said) - most} more" if len(said) > most else "")
 
 
 def is_published(folder: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,18 +37,18 @@ def run_training(config: Mapping[str, Any]) -> Path:
     started = time.perf_counter()
     if bound.alternative_data_dir is not None:
         use_data_dir(bound.alternative_data_dir)
-    from src.training.arguments import training_arguments
-    from src.training.resume import find_resume
+    from src.training.arguments import timeout_as_one_line, training_arguments
+    from src.training.resume import agreed_resume
     from src.training.trackers import wandb_run
 
     args = training_arguments(bound)
-    resume = find_resume(bound.resume_from_checkpoint, Path(args.output_dir), bound.eval_mode)
+    resume = agreed_resume(bound.resume_from_checkpoint, Path(args.output_dir), bound.eval_mode)
     choose_prompts(bound.prompts, llm=bound.model.get("llm"))  # a wrong file is reported before models are loaded
     if bound.check_config:
         _check_folders(bound)
         log.info("the configuration is in order")
         return Path(args.output_dir)
-    with wandb_run(args, config, None if bound.eval_mode else _path(resume)):
+    with wandb_run(args, config, None if bound.eval_mode else _path(resume)), timeout_as_one_line(args.ddp_timeout):
         return _run(bound, config, args, resume, started)
 
 
@@ -167,7 +166,11 @@ def _path(resume: str | Path | None) -> Path | None:
 
 
 def _train(trainer: AlarmTrainer, resume: Path | None) -> dict[str, Any]:
+    from src.training.resume import steps_done
+
     results: dict[str, Any] = {}
+    if resume is not None:
+        trainer.go_on_from(resume, steps_done(resume))
     if resume is not None and _is_finished(trainer, resume):
         log.info("%s is of the last step: nothing is left to train", resume)
         trainer._load_from_checkpoint(str(resume))
@@ -188,10 +191,7 @@ def _is_finished(trainer: AlarmTrainer, resume: Path) -> bool:
     from transformers import TrainerState
 
     trainer.state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
-    steps = trainer.args.max_steps
-    if steps <= 0:
-        steps = math.ceil(trainer.args.num_train_epochs * len(trainer.get_train_dataloader()))
-    return trainer.state.global_step >= steps
+    return trainer.state.global_step >= trainer.last_step(len(trainer.get_train_dataloader()))
 
 
 def _evaluate(trainer: AlarmTrainer, resume: str | Path | None, sampler: SampleCallback | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,6 +19,7 @@ from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
 from src.audio.features import AudioFeatureExtractor
+from src.common.log import get_logger
 from src.dataset.examples import Batch, Examples, collate_step
 from src.dataset.sampler import StepPlan, StepSampler
 from src.model.alarm import AlarmModel
@@ -31,6 +33,9 @@ from src.training.encoder_cache import EncoderCache
 from src.training.guard import FiniteGuard
 from src.training.published_resume import load_published_state
 from src.training.resume import is_published
+from src.training.rows_done import RowsDone, read_rows_done, write_rows_done
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,12 @@ class AlarmTrainer(Trainer):
         self.clips_seen = 0
         self.rows_replaced = 0
         self.train_steps: StepSampler | None = None
+        self.epoch_began_at = 0
+        """The step behind which this run began, or went on with, the present epoch."""
+        self._rows_done: RowsDone | None = None
+        self._passed = 0
+        """Steps of the present size that stand for all rows done before the run went on; see :meth:`go_on_from`."""
+        self._went_on_at: int | None = None
         self.last_evaluation: tuple[int, dict[str, float]] | None = None
         """Step and metrics of the newest evaluation of all sets."""
         self._eval_ready = False
@@ -113,7 +124,63 @@ class AlarmTrainer(Trainer):
         """Steps of this process; an epoch's order does not depend on how many processes there are."""
         assert self.data.train is not None
         self.train_steps = self._steps(self.data.train, self.plan, shuffle=True)
+        if self._rows_done is not None:
+            epoch, steps = self._rows_done.epoch, 0
+            if not self.args.ignore_data_skip:
+                epoch, steps = self.train_steps.go_on(epoch, self._rows_done.parts)
+            self._passed = epoch * len(self.train_steps) + steps
         return self._loader(self.data.train, self.train_steps)
+
+    def go_on_from(self, checkpoint: Path, step: int) -> None:
+        """Train on behind the rows that a checkpoint of ``step`` steps has done, even if steps now have another size.
+
+        ``max_steps`` still counts all steps, and ``num_train_epochs`` all rows: with epochs, the number of the last
+        step is the steps done and as many of the new size as the rows that are left need.
+        """
+        assert self.data.train is not None
+        steps = self._steps(self.data.train, self.plan, shuffle=True)
+        self._rows_done, self._went_on_at = read_rows_done(checkpoint, steps), step
+        if self._rows_done is None:
+            return
+        rows = self._rows_done.parts[-1].rows if self._rows_done.parts else steps.step_rows
+        if rows != steps.step_rows and self.is_world_process_zero():
+            log.warning(
+                "%s: its steps had %d rows, those of this run have %d (%d processes of %d); it goes on behind row %d "
+                "of %d of epoch %d, with the step counted on from %d",
+                *(checkpoint, rows, steps.step_rows, self.args.world_size, self.plan.step_clips),
+                *(self._rows_done.rows, len(self.data.train), self._rows_done.epoch + 1, step),
+            )
+
+    def last_step(self, steps_per_epoch: int) -> int:
+        """The number of the step at which training ends."""
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        steps = math.ceil(self.args.num_train_epochs * steps_per_epoch)
+        if self._rows_done is None or self._went_on_at is None:
+            return steps
+        return self._went_on_at + max(0, steps - self._passed)
+
+    def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader) -> Any:
+        """As usual, but for a run that goes on with steps of another size: see :meth:`go_on_from`."""
+        values = list(super().set_initial_training_values(args, dataloader))
+        if self._rows_done is not None and self._went_on_at is not None:
+            per_epoch = values[1]
+            values[-1] = self.last_step(per_epoch)
+            values[0] = math.ceil((values[-1] - self._went_on_at + self._passed) / per_epoch)
+        return tuple(values)
+
+    def _init_training_state(
+        self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, checkpoint: Any, trial: Any
+    ) -> tuple[int, int]:
+        """As usual, but with the epoch and the steps of it that stand for the rows that are done."""
+        place = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, checkpoint, trial
+        )
+        if self._rows_done is None:
+            return place
+        place = divmod(self._passed, num_update_steps_per_epoch)
+        self.state.epoch = place[0] + place[1] / num_update_steps_per_epoch
+        return place
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Batches of this process of a named evaluation set, long clips first, every row once."""
@@ -284,6 +351,10 @@ class AlarmTrainer(Trainer):
         if self.args.should_save and folder.exists():
             shutil.rmtree(folder)
         self.accelerator.wait_for_everyone()
+        if self.args.should_save and self.train_steps is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            done = self.train_steps.done(self.state.global_step - self.epoch_began_at)
+            write_rows_done(folder, self.train_steps.epoch, done)
         super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
