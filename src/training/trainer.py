@@ -145,8 +145,8 @@ class AlarmTrainer(Trainer):
         rows = self._rows_done.parts[-1].rows if self._rows_done.parts else steps.step_rows
         if rows != steps.step_rows and self.is_world_process_zero():
             log.warning(
-                "%s: its steps had %d rows, those of this run have %d (%d processes of %d); it goes on behind row %d "
-                "of %d of epoch %d, with the step counted on from %d",
+                "%s: its steps had %d rows, those of this run have %d (processes: %d, rows of each: %d); it "
+                "goes on behind row %d of %d of epoch %d, with the step counted on from %d",
                 *(checkpoint, rows, steps.step_rows, self.args.world_size, self.plan.step_clips),
                 *(self._rows_done.rows, len(self.data.train), self._rows_done.epoch + 1, step),
             )

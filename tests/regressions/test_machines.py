@@ -230,7 +230,7 @@ def test_m2_a_run_goes_on_at_the_same_row(
     keys = [key for step in steps for key in step]
     epoch = len(keys) // 2
     assert len(steps[0]) == 4 and len(steps[5]) == 8
-    assert len(warned) == 1 and "had 4 rows" in warned[0] and "behind row 20 of 40 of epoch 1" in warned[0]
+    assert len(warned) == 1 and "had 4 rows" in warned[0] and "behind row 20 of 32 of epoch 1" in warned[0]
     assert len(set(keys[:epoch])) == epoch == len(set(keys[epoch:]))
     assert set(keys[:epoch]) == set(keys[epoch:])
 
