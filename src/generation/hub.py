@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from httpx import HTTPError
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
 from src.common.errors import UserError
 from src.common.existing import RECORD, read_record
+from src.common.hub_upload import send_folder
 from src.common.log import get_logger
 from src.common.markdown import markdown_table
 from src.common.run_record import public_record, write_json
@@ -58,23 +58,19 @@ def push(directory: Path, config: RunConfig, api: HfApi | None = None) -> str:
     repo = repo_name(config, api)
     with tempfile.TemporaryDirectory() as folder:
         stage(directory, Path(folder), repo)
-        try:
-            api.create_repo(repo, repo_type="dataset", private=not config.hf_public, exist_ok=True)
-            if not config.hf_public and api.repo_info(repo, repo_type="dataset").private is False:
-                raise UserError(f"{repo}: is public on the Hub; give hf_public=true, or another hf_repo_name")
-            api.upload_folder(
-                repo_id=repo,
-                repo_type="dataset",
-                folder_path=folder,
-                commit_message="Answers of an ALARM run",
-                delete_patterns=["data/*"],  # of a push before, which may have had more files
-            )
-        except (HTTPError, OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(
-                f"{repo}: the Hub did not take the answers ({reason}); they are in {directory}, and the same command "
-                "sends them again"
-            ) from error
+        where = str(directory).replace("{", "{{").replace("}", "}}")
+        send_folder(
+            Path(folder),
+            repo,
+            "dataset",
+            private=not config.hf_public,
+            failure=f"the Hub did not take the answers ({{reason}}); they are in {where}, and the same command sends "
+            "them again",
+            public_refused="is public on the Hub; give hf_public=true, or another hf_repo_name",
+            api=api,
+            commit_message="Answers of an ALARM run",
+            delete_patterns=["data/*"],  # of a push before, which may have had more files
+        )
     log.info("answers are on the Hub: %s", repo)
     return repo
 

@@ -13,6 +13,7 @@ from typing import Any
 from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData
 
 from src.common.errors import UserError
+from src.common.hub_upload import send_folder
 from src.common.markdown import markdown_table
 from src.common.paths import REPO_ROOT
 from src.common.run_record import public_record, write_json
@@ -218,12 +219,5 @@ def upload(
     """
     with tempfile.TemporaryDirectory() as folder:
         stage_upload(checkpoint, Path(folder), repo, licence, scores, whole, tokenizer)
-        api = HfApi()
-        try:
-            api.create_repo(repo, private=private, exist_ok=True)
-            return api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload ALARM checkpoint")
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(
-                f"{repo}: the Hub did not take the upload ({reason}); is `hf auth login` done?"
-            ) from error
+        failure = "the Hub did not take the upload ({reason}); is `hf auth login` done?"
+        return send_folder(Path(folder), repo, "model", private, failure, commit_message="Upload ALARM checkpoint")

@@ -78,15 +78,16 @@ def test_the_whole_model_can_be_published(checkpoint: Checkpoint, tmp_path: Path
 def test_what_is_sent(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: dict[str, object] = {}
 
-    def create(self: object, repo: str, private: bool, exist_ok: bool) -> None:
+    def create(self: object, repo: str, repo_type: str, private: bool, exist_ok: bool) -> None:
         sent.update(repo=repo, private=private, exist_ok=exist_ok)
 
-    def send(self: object, repo_id: str, folder_path: str, commit_message: str) -> object:
+    def send(self: object, repo_id: str, folder_path: str, repo_type: str, commit_message: str) -> object:
         sent["files"] = sorted(path.name for path in Path(folder_path).iterdir())
         return SimpleNamespace(commit_url=f"https://hub/{repo_id}")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", create)
     monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", send)
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *_, **__: SimpleNamespace(private=True))
     assert upload(checkpoint, "me/my-model", "mit").commit_url == "https://hub/me/my-model"
     assert sent["private"] is True and WEIGHTS_FILE in sent["files"]  # type: ignore[operator]
 

@@ -1,4 +1,4 @@
-"""Several machines: rows M1, M2 and M7 of the cases that broke."""
+"""Several machines and the Hub: rows M1, M2, M6 and M7 of the cases that broke."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from src.common.errors import UserError
 from src.common.paths import REPO_ROOT
 from src.dataset.sampler import Grouping, StepPlan, StepSampler
+from tests.support.hub_server import HubServer, hub_server
 from tests.training.conftest import Run, run, world  # noqa: F401  fixtures
 
 LENGTHS = np.random.default_rng(1).uniform(1, 30, 203).astype(np.float32)
@@ -247,3 +251,61 @@ def test_m7_the_timeout_holds_on_a_cpu(tmp_path: Path) -> None:
         started[1].communicate()
     assert time.monotonic() - begun < 30
     assert code == 1 and len(errors) == 1 and "training_args.ddp_timeout" in errors[0]
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    from huggingface_hub import constants
+
+    with hub_server() as running:
+        monkeypatch.setattr(constants, "ENDPOINT", running.address)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", "hf_test")
+        yield running
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_m6_another_visibility_is_said(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: bool
+) -> None:
+    """M6: a repository that was to be public stayed private without a word; one made public by hand as well."""
+    from src.common import hub_upload
+
+    warned: list[str] = []
+    monkeypatch.setattr(hub_upload.log, "warning", lambda form, *values: warned.append(form % values))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("x")
+    hub.uploads.private["me/x"], hub.uploads.files["me/x"] = there, {}
+    for private in (there, not there):
+        assert not warned
+        hub_upload.send_folder(tmp_path / "folder", "me/x", "dataset", private, "failed ({reason})")
+    assert hub.uploads.files["me/x"]["file"] == b"x"
+    assert len(warned) == 1 and ("is private" if there else "is public") in warned[0]
+
+
+def test_m6_a_commit_that_is_never_answered_has_an_end(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """M6: the Hub's client waits for an answer without end."""
+    from huggingface_hub import get_session
+
+    from src.common import hub_upload
+
+    commits = []
+    answered = threading.Event()
+
+    def silent(self: Any, repo: str, body: bytes) -> None:
+        commits.append(repo)
+        answered.wait(60)
+
+    monkeypatch.setattr(hub.RequestHandlerClass, "commit", silent)
+    monkeypatch.setattr(hub_upload, "SECONDS", 0.3)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    (tmp_path / "file").write_text("x")
+    try:
+        with pytest.raises(UserError, match=r"me/x: failed \(.*timed out"):
+            hub_upload.send_folder(tmp_path, "me/x", "dataset", True, "failed ({reason})")
+    finally:
+        answered.set()
+    assert 1 <= len(commits) <= 6
+    assert get_session().timeout.read is None  # others wait as they did

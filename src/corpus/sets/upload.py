@@ -12,6 +12,7 @@ import numpy as np
 
 from src.common.errors import ConfigError, UserError
 from src.common.existing import RECORD
+from src.common.hub_upload import send_folder
 from src.common.log import get_logger
 from src.common.naming import ResponseName
 from src.common.paths import raw_dir, responses_dir
@@ -257,13 +258,6 @@ def upload(folder: Path, repo: str, private: bool = True) -> str:
 
     Raises :class:`UserError` when the Hub refuses.
     """
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    try:
-        address = api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=folder, repo_type="dataset", ignore_patterns=[".*", "**/.*"])
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{repo}: the Hub did not take the upload ({reason}); is `hf auth login` done?") from error
-    return str(address)
+    failure = "the Hub did not take the upload ({reason}); is `hf auth login` done?"
+    sent = send_folder(folder, repo, "dataset", private, failure, ignore_patterns=[".*", "**/.*"])
+    return str(sent.repo_url)

@@ -1,0 +1,89 @@
+"""One folder to the Hugging Face Hub: the repository is made, who can see it is said, and waiting has an end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from src.common.errors import UserError
+from src.common.log import get_logger
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo, HfApi
+
+log = get_logger(__name__)
+SECONDS = 120.0
+"""How long the Hub may be silent; its client asks five times more."""
+
+
+def send_folder(
+    folder: Path,
+    repo: str,
+    repo_type: Literal["model", "dataset"],
+    private: bool,
+    failure: str,
+    public_refused: str | None = None,
+    api: HfApi | None = None,
+    **options: Any,
+) -> CommitInfo:
+    """Send what lies in ``folder`` as one commit to ``repo`` (OWNER/NAME), which is made where it does not exist.
+
+    An existing repository stays as visible as it is, which is said when it was asked for otherwise. ``options`` go to
+    the Hub's ``upload_folder``.
+
+    Raises :class:`UserError` when the Hub refuses or does not answer: ``failure`` with ``{reason}`` filled in; and
+    with ``public_refused``, where that is given, for a public repository that was to be private.
+    """
+    from huggingface_hub import HfApi
+
+    api = api or HfApi()
+    with _patience(SECONDS):
+        try:
+            api.create_repo(repo, repo_type=repo_type, private=private, exist_ok=True)
+            _check_visibility(api, repo, repo_type, private, public_refused)
+            return api.upload_folder(repo_id=repo, folder_path=folder, repo_type=repo_type, **options)
+        except Exception as error:  # whatever the HTTP library raises
+            if isinstance(error, UserError) or not _of_the_hub(error):
+                raise
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise UserError(f"{repo}: {failure.format(reason=reason)}") from error
+
+
+def _check_visibility(api: HfApi, repo: str, repo_type: str, private: bool, public_refused: str | None) -> None:
+    is_private = api.repo_info(repo, repo_type=repo_type).private
+    if is_private is None:
+        return
+    if private and not is_private and public_refused is not None:
+        raise UserError(f"{repo}: {public_refused}")
+    if is_private != private:
+        there, asked = ("private", "public") if is_private else ("public", "private")
+        log.warning(
+            "%s: is %s on the Hub already and stays so, although it was to be %s; its visibility is changed in the "
+            "settings of the repository",
+            *(repo, there, asked),
+        )
+
+
+def _of_the_hub(error: Exception) -> bool:
+    """Errors of the HTTP library are known by name: the Hub's client may use one or the other."""
+    return isinstance(error, (OSError, ValueError)) or "HTTPError" in {kind.__name__ for kind in type(error).__mro__}
+
+
+@contextmanager
+def _patience(seconds: float) -> Iterator[None]:
+    """The Hub's client gives up on a silent server; by itself it would wait for ever."""
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils._http import default_client_factory
+
+    def patient() -> Any:
+        client = default_client_factory()
+        client.timeout = seconds
+        return client
+
+    set_client_factory(patient)
+    try:
+        yield
+    finally:
+        set_client_factory(default_client_factory)
