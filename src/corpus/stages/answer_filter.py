@@ -134,8 +134,10 @@ def token_counter(model: str) -> CountTokens:
     def tokenizer() -> Any:
         from transformers import AutoTokenizer
 
+        from src.model.llm import resolve_source
+
         try:
-            return AutoTokenizer.from_pretrained(model)
+            return AutoTokenizer.from_pretrained(resolve_source(model))
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
