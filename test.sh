@@ -3,13 +3,16 @@
 #
 # ./test.sh                 everything, as CI does
 # ./test.sh --fast          without the tests that take more than a few seconds
-# ./test.sh -- ARGS         the arguments after -- go to pytest
+# ./test.sh -- ARGS         the arguments after -- go to pytest, which then runs in one process
+#
+# Test files are distributed over ALARM_TEST_WORKERS processes (2). Those of the server run alone, in the end: they
+# measure times.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 FAST=()
 case "${1:-}" in
   --fast) FAST=(-m "not slow and not vllm and not launch"); shift ;;
-  -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
 esac
 [ "${1:-}" = -- ] && shift
 scripts/setup_env.sh
@@ -18,4 +21,8 @@ BIN=${ALARM_VENV:-.venv}/bin
 "$BIN/ruff" check .
 "$BIN/ruff" format --check .
 "$BIN/mypy"
-exec "$BIN/python" -m pytest "${FAST[@]}" "$@"
+[ $# -gt 0 ] && exec "$BIN/python" -m pytest "${FAST[@]}" "$@"
+FAILED=0
+"$BIN/python" -m pytest "${FAST[@]}" -n "${ALARM_TEST_WORKERS:-2}" --dist loadfile --ignore=tests/serving || FAILED=$?
+"$BIN/python" -m pytest "${FAST[@]}" tests/serving || FAILED=$?
+exit "$FAILED"

@@ -20,7 +20,7 @@ ALLOWED = {
     "common": set(),
     "prompts": {"common"},
     "audio": {"common"},
-    "model": {"common", "audio"},
+    "model": {"prompts", "common", "audio"},
     "dataset": {"audio", "prompts", "common"},
     "collection": {"audio", "common"},
     "benchmarks": {"collection", "prompts", "common"},

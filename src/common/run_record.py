@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -57,16 +58,55 @@ def package_versions() -> dict[str, str]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: a killed process never leaves half of it."""
+    r"""Write a file whole or not at all: a killed process never leaves half of it.
+
+    What UTF-8 cannot hold (bytes of a file name) is escaped, as ``\udcff``: in JSON that is the same text.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     temporary.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+_PATH = re.compile(r"(?<![\w.:/~-])(?:~|file://)?/(?:[^/\s'\",;:=\[\]{}()]+/+)+([^/\s'\",;:=\[\]{}()]+)/*")
+_FOLDERS = "/", "~/", "file:///"
+
+
+def without_paths(value: Any) -> Any:
+    """The same values without folders of this machine: of an absolute path only the last part stays.
+
+    Looks into lists and mappings, keys included. In a text that is no path as a whole (``out=/a/b``, a message)
+    every path is replaced.
+    """
+    if isinstance(value, Mapping):
+        return {without_paths(key): without_paths(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_paths(each) for each in value]
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        return value
+    name, equals, rest = value.partition("=")
+    if equals and "\n" not in value and rest.startswith(_FOLDERS) and not name.startswith(_FOLDERS):
+        return f"{name}={_last(rest)}"
+    if value.startswith(_FOLDERS) and "\n" not in value:
+        return _last(value)
+    return _PATH.sub(lambda found: found[1], value)
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def public_record(path: Path) -> dict[str, Any]:
+    """A ``run.json`` as it may be published: :func:`without_paths`."""
+    record: dict[str, Any] = without_paths(json.loads(path.read_text(encoding="utf-8")))
+    return record
 
 
 def write_run_record(directory: Path, config: Mapping[str, Any], **extra: Any) -> None:

@@ -15,7 +15,7 @@ from src.common.errors import UserError
 from src.common.log import get_logger
 from src.common.seeds import row_seed
 from src.dataset.response_rows import Row
-from src.prompts.chat import ChatTokenizer, text_ids, turn_ids
+from src.prompts.chat import ChatTokenizer, text_ids, text_turn_ids, turn_ids
 
 log = get_logger(__name__)
 _TRIES = 20
@@ -37,7 +37,7 @@ class Rows(Protocol):
 class Example:
     """One training example.
 
-    ``start``, ``main`` and ``outputs`` are token ids of the user turn before and behind the audio and of the target;
+    ``start``, ``main`` and ``outputs`` are token ids: the conversation before and behind the audio, and the target.
     ``replaced`` names the unusable rows in whose place this one stands. ``clip`` is a hash of the audio where clips
     may be known already; a known clip has no ``waveform``, nor has any in the text-only control.
     """
@@ -103,7 +103,7 @@ class Examples:
         if not outputs:
             raise UserError(f"{row.key} has an empty target")
         if not self.audio or row.audio is None:
-            turn = turn_ids(self.tokenizer, self._describe(row))
+            turn = text_turn_ids(self.tokenizer, self._describe(row))
             return Example(row.key, None, turn.start, turn.main, outputs, replaced)
         clip = "" if self.known_clips is None else _hash_audio(row.audio)
         known = self.known_clips is not None and clip in self.known_clips

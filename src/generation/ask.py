@@ -18,10 +18,11 @@ from src.common.errors import UserError
 from src.common.seeds import seed_everything
 from src.generation.config import ARCHITECTURE_KEYS, ModelSettings
 from src.generation.ears import Ears, front_end_dtypes
+from src.generation.flight import hidden_tokens
 from src.generation.requests import Segment
 from src.generation.respond import Turns
 from src.model.checkpoints import open_checkpoint, shared_lora
-from src.model.llm import load_llm
+from src.model.llm import load_chat_tokenizer, load_llm
 from src.model.lora_files import attach_lora, read_lora
 from src.prompts import choose_prompts
 from src.prompts.chat import opens_thoughts, text_ids
@@ -61,9 +62,10 @@ def ask(file: str, question: str, raw: Mapping[str, Any]) -> Iterator[tuple[Part
     prompts = choose_prompts(config.prompts, [(each.name, each.extra) for each in checkpoints], llm_name)
     on_gpu = torch.cuda.is_available()
     device, dtype = ("cuda:0", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
-    ears = Ears.load(names, device, *front_end_dtypes(config.model))
-    trained_with = ears.loaded[0].config
+    trained_with = checkpoints[0].config
     revision = config.model.llm_revision or (trained_with.llm_revision if llm_name == trained_with.llm else None)
+    load_chat_tokenizer(llm_name, revision)  # a template that cannot be used is told before the models are loaded
+    ears = Ears.load(names, device, *front_end_dtypes(config.model))
     lora = shared_lora(checkpoints)
     llm, tokenizer = load_llm(llm_name, dtype, device, revision=revision)
     if lora is not None:
@@ -142,8 +144,7 @@ class _VisibleStreamer(TextIteratorStreamer):
     def __init__(self, tokenizer: Any, ids: list[int]) -> None:
         super().__init__(tokenizer, skip_special_tokens=False)
         self._at_prompt = True
-        close = text_ids(tokenizer, CLOSE_THOUGHTS)
-        self._hidden = set(tokenizer.all_special_ids) - set(close if len(close) == 1 else ())
+        self._hidden = hidden_tokens(tokenizer)
         self._ids = ids
 
     def put(self, value: Tensor) -> None:

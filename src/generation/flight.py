@@ -202,9 +202,9 @@ class Flight:
 
 def hidden_tokens(tokenizer: Any) -> set[int]:
     """Control tokens that are no part of a response's text; the think tags are."""
-    close = text_ids(tokenizer, CLOSE_THOUGHTS)
+    tags = [text_ids(tokenizer, tag) for tag in (OPEN_THOUGHTS, CLOSE_THOUGHTS)]
     special = set(getattr(tokenizer, "all_special_ids", ()))
-    return special - set(close if len(close) == 1 else ())
+    return special - {ids[0] for ids in tags if len(ids) == 1}
 
 
 def _left(state: _Running, more: int = 0) -> int:

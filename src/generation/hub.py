@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from src.common.errors import UserError
 from src.common.existing import RECORD, read_record
 from src.common.log import get_logger
 from src.common.markdown import markdown_table
+from src.common.run_record import public_record, write_json
 from src.generation.config import RunConfig
 from src.prompts.choice import origin_of_run
 
@@ -92,7 +92,7 @@ def stage(directory: Path, folder: Path, repo: str) -> None:
             part = rows.shard(count, number, contiguous=True)
             part.to_parquet(folder / "data" / f"{split}-{number:05d}-of-{count:05d}.parquet")
     if record:
-        shutil.copy2(directory / RECORD, folder / RECORD)
+        write_json(folder / RECORD, public_record(directory / RECORD))
     card(repo, record, list(data)).save(folder / "README.md")
 
 

@@ -137,6 +137,12 @@ class Job:
         columns = ("context", "llm_answer") if self.task.free_text else ("question", "choices", "llm_answer")
         return set_problem(self.directory, columns, asked)
 
+    def check_template(self) -> None:
+        """Check the language model's chat template. Raises :class:`UserError` if audio cannot be placed in it."""
+        from src.model.llm import load_chat_tokenizer
+
+        load_chat_tokenizer(self.llm, self.llm_revision)
+
     def finish(self, records: Mapping[str, Any]) -> dict[str, Any]:
         """Assemble the data set; returns the counts for each split."""
         from src.model.llm import load_tokenizer

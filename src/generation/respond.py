@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
 from torch import Tensor
 
 from src.audio.waveform import AudioError, Waveform, load_waveform
+from src.common.errors import UserError
 from src.common.log import get_logger
 from src.generation.ears import Ears
 from src.generation.requests import Fault, Request, Segment
 from src.prompts import Prompts
-from src.prompts.chat import ChatTokenizer, chat_ids, system_ids, text_ids, turn_ids
+from src.prompts.chat import ChatTokenizer, chat_ids, text_ids, turn_ids
 from src.prompts.layouts import ensemble_heading, ensemble_intro, ensemble_marks, self_generation_messages
 
 log = get_logger(__name__)
@@ -45,19 +47,18 @@ class Turns:
     ) -> None:
         self._tokenizer = tokenizer
         self._prompts = prompts
-        self._system = system_ids(tokenizer, system)
-        self._system_text = system
+        self._system = system
         self._explicit = list(explicit_tags)
 
     def hearing(self, content: str, clips: Sequence[Tensor]) -> tuple[Segment, ...]:
         """The prompt of a clip as one or several front ends hear it; one tensor ``(frames, llm_dim)`` each."""
         if len(clips) == 1:
             tags = (self._prompts.description_open, self._prompts.description_close)
-            turn = turn_ids(self._tokenizer, content, tags if self._explicit[0] else None)
-            return [*self._system, *turn.start], clips[0], turn.main
+            turn = turn_ids(self._tokenizer, content, tags if self._explicit[0] else None, self._system)
+            return turn.start, clips[0], turn.main
         *marks, around = ensemble_marks(self._prompts, self._explicit)
-        turn, count = turn_ids(self._tokenizer, content, around if any(around) else None), len(clips)
-        before = [*self._system, *turn.start, *self._ids(ensemble_intro(self._prompts, count))]
+        turn, count = turn_ids(self._tokenizer, content, around if any(around) else None, self._system), len(clips)
+        before = [*turn.start, *self._ids(ensemble_intro(self._prompts, count))]
         segments: list[Segment] = []
         for number, (clip, (opening, closing)) in enumerate(zip(clips, marks, strict=True), 1):
             before += self._ids(ensemble_heading(self._prompts, number, count) + opening)
@@ -72,7 +73,7 @@ class Turns:
 
     def deaf(self, content: str) -> tuple[Segment, ...]:
         """The prompt without any audio."""
-        return (chat_ids(self._tokenizer, self._system_text, content),)
+        return (chat_ids(self._tokenizer, self._system, content),)
 
     def _ids(self, text: str) -> list[int]:
         return text_ids(self._tokenizer, text)
@@ -111,8 +112,16 @@ def text_requests(items: Iterable[Item], turns: Turns, read: bool) -> Iterator[R
         elif read and not item.description:
             yield Request(item.key, fault=Fault("missing_text", "the row has no audio_description"))
         else:
-            segments = turns.reading(item.content, item.description or "") if read else turns.deaf(item.content)
-            yield Request(item.key, segments, item.seed)
+            described, plain = partial(turns.reading, item.content), partial(turns.deaf, item.content)
+            yield _request(item, partial(described, item.description or "") if read else plain)
+
+
+def _request(item: Item, write: Callable[[], tuple[Segment, ...]]) -> Request:
+    """The request of an item; a conversation that the chat template refuses costs its row alone."""
+    try:
+        return Request(item.key, write(), item.seed)
+    except UserError as error:
+        return Request(item.key, fault=Fault("bad_prompt", str(error)))
 
 
 def _load(item: Item, max_seconds: float) -> tuple[Waveform | None, Fault | None]:
@@ -144,4 +153,4 @@ def _encode(good: Sequence[tuple[Item, Waveform]], ears: Ears, turns: Turns) -> 
         yield Request(good[0][0].key, fault=Fault("unencodable_audio", reason))
         return
     for (item, _), clips in zip(good, heard, strict=True):
-        yield Request(item.key, turns.hearing(item.content, clips), item.seed)
+        yield _request(item, partial(turns.hearing, item.content, clips))

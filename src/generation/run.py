@@ -62,6 +62,7 @@ def generate(
     if trial:
         from src.generation.trial import run_trial
 
+        job.check_template()
         run_trial(job, start or start_models)
         return 0
     if config.push_to_hub:
@@ -117,6 +118,7 @@ def _records(
     """Records of the pending rows as they finish; without any nothing is loaded."""
     if not pending:
         return iter(())
+    job.check_template()
     if open_workers is not None:
         workers = open_workers(partial(serve, raw, job.task.name, start))
         return _then_close(dispatch(workers, pending), workers)

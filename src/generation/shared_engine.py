@@ -15,7 +15,7 @@ from src.generation.dispatch import Dispatcher, OpenWorkers, Workers
 from src.generation.requests import Request, Result, Sampling
 from src.generation.vllm_core import VllmEngine
 from src.generation.work import Inbox, Ready, Tell
-from src.model.llm import load_tokenizer
+from src.model.llm import load_chat_tokenizer
 from src.prompts.chat import ChatTokenizer
 
 
@@ -62,9 +62,9 @@ def start_engine(
     llm: str, config: EngineConfig, open_workers: OpenWorkers | None = None
 ) -> VllmEngine | SharedEngine:
     """vLLM in this process, or one in each of the workers. Raises :class:`UserError` if ``llm`` cannot be loaded."""
+    tokenizer = load_chat_tokenizer(llm)  # before an engine is loaded
     if open_workers is None:
         return VllmEngine(llm, config)
-    tokenizer = load_tokenizer(llm)
     service = functools.partial(serve_requests, functools.partial(VllmEngine, llm, config))
     return SharedEngine(open_workers(service), tokenizer)
 

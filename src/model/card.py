@@ -15,6 +15,7 @@ from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData
 from src.common.errors import UserError
 from src.common.markdown import markdown_table
 from src.common.paths import REPO_ROOT
+from src.common.run_record import public_record, write_json
 from src.model.checkpoints import CONFIG_FILE, Checkpoint
 from src.model.config import ModelConfig
 from src.model.export import export_published
@@ -194,7 +195,10 @@ def stage_upload(
         for file in OURS:
             if (checkpoint.folder / file).is_file():
                 (folder / file).parent.mkdir(exist_ok=True)
-                shutil.copy2(checkpoint.folder / file, folder / file)
+                if file == RECORD_FILE:
+                    write_json(folder / file, public_record(checkpoint.folder / file))
+                else:
+                    shutil.copy2(checkpoint.folder / file, folder / file)
     model_card(checkpoint, repo, licence, scores, whole).save(folder / CARD_FILE)
     return folder
 

@@ -13,6 +13,7 @@ from torch import nn
 from src.common.errors import UserError
 from src.common.paths import REPO_ROOT
 from src.model.tensor_files import find_tensors, tensors_digest
+from src.prompts.chat import check_chat_template
 
 EMBEDDING_NAMES = (["embed_tokens", "weight"], ["wte", "weight"], ["embed_in", "weight"])
 """How transformers' decoder-only families end the name of their input embeddings."""
@@ -58,6 +59,16 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
         return transformers.AutoTokenizer.from_pretrained(resolve_source(name), revision=revision)
     except (OSError, ValueError) as error:
         raise UserError(f"LLM {name!r}: no usable tokenizer ({_one_line(error)})") from error
+
+
+def load_chat_tokenizer(name: str, revision: str | None = None) -> Any:
+    """The tokenizer of an LLM, with a chat template that audio can be placed in.
+
+    Raises :class:`UserError` when there is none; programs call this before they load anything heavy.
+    """
+    tokenizer = load_tokenizer(name, revision)
+    check_chat_template(tokenizer, name)
+    return tokenizer
 
 
 def load_input_embeddings(name: str, revision: str | None = None, dtype: torch.dtype | None = None) -> nn.Embedding:

@@ -1,16 +1,27 @@
-"""One conversation turn as token ids: what stands before the audio, and what stands behind it.
+"""Conversations as token ids, with the places of the audio.
 
-The rendered user turn is split at its first newline into *start* (``<|im_start|>user`` and the newline) and *main*
-(content, end of turn, the assistant's header). Audio goes between the two. No special tokens are added while
+A conversation is rendered once by the model's own chat template, with a mark in the user's content where the audio
+belongs, and split at the mark: nothing is assumed about headers, line ends, default system turns or the token at the
+beginning. Training, runs, the server and ``ask.py`` all place audio here. No special tokens are added while
 tokenising: the chat template has already written them.
 """
 
 from __future__ import annotations
 
+import re
+import secrets
+import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from src.common.errors import UserError
+from src.common.log import get_logger
+from src.prompts.thoughts import OPEN_THOUGHTS
+
+log = get_logger(__name__)
+_STAND_IN = "x"
+"""Ordinary text in the place of every mark, for the render that a marked one is compared with."""
 
 
 class ChatTokenizer(Protocol):
@@ -25,10 +36,54 @@ class ChatTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class TurnIds:
-    """Token ids of one user turn; the audio belongs between ``start`` and ``main``."""
+    """Token ids of a conversation up to its user turn's audio (``start``) and from there on (``main``)."""
 
     start: list[int]
     main: list[int]
+
+
+class Marks:
+    """Marks of one conversation, which no text of a user can contain by chance or on purpose.
+
+    ``cut`` only separates stretches that are tokenised one by one; :meth:`next` is the place of a clip.
+    """
+
+    def __init__(self) -> None:
+        self._name = secrets.token_hex(12)
+        self._count = 0
+        self._written: list[str] = []
+
+    @property
+    def cut(self) -> str:
+        """A mark at which tokenising starts again."""
+        return self._write("/")
+
+    def next(self) -> str:
+        """A mark for the next clip."""
+        self._count += 1
+        return self._write(str(self._count - 1))
+
+    def split(self, text: str) -> list[tuple[str, int | None]]:
+        """Stretches of text, each with the number of the clip behind it, if there is one."""
+        found = re.split(self._pattern, text)
+        after = [*found[1::2], "/"]
+        return [(each, None if mark == "/" else int(mark)) for each, mark in zip(found[::2], after, strict=True)]
+
+    def replaced(self, text: str) -> str:
+        """``text`` with an ordinary letter in the place of every mark."""
+        return re.sub(self._pattern, _STAND_IN, text)
+
+    def all_in(self, text: str) -> bool:
+        """Whether every mark that was given out stands in ``text`` once, in the order in which it was given out."""
+        return re.findall(self._pattern, text) == self._written
+
+    @property
+    def _pattern(self) -> str:
+        return f"\ue000{self._name}([0-9]+|/)\ue001"
+
+    def _write(self, mark: str) -> str:
+        self._written.append(mark)
+        return f"\ue000{self._name}{mark}\ue001"
 
 
 def text_ids(tokenizer: ChatTokenizer, text: str) -> list[int]:
@@ -36,48 +91,142 @@ def text_ids(tokenizer: ChatTokenizer, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def split_turn(tokenizer: ChatTokenizer, content: str) -> tuple[str, str]:
-    """Render a user turn with the assistant's header; return the text up to the first newline (with it) and the rest.
+def render_chat(tokenizer: ChatTokenizer, messages: Sequence[dict[str, str]]) -> str:
+    """A conversation and the assistant's header, as the model's own template writes them.
 
-    Raises :class:`UserError` if the template writes no newline.
+    For a template without a system role the system text begins the first user turn, an empty line behind it. Without
+    a system message the template's default system turn stays, if it has one. Raises :class:`UserError` for a
+    tokenizer without a template, and for conversations that the template refuses.
     """
-    turn = [{"role": "user", "content": content}]
-    rendered = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    start, newline, main = rendered.partition("\n")
-    if not newline:
+    conversation = [dict(message) for message in messages]
+    if conversation and conversation[0]["role"] == "system" and not has_system_role(tokenizer):
+        conversation = _without_system_turn(conversation)
+    return _render(tokenizer, conversation)
+
+
+def render_marked(tokenizer: ChatTokenizer, messages: Sequence[dict[str, str]], marks: Marks) -> str:
+    """As :func:`render_chat`, for messages with ``marks`` in their content.
+
+    Raises :class:`UserError` unless every mark is there once and all the text around them is what the template writes
+    around ordinary text: audio is never placed by guess.
+    """
+    rendered = render_chat(tokenizer, messages)
+    if not marks.all_in(rendered):
         raise UserError(
-            "the tokenizer's chat template writes no newline behind the user's header, so there is no place for the "
-            f"audio; got {rendered[:60]!r}; use a language model with a chat template like Qwen3's"
+            "the chat template of the language model does not write the user's content once and as it is, so there "
+            f"is no place for the audio; got {marks.replaced(rendered)[:120]!r}; use another language model"
         )
-    return start + newline, main
+    plain = [{**message, "content": marks.replaced(message["content"])} for message in messages]
+    if marks.replaced(rendered) != (expected := render_chat(tokenizer, plain)):
+        raise UserError(
+            "the chat template of the language model writes other text around the audio than around words: "
+            f"{marks.replaced(rendered)[:120]!r}, expected {expected[:120]!r}; use another language model"
+        )
+    return rendered
 
 
-def turn_ids(tokenizer: ChatTokenizer, content: str, explicit_tags: tuple[str, str] | None = None) -> TurnIds:
-    """Ids of a user turn.
+def split_turn(tokenizer: ChatTokenizer, content: str, system: str | None = None) -> tuple[str, str]:
+    """Render system turn, user turn and the assistant's header; return the text before and behind the audio.
+
+    The audio is the first thing in the user's content, so the first text ends with the user's header and the second
+    begins with ``content``. Raises :class:`UserError` as :func:`render_marked` does.
+    """
+    marks = Marks()
+    rendered = render_marked(tokenizer, _messages(system, marks.next() + content), marks)
+    (start, _), (main, _) = marks.split(rendered)
+    return start, main
+
+
+def turn_ids(
+    tokenizer: ChatTokenizer, content: str, explicit_tags: tuple[str, str] | None = None, system: str | None = None
+) -> TurnIds:
+    """Ids of a conversation of one user turn with audio.
 
     ``explicit_tags`` are the texts around the audio of checkpoints without learned separators: the first ends
     ``start``, the second begins ``main``.
     """
-    start, main = split_turn(tokenizer, content)
+    start, main = split_turn(tokenizer, content, system)
     if explicit_tags is not None:
         start, main = start + explicit_tags[0], explicit_tags[1] + main
     return TurnIds(text_ids(tokenizer, start), text_ids(tokenizer, main))
 
 
-def system_ids(tokenizer: ChatTokenizer, text: str | None) -> list[int]:
-    """Ids of a system turn, rendered by the template alone; empty for no text."""
-    if not text:
-        return []
-    rendered = tokenizer.apply_chat_template([{"role": "system", "content": text}], tokenize=False)
-    return text_ids(tokenizer, rendered)
+def text_turn_ids(tokenizer: ChatTokenizer, content: str, system: str | None = None) -> TurnIds:
+    """Ids of a conversation of one user turn without audio.
+
+    A header that ends with a line end is tokenised by itself, as in the published system. Any other header is
+    tokenised with the text behind it (``main`` is then all of it): its last blank may belong to the first word.
+    """
+    rendered = render_chat(tokenizer, _messages(system, content))
+    start, main = split_turn(tokenizer, content, system)
+    if start.endswith("\n") and start + main == rendered:
+        return TurnIds(text_ids(tokenizer, start), text_ids(tokenizer, main))
+    return TurnIds([], text_ids(tokenizer, rendered))
 
 
 def chat_ids(tokenizer: ChatTokenizer, system: str | None, content: str) -> list[int]:
     """Ids of a text-only conversation: system turn, user turn, the assistant's header."""
-    turn = turn_ids(tokenizer, content)
-    return [*system_ids(tokenizer, system), *turn.start, *turn.main]
+    turn = text_turn_ids(tokenizer, content, system)
+    return [*turn.start, *turn.main]
 
 
 def opens_thoughts(tokenizer: ChatTokenizer) -> bool:
     """Whether the assistant's header already opens the thoughts, so that a response begins inside them."""
-    return split_turn(tokenizer, "")[1].rstrip().endswith("<think>")
+    return split_turn(tokenizer, "")[1].rstrip().endswith(OPEN_THOUGHTS)
+
+
+_SYSTEM_ROLES: weakref.WeakKeyDictionary[Any, tuple[Any, bool]] = weakref.WeakKeyDictionary()
+
+
+def has_system_role(tokenizer: ChatTokenizer) -> bool:
+    """Whether the template writes a system message; some refuse it, some leave it out. Told once if not."""
+    template = getattr(tokenizer, "chat_template", None)
+    known = _SYSTEM_ROLES.get(tokenizer)
+    if known is not None and known[0] == template:
+        return known[1]
+    marks = Marks()
+    messages = _messages(marks.next(), marks.next())
+    _render(tokenizer, messages[1:])  # a template that cannot be used at all is told as such
+    try:
+        found = marks.all_in(_render(tokenizer, messages))
+    except UserError:
+        found = False
+    if not found:
+        log.info("the chat template has no system role: system texts stand at the beginning of the user's turn")
+    _SYSTEM_ROLES[tokenizer] = (template, found)
+    return found
+
+
+def check_chat_template(tokenizer: ChatTokenizer, llm: str) -> None:
+    """Check that audio can be placed in the template of ``llm``. Raises :class:`UserError`."""
+    try:
+        split_turn(tokenizer, _STAND_IN)
+    except UserError as error:
+        raise UserError(f"LLM {llm!r}: {error}") from error
+
+
+def _messages(system: str | None, content: str) -> list[dict[str, str]]:
+    user = {"role": "user", "content": content}
+    return [{"role": "system", "content": system}, user] if system else [user]
+
+
+def _without_system_turn(conversation: list[dict[str, str]]) -> list[dict[str, str]]:
+    system, *others = conversation
+    for place, message in enumerate(others):
+        if message["role"] == "user":
+            others[place] = {**message, "content": f"{system['content']}\n\n{message['content']}"}
+            break
+    return others
+
+
+def _render(tokenizer: ChatTokenizer, conversation: list[dict[str, str]]) -> str:
+    try:
+        return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # templates raise whatever they like
+        if not getattr(tokenizer, "chat_template", "unknown"):
+            raise UserError(
+                "the tokenizer has no chat template, expected an instruction-tuned model; take its instruct variant, "
+                "or put the template into its folder as chat_template.jinja"
+            ) from error
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the chat template of the language model refuses the conversation: {reason}") from error

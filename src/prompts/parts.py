@@ -14,6 +14,9 @@ class PartSplitter:
 
     The think tags and the white space around both parts are left out. Text that may be the beginning of a tag, or
     white space at the end of a part, is held back until it is known. ``inside_thoughts`` as in ``split_response``.
+
+    Some models close thoughts that neither they nor the header opened. The tag is left out; what has been given back
+    as answer by then stays so, because it has been shown.
     """
 
     def __init__(self, inside_thoughts: bool) -> None:
@@ -21,6 +24,7 @@ class PartSplitter:
         self._part: Part | None = None
         self._held = ""
         self._begun = False
+        self._closed = False
 
     @property
     def answering(self) -> bool:
@@ -46,7 +50,13 @@ class PartSplitter:
                 self._show(shown, thoughts, 0 if ended else _begun_tag(thoughts))
                 return shown
             self._show(shown, thoughts.rstrip(), 0)
-            self._part, self._begun, self._held = "answer", False, rest
+            self._part, self._begun, self._held, self._closed = "answer", False, rest, True
+        if not self._closed:
+            before, closed, rest = self._held.partition(CLOSE_THOUGHTS)
+            if not closed:
+                self._show(shown, before, 0 if ended else _begun_tag(before))
+                return shown
+            self._held, self._closed = before + rest, True
         self._show(shown, self._held, 0)
         return shown
 
@@ -56,7 +66,7 @@ class PartSplitter:
         if not ended and OPEN_THOUGHTS.startswith(body):
             return False
         opened = body.startswith(OPEN_THOUGHTS)
-        self._part = "thoughts" if opened or self._inside else "answer"
+        self._part = "thoughts" if opened or self._inside or CLOSE_THOUGHTS in body else "answer"
         self._held = body.removeprefix(OPEN_THOUGHTS)
         return True
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from src.common.errors import UserError
+from src.common.json_lines import split_lines
 from src.common.log import get_logger
 from src.common.paths import REPO_ROOT
 from src.quickstart.stage import Mark, Marks, Stage, check_stages, stage_key
@@ -195,7 +196,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _failure(stage: Stage, code: int, log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = split_lines(log.read_text(encoding="utf-8", errors="replace"))
     tail = "\n".join(f"    {line}" for line in lines[-TAIL_LINES:])
     how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
     return (

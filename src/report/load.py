@@ -8,6 +8,7 @@ from typing import Any
 
 from src.audio.roots import roots_of, stored_cell
 from src.common.errors import UserError
+from src.common.json_lines import read_json_lines
 
 Rows = list[dict[str, Any]]
 
@@ -50,14 +51,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Objects of a JSON-lines file, nothing if there is none; a broken last line is left out."""
-    records = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                continue
-    return records
+    return list(read_json_lines(path, skip_broken=True))
 
 
 def read_marks(folder: str | Path | None) -> list[dict[str, Any]]:

@@ -5,8 +5,6 @@ One clip in one turn gives the prompt of ``ask.py`` and of the runs over data se
 
 from __future__ import annotations
 
-import re
-import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +12,7 @@ from torch import Tensor
 
 from src.generation.requests import Segment
 from src.prompts import Prompts
-from src.prompts.chat import text_ids
+from src.prompts.chat import Marks, render_marked, text_ids
 from src.prompts.layouts import ensemble_heading, ensemble_intro, ensemble_marks
 from src.serving.schema import AssistantMessage, ChatRequest, Message, SystemMessage, TextPart, text_of
 
@@ -30,9 +28,10 @@ class Conversations:
     def segments(self, messages: Sequence[Message], heard: Sequence[Sequence[Tensor]]) -> tuple[Segment, ...]:
         """The prompt; ``heard`` has, clip by clip, a tensor ``(frames, llm_dim)`` for each front end.
 
-        The conversation is rendered once by the model's own template, with marks where the clips belong.
+        The conversation is rendered once by the model's own template, with marks where the clips belong. Raises
+        :class:`UserError` for a conversation that the template refuses.
         """
-        marks = _Marks()
+        marks = Marks()
         turns = [] if isinstance(messages[0], SystemMessage) else [("system", self._prompts.generation_system)]
         for message in messages:
             if isinstance(message, SystemMessage):
@@ -42,10 +41,10 @@ class Conversations:
             else:
                 turns.append(("user", self._user_turn(message.content, marks)))
         conversation = [{"role": role, "content": text} for role, text in turns if text or role != "system"]
-        rendered = self._tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        rendered = render_marked(self._tokenizer, conversation, marks)
         return self._around(rendered, marks, [front_end for clip in heard for front_end in clip])
 
-    def _user_turn(self, parts: Sequence[Any], marks: _Marks) -> str:
+    def _user_turn(self, parts: Sequence[Any], marks: Marks) -> str:
         """Texts and marks: the clip first if there is one, as in training; several where they stand."""
         texts = [part.text for part in parts if isinstance(part, TextPart)]
         clips = len(parts) - len(texts)
@@ -60,21 +59,21 @@ class Conversations:
             after_text = is_text
         return written
 
-    def _clip(self, marks: _Marks) -> str:
+    def _clip(self, marks: Marks) -> str:
         """A clip as the front ends hear it, one after another; layout and texts are those of ``Turns``."""
-        count, cut = len(self._explicit), marks.cut
+        count = len(self._explicit)
         if count == 1:
             tags = (self._prompts.description_open, self._prompts.description_close)
             opening, closing = tags if self._explicit[0] else ("", "")
             return opening + marks.next() + closing
         *each, (first, last) = ensemble_marks(self._prompts, self._explicit)
-        written = first + cut + ensemble_intro(self._prompts, count)
+        written = first + marks.cut + ensemble_intro(self._prompts, count)
         for number, (opening, closing) in enumerate(each, 1):
             heading = ensemble_heading(self._prompts, number, count)
-            written += f"{cut}{heading}{opening}{marks.next()}{closing}\n"
-        return written + cut + last
+            written += f"{marks.cut}{heading}{opening}{marks.next()}{closing}\n"
+        return written + marks.cut + last
 
-    def _around(self, rendered: str, marks: _Marks, clips: Sequence[Tensor]) -> tuple[Segment, ...]:
+    def _around(self, rendered: str, marks: Marks, clips: Sequence[Tensor]) -> tuple[Segment, ...]:
         """The rendered text as ids, and the clips at their marks; nothing is tokenised across a mark."""
         segments: list[Segment] = []
         ids: list[int] = []
@@ -84,26 +83,6 @@ class Conversations:
                 segments += [ids, clips[clip]] if ids else [clips[clip]]
                 ids = []
         return (*segments, ids) if ids else tuple(segments)
-
-
-class _Marks:
-    """Marks of one conversation, which no client can guess."""
-
-    def __init__(self) -> None:
-        self._name = secrets.token_hex(12)
-        self._count = 0
-        self.cut = f"\ue000{self._name}/\ue001"
-
-    def next(self) -> str:
-        """A mark for the next clip of a front end."""
-        self._count += 1
-        return f"\ue000{self._name}{self._count - 1}\ue001"
-
-    def split(self, text: str) -> list[tuple[str, int | None]]:
-        """Stretches of text, each with the number of the clip behind it, if there is one."""
-        found = re.split(f"\ue000{self._name}([0-9]+|/)\ue001", text)
-        after = [*found[1::2], "/"]
-        return [(each, None if mark == "/" else int(mark)) for each, mark in zip(found[::2], after, strict=True)]
 
 
 def clip_parts(chat: ChatRequest) -> list[tuple[str, Any]]:

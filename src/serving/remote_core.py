@@ -12,7 +12,7 @@ import json
 import queue
 import threading
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -182,7 +182,7 @@ class RemoteCore:
 
     async def _follow(self, key: str, answer: httpx.Response) -> bool:
         """Tokens as they are written; whether the end was among them."""
-        async for line in answer.aiter_lines():
+        async for line in _lines(answer):
             if line.startswith("data: ") and line != "data: [DONE]":
                 chunk = json.loads(line.removeprefix("data: "))
                 if "error" in chunk:
@@ -201,6 +201,17 @@ class RemoteCore:
             raise _RefusedError(f"the language model's server ended the response ({told})")
         self._news.put(Pass(key, list(choice.get("token_ids") or ()), reason))
         return reason is not None
+
+
+async def _lines(answer: httpx.Response) -> AsyncIterator[str]:
+    """Lines of a stream of events. ``aiter_lines`` of httpx also splits at U+2028, which JSON may contain."""
+    rest = b""
+    async for piece in answer.aiter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line.rstrip(b"\r").decode("utf-8")
+    if rest:
+        yield rest.decode("utf-8")
 
 
 class _RefusedError(Exception):

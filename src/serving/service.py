@@ -15,6 +15,7 @@ from typing import Any
 
 from src.audio.budget import Allowance
 from src.audio.waveform import Waveform
+from src.common.errors import UserError
 from src.generation.engine import Engine
 from src.generation.flight import hidden_tokens
 from src.generation.requests import Request, Result, Sampling, Segment, find_fault, prompt_length
@@ -206,7 +207,10 @@ class Service:
         return list(await asyncio.gather(*tasks))
 
     def _write(self, chat: ChatRequest, heard: list[Any]) -> tuple[Segment, ...]:
-        segments = self._conversations[chat.model].segments(chat.messages, heard)
+        try:
+            segments = self._conversations[chat.model].segments(chat.messages, heard)
+        except UserError as error:  # some templates take no conversation that does not alternate, for example
+            raise ApiError(400, str(error), "bad_conversation", "messages") from error
         core = self._engine.core
         fault = find_fault(segments, core.width, core.vocabulary, core.context)
         if fault is not None:

@@ -100,6 +100,7 @@ def load(config: ServeConfig) -> Loaded:
     from src.generation.ears import Ears, front_end_dtypes
     from src.generation.vllm_core import prepare_environment
     from src.model.checkpoints import open_checkpoint, shared_lora
+    from src.model.llm import load_chat_tokenizer
 
     prepare_environment()
     names = list(dict.fromkeys(name for members in served.values() for name in members))
@@ -111,12 +112,13 @@ def load(config: ServeConfig) -> Loaded:
         for name, members in served.items()
     }
     lora = shared_lora(checkpoints)
+    trained_with = checkpoints[0].config
+    revision = config.model.llm_revision or (trained_with.llm_revision if llm == trained_with.llm else None)
+    load_chat_tokenizer(llm, revision)
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
     together = Ears.load(names, device, *front_end_dtypes(config.model))
     by_name = dict(zip(names, together.loaded, strict=True))
     ears = {name: Ears([by_name[member] for member in members]) for name, members in served.items()}
-    trained_with = checkpoints[0].config
-    revision = config.model.llm_revision or (trained_with.llm_revision if llm == trained_with.llm else None)
     if config.llm_url is not None and lora is not None:
         raise UserError("llm_url: the checkpoint has LoRA, which a separate vLLM does not know; leave llm_url out")
     engine = _engine(config, llm, revision, lora)

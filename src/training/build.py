@@ -18,7 +18,7 @@ from src.model.build import build_feature_extractor, build_front_end
 from src.model.checkpoints import Checkpoint, load_into, open_checkpoint
 from src.model.config import ModelConfig
 from src.model.front_end import AudioFrontEnd
-from src.model.llm import config_width, llm_width, load_llm
+from src.model.llm import config_width, llm_width, load_chat_tokenizer, load_llm
 from src.model.lora import add_lora, lora_tensors
 from src.model.lora_files import restore_lora
 from src.model.precision import hold_as_autocast
@@ -49,6 +49,7 @@ def build_model(config: TrainConfig, bf16: bool = False) -> Built:
     if start is not None:
         model_config = _configured_as(start, model_config)
     adapters = _find_adapters(config, model_config)
+    load_chat_tokenizer(model_config.llm, model_config.llm_revision)  # its template is checked before weights load
     llm, tokenizer = load_llm(
         model_config.llm,
         dtype=_load_dtype(config.llm_dtype),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from src.common.errors import UserError
+from src.common.json_lines import json_lines, read_json_lines
 from src.common.log import get_logger
 from src.report.curves import write_curves
 
@@ -121,20 +122,12 @@ def cut_back(path: Path, step: int) -> None:
     kept = [line for line in read_metrics(path) if line["step"] <= step] if step else []
     path.parent.mkdir(parents=True, exist_ok=True)
     if kept or path.exists():
-        path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), encoding="utf-8")
+        path.write_text(json_lines(kept), encoding="utf-8")
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """Lines of a ``metrics.jsonl`` in order; none if there is no such file. A line cut by a kill is left out."""
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
+    return list(read_json_lines(path, skip_broken=True))
 
 
 def _short(value: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback
 
+from src.common.json_lines import json_lines
 from src.common.log import get_logger
 from src.common.seeds import random_state_kept
 from src.dataset.examples import Examples, collate
@@ -100,7 +100,7 @@ class SampleCallback(TrainerCallback):
             return {}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            file.write(json_lines(lines))
         self.trainer.log(dict(scores))
         return scores
 

@@ -55,7 +55,9 @@ def test_answers_are_sent_private_with_their_record(
     assert [file["split"] for file in card.data.configs[0]["data_files"]] == ["known", "unseen"]
     for text in ("| data set | sounds |", "| seed | 1 |", "empty_audio 1, ok 3", "tiny-llm"):
         assert text in card.text, text
-    assert str(world.llm.parent) not in card.text
+    sent_record = (folder / "run.json").read_text()
+    for text in (card.text, sent_record):
+        assert str(world.llm.parent) not in text
     known = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))["known"]
     assert known["status"] == ["ok", "empty_audio", "ok", "ok"]
     assert ("audio" in known.column_names) == audio

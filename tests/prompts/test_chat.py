@@ -3,7 +3,7 @@
 import pytest
 
 from src.common.errors import UserError
-from src.prompts.chat import chat_ids, opens_thoughts, split_turn, system_ids, turn_ids
+from src.prompts.chat import chat_ids, opens_thoughts, split_turn, turn_ids
 from tests.prompts.fakes import CharTokenizer
 
 
@@ -11,7 +11,7 @@ def text(ids: list[int]) -> str:
     return CharTokenizer().decode(ids)
 
 
-def test_turn_is_split_at_its_first_newline() -> None:
+def test_turn_is_split_before_the_content() -> None:
     start, main = split_turn(CharTokenizer(), "what?\nnow?")
     assert start == "<|im_start|>user\n"
     assert main == "what?\nnow?<|im_end|>\n<|im_start|>assistant\n<think>\n"
@@ -30,11 +30,6 @@ def test_explicit_tags_stand_around_the_audio() -> None:
     assert text(turn.main).startswith("<end_audio>what?<|im_end|>")
 
 
-def test_system_turn_is_rendered_alone() -> None:
-    assert text(system_ids(CharTokenizer(), "be kind.")) == "<|im_start|>system\nbe kind.<|im_end|>\n"
-    assert system_ids(CharTokenizer(), None) == system_ids(CharTokenizer(), "") == []
-
-
 def test_text_conversation_equals_the_template() -> None:
     tokenizer = CharTokenizer()
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
@@ -47,10 +42,28 @@ def test_header_tells_whether_thoughts_are_open() -> None:
     assert not opens_thoughts(CharTokenizer(header="<|im_start|>assistant\n"))
 
 
-def test_template_without_newline_is_refused() -> None:
-    class OneLine(CharTokenizer):
-        def apply_chat_template(self, conversation, **options):  # type: ignore[no-untyped-def]
-            return "[user]" + conversation[0]["content"]
+class OneLine(CharTokenizer):
+    """A template that writes the content ``times`` times, and other text around marks than around words."""
 
-    with pytest.raises(UserError, match="writes no newline"):
-        split_turn(OneLine(), "what?")
+    def __init__(self, times: int, odd: bool = False) -> None:
+        super().__init__()
+        self.times, self.odd = times, odd
+
+    def apply_chat_template(self, conversation, **options):  # type: ignore[no-untyped-def]
+        content = conversation[-1]["content"]
+        return ("[odd]" if self.odd and "\ue000" in content else "[user]") + content * self.times
+
+
+def test_header_without_a_newline_is_a_header() -> None:
+    assert split_turn(OneLine(1), "what?\nnow?") == ("[user]", "what?\nnow?")
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_template_that_does_not_write_the_content_once_is_refused(times: int) -> None:
+    with pytest.raises(UserError, match="no place for the audio"):
+        split_turn(OneLine(times), "what?")
+
+
+def test_text_around_the_audio_is_compared_with_the_template_s_own_render() -> None:
+    with pytest.raises(UserError, match=r"other text around the audio .*\[odd\]xwhat.*expected '\[user\]xwhat"):
+        split_turn(OneLine(1, odd=True), "what?")

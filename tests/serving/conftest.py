@@ -34,7 +34,7 @@ def tiny_config(checkpoints: dict[str, Path], *more: str) -> ServeConfig:
     """Settings of a server over both checkpoints."""
     names = f"checkpoint_name=[{checkpoints['one']},{checkpoints['two']}]"
     small = ["model.max_model_len=768", "model.max_num_seq=8", "model.max_num_batched_tokens=768"]
-    small += ["engine.kv_cache_gib=0.2", "model.max_tokens=24", "model.max_thinking_tokens=12"]
+    small += ["engine.kv_cache_gib=0.2", "model.max_tokens=24", "model.max_thinking_tokens=12", "prompts=mini"]
     return read_serve_config(compose("serve", [names, *small, *more]))
 
 

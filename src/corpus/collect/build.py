@@ -15,9 +15,10 @@ from typing import Any
 from src.collection.retry import Patience
 from src.common.errors import UserError
 from src.common.existing import next_step, set_problem
+from src.common.json_lines import json_lines, read_json_lines
 from src.common.log import get_logger
 from src.common.paths import raw_dir
-from src.common.run_record import write_json, write_run_record
+from src.common.run_record import write_json, write_run_record, write_text
 from src.corpus.collect.check import check_raw_set
 from src.corpus.collect.parts import PartResult, drop_stale, make_parts
 from src.corpus.collect.shards import SplitOrder, open_part, sort_rows, write_splits
@@ -217,15 +218,11 @@ def _stamp(path: Path) -> bytes:
 
 
 def _dropped(parts: list[Path]) -> list[dict[str, str]]:
-    lines = (
-        line for path in parts for line in path.with_suffix(".dropped.jsonl").read_text(encoding="utf-8").splitlines()
-    )
-    return [json.loads(line) for line in lines]
+    return [entry for path in parts for entry in read_json_lines(path.with_suffix(".dropped.jsonl"))]
 
 
 def _write_dropped(folder: Path, dropped: list[dict[str, str]]) -> None:
-    text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in dropped)
-    (folder / DROPPED).write_text(text, encoding="utf-8")
+    write_text(folder / DROPPED, json_lines(dropped))
 
 
 def _result(

@@ -81,6 +81,11 @@ def collect_command(names: list[str], args: argparse.Namespace) -> int:
             _log.error("%s: %s", name, error)
             failed.append(name)
             continue
+        except Exception as error:  # other corpora of the command go on
+            _log.error("%s: %s: %s", name, type(error).__name__, error)
+            _log.debug("%s", name, exc_info=True)
+            failed.append(name)
+            continue
         if result:
             _log.info("%s", summary(name, result))
         for problem in result.get("problems", ()):

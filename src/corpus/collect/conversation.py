@@ -10,12 +10,15 @@ import numpy as np
 
 from src.common.errors import UserError
 from src.corpus.collect.audio import RATE, Samples, encode_wav
+from src.corpus.collect.files import attempt
 from src.corpus.description import Segment
 from src.corpus.recipe import Draft, Dropped, Recipe, Row, Stored, row_fields
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 GENDERS = tuple(f"the {ordinal} speaker's gender" for ordinal in ORDINALS)
 COUNT = "the number of speakers"
+LONGEST = 3600.0
+"""Seconds of a chunk; one that is longer has wrong times."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,14 @@ class Utterance:
     note: str = ""
 
 
-def chunks(utterances: Iterable[Utterance | Dropped], limit: float) -> Iterator[list[Utterance] | Dropped]:
+def chunks(
+    utterances: Iterable[Utterance | Dropped], limit: float, back_to_back: bool = False
+) -> Iterator[list[Utterance] | Dropped]:
     """Runs of utterances, each closed as soon as it is ``limit`` seconds long; those without length are left out.
 
-    An utterance that could not be used closes the open run, and is passed on.
+    An utterance that could not be used closes the open run, and is passed on. ``back_to_back``: they are played one
+    after the other without gaps, so the times they had do not count; the clock of every run starts at 0, because
+    differences of a dialogue's times are not exact and may be rounded to another second.
     """
     run: list[Utterance] = []
     for utterance in utterances:
@@ -46,6 +53,9 @@ def chunks(utterances: Iterable[Utterance | Dropped], limit: float) -> Iterator[
             yield utterance
             run = []
             continue
+        if back_to_back:
+            start = run[-1].end if run else 0.0
+            utterance = replace(utterance, start=start, end=start + utterance.samples.size / RATE)
         run.append(utterance)
         if utterance.end - run[0].start >= limit:
             yield from _closed(run)
@@ -55,18 +65,6 @@ def chunks(utterances: Iterable[Utterance | Dropped], limit: float) -> Iterator[
 
 def _closed(run: list[Utterance]) -> list[list[Utterance]]:
     return [run] if run and run[-1].end != run[0].start else []
-
-
-def back_to_back(parts: Iterable[Utterance | Dropped]) -> Iterator[Utterance | Dropped]:
-    """Times of utterances that are played one after the other without gaps; those they had do not count."""
-    now = 0.0
-    for part in parts:
-        if isinstance(part, Dropped):
-            yield part
-            continue
-        end = now + part.samples.size / RATE
-        yield replace(part, start=now, end=end)
-        now = end
 
 
 def speaker_ordinals(chunk: Sequence[Utterance]) -> dict[str, str]:
@@ -95,7 +93,10 @@ def on_timeline(chunk: Sequence[Utterance], overwrite: bool) -> Samples:
     """The utterances at their places in time. Overlaps are summed, or with ``overwrite`` only the later is heard."""
     zero = chunk[0].start
     places = [round((utterance.start - zero) * RATE) for utterance in chunk]
-    last = round(max(utterance.end - zero for utterance in chunk) * RATE)
+    seconds = max(utterance.end - zero for utterance in chunk)
+    if seconds > LONGEST:
+        raise UserError(f"the chunk would last {seconds:.0f} s; an utterance ends too late")
+    last = round(seconds * RATE)
     size = max([last, *(place + each.samples.size for place, each in zip(places, chunk, strict=True))])
     mixed = np.zeros(size, np.float32)
     for place, utterance in zip(places, chunk, strict=True):
@@ -112,6 +113,7 @@ def conversation_rows(
     mix: Callable[[Sequence[Utterance]], Samples],
     own: Callable[[Sequence[Utterance]], Mapping[str, Any]],
     last_end: bool = False,
+    back_to_back: bool = False,
 ) -> Iterator[Row | Dropped]:
     """Rows of one meeting or dialogue: its name and the chunk's number and utterances are the ids.
 
@@ -120,20 +122,24 @@ def conversation_rows(
         mix: samples of a chunk, ``(n,)``.
         own: the corpus's own columns of a chunk; comments follow ``recipe.description``, empty ones are left out.
         last_end: state the end of the last utterance, as published, where an earlier one may end later.
+        back_to_back: the utterances are played one after the other (:func:`chunks`).
     """
     number = 0
-    for chunk in chunks(utterances, limit):
+    for chunk in chunks(utterances, limit, back_to_back):
         if isinstance(chunk, Dropped):
             yield chunk
             continue
         joint = f"{meeting}_{number}_{'_'.join(utterance.key for utterance in chunk)}"
         number += 1
-        segments = segments_of(chunk)
-        duration = segments[-1][1] if last_end else max(end for _, end, _ in segments)
-        fields = {**own(chunk), COUNT: len({each.speaker for each in chunk}), "joint_f_id": joint}
-        yield spoken_row(
-            recipe, (meeting, joint), [each.text for each in chunk], segments, duration, fields, mix(chunk)
-        )
+
+        def row(chunk: Sequence[Utterance] = chunk, joint: str = joint) -> Row:
+            segments = segments_of(chunk)
+            duration = segments[-1][1] if last_end else max(end for _, end, _ in segments)
+            fields = {**own(chunk), COUNT: len({each.speaker for each in chunk}), "joint_f_id": joint}
+            texts = [each.text for each in chunk]
+            return spoken_row(recipe, (meeting, joint), texts, segments, duration, fields, mix(chunk))
+
+        yield attempt((meeting, joint), row)
 
 
 def spoken_row(

@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from src.common.errors import UserError
 from src.corpus.collect.audio import seconds_of
 from src.corpus.recipe import Draft, Dropped, Inputs, Recipe, Row, Stored, Work, row_fields
 
+S = TypeVar("S")
 T = TypeVar("T")
 Drafts = Callable[[Inputs], Iterable["Draft | Dropped"]]
 
@@ -21,10 +24,46 @@ def attempt(ids: tuple[str, str], make: Callable[[], T | Dropped]) -> T | Droppe
     """What ``make`` returns; if it fails in any way, the row of these ids is dropped, with the reason."""
     try:
         return make()
-    except UserError as error:
-        return Dropped(*ids, str(error))
     except Exception as error:  # whatever is wrong with one row or file, the others go on
-        return Dropped(*ids, f"{type(error).__name__}: {error}")
+        return Dropped(*ids, reason_of(error))
+
+
+def reason_of(error: Exception) -> str:
+    """Why a row is dropped, in one line."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, KeyError) and error.args:
+        return f"has no {error.args[0]!r}"
+    if "NoneType" in str(error):
+        return f"has an empty cell ({type(error).__name__}: {error})"
+    return f"{type(error).__name__}: {error}"
+
+
+def each_row(
+    rows: Iterable[S], ids: Callable[[S], tuple[object, object]], make: Callable[[S], Iterable[T | Dropped]]
+) -> Iterator[T | Dropped]:
+    """All that ``make`` gives for every row of a table or list.
+
+    A row with a cell that cannot be used is dropped under its ``ids``, with the reason, and the others go on: every
+    recipe goes through its tables with this function.
+    """
+    for row in rows:
+        named = attempt(("", ""), functools.partial(_names, ids, row))
+        names = (str(row)[:200], "") if isinstance(named, Dropped) else named
+        found = attempt(names, functools.partial(_all_of, make, row))
+        if isinstance(found, Dropped):
+            yield found
+        else:
+            yield from found
+
+
+def _names(ids: Callable[[S], tuple[object, object]], row: S) -> tuple[str, str]:
+    one, two = ids(row)
+    return str(one), str(two)
+
+
+def _all_of(make: Callable[[S], Iterable[T | Dropped]], row: S) -> list[T | Dropped]:
+    return list(make(row))
 
 
 def file_rows(drafts: Drafts) -> Work:
@@ -60,35 +99,53 @@ def make_files(job: list[Draft | Dropped], inputs: Inputs, recipe: Recipe) -> It
         yield attempt((draft.unique_id_1, draft.unique_id_2), make)
 
 
-def lines(path: Path, without_last: bool = False) -> list[str]:
+def lines(path: Path, without_last: bool = False, without_unended: bool = False) -> list[str]:
     """Lines of a UTF-8 text file that hold more than white space, without their ends.
 
-    ``without_last`` leaves the last one out, as published readers did.
+    ``without_last`` leaves the last line out, blank or not, and ``without_unended`` one without a line end, as the
+    published readers did. Bytes that are not UTF-8 stay in their line as surrogates, so that only its row is dropped.
     """
-    with path.open(encoding="utf-8") as file:
-        found = [line.rstrip("\r\n") for line in file if line.strip()]
-    return found[:-1] if without_last else found
+    with path.open(encoding="utf-8", errors="surrogateescape") as file:
+        found = file.readlines()
+    if found and (without_last or (without_unended and not found[-1].endswith("\n"))):
+        found.pop()
+    return [line.rstrip("\r\n") for line in found if line.strip()]
 
 
-def table(path: Path, delimiter: str = ",", needs: Iterable[str] = ()) -> Iterator[dict[str, str]]:
-    """Rows of a CSV file with a header. Raises :class:`UserError` if a needed column is not there."""
-    with path.open(encoding=_encoding(path), newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter)
+def read_json(path: Path) -> Any:
+    """The value of a JSON file. Raises :class:`UserError` naming a file that is not one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); is the download complete?") from error
+
+
+def table(
+    path: Path, delimiter: str = ",", needs: Iterable[str] = (), latin: bool = False
+) -> Iterator[dict[str, str]]:
+    """Rows of a UTF-8 CSV file with a header; cells that a short row lacks are empty.
+
+    Cells that are not UTF-8 are read as Latin-1 if ``latin``; otherwise their bytes stay in them as surrogates, so
+    that only their row is dropped. Raises :class:`UserError` if a needed column is not there.
+    """
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.DictReader(file, delimiter=delimiter, restval="")
         missing = [name for name in needs if name not in (reader.fieldnames or ())]
         if missing:
             raise UserError(f"{path} has no column {', '.join(missing)}; it has {', '.join(reader.fieldnames or ())}")
-        yield from reader
-
-
-def _encoding(path: Path) -> str:
-    """UTF-8, or Latin-1 where a file is older than that; a mark at the start is no text."""
-    with path.open(encoding="utf-8-sig") as file:
         try:
-            while file.read(1 << 20):
-                pass
-        except UnicodeDecodeError:
-            return "latin-1"
-    return "utf-8-sig"
+            for row in reader:
+                yield {name: _latin(cell) for name, cell in row.items()} if latin else row
+        except csv.Error as error:
+            raise UserError(f"{path}, line {reader.line_num}: {error}; is a quotation mark missing?") from error
+
+
+def _latin(cell: str) -> str:
+    try:
+        cell.encode("utf-8")
+    except UnicodeEncodeError:
+        return cell.encode("utf-8", "surrogateescape").decode("latin-1")
+    return cell
 
 
 MISSING = frozenset(
@@ -100,10 +157,47 @@ MISSING = frozenset(
 """Cells that pandas reads as missing unless told otherwise, and so did the published readers."""
 
 
-def speaker_table(path: Path, comment: str = ";", without_last: bool = False) -> dict[str, str]:
-    """``Male`` (M) or ``Female`` by speaker, from the first two columns of a table with ``|`` between them."""
-    rows = [line.split("|") for line in lines(path, without_last) if not line.startswith(comment)]
-    return {row[0].strip(): "Male" if row[1].strip() == "M" else "Female" for row in rows if len(row) > 1}
+def filled(text: str | None, name: str) -> str:
+    """The text of a cell. Raises :class:`UserError` if it is blank or missing."""
+    if text is None or not str(text).strip():
+        raise UserError(f"{name} is empty")
+    return text
+
+
+def number(text: object, name: str, missing: float | None = None) -> float:
+    """The number in a cell; ``missing`` for an empty one (:data:`MISSING`) if given.
+
+    Raises :class:`UserError` for a cell that is no finite number.
+    """
+    if text is None or str(text).strip() in MISSING:
+        if missing is None:
+            raise UserError(f"{name} is {str(text)!r}, expected a number" if text else f"{name} is empty")
+        return missing
+    try:
+        found = float(str(text))
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise UserError(f"{name} is {text!r}, expected a number")
+    return found
+
+
+def entry(known: Mapping[S, T], key: S, where: str) -> T:
+    """The value of ``key``. Raises :class:`UserError` if ``where`` does not have it."""
+    if key not in known:
+        raise UserError(f"{where} has no {key!r}")
+    return known[key]
+
+
+def speaker_table(path: Path, comment: str = ";", as_published: bool = False) -> dict[str, str]:
+    """``Male`` (M) or ``Female`` (F) by speaker, from the first two columns of a table with ``|`` between them.
+
+    Speakers of no known gender are left out; ``as_published`` they are ``Female``.
+    """
+    rows = [line.split("|") for line in lines(path) if not line.startswith(comment)]
+    found = {row[0].strip(): row[1].strip() for row in rows if len(row) > 1}
+    known = {name: gender for name, gender in found.items() if as_published or gender in ("M", "F")}
+    return {name: "Male" if gender == "M" else "Female" for name, gender in known.items()}
 
 
 def folders(path: Path) -> list[Path]:

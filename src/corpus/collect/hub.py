@@ -135,11 +135,13 @@ def rows_roots(rows: Any, inputs: Inputs) -> tuple[Path, ...]:
     return (*roots_of(rows), *audio_roots(*inputs.roots, *(root.parent / "hub" for root in inputs.roots[:1])))
 
 
-def cell_bytes(cell: Record, roots: Sequence[Path]) -> bytes:
+def cell_bytes(cell: Record | None, roots: Sequence[Path]) -> bytes:
     """Encoded audio of an undecoded cell, whose path is followed inside ``roots`` only.
 
     Raises :class:`UserError` if it is empty, or its file is not there or somewhere else.
     """
+    if cell is None:
+        raise UserError("the audio cell is empty")
     data = cell.get("bytes")
     if data is None and cell.get("path"):
         path, _ = cell_source(cell, roots)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 
+from src.common.errors import UserError
 from src.corpus.collect.conversation import (
     COUNT,
     GENDERS,
@@ -30,6 +32,13 @@ REPAIRS = (
     "the stated duration is that of the longest utterance's end (published: of the last utterance's)",
     "speakers' genders stand in the order of the speakers (published: in any order)",
 )
+
+
+def check_times(start: object, end: object) -> None:
+    """Raises :class:`UserError` if an utterance's times in seconds are no numbers, or in the wrong order."""
+    good = all(isinstance(time, (int, float)) and math.isfinite(time) and time >= 0 for time in (start, end))
+    if not good or end < start:  # type: ignore[operator]
+        raise UserError(f"lasts from {start} to {end} s, expected two times in order")
 
 
 def meeting_rows(

@@ -17,8 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from src.common.errors import UserError
+from src.common.json_lines import json_line
+from src.corpus.collect.files import reason_of
 from src.corpus.collect.pool import run_all
-from src.corpus.recipe import Dropped, Inputs, Recipe, Row
+from src.corpus.recipe import IDS, Dropped, Inputs, Recipe, Row
 from src.corpus.recipes import load_recipe
 
 CELL = ("_name", "_file", "_offset", "_size")
@@ -103,11 +106,14 @@ def make_part(part: Part) -> PartResult:
             if number in part.crashed:
                 writer.drop(Dropped(*ids_of(job), "ended the process that decoded it"))
                 continue
+            if isinstance(job, Dropped):
+                writer.drop(job)
+                continue
             try:
                 for made in recipe.work.make(job, _worker["inputs"], recipe):
-                    writer.drop(made) if isinstance(made, Dropped) else writer.add(made)
+                    writer.drop(made) if isinstance(made, Dropped) else writer.add_or_drop(made)
             except Exception as error:  # one bad file must not end a run over a million
-                writer.drop(Dropped(*ids_of(job), f"{type(error).__name__}: {error}"))
+                writer.drop(Dropped(*ids_of(job), reason_of(error)))
     result = writer.close(digest)
     _mark(part).unlink()
     return result
@@ -145,6 +151,15 @@ def part_schema(path: str) -> Any:
     return pa.schema([*fields, *cell, (SPLIT, pa.string())])
 
 
+def in_utf8(text: str, name: str) -> str:
+    """The text. Raises :class:`UserError` if UTF-8 cannot hold it, as a file name in another encoding."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{name} is not UTF-8: {text!a}"[:300]) from error
+    return text
+
+
 class _PartWriter:
     """Collects the rows of a part in files of temporary names."""
 
@@ -166,19 +181,28 @@ class _PartWriter:
         self._counts["dropped" if row.error else "filtered"] += 1
         if row.error:
             entry = {"unique_id_1": row.unique_id_1, "unique_id_2": row.unique_id_2, "reason": row.reason}
-            self._dropped.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            self._dropped.write(json_line(entry))
 
-    def add(self, row: Row) -> None:
-        """Keep a row; audio that was written anew goes to the spool."""
+    def add_or_drop(self, row: Row) -> None:
+        """Keep a row, or drop it if a column does not take its value."""
+        try:
+            self._add(row)
+        except (UserError, KeyError) as error:
+            ids = [str(row.fields.get(name)) for name in IDS]
+            self.drop(Dropped(ids[0], ids[1], reason_of(error)))
+
+    def _add(self, row: Row) -> None:
+        """Audio that was written anew goes to the spool, once all columns are known to be good."""
         audio = row.audio
+        entry = {name: self._value(name, row.fields[name]) for name in self._schema.names[: -len(CELL) - 1]}
+        in_utf8(audio.name, "the file name")
         if audio.data is not None:
             cell: tuple[Any, ...] = (audio.name, SPOOL, self._spooled.tell(), len(audio.data))
             self._spooled.write(audio.data)
         elif audio.hub_row is not None:
             cell = (audio.name, "", audio.hub_row[1], audio.size)
         else:
-            cell = (audio.name, str(audio.file), WHOLE, audio.size)
-        entry = {name: self._value(name, row.fields[name]) for name in self._schema.names[: -len(CELL) - 1]}
+            cell = (audio.name, in_utf8(str(audio.file), "the path"), WHOLE, audio.size)
         self._rows.append({**entry, **dict(zip(CELL, cell, strict=True)), SPLIT: row.split})
         self._counts["rows"] += 1
         if len(self._rows) >= _FLUSH:
@@ -186,7 +210,17 @@ class _PartWriter:
 
     def _value(self, name: str, value: Any) -> Any:
         """Text columns hold ``str`` of what upstream has, whatever its type; missing values stay missing."""
-        return str(value) if value is not None and name in self._text else value
+        import pyarrow as pa
+
+        if value is None:
+            return None
+        if name in self._text:
+            return in_utf8(str(value), name)
+        try:
+            pa.scalar(value, self._schema.field(name).type)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise UserError(f"{name} is {value!r}, expected {self._schema.field(name).type}") from error
+        return value
 
     def _flush(self) -> None:
         import pyarrow as pa

@@ -12,8 +12,7 @@ from src.collection.download import fetch
 from src.collection.retry import Patience
 from src.collection.sources import HubFile
 from src.collection.space import announced_size, check_room
-from src.collection.unpack import unpack
-from src.collection.volumes import unpack_volumes
+from src.collection.unpack import unpack, unpack_volumes
 from src.common.errors import UserError
 from src.common.log import get_logger
 from src.corpus.collect.hub import open_rows
@@ -140,12 +139,11 @@ def _provide(source: Files, work: Workspace, keep: bool, patience: Patience | No
     if source.kind == "file":
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy2(paths[0], target / paths[0].name)
-    elif source.kind == "archive":
-        unpack(paths[0], target)
-        _mark(source, work).unlink()  # what it yields is looked at first
     else:
-        unpack_volumes(paths, source.kind, target)
+        unpack_volumes(paths, source.kind, target)  # marked below, when what it yields was looked at
     for inner in source.inner:
+        if not (work.tree / inner).is_file():
+            raise UserError(f"{source.parts[0].name} holds no {inner}; is it the right file?")
         unpack(work.tree / inner, (work.tree / inner).parent)
     if not (work.tree / source.yields).exists():
         raise UserError(f"{source.parts[0].name} holds no {source.yields}; is it the right file?")

@@ -10,7 +10,6 @@ import json
 import random
 import shutil
 import subprocess
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from pathlib import Path
 import torch
 import torchaudio
 
+from src.collection.unpack import unpack
 from src.common.errors import UserError
 from src.common.log import get_logger
 from src.corpus.mini.flac import encode_flac
@@ -83,8 +83,7 @@ def fetched_package(folder: Path | None) -> Iterator[Path]:
             reason = getattr(error, "stderr", "") or error
             hint = "give an unpacked package by --from-dir"
             raise UserError(f"`{' '.join(command)}` failed: {reason}; {hint}") from error
-        with tarfile.open(next(Path(scratch).glob("*.tgz"))) as archive:
-            archive.extractall(scratch, filter="data")
+        unpack(next(Path(scratch).glob("*.tgz")), Path(scratch))
         yield Path(scratch) / "package"
 
 

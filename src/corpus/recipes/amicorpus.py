@@ -9,22 +9,31 @@ from typing import Any
 
 from src.corpus.collect.audio import read_mono
 from src.corpus.collect.conversation import COUNT, Utterance
-from src.corpus.collect.files import attempt
+from src.corpus.collect.files import attempt, each_row, filled
 from src.corpus.collect.hub import cell_bytes, rows_roots
-from src.corpus.collect.meeting import COLUMNS, DESCRIPTION, REPAIRS, meeting_rows
+from src.corpus.collect.meeting import COLUMNS, DESCRIPTION, REPAIRS, check_times, meeting_rows
 from src.corpus.recipe import WAV_16, Dropped, HubRows, Inputs, Recipe, Record, Row, Work
 
 ROOM_MICROPHONE = "SDM1"
 
 
-def jobs(inputs: Inputs) -> Iterator[tuple[str, tuple[int, ...]]]:
+def jobs(inputs: Inputs) -> Iterator[tuple[str, tuple[int, ...]] | Dropped]:
     """Meetings with the numbers of their rows in the order of begin and end."""
     rows = inputs.rows["train"]
     names = ["meeting_id", "begin_time", "end_time", "microphone_id"]
     about = rows.select_columns(names).with_format("arrow")[:].to_pydict()
     meeting, begin, end, microphone = (about[name] for name in names)
+
+    def usable(number: int) -> Iterator[int]:
+        check_times(begin[number], end[number])
+        filled(meeting[number], "meeting_id")
+        yield number
+
+    spoken = [number for number in range(len(rows)) if microphone[number] != ROOM_MICROPHONE]
+    found = list(each_row(spoken, lambda number: (meeting[number], f"row {number}"), usable))
+    yield from (each for each in found if isinstance(each, Dropped))
     order = sorted(
-        (number for number in range(len(rows)) if microphone[number] != ROOM_MICROPHONE),
+        (each for each in found if not isinstance(each, Dropped)),
         key=lambda number: (meeting[number], begin[number], end[number]),
     )
     for name in dict.fromkeys(meeting[number] for number in order):
@@ -33,7 +42,7 @@ def jobs(inputs: Inputs) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def utterance(record: Record, roots: Sequence[Path]) -> Utterance:
     """One upstream row; a path in its audio cell is followed inside ``roots`` only."""
-    speaker, text = record["speaker_id"], record["text"].lower().strip()
+    speaker, text = filled(record["speaker_id"], "speaker_id"), record["text"].lower().strip()
     samples = read_mono(cell_bytes(record["audio"], roots), record["audio"].get("path") or "")
     return Utterance(speaker[3:], speaker, text, record["begin_time"], record["end_time"], samples)
 
@@ -48,7 +57,7 @@ def make(job: tuple[str, tuple[int, ...]], inputs: Inputs, recipe: Recipe) -> It
     rows = inputs.rows["train"]
     roots = rows_roots(rows, inputs)
     speakers = set(rows.select(numbers)["speaker_id"][:])
-    gender_of = {speaker: "Male" if speaker[0] == "M" else "Female" for speaker in speakers}
+    gender_of = {speaker: "Male" if speaker[0] == "M" else "Female" for speaker in speakers if speaker}
     heard = (
         attempt((meeting, f"row {number}"), functools.partial(_heard, rows, roots, number)) for number in numbers
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from src.common.errors import UserError
-from src.corpus.collect.files import file_rows, lines
-from src.corpus.recipe import Draft, Inputs, Recipe, columns, web
+from src.corpus.collect.files import each_row, file_rows, lines
+from src.corpus.recipe import Draft, Dropped, Inputs, Recipe, columns, web
 
 GENUINE = "bonafide"
 SYSTEMS = {
@@ -24,12 +24,12 @@ REPO = "https://huggingface.co/datasets/jungjee/asvspoof5/resolve"
 REVISION = "37a01fa724b6329c2232d26842313abdf935bebc"
 
 
-def drafts(inputs: Inputs) -> Iterator[Draft]:
+def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
     """One row for each line of the protocol. The published rows call genuine speech ``spoof``, too."""
     protocol, audio = inputs.path("ASVspoof5.train.tsv"), inputs.path("flac_T")
-    for line in lines(protocol, without_last=inputs.options.as_published):
-        fields = line.split()
-        speaker, name, system = fields[0], fields[1], fields[7]
+
+    def drawn(line: str) -> Iterator[Draft]:
+        speaker, name, _, _, _, _, _, system, *_ = line.split()
         if system not in SYSTEMS:
             raise UserError(f"{protocol}: {name} is of the unknown system {system!r}; known: {', '.join(SYSTEMS)}")
         genuine = system == GENUINE and not inputs.options.as_published
@@ -40,6 +40,9 @@ def drafts(inputs: Inputs) -> Iterator[Draft]:
             "speaker_id": speaker,
         }
         yield Draft(name, speaker, "Speech", about, audio / f"{name}.flac")
+
+    listed = lines(protocol, without_last=inputs.options.as_published)
+    yield from each_row(listed, lambda line: ("".join(line.split()[1:2]), line.split()[0]), drawn)
 
 
 RECIPE = Recipe(

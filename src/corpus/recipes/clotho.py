@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from src.corpus.collect.files import file_rows, table
-from src.corpus.recipe import WAV_44, Draft, Inputs, Recipe, columns, web
+from src.corpus.collect.files import each_row, entry, file_rows, filled, table
+from src.corpus.recipe import WAV_44, Draft, Dropped, Inputs, Recipe, columns, web
 
 CAPTIONS = tuple(f"caption_{number}" for number in range(1, 6))
 BASE = "https://zenodo.org/records/3490684/files"
 
 
-def drafts(inputs: Inputs) -> Iterator[Draft]:
+def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
     """Five rows for each file."""
     tags: dict[str, str] = {}
-    for row in table(inputs.path("metadata.csv"), needs=("file_name", "keywords")):
+    for row in table(inputs.path("metadata.csv"), needs=("file_name", "keywords"), latin=True):
         tags.setdefault(row["file_name"], row["keywords"].replace(";", "/"))
     audio = inputs.path("development")
-    for row in table(inputs.path("captions.csv"), needs=("file_name", *CAPTIONS)):
-        name = row["file_name"]
-        for caption in CAPTIONS:
-            about = {"tags": tags[name], "file_name": name, "caption_id": caption}
-            yield Draft(name, caption, row[caption].strip(), about, audio / name)
+
+    def drawn(cell: tuple[str, str, str]) -> Iterator[Draft]:
+        name, caption, text = cell
+        keywords = filled(entry(tags, name, "metadata.csv"), "keywords")
+        about = {"tags": keywords, "file_name": name, "caption_id": caption}
+        yield Draft(name, caption, filled(text, caption).strip(), about, audio / name)
+
+    rows = table(inputs.path("captions.csv"), needs=("file_name", *CAPTIONS), latin=True)
+    cells = ((row["file_name"], caption, row[caption]) for row in rows for caption in CAPTIONS)
+    yield from each_row(cells, lambda cell: cell[:2], drawn)
 
 
 RECIPE = Recipe(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from src.collection.drive import DriveFolderFile
 from src.corpus.collect.audio import read_mono
-from src.corpus.collect.conversation import COUNT, Utterance, back_to_back, concatenated, conversation_rows
-from src.corpus.collect.files import attempt, lines
+from src.corpus.collect.conversation import COUNT, Utterance, concatenated, conversation_rows
+from src.corpus.collect.files import attempt, each_row, lines, read_json
 from src.corpus.recipe import WAV_16, Dropped, Files, Inputs, Recipe, Row, Work, columns, web
 
 LIMIT = 25.0
@@ -20,47 +21,67 @@ LIST = "https://raw.githubusercontent.com/keonlee9420/DailyTalk/881eb3c6c66ef0ed
 
 @dataclass(frozen=True)
 class Turn:
-    """One utterance: its number, what the metadata says of it, its text (empty: not listed) and file."""
+    """One utterance: its number, what the metadata says of it, its text (None: not listed) and file."""
 
     key: str
     about: Mapping[str, str]
-    text: str
+    text: str | None
     wav: Path
 
 
-def jobs(inputs: Inputs) -> Iterator[tuple[str, tuple[Turn, ...]]]:
+def jobs(inputs: Inputs) -> Iterator[tuple[str, tuple[Turn | Dropped, ...]]]:
     """Dialogues that the training list names. The published rows sort the turns as texts: 1, 10, 11, 2."""
-    listed = (line.split("|") for line in lines(inputs.path("dailytalk/train.txt")))
-    texts = {fields[0]: fields[-2].strip() for fields in listed}
+    listed = [line.split("|") for line in lines(inputs.path("dailytalk/train.txt"))]
+    texts = {fields[0]: fields[-2].strip() if len(fields) > 1 else None for fields in listed}
     trained = {name.split("_d")[-1] for name in texts}
     root = inputs.path("dailytalk/data")
-    metadata = json.loads(inputs.path("dailytalk/metadata.json").read_text(encoding="utf-8"))
-    for dialogue, turns in metadata.items():
+    for dialogue, turns in read_json(inputs.path("dailytalk/metadata.json")).items():
         if dialogue not in trained:
             continue
-        found = []
-        for key in sorted(turns, key=None if inputs.options.as_published else int):
-            name = f"{key}_{turns[key]['speaker']}_d{dialogue}"
-            found.append(Turn(key, turns[key], texts.get(name, ""), root / dialogue / f"{name}.wav"))
-        yield dialogue, tuple(found)
+        if isinstance(turns, dict):
+            order = sorted(turns, key=None if inputs.options.as_published else _place)
+            yield dialogue, tuple(_turns(dialogue, {key: turns[key] for key in order}, texts, root / dialogue))
+        else:
+            yield dialogue, (Dropped(dialogue, "", f"its metadata is {turns!r}, expected turns"),)
 
 
-def utterance(dialogue: str, turn: Turn) -> Utterance | Dropped:
+def _turns(
+    dialogue: str, turns: Mapping[str, Any], texts: Mapping[str, str | None], folder: Path
+) -> Iterator[Turn | Dropped]:
+    def turn(key: str) -> Iterator[Turn]:
+        name = f"{int(key)}_{turns[key]['speaker']}_d{dialogue}"
+        yield Turn(key, turns[key], texts.get(name), folder / f"{name}.wav")
+
+    yield from each_row(turns, lambda key: (dialogue, key), turn)
+
+
+def _place(key: str) -> tuple[int, str]:
+    """Turns by number; keys that are none stand at the end."""
+    return (int(key), "") if key.isdecimal() else (sys.maxsize, key)
+
+
+def utterance(dialogue: str, turn: Turn | Dropped, as_published: bool) -> Utterance | Dropped:
     """One utterance, its times not set yet."""
-    if not turn.text:
+    if isinstance(turn, Dropped):
+        return turn
+    if turn.text is None or not (turn.text or as_published):
         return Dropped(dialogue, turn.wav.name, "the training list has no text of it")
     emotion = "neutral" if turn.about["emotion"] == "no emotion" else turn.about["emotion"]
     note = f"emotion: {emotion}, speech act: {turn.about['act']}"
     return Utterance(turn.key, str(turn.about["speaker"]), turn.text, 0.0, 0.0, read_mono(turn.wav), note)
 
 
-def make(job: tuple[str, tuple[Turn, ...]], inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
+def make(job: tuple[str, tuple[Turn | Dropped, ...]], inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
     """Chunks of one dialogue."""
     name, turns = job
-    heard = (attempt((name, turn.wav.name), functools.partial(utterance, name, turn)) for turn in turns)
-    yield from conversation_rows(
-        recipe, name, back_to_back(heard), LIMIT, concatenated, lambda chunk: {"dialogue id": name}
-    )
+    as_published = inputs.options.as_published
+    heard = (attempt((name, _file(turn)), functools.partial(utterance, name, turn, as_published)) for turn in turns)
+    about = {"dialogue id": name}
+    yield from conversation_rows(recipe, name, heard, LIMIT, concatenated, lambda chunk: about, back_to_back=True)
+
+
+def _file(turn: Turn | Dropped) -> str:
+    return turn.unique_id_2 if isinstance(turn, Dropped) else turn.wav.name
 
 
 RECIPE = Recipe(
@@ -89,5 +110,8 @@ RECIPE = Recipe(
     hours=20.57,
     gb_per_hour=WAV_16,
     licence="CC BY-SA 4.0",
-    repairs=("turns stand in the order of their numbers (published: 1, 10, 11, 2; the second id tells the order)",),
+    repairs=(
+        "turns stand in the order of their numbers (published: 1, 10, 11, 2; the second id tells the order)",
+        "a turn whose text is empty is left out and ends its chunk (published: an empty text)",
+    ),
 )

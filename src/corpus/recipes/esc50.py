@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from src.corpus.collect.files import file_rows, table
-from src.corpus.recipe import WAV_44, Draft, Inputs, Recipe, columns, web
+from src.corpus.collect.files import each_row, file_rows, filled, table
+from src.corpus.recipe import WAV_44, Draft, Dropped, Inputs, Recipe, columns, web
 
 
-def drafts(inputs: Inputs) -> Iterator[Draft]:
+def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
     """One row for each clip of all five folds; labels keep their underscores."""
     root = inputs.path("ESC-50-master")
-    for row in table(root / "meta" / "esc50.csv", needs=("filename", "category", "src_file")):
+
+    def drawn(row: dict[str, str]) -> Iterator[Draft]:
         about = {"filename": row["filename"], "src_file": int(row["src_file"])}
         ids = row["filename"], str(about["src_file"])
-        yield Draft(*ids, row["category"].strip(), about, root / "audio" / row["filename"])
+        yield Draft(*ids, filled(row["category"], "category").strip(), about, root / "audio" / row["filename"])
+
+    rows = table(root / "meta" / "esc50.csv", needs=("filename", "category", "src_file"))
+    yield from each_row(rows, lambda row: (row["filename"], row["src_file"]), drawn)
 
 
 RECIPE = Recipe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from src.corpus.collect.files import filled
 from src.corpus.collect.hub import hub_rows
 from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record, columns
 
@@ -9,7 +10,8 @@ from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record, columns
 def draft(record: Record, options: Options) -> Draft:
     """Columns of one upstream row."""
     fields = {name: record[name] for name in ("question", "context", "id", "is_impossible")}
-    return Draft(str(record["id"]), str(record["is_impossible"]), record["question"], fields)
+    question = filled(record["question"], "question")
+    return Draft(str(record["id"]), str(record["is_impossible"]), question, fields)
 
 
 RECIPE = Recipe(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from pathlib import Path
 
 from src.collection.sources import WebFile
-from src.corpus.collect.files import file_rows
-from src.corpus.recipe import Draft, Dropped, Files, HubRows, Inputs, Recipe, columns
+from src.corpus.collect.files import each_row, file_rows, filled
+from src.corpus.recipe import Draft, Dropped, Files, HubRows, Inputs, Recipe, Record, columns
 
 REPO, REVISION = "ICTNLP/InstructS2S-200K", "004320105d5ca5246e8eacc4cbf53f7f100278e8"
 PARTS = tuple(
@@ -19,20 +21,24 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
     """One row for each turn of the user, with all that was said before it as context."""
     wavs = inputs.path("en/wav")
     rows = inputs.rows["train"].select_columns(["id", "conversation"])
-    for record in rows:
-        context = ""
-        for place, turn in enumerate(record["conversation"]):
-            if turn["from"] != "human":
-                context += f"Assistant: {turn['text']}\n"
-                continue
-            fields = {"question": turn["text"], "context": context, "id": record["id"], "utterance_id": place}
-            ids = str(record["id"]), str(place)
-            if turn["speech"]:
-                folder, name = turn["speech"].split("/")[-2:]
-                yield Draft(*ids, turn["text"], fields, wavs / folder / name)
-            else:
-                yield Dropped(*ids, "the turn names no recording")
-            context += f"User: {turn['text']}\n"
+    yield from each_row(rows, lambda record: (record["id"], ""), functools.partial(_turns, wavs))
+
+
+def _turns(wavs: Path, record: Record) -> Iterator[Draft | Dropped]:
+    context = ""
+    for place, turn in enumerate(record["conversation"]):
+        text = filled(turn["text"], "the text of a turn")
+        if turn["from"] != "human":
+            context += f"Assistant: {text}\n"
+            continue
+        fields = {"question": text, "context": context, "id": record["id"], "utterance_id": place}
+        ids = str(record["id"]), str(place)
+        if turn["speech"]:
+            folder, name = turn["speech"].split("/")[-2:]
+            yield Draft(*ids, text, fields, wavs / folder / name)
+        else:
+            yield Dropped(*ids, "the turn names no recording")
+        context += f"User: {text}\n"
 
 
 RECIPE = Recipe(

@@ -18,7 +18,7 @@ from src.collection.sources import github_file
 from src.common.errors import UserError
 from src.corpus.collect.audio import RATE, Samples, read_mono
 from src.corpus.collect.conversation import COUNT, ORDINALS, spoken_row
-from src.corpus.collect.files import attempt, speaker_table, table
+from src.corpus.collect.files import attempt, each_row, entry, filled, number, speaker_table, table
 from src.corpus.description import Segment
 from src.corpus.recipe import WAV_16, Dropped, Files, Inputs, Recipe, Row, Work, columns, web
 from src.corpus.recipes.librispeech import ROOT, archive, transcripts
@@ -34,26 +34,37 @@ TABLES = {
 }
 Source = tuple[Path, float, str, str]
 """File, gain, text and gender of a speaker."""
+Mixture = tuple[str, str, tuple[Source, ...]]
+"""Partition, id, sources."""
 
 
-def jobs(inputs: Inputs) -> Iterator[tuple[str, str, tuple[Source, ...]]]:
+def jobs(inputs: Inputs) -> Iterator[Mixture | Dropped]:
     """Mixtures: partition, id, sources."""
-    genders = speaker_table(inputs.path(f"{ROOT}/SPEAKERS.TXT"))
+    genders = speaker_table(inputs.path(f"{ROOT}/SPEAKERS.TXT"), as_published=inputs.options.as_published)
     for partition, subset in SUBSETS.items():
-        texts = {flac.stem: text for flac, text in transcripts(inputs.path(f"{ROOT}/{subset}"))}
+        found = transcripts(inputs.path(f"{ROOT}/{subset}"))
+        texts = {each[0].stem: each[1] for each in found if not isinstance(each, Dropped)}
         for count in (2, 3):
-            path = inputs.path(f"metadata/{TABLES[partition, count]}")
-            names = [(f"source_{number}_path", f"source_{number}_gain") for number in range(1, count + 1)]
-            for row in table(path, needs=("mixture_ID", *(name for pair in names for name in pair))):
-                files = [inputs.path(ROOT) / row[file] for file, _ in names]
-                yield (
-                    partition,
-                    row["mixture_ID"],
-                    tuple(
-                        (file, float(row[gain]), texts[file.stem], genders[file.stem.split("-")[0]])
-                        for file, (_, gain) in zip(files, names, strict=True)
-                    ),
-                )
+            yield from _of_table(inputs, partition, count, texts, genders)
+
+
+def _of_table(
+    inputs: Inputs, partition: str, count: int, texts: dict[str, str], genders: dict[str, str]
+) -> Iterator[Mixture | Dropped]:
+    names = [(f"source_{place}_path", f"source_{place}_gain") for place in range(1, count + 1)]
+
+    def mixture(row: dict[str, str]) -> Iterator[Mixture]:
+        found: list[Source] = []
+        for path, gain in names:
+            file = inputs.path(ROOT) / row[path]
+            text = entry(texts, file.stem, "the transcripts")
+            gender = entry(genders, file.stem.split("-")[0], "SPEAKERS.TXT")
+            found.append((file, number(row[gain], gain), text, gender))
+        yield partition, filled(row["mixture_ID"], "mixture_ID"), tuple(found)
+
+    path = inputs.path(f"metadata/{TABLES[partition, count]}")
+    rows = table(path, needs=("mixture_ID", *(name for pair in names for name in pair)))
+    yield from each_row(rows, lambda row: (partition, row["mixture_ID"]), mixture)
 
 
 def mix(samples: list[Samples], gains: list[float]) -> tuple[Samples, list[float]]:
@@ -70,7 +81,7 @@ def _ratio(signal: Samples, rest: Samples) -> float:
     return 10 * math.log10(float(np.mean(signal**2)) / (float(np.mean(rest**2)) + 1e-10) + 1e-10)
 
 
-def make(job: tuple[str, str, tuple[Source, ...]], inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
+def make(job: Mixture, inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
     """The row of one mixture."""
     yield attempt(job[:2], lambda: _row(*job, inputs, recipe))
 
@@ -135,5 +146,6 @@ RECIPE = Recipe(
     repairs=(
         "the stated duration is that of the mixture (published: of the last speaker)",
         "speakers' comments stand in the order of the speakers (published: in any order)",
+        "a speaker of unknown gender is left out (published: female)",
     ),
 )

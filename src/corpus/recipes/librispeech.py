@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.corpus.collect.files import file_rows, folders, lines, speaker_table
-from src.corpus.recipe import Draft, Inputs, Recipe, columns, web
+from src.corpus.collect.files import each_row, entry, file_rows, folders, lines, speaker_table
+from src.corpus.recipe import Draft, Dropped, Inputs, Recipe, columns, web
 
 SUBSETS = ("train-clean-100", "train-clean-360", "train-other-500")
 ROOT = "LibriSpeech"
 
 
-def transcripts(subset: Path) -> Iterator[tuple[Path, str]]:
+def transcripts(subset: Path) -> Iterator[tuple[Path, str] | Dropped]:
     """Audio file and text, in lower case, of every utterance below the folder of a subset."""
-    for speaker in folders(subset):
-        for chapter in folders(speaker):
-            for line in lines(chapter / f"{speaker.name}-{chapter.name}.trans.txt"):
-                name, _, text = line.partition(" ")
-                yield chapter / f"{name}.flac", text.lower().strip()
+    chapters = (chapter for speaker in folders(subset) for chapter in folders(speaker))
+    yield from each_row(chapters, lambda chapter: (chapter.parent.name, chapter.name), _utterances)
+
+
+def _utterances(chapter: Path) -> Iterator[tuple[Path, str]]:
+    for line in lines(chapter / f"{chapter.parent.name}-{chapter.name}.trans.txt"):
+        name, _, text = line.partition(" ")
+        yield chapter / f"{name}.flac", text.lower().strip()
 
 
 def archive(subset: str) -> str:
@@ -26,14 +29,22 @@ def archive(subset: str) -> str:
     return f"https://openslr.trmal.net/resources/12/{subset}.tar.gz"
 
 
-def drafts(inputs: Inputs) -> Iterator[Draft]:
+def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
     """One row for each utterance."""
-    genders = speaker_table(inputs.path(f"{ROOT}/SPEAKERS.TXT"))
+    genders = speaker_table(inputs.path(f"{ROOT}/SPEAKERS.TXT"), as_published=inputs.options.as_published)
+
+    def drawn(utterance: tuple[Path, str]) -> Iterator[Draft]:
+        flac, text = utterance
+        speaker = flac.parent.parent.name
+        about = {"gender": entry(genders, speaker, "SPEAKERS.TXT"), "utterance_id": flac.stem, "speaker_id": speaker}
+        yield Draft(speaker, flac.stem, text, about, flac)
+
     for subset in SUBSETS:
-        for flac, text in transcripts(inputs.path(f"{ROOT}/{subset}")):
-            speaker = flac.parent.parent.name
-            about = {"gender": genders[speaker], "utterance_id": flac.stem, "speaker_id": speaker}
-            yield Draft(speaker, flac.stem, text, about, flac)
+        for found in transcripts(inputs.path(f"{ROOT}/{subset}")):
+            if isinstance(found, Dropped):
+                yield found
+            else:
+                yield from each_row([found], lambda each: (each[0].parent.parent.name, each[0].stem), drawn)
 
 
 RECIPE = Recipe(
@@ -51,4 +62,5 @@ RECIPE = Recipe(
     hours=961.05,
     gb_per_hour=0.063,
     licence="CC BY 4.0",
+    repairs=("a speaker of unknown gender is left out (published: female)",),
 )

@@ -6,38 +6,47 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.common.errors import UserError
 from src.corpus.collect.audio import RATE, Cuts, to_rate
 from src.corpus.collect.conversation import written
-from src.corpus.collect.files import attempt, lines
+from src.corpus.collect.files import attempt, each_row, entry, lines, number
 from src.corpus.recipe import WAV_16, Draft, Dropped, Inputs, Recipe, Row, Work, columns, row_fields, web
 
 LANGUAGES = ("Hindi-English", "Bengali-English")
 
+Utterance = tuple[str, str, float, float]
+"""Id, text, start and end in seconds."""
+
 
 @dataclass(frozen=True)
 class Recording:
-    """One file and its utterances: id, text, start and end in seconds."""
+    """One file and its utterances."""
 
     path: Path
     language: str
-    utterances: tuple[tuple[str, str, float, float], ...]
+    utterances: tuple[Utterance, ...]
 
 
-def jobs(inputs: Inputs) -> Iterator[Recording]:
+def jobs(inputs: Inputs) -> Iterator[Recording | Dropped]:
     """Recordings of both language pairs, in the order in which the segments name them."""
     for language in LANGUAGES:
         root = inputs.path(f"{language}/train")
-        segments, texts = (lines(root / "transcripts" / name) for name in ("segments", "text"))
-        found: dict[str, list[tuple[str, str, float, float]]] = {}
-        if len(segments) != len(texts):
-            raise UserError(f"{root}/transcripts: {len(segments)} segments but {len(texts)} texts")
-        for segment, text in zip(segments, texts, strict=True):
+        segments, texts = (
+            lines(root / "transcripts" / name, without_unended=inputs.options.as_published)
+            for name in ("segments", "text")
+        )
+        said = {name: text for name, *text in (line.split(maxsplit=1) for line in texts)}
+        found: dict[str, list[Utterance]] = {}
+
+        def utterance(segment: str, said: dict[str, list[str]] = said) -> list[tuple[str, Utterance]]:
             name, recording, *_, start, end = segment.split()
-            if text.split()[0] != name:
-                raise UserError(f"{root}/transcripts: the segment {name} meets the text of {text.split()[0]}")
-            said = text.strip()[len(name) :].strip()
-            found.setdefault(recording, []).append((name, said, float(start), float(end)))
+            text = "".join(entry(said, name, "the list of texts")).strip()
+            return [(recording, (name, text, number(start, "the start"), number(end, "the end")))]
+
+        for each in each_row(segments, lambda line: (line.split()[0], ""), utterance):
+            if isinstance(each, Dropped):
+                yield each
+            else:
+                found.setdefault(each[0], []).append(each[1])
         for recording, utterances in found.items():
             yield Recording(root / f"{recording}.wav", language, tuple(utterances))
 
@@ -74,4 +83,5 @@ RECIPE = Recipe(
     hours=135.5,
     gb_per_hour=WAV_16,
     licence="CC BY-SA 4.0",
+    repairs=("the last line of a list is kept, also without a line end (published: only with one)",),
 )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
-from src.corpus.collect.files import MISSING, file_rows, table
-from src.corpus.recipe import Draft, Inputs, Recipe, columns, web
+from src.corpus.collect.files import MISSING, each_row, file_rows, filled, number, table
+from src.corpus.recipe import Draft, Dropped, Inputs, Recipe, columns, web
 
 PARTS = ("NISQA_TRAIN_LIVE", "NISQA_TRAIN_SIM")
 EXPLANATION = (  # worded as published
@@ -18,24 +19,30 @@ EXPLANATION = (  # worded as published
 NEEDS = ("db", "filename_deg", "mos", "noi", "col", "dis", "loud", "con_description")
 
 
-def drafts(inputs: Inputs) -> Iterator[Draft]:
+def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
     """Rows of the two training parts. Noise, coloration and discontinuity are turned round: upstream, 5 is best."""
     root = inputs.path("NISQA_Corpus")
     rows = [row for row in table(root / "NISQA_corpus_file.csv", needs=NEEDS) if row["db"] in PARTS]
-    for row in sorted(rows, key=lambda row: PARTS.index(row["db"])):
-        name, kind = row["filename_deg"], row["con_description"]
+    missing = math.nan if inputs.options.as_published else None
+
+    def drawn(row: dict[str, str]) -> list[Draft]:
+        name, kind = filled(row["filename_deg"], "filename_deg"), row["con_description"]
+        score = {key: number(row[key], key, missing) for key in ("mos", "noi", "col", "dis", "loud")}
         about = {
-            "mos": round(float(row["mos"]), 3),
-            "noise level": f"{round(5 - float(row['noi']), 3)}/5",
-            "coloration level": f"{round(5 - float(row['col']), 3)}/5",
-            "discontinuity": f"{round(5 - float(row['dis']), 3)}/5",
-            "loudness": f"{round(float(row['loud']), 3)}/5",
+            "mos": round(score["mos"], 3),
+            "noise level": f"{round(5 - score['noi'], 3)}/5",
+            "coloration level": f"{round(5 - score['col'], 3)}/5",
+            "discontinuity": f"{round(5 - score['dis'], 3)}/5",
+            "loudness": f"{round(score['loud'], 3)}/5",
             "degradation type": "nan" if kind in MISSING else kind,
             "degradation explanation": EXPLANATION,
             "filename": name,
             "db": row["db"],
         }
-        yield Draft(name, row["db"], "Speech", about, root / row["db"] / "deg" / name)
+        return [Draft(name, row["db"], "Speech", about, root / row["db"] / "deg" / name)]
+
+    ordered = sorted(rows, key=lambda row: PARTS.index(row["db"]))
+    yield from each_row(ordered, lambda row: (row["filename_deg"], row["db"]), drawn)
 
 
 RECIPE = Recipe(
@@ -61,4 +68,5 @@ RECIPE = Recipe(
     types={"mos": "float64"},
     rows=11020,
     hours=27.2,
+    repairs=("a recording without a score is left out (published: `nan/5`)",),
 )

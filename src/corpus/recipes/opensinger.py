@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from pathlib import Path
 
 from src.collection.sources import drive_file
-from src.corpus.collect.files import file_rows, files, folders
-from src.corpus.recipe import Draft, Files, Inputs, Recipe, columns
+from src.corpus.collect.files import each_row, file_rows, files, folders
+from src.corpus.recipe import Draft, Dropped, Files, Inputs, Recipe, columns
 
 GENDERS = {"ManRaw": "Male", "WomanRaw": "Female"}
 
 
-def drafts(inputs: Inputs) -> Iterator[Draft]:
+def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
     """One row for each line of a song; its text is taken as it is, white space included."""
     for folder, gender in GENDERS.items():
         for song in folders(inputs.path(f"OpenSinger/{folder}")):
-            _, _, title = song.name.partition("_")
-            for wav in files(song, ".wav"):
-                text = wav.with_suffix(".txt").read_text(encoding="utf-8")
-                about = {"song name": title, "gender": gender, "utterance_id": wav.name}
-                yield Draft(f"gender: {gender}", wav.name, text, about, wav)
+            yield from _of_song(song, gender)
+
+
+def _of_song(song: Path, gender: str) -> Iterator[Draft | Dropped]:
+    drawn = functools.partial(_draft, song.name.partition("_")[2], gender)
+    yield from each_row(files(song, ".wav"), lambda wav: (f"gender: {gender}", wav.name), drawn)
+
+
+def _draft(title: str, gender: str, wav: Path) -> Iterator[Draft]:
+    text = wav.with_suffix(".txt").read_text(encoding="utf-8")
+    about = {"song name": title, "gender": gender, "utterance_id": wav.name}
+    yield Draft(f"gender: {gender}", wav.name, text, about, wav)
 
 
 RECIPE = Recipe(

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from src.collection.sources import WebFile
+from src.common.errors import UserError
 from src.common.log import get_logger
 from src.common.paths import ASSETS, data_root, raw_dir
 from src.corpus.collect.audio import RATE, read_mono
 from src.corpus.collect.conversation import COUNT, spoken_row
-from src.corpus.collect.files import attempt, files, folders, lines, table
+from src.corpus.collect.files import MISSING, attempt, each_row, entry, files, folders, lines, table
 from src.corpus.recipe import WAV_16, Dropped, Files, Inputs, Recipe, Row, Work, columns, web
 
 _log = get_logger(__name__)
@@ -32,6 +33,8 @@ PARTS = {
 URL = "https://huggingface.co/datasets/ProgramComputer/voxceleb/resolve/23dcdd6d2b485d8b9c29e6c9ffb0b53486c68699/vox1"
 Speaker = tuple[str, str]
 """Gender (``m`` or ``f``) and nationality."""
+Pair = tuple[str, str, Path, Speaker, Speaker]
+"""Two files, their root and speakers."""
 
 
 def draw_pairs(
@@ -57,7 +60,7 @@ def draw_pairs(
                 yield draw.choice(own), draw.choice(paths[other])
 
 
-def jobs(inputs: Inputs) -> Iterator[tuple[str, str, Path, Speaker, Speaker]]:
+def jobs(inputs: Inputs) -> Iterator[Pair | Dropped]:
     """Pairs of files: those of the published list (:func:`find_pairs`) if it is there, else drawn again."""
     meta = table(inputs.path("meta.csv"), "\t", needs=("VoxCeleb1 ID", "Gender", "Nationality", "Set"))
     speakers = {row["VoxCeleb1 ID"]: (row["Gender"], row["Nationality"]) for row in meta if row["Set"] == "dev"}
@@ -65,9 +68,15 @@ def jobs(inputs: Inputs) -> Iterator[tuple[str, str, Path, Speaker, Speaker]]:
     given = find_pairs(inputs)
     if given:
         _log.info("voxceleb1: pairs of %s", given)
-    pairs = [line.split("\t") for line in lines(given)] if given else _drawn(root, speakers, inputs)
-    for one, two in dict.fromkeys((one.strip(), two.strip()) for one, two in pairs):
-        yield one, two, root, speakers[one.split("/")[0]], speakers[two.split("/")[0]]
+
+    def pair(names: Sequence[str]) -> Iterator[Pair]:
+        one, two = (name.strip() for name in names)
+        first, second = (entry(speakers, name.split("/")[0], "meta.csv") for name in (one, two))
+        yield one, two, root, first, second
+
+    # a pair that is listed twice makes two rows, of which the first is kept unless as published
+    pairs = (line.split("\t") for line in lines(given)) if given else _drawn(root, speakers, inputs)
+    yield from each_row(pairs, lambda names: (names[0], "".join(names[1:2])), pair)
 
 
 def find_pairs(inputs: Inputs) -> Path | None:
@@ -93,12 +102,12 @@ def _drawn(root: Path, speakers: dict[str, Speaker], inputs: Inputs) -> Iterator
     return draw_pairs(known, there, with_itself=inputs.options.as_published)
 
 
-def make(job: tuple[str, str, Path, Speaker, Speaker], inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
+def make(job: Pair, inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
     """The row of one pair."""
     yield attempt(job[:2], functools.partial(_row, job, inputs.options.as_published, recipe))
 
 
-def _row(job: tuple[str, str, Path, Speaker, Speaker], as_published: bool, recipe: Recipe) -> Row:
+def _row(job: Pair, as_published: bool, recipe: Recipe) -> Row:
     one, two, root, *about = job
     heard = [read_mono(root / path) for path in (one, two)]
     middle, end = heard[0].size / RATE, (heard[0].size + heard[1].size) / RATE
@@ -106,6 +115,10 @@ def _row(job: tuple[str, str, Path, Speaker, Speaker], as_published: bool, recip
     alone = same and not as_published
     fields: dict[str, object] = {SAME: "Yes" if same else "No", COUNT: 1 if alone else 2}
     for speaker, (gender, nationality) in zip((FIRST, SECOND), about, strict=True):
+        if nationality in MISSING:
+            nationality = "nan" if as_published else ""
+        if gender not in ("m", "f") and not as_published:
+            raise UserError(f"the gender of {speaker} is {gender!r}, expected m or f")
         fields[f"{speaker}'s gender"] = "Male" if gender == "m" else "Female"
         fields[f"{speaker}'s nationality"] = nationality
     if alone:
@@ -146,7 +159,9 @@ RECIPE = Recipe(
     repairs=(
         "two recordings of one speaker are called 1 speaker, the first (published: 2 speakers)",
         "a recording is not paired with itself, unless the given list does",
+        "an unknown nationality is left out (published: `nan`)",
         "files are drawn from sorted listings: the same pairs on every machine (published: as the file system lists "
         "them; the released `voxceleb_train_list.txt` gives the published pairs)",
+        "a speaker of unknown gender is left out (published: female)",
     ),
 )

@@ -6,7 +6,6 @@ nothing. Published reference: ``scripts/alarm/filter_dataset.py`` of Blinorot/AL
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ import numpy as np
 
 from src.common.errors import UserError
 from src.common.existing import next_step, set_problem
+from src.common.json_lines import json_lines, read_json_lines
 from src.common.lock import held
 from src.common.log import get_logger
 from src.common.naming import ResponseName
@@ -128,8 +128,7 @@ def filter_by_asr(
                 "written; look at --language, --normalisation and --max-wer"
             )
         folder = _write_kept(name, kept, answers, overwrite)
-        lines = (json.dumps(asdict(row), ensure_ascii=False) for rows in judged.values() for row in rows)
-        write_text(folder / ROWS_FILE, "".join(f"{line}\n" for line in lines))
+        write_text(folder / ROWS_FILE, json_lines(asdict(row) for rows in judged.values() for row in rows))
         about = {"asr": asdict(settings), "limits": asdict(limits), "splits": result}
         write_json(folder / REPORT_FILE, about)
     return result
@@ -180,8 +179,7 @@ def _splits(name: str) -> dict[str, tuple[str, np.ndarray | None]]:
     if not split_up:
         return {split: (split, None) for split in _native(name)}
     bad = indexes_filtered_dir(name) / "dropped.jsonl"
-    lines = bad.read_text(encoding="utf-8").splitlines() if bad.is_file() else []
-    unheard = np.array([json.loads(line)["dataset_index"] for line in lines], dtype=np.int64)
+    unheard = np.array([entry["dataset_index"] for entry in read_json_lines(bad)], dtype=np.int64)
     return {split: ("train", np.setdiff1d(keys, unheard)) for split, keys in split_up.items()}
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from src.audio.roots import roots_of
 from src.common.errors import UserError
 from src.common.existing import next_step
+from src.common.json_lines import json_lines
 from src.common.log import get_logger
 from src.common.paths import indexes_dir, indexes_filtered_dir, raw_dir
 from src.common.run_record import write_json, write_text
@@ -80,7 +81,7 @@ def filter_by_audio(name: str, max_duration: float = 60.0, jobs: int = 1, overwr
                 dropped.append({"split": split, "dataset_index": key, "reason": reason, **_ids(table, row)})
         left_out = Counter(str(reason).split(":")[0] for reason in reasons if reason)
         counts[split] = {"before": int(wanted.size), "kept": int((reasons == "").sum()), "dropped": dict(left_out)}
-    write_text(target / "dropped.jsonl", "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in dropped))
+    write_text(target / "dropped.jsonl", json_lines(dropped))
     write_json(target / FILTER_FILE, {"max_duration": max_duration, "splits": counts, "of": of})
     shutil.rmtree(target / WORK, ignore_errors=True)
     return counts

@@ -6,7 +6,6 @@ belong together by ``(unique_id_1, unique_id_2, dataset_name)``; the published r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from src.common.errors import UserError
 from src.common.existing import is_empty, next_step, read_record, set_problem
+from src.common.json_lines import json_lines
 from src.common.log import get_logger
 from src.common.naming import ResponseName
 from src.common.paths import indexes_filtered_dir, prompts_dir, raw_dir, responses_dir
@@ -184,8 +184,8 @@ def _keep_prompts(name: str, raw: Any, keys: np.ndarray, published: Published, s
     tables = _in_key_order(raw, keys, published, found, texts, counts)
     write_set(folder, {"train": (_features(*texts), tables)})
     without = np.setdiff1d(keys, keys[np.concatenate([here for here, _ in found.values()])])
-    lines = (json.dumps({"split": "train", KEY: int(key), "reason": NOT_PUBLISHED}) for key in without)
-    write_text(folder / DROPPED_FILE, "".join(f"{line}\n" for line in lines))
+    dropped = ({"split": "train", KEY: int(key), "reason": NOT_PUBLISHED} for key in without)
+    write_text(folder / DROPPED_FILE, json_lines(dropped))
     write_run_record(folder, {"corpus": name, "source": "published prompts"}, counts=counts)
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from src.common.errors import ConfigError, UserError
+from src.common.existing import RECORD
 from src.common.log import get_logger
 from src.common.naming import ResponseName
 from src.common.paths import raw_dir, responses_dir
-from src.common.run_record import write_json, write_run_record, write_text
+from src.common.run_record import public_record, write_json, write_run_record, write_text
 from src.corpus.recipe import IDS
 from src.corpus.recipes import INSTRUCTION, all_corpora, group_of, groups, instruction_base, load_recipe
 from src.corpus.sets.commands import corpora, response_folder
@@ -130,6 +131,7 @@ def lay_out(release: Release, folder: Path, repo: str) -> dict[str, dict[str, in
                 counts.setdefault(name, {})[split] = rows
     write_text(folder / "README.md", _card(release, counts, repo))
     write_run_record(folder, {"folders": release.folders, "splits": list(release.splits)}, counts=counts)
+    write_json(folder / RECORD, public_record(folder / RECORD))
     return counts
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+from src.common.json_lines import split_lines
 from src.corpus.stages.rephrase_text import extract_result
 
 NO_LIST = "no_list"
@@ -48,7 +49,7 @@ def read_verdicts(written: str, count: int) -> tuple[list[bool], str]:
     if status != "ok":
         return [False] * count, status
     good, read = [False] * count, False
-    for line in inside.splitlines():
+    for line in split_lines(inside):
         match = _VERDICT.match(line)
         words = re.findall(r"\w+", match[2]) if match else []
         if match and words and words[-1].lower() in (_GOOD, _BAD) and 1 <= int(match[1]) <= count:
@@ -80,7 +81,7 @@ def _only_text(value: Any) -> Any:
 
 
 def _from_lines(text: str) -> list[str]:
-    lines = text.splitlines()
+    lines = split_lines(text)
     marked = next((pattern for line in lines for pattern in (_NUMBER, _BULLET) if pattern.match(line)), None)
     if marked is None:
         return lines

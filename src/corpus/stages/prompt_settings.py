@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from src.common.cli import add_options
 from src.common.errors import UserError
+from src.common.json_lines import read_json_lines
 from src.common.paths import prompts_dir
 from src.corpus.stages.response_settings import ALIASES, SEQUENCES_HELP
 
@@ -73,11 +73,7 @@ def work_dir(name: str) -> Path:
 def dropped_keys(name: str, split: str) -> list[int]:
     """``dataset_index`` of the rows that got no prompt; empty for sets that were not made here."""
     path = prompts_dir(name) / DROPPED_FILE
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8") as lines:
-        entries = [json.loads(line) for line in lines]
-    return [entry["dataset_index"] for entry in entries if entry["split"] == split]
+    return [entry["dataset_index"] for entry in read_json_lines(path) if entry["split"] == split]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import shutil
 from array import array
 from collections import Counter
@@ -21,6 +20,7 @@ import numpy as np
 
 from src.common.errors import UserError
 from src.common.existing import LISTING, next_step, read_record, set_problem
+from src.common.json_lines import json_line
 from src.common.log import get_logger
 from src.common.paths import prompts_dir, raw_dir
 from src.common.run_record import write_run_record
@@ -303,4 +303,4 @@ def _entries(job: PromptJob, counts: _Counts, dropped: IO[str]) -> Iterator[dict
             }
         else:
             entry = {"split": job.spec.split, "dataset_index": row.dataset_index, "reason": row.status}
-            dropped.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            dropped.write(json_line(entry))

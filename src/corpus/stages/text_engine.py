@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from src.common.log import get_logger
 from src.common.naming import model_short_name
-from src.prompts.chat import ChatTokenizer, text_ids
+from src.prompts.chat import ChatTokenizer, render_chat, text_ids
 from src.prompts.layouts import Messages
 
 if TYPE_CHECKING:  # torch behind it: not needed to find out that there is nothing to do
@@ -104,7 +104,7 @@ def run_tasks(
         for task in itertools.chain([first], tasks):
             key = str(task.row)
             waiting[key] = task
-            prompt = engine.tokenizer.apply_chat_template(task.messages, tokenize=False, add_generation_prompt=True)
+            prompt = render_chat(engine.tokenizer, task.messages)
             yield Request(key=key, segments=(text_ids(engine.tokenizer, prompt),), seed=task.seed)
 
     started = logged = time.monotonic()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Iterator
 from itertools import islice
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from src.common.json_lines import read_json_lines
 from src.common.naming import ResponseName
 from src.common.paths import responses_dir
 from src.corpus.stages.journal import input_digest
@@ -85,11 +85,6 @@ def _batches(records: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]
 def _records(journal: Path) -> Iterator[dict[str, Any]]:
     """Records of all writers; a last line that a killed writer left is passed over."""
     for path in sorted(journal.glob("part-*.jsonl")):
-        with path.open("rb") as lines:
-            for line in lines:
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(record, dict) and KEY in record and "input" in record:
-                    yield record
+        for record in read_json_lines(path, skip_broken=True):
+            if isinstance(record, dict) and KEY in record and "input" in record:
+                yield record

@@ -17,8 +17,7 @@ import pytest
 
 from src.collection import space
 from src.collection.sources import WebFile
-from src.collection.unpack import unpack
-from src.collection.volumes import unpack_volumes
+from src.collection.unpack import unpack, unpack_volumes
 from src.common.errors import UserError
 from src.corpus.collect.sources import Workspace, gather, given_folder
 from src.corpus.recipe import Files, HubRows, Options, Recipe, web
