@@ -10,6 +10,7 @@ connections are in no tensor and are then those of the shipped configuration.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -72,7 +73,7 @@ def model_config(name: str) -> ModelConfig:
     """The configuration ``src/configs/model/NAME.yaml``. Raises :class:`ConfigError` if there is no such model."""
     if not (CONFIG_DIR / "model" / f"{name}.yaml").is_file():
         raise ConfigError(f"model_config {name!r} is not known; known: {', '.join(known_models())}")
-    return bind_model(compose(f"model/{name}", [])["model"], "model")
+    return bind_model(compose(f"model/{name}", [])["model"], "model", logging.DEBUG)
 
 
 def known_models() -> list[str]:

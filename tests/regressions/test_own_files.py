@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from src.common.errors import ConfigError, UserError
 from src.corpus.stages.answer_filter import token_counter
 from src.model import published
 from src.model.adapter_files import read_adapter
+from src.training.config import bind_model_config, bind_train_config
 
 OTHER_LAYERS = """\
 llm: Qwen/Qwen3-4B
@@ -91,3 +93,13 @@ def test_a_file_that_is_no_archive_is_described(tmp_path: Path) -> None:
         read_adapter(path, "muq")
     torch.save({"w": torch.zeros(1)}, path)
     assert set(read_adapter(path, "muq")) == {"w"}
+
+
+def test_a_run_says_once_that_a_model_was_translated(configs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The line was printed for every place that read the configuration."""
+    (configs / "model" / "own.yaml").write_text(OTHER_LAYERS)
+    mapping = common_config.compose("train", ["model=own", "dataset=mini", "training_args.output_dir=somewhere"])
+    with caplog.at_level(logging.INFO, "alarm"):
+        bound = bind_train_config(mapping)
+        bind_model_config(bound)
+    assert caplog.text.count("model: in the published form") == 1
