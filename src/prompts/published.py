@@ -78,7 +78,7 @@ class _Modules:
         """A parsed file. Raises :class:`UnreadableSource`."""
         if file not in self._parsed:
             try:
-                self._parsed[file] = ast.parse((self._clone / file).read_text(encoding="utf-8"))
+                self._parsed[file] = ast.parse((self._clone / file).read_text(encoding="utf-8"), file)
             except OSError as error:
                 raise UnreadableSource(f"{file}: {error.strerror}") from error
             except (SyntaxError, ValueError) as error:
