@@ -66,7 +66,7 @@ def choose_prompts(
 
 
 def prompt_record(prompts: Prompts) -> dict[str, Any]:
-    """What a checkpoint keeps of the set that it was trained with; all texts, unless they are a shipped set's."""
+    """Record that a checkpoint keeps of the set that it was trained with; all texts, unless they are a shipped set's."""
     if prompts.source == SHIPPED:
         return prompts.record()
     texts = {
