@@ -216,7 +216,7 @@ def recognise(trained: Shapes, encoders: Collection[str], width: int, where: str
 
 
 def _assumptions(config: ModelConfig) -> str:
-    """What no tensor shows: the LLM, encoder layers, attention heads, order of the streams, skip connections."""
+    """Settings that no tensor shows: LLM, encoder layers, attention heads, order of streams, skip connections."""
     front_end = config.config
     parts = [f"LLM {config.llm}"]
     parts += [f"layers of {name} {list(front_end.layers(name))}" for name in front_end.encoders]

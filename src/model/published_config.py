@@ -36,7 +36,7 @@ CONFIG_KEYS = (
     "audio_sep_d_embed",
     "use_explicit_audio_tokens",
 )
-"""What the published form says about the audio side."""
+"""Keys of the published form about the audio side."""
 EXTRA_KEYS = ("mask_padding", "frozen_adapters_drift", "init_std")
 """Settings that the published code does not have; read where they stand next to the published ones."""
 
