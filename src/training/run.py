@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.common.errors import UserError
+from src.common.lock import held
 from src.common.log import get_logger
 from src.common.paths import use_data_dir
 from src.common.run_record import write_json, write_run_record
@@ -43,14 +44,18 @@ def run_training(config: Mapping[str, Any]) -> Path:
     from src.training.trackers import wandb_run
 
     args = training_arguments(bound)
-    resume = find_resume(bound.resume_from_checkpoint, Path(args.output_dir), bound.eval_mode)
+    directory = Path(args.output_dir)
     choose_prompts(bound.prompts, llm=bound.model.get("llm"))  # a wrong file is reported before models are loaded
     if bound.check_config:
+        find_resume(bound.resume_from_checkpoint, directory, bound.eval_mode)
         _check_folders(bound)
         log.info("the configuration is in order")
-        return Path(args.output_dir)
-    with wandb_run(args, config, None if bound.eval_mode else _path(resume)):
-        return _run(bound, config, args, resume, started)
+        return directory
+    # the first process holds the folder for all; to evaluate writes records only, also while a run goes on
+    with held([directory] if args.process_index == 0 and not bound.eval_mode else []):
+        resume = find_resume(bound.resume_from_checkpoint, directory, bound.eval_mode)
+        with wandb_run(args, config, None if bound.eval_mode else _path(resume)):
+            return _run(bound, config, args, resume, started)
 
 
 def _check_folders(bound: TrainConfig) -> None:
