@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -78,9 +79,11 @@ def _compute() -> None:
 
 
 def _free_memory(error: Exception) -> None:
-    """Give back what is cached, so that clip by clip more fits than before."""
-    if machine_fault(error) == "memory" and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    """Give back what the failed computation holds and what is cached, so that clip by clip more fits than before."""
+    if machine_fault(error) == "memory":
+        traceback.clear_frames(error.__traceback__)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _lost(what: str, error: Exception) -> MachineError:

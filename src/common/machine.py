@@ -90,7 +90,7 @@ def machine_fault(error: BaseException) -> Fault | None:
 
 
 def check_host(error: BaseException) -> None:
-    """Raise :class:`MachineError` if a clip could not be read because the disk is broken or memory has run out.
+    """Raise :class:`MachineError` if a clip failed because the disk is broken or full, or memory has run out.
 
     Memory that one clip alone asked too much of is the clip's fault: there is room for others.
     """
@@ -103,8 +103,7 @@ def check_host(error: BaseException) -> None:
         else:
             return
     if fault is not None:
-        what = "no memory is left to read audio" if fault == "memory" else "audio cannot be read from the disk"
-        raise MachineError(f"{what} ({one_line(error)}); what is finished is kept, start again") from error
+        raise MachineError(explain(error) or one_line(error)) from error
 
 
 def explain(error: BaseException) -> str | None:

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from src.audio.each_clip import each_clip
 from src.audio.waveform import AudioError, Waveform, load_waveform
 from src.common.errors import UserError
 from src.common.machine import check_host
 from src.generation.ears import Ears
 from src.generation.requests import Fault, Request, Segment
-from src.audio.each_clip import each_clip
 from src.prompts import Prompts
 from src.prompts.chat import ChatTokenizer, chat_ids, text_ids, turn_ids
 from src.prompts.layouts import ensemble_heading, ensemble_intro, ensemble_marks, self_generation_messages

@@ -14,10 +14,10 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+from src.audio.each_clip import each_clip
 from src.audio.waveform import Waveform
 from src.common.log import get_logger
 from src.common.machine import MachineError
-from src.audio.each_clip import each_clip
 from src.serving.config import MIB
 from src.serving.errors import ApiError
 

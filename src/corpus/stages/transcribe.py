@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from src.audio.each_clip import each_clip
 from src.audio.roots import roots_of
 from src.audio.waveform import AudioError, Waveform, load_waveform
 from src.common.errors import UserError
@@ -19,7 +20,6 @@ from src.corpus.stages.text_engine import llm_mark
 from src.dataset.tables import open_split
 from src.generation.tables import RowRef, row_key
 from src.generation.work import Inbox, Ready, Tell, arriving
-from src.audio.each_clip import each_clip
 
 _log = get_logger(__name__)
 RATE = 16000
