@@ -19,6 +19,7 @@ from typing import Any
 
 from src.common.errors import UserError
 from src.common.log import get_logger
+from src.common.machine import say_where
 from src.common.run_record import write_json
 
 log = get_logger(__name__)
@@ -101,6 +102,10 @@ def held(directories: Sequence[Path]) -> Iterator[bool]:
         for directory in sorted(set(directories)):
             holds.append(hold_folder(directory))
         yield any(hold.changed for hold in holds)
+    except Exception as error:
+        if directories:
+            say_where(error, directories[0])
+        raise
     finally:
         for directory in made:
             with suppress(OSError):  # not empty

@@ -10,6 +10,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 from src.common.errors import UserError
@@ -55,6 +56,7 @@ _NETWORK_TYPES = re.compile(
 _HUB_TEXT = re.compile(r"couldn't connect to|Cannot reach http|offline mode is enabled|Max retries exceeded", re.I)
 
 
+_NOTE = "while writing "
 _ROOM = 256 * 2**20
 """Bytes that a machine with memory can spare."""
 
@@ -112,10 +114,10 @@ def explain(error: BaseException) -> str | None:
         number = _number(each)
         if number in _WRITING and not _of_network(each):
             named = [str(os.fsdecode(name)) for name in (getattr(each, "filename", None), _second(each)) if name]
-            where = " -> ".join(named)
+            where = " -> ".join(named) or _place(error)
             return f"{where}: {_WRITING[number]}" if where else f"{_WRITING[number]} ({one_line(each)})"
         if _TORCH_WRITE.search(str(each)):
-            return f"a file could not be written; is the disk full or read-only? ({one_line(each, 150)})"
+            return f"{_place(error) or 'a file'}: cannot be written; is the disk full? ({one_line(each, 150)})"
         if _of_network(each) or (isinstance(each, OSError) and _HUB_TEXT.search(str(each))):
             return (
                 f"no answer from the network ({one_line(each)}); check the address and the connection, or give a "
@@ -129,6 +131,16 @@ def explain(error: BaseException) -> str | None:
     if fault == "memory":
         return f"no memory is left ({one_line(error)}); use smaller batches, or end what else uses the device"
     return None
+
+
+def say_where(error: BaseException, folder: Path) -> None:
+    """Note on an error that it happened while ``folder`` was written: errors of a full disk often name no file."""
+    error.add_note(f"{_NOTE}{folder}")
+
+
+def _place(error: BaseException) -> str:
+    notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(_NOTE)]
+    return notes[0].removeprefix(_NOTE) if notes else ""
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

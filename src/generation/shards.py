@@ -16,6 +16,7 @@ from src.common.errors import UserError
 from src.common.existing import is_empty
 from src.common.lock import empty_folder, hold_folder, may_discard
 from src.common.log import get_logger
+from src.common.machine import say_where
 from src.common.run_record import write_json
 
 log = get_logger(__name__)
@@ -85,6 +86,8 @@ class Shards:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            say_where(error, self.folder.parent)
         self.close()
 
     def _known_settings(self) -> Any:

@@ -275,7 +275,11 @@ def test_p8_a_full_disk_ends_a_generation_run_in_one_line(
     monkeypatch.setattr(Shards, "append", full)
     with pytest.raises(SystemExit) as ended:
         run_cli(lambda: answer(loaded, Ears))
-    assert ended.value.code == 1 and "the disk is full; free some space" in capsys.readouterr().err
+    assert ended.value.code == 1
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert (
+        told.startswith(f"error: {data_root / 'generated' / 'tiny-llm' / 'sounds_'}") and "the disk is full" in told
+    )
 
 
 # P3: two runs with one output both wrote
