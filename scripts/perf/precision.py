@@ -1,4 +1,4 @@
-"""What each choice of precision does to embeddings and loss, on a trained checkpoint and held-out rows.
+"""Effect of each choice of precision on embeddings and loss, on a trained checkpoint and held-out rows.
 
 In:  a checkpoint whose language model is on this machine, and the data set it is evaluated on. Out: a table; rows
 with --json. Everything is compared with the same checkpoint in float32 throughout, row by row.

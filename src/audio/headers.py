@@ -1,4 +1,4 @@
-"""What headers say about a file's length, and which of it can be trusted.
+"""Length of a file as its headers state it, and whether that can be trusted.
 
 FFmpeg shortens the stated length of WAV, W64 and CAF to what the file holds, so a cut one looks whole: their data
 chunks are read here. Lengths in MP3, AAC, Ogg, ASF and transport streams are estimates or hints.

@@ -132,7 +132,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _banded_resample(samples: Tensor, old: int, new: int) -> Tensor:
-    """What torchaudio's kernel gives, by as many small matrix products as there are groups of phases."""
+    """Result of torchaudio's kernel, computed by as many small matrix products as there are groups of phases."""
     width, bands = _bands(old, new, samples.device)
     padded = torch.nn.functional.pad(samples, (width, width + old))
     steps = samples.shape[-1] // old + 1

@@ -65,7 +65,7 @@ _READ, _AT_ONCE = 1 << 16, 1 << 14
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """What one clip may cost.
+    """Limits on the cost of one clip.
 
     Args:
         seconds: longest clip.

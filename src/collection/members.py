@@ -1,4 +1,4 @@
-"""What the readers of archives give to the one unpacker: members, problems, and a bound on the content."""
+"""Types shared by the archive readers and the unpacker: members, errors, and a bound on the content."""
 
 from __future__ import annotations
 

@@ -153,6 +153,7 @@ def compose(config_name: str, overrides: list[str], like: str | None = None) -> 
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     overrides = _opened([word for word in overrides if not _is_run_setting(word)], like or config_name)
     if any(item in ("--help", "-h") for item in overrides):
@@ -162,7 +163,7 @@ def compose(config_name: str, overrides: list[str], like: str | None = None) -> 
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
             config = hydra_compose(config_name, overrides=overrides)
         container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # the last for a group set to null
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:  # the last: a group set to null
         reason = " ".join(str(part).strip() for part in (error, error.__cause__) if part)
         raise ConfigError(f"{config_name}: {' '.join(reason.split())}") from error
     resolved = typing.cast(dict[str, Any], container)

@@ -34,7 +34,7 @@ def next_step(
     option: str = "--overwrite",
     other_name: str = "",
 ) -> Step:
-    """What a stage does about its output ``folder``, which may exist already.
+    """Decide what a stage does about its output ``folder``, which may exist already.
 
     Args:
         what: the output in messages, e.g. ``"responses esc50_Qwen3-0.6B_512"``.

@@ -22,7 +22,7 @@ ENGINE_KEYS = {
 AudioInput = Literal["clip", "none", "other", "description"]
 """What the model hears: the row's clip, nothing, or another row's clip; ``description``: it reads instead."""
 ARCHITECTURE_KEYS = ("config", "llm_embedding_dim", "feature_extractor_configs", "from_pretrained")
-"""What model configs say of the architecture, in our form and in the published one: the checkpoint's own counts."""
+"""Architecture keys of model configs (both forms); accepted and not used, the checkpoint has its own."""
 DEFAULT_CHECKPOINT = "Blinorot/ALARM-CA"
 """The published default of ``checkpoint_name``, used where clips are encoded and no checkpoint is given."""
 

@@ -113,7 +113,7 @@ class Job:
             yield Item(key, content, audio, cells.get("audio_description"), self.config.request_seed(key))
 
     def next_step(self) -> Step:
-        """What to do about answers that exist already: rows are resumed by their shards, which only this program has.
+        """Decide what to do about existing answers: rows are resumed by their shards, which only this program has.
 
         Raises :class:`UserError` for incomplete answers of another program that are not to be overwritten.
         """

@@ -25,7 +25,7 @@ WARM_UP_TOKENS = 8
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will be. ``hours`` of audio, where the data set does not state them, the ``tokens`` written and the
+    """Estimate of a run. ``hours`` of audio, where the data set does not state them, the ``tokens`` written and the
     ``seconds`` are extrapolated from ``sampled`` rows.
     """
 

@@ -87,7 +87,9 @@ def read_adapter(path: Path, encoder: str) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever a damaged or foreign file leads its reader to
-        reason = "objects other than tensors" if "weights_only" in str(error) else one_line(error, 120)
+        reason = f"{type(error).__name__}: {one_line(error, 120)}"
+        if "weights_only" in str(error):
+            reason = "objects other than tensors"
         raise UserError(f"{path}: cannot be read ({reason}); {hint}") from error
     if not isinstance(content, Mapping) or not content or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()

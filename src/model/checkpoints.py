@@ -104,7 +104,7 @@ class Checkpoint:
 
     @cached_property
     def extra(self) -> dict[str, Any]:
-        """What is recorded with the configuration: step, seed and prompts of the training, where it comes from."""
+        """Record stored with the configuration: step, seed and prompts of the training, where it comes from."""
         if self.config_file is not None:
             extra = read_json(self.config_file, f"checkpoint {self.name}").get("extra")
             return dict(extra) if isinstance(extra, Mapping) else {}

@@ -10,6 +10,7 @@ connections are in no tensor and are then those of the shipped configuration.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -34,6 +35,12 @@ ENCODER_PREFIX = AUDIO_PREFIX + "encoder.encoders."
 EMBEDDINGS = PREFIX + "embed_tokens.weight"
 GENERATION_SETTINGS = "default_inference"
 """The one file of ``src/configs/model`` that is not a model: it says how much a model may write."""
+SHIPPED_MODELS = (
+    *("alarm_ca", "alarm_p", "muq", "sslam", "w2vbert", "whisper_batch"),
+    *("mini_alarm_ca", "mini_alarm_p", "mini_muq", "mini_sslam", "mini_w2vbert", "mini_whisper"),
+)
+"""The models of this repository. They come before a user's own files in the same folder, so that these cannot change
+how a published checkpoint is read."""
 SEPARATORS = ("audio_start_emb", "audio_end_emb")
 CONFIG_FILE = "config.json"
 AUDIO_FIELDS = ("audio_encoder_configs", "audio_adapter_configs", "audio_fusion_config")
@@ -66,13 +73,14 @@ def model_config(name: str) -> ModelConfig:
     """The configuration ``src/configs/model/NAME.yaml``. Raises :class:`ConfigError` if there is no such model."""
     if not (CONFIG_DIR / "model" / f"{name}.yaml").is_file():
         raise ConfigError(f"model_config {name!r} is not known; known: {', '.join(known_models())}")
-    return bind_model(compose(f"model/{name}", [])["model"], "model")
+    return bind_model(compose(f"model/{name}", [])["model"], "model", logging.DEBUG)
 
 
 def known_models() -> list[str]:
-    """Names of the model configurations: the published ones first, then the miniatures."""
+    """Names of the model configurations: the published ones first, then the miniatures, then the user's own."""
     names = {path.stem for path in (CONFIG_DIR / "model").glob("*.yaml")} - {GENERATION_SETTINGS}
-    return sorted(names, key=lambda name: (name.startswith("mini_"), name))
+    shipped = [name for name in SHIPPED_MODELS if name in names]
+    return [*shipped, *sorted(names.difference(shipped))]
 
 
 def read_published_config(path: Path, where: str) -> dict[str, Any] | None:
@@ -125,7 +133,7 @@ def _llm_name(content: Mapping[str, Any], where: str) -> str:
         return named
     width, layers = content.get("hidden_size"), content.get("num_hidden_layers")
     found = QWEN3_BY_SIZE.get((width, layers))  # type: ignore[arg-type]
-    shipped = [config for config in map(model_config, known_models()) if config.llm_embedding_dim == width]
+    shipped = [config for config in map(model_config, SHIPPED_MODELS) if config.llm_embedding_dim == width]
     if found is None or (found == "Qwen/Qwen3-4B" and content.get("rope_theta", ROPE_THETA_2507) == ROPE_THETA_2507):
         found = shipped[0].llm if shipped else found
     if found is None:
@@ -179,7 +187,11 @@ def recognise(trained: Shapes, encoders: Collection[str], width: int, where: str
     """
     closest: tuple[int, str] = (len(trained) + 1, "none has these encoders and this width")
     for name in known_models():
-        config = model_config(name)
+        try:
+            config = model_config(name)
+        except ConfigError as error:  # only a user's own file: it must not stop the reading of other checkpoints
+            log.warning("src/configs/model/%s.yaml is left out: %s", name, error)
+            continue
         if set(config.config.encoders) != set(encoders) or config.llm_embedding_dim != width:
             continue
         tags = not any(separator in trained for separator in SEPARATORS)
@@ -204,7 +216,7 @@ def recognise(trained: Shapes, encoders: Collection[str], width: int, where: str
 
 
 def _assumptions(config: ModelConfig) -> str:
-    """What no tensor shows: the LLM, encoder layers, attention heads, order of the streams, skip connections."""
+    """Settings that no tensor shows: LLM, encoder layers, attention heads, order of streams, skip connections."""
     front_end = config.config
     parts = [f"LLM {config.llm}"]
     parts += [f"layers of {name} {list(front_end.layers(name))}" for name in front_end.encoders]

@@ -11,6 +11,7 @@ here. One that cannot be expressed is an error that names it.
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
@@ -35,7 +36,7 @@ CONFIG_KEYS = (
     "audio_sep_d_embed",
     "use_explicit_audio_tokens",
 )
-"""What the published form says about the audio side."""
+"""Keys of the published form about the audio side."""
 EXTRA_KEYS = ("mask_padding", "frozen_adapters_drift", "init_std")
 """Settings that the published code does not have; read where they stand next to the published ones."""
 
@@ -80,15 +81,15 @@ def is_published(mapping: Mapping[str, Any]) -> bool:
     )
 
 
-def bind_model(mapping: Mapping[str, Any], where: str = "model") -> ModelConfig:
-    """A model mapping in either form as :class:`ModelConfig`; one log line says when it was translated.
+def bind_model(mapping: Mapping[str, Any], where: str = "model", level: int = logging.INFO) -> ModelConfig:
+    """A model mapping in either form as :class:`ModelConfig`; a log line of ``level`` says when it was translated.
 
     ``from_pretrained``, a key of training and none of the model, is left out. Raises :class:`ConfigError` with every
     problem found.
     """
     if is_published(mapping):
         config = model_config_from_published(mapping, where)
-        log.info("%s: in the published form; read as %s", where, describe(config))
+        log.log(level, "%s: in the published form; read as %s", where, describe(config))
         return config
     own = {
         key: value for key, value in mapping.items() if key not in ("from_pretrained", "feature_extractor_configs")

@@ -66,7 +66,7 @@ def choose_prompts(
 
 
 def prompt_record(prompts: Prompts) -> dict[str, Any]:
-    """What a checkpoint keeps of the set that it was trained with; all texts, unless they are a shipped set's."""
+    """Record of the set that a checkpoint was trained with; with all texts, unless it is a shipped set."""
     if prompts.source == SHIPPED:
         return prompts.record()
     texts = {

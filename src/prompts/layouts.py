@@ -37,7 +37,7 @@ class SelfGenerationTexts(DescriptionMarks, Protocol):
 
 
 class EnsembleTexts(DescriptionMarks, Protocol):
-    """What is read of a prompt set for several checkpoints."""
+    """Keys of a prompt set for several checkpoints."""
 
     @property
     def ensemble_intro(self) -> str:
@@ -65,7 +65,7 @@ class PromptWriterTexts(DescriptionMarks, Protocol):
 
 
 class RewriterTexts(Protocol):
-    """What :func:`rephrase_messages` and :func:`checker_messages` read of a prompt set."""
+    """Keys of a prompt set that :func:`rephrase_messages` and :func:`checker_messages` read."""
 
     @property
     def rephrase_system(self) -> str:
@@ -141,17 +141,17 @@ def rephrase_messages(prompts: RewriterTexts, row: ResponseTexts) -> Messages:
 
 
 def checker_messages(prompts: RewriterTexts, checker_system: str, row: ResponseTexts) -> Messages:
-    """Another LLM judges whether a response betrays that its author read a text."""
+    """Another LLM judges whether a response shows that its author read a text."""
     return _messages(checker_system, fill(prompts.checker_user, {**asdict(row), **_tags(prompts)}))
 
 
 def ensemble_intro(prompts: EnsembleTexts, count: int) -> str:
-    """What an ensemble of ``count`` checkpoints is told before its first hearing, with a line end."""
+    """Introduction for an ensemble of ``count`` checkpoints, before its first audio, with a line end."""
     return _line(fill(prompts.ensemble_intro, {"n": count}))
 
 
 def ensemble_heading(prompts: EnsembleTexts, number: int, count: int) -> str:
-    """What stands before hearing ``number`` (from 1) of ``count``, with a line end."""
+    """Heading of hearing ``number`` (from 1) of ``count``, with a line end."""
     return _line(fill(prompts.ensemble_heading, {"i": number, "n": count}))
 
 

@@ -69,7 +69,7 @@ OPTION_LINE = "(Option_{number}) {option}\n"
 
 
 class ChoiceTexts(Protocol):
-    """What :func:`layout_question` reads of a prompt set."""
+    """Keys of a prompt set that :func:`layout_question` reads."""
 
     @property
     def mcqa_user(self) -> str:

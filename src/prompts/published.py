@@ -35,7 +35,7 @@ CLOSE = "</think>"
 
 @dataclass
 class PublishedTexts:
-    """What was found: ``texts`` are keys of a prompt set; ``missing`` says for others why there are none.
+    """Result of an import: ``texts`` are keys of a prompt set; ``missing`` says for others why there are none.
 
     ``notes`` are for the user: what the clone has and a set cannot say.
     """
@@ -78,7 +78,7 @@ class _Modules:
         """A parsed file. Raises :class:`UnreadableSource`."""
         if file not in self._parsed:
             try:
-                self._parsed[file] = ast.parse((self._clone / file).read_text(encoding="utf-8"))
+                self._parsed[file] = ast.parse((self._clone / file).read_text(encoding="utf-8"), file)
             except OSError as error:
                 raise UnreadableSource(f"{file}: {error.strerror}") from error
             except (SyntaxError, ValueError) as error:
@@ -94,7 +94,7 @@ class _Modules:
             raise UnreadableSource(f"{file}: {error}") from error
 
     def text(self, file: str, name: str, arguments: tuple[str, ...] = ()) -> Text:
-        """What a function returns. Raises :class:`UnreadableSource`."""
+        """Text that a function returns. Raises :class:`UnreadableSource`."""
         function = self.function(file, name)
         try:
             return returned_text(self.module(file), function, arguments)

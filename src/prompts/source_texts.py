@@ -94,7 +94,7 @@ def find_function(module: ast.Module, name: str) -> ast.FunctionDef:
 
 
 def returned_text(module: ast.Module, function: ast.FunctionDef, arguments: Sequence[str]) -> Text:
-    """What a function returns, with fields named ``arguments`` in place of its own arguments, in order.
+    """Text that a function returns, with fields named ``arguments`` in place of its own arguments, in order.
 
     Constants of the module are known. Raises :class:`UnreadableSource`.
     """
@@ -192,7 +192,7 @@ def _loop(statement: ast.For, names: dict[str, Value]) -> None:
 
 
 def _appended(old: Text, new: Text, statement: ast.For) -> tuple[Part, ...]:
-    """What one turn of a loop has put behind ``old``."""
+    """Text that one turn of a loop appends to ``old``."""
     if old.literal == "":
         return new.parts
     shared = len(old.parts)

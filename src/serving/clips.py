@@ -64,7 +64,7 @@ def decode(
 
 
 def decode_limits(limits: Limits, allowance: Allowance | None = None) -> DecodeLimits:
-    """What one clip of a client may cost."""
+    """Limits on the cost of one clip of a client."""
     return DecodeLimits(
         seconds=limits.clip_seconds,
         samples=limits.samples,

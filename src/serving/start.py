@@ -23,7 +23,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a server answers with: one engine, and front ends (their frozen encoders are shared) and prompts by served
+    """Models of a server: one engine, and front ends (their frozen encoders are shared) and prompts by served
     name."""
 
     engine: Engine

@@ -97,7 +97,7 @@ def _report_trained(model: AlarmModel, llm: str, eval_mode: bool) -> None:
 
 
 def _load_dtype(choice: LlmDtype) -> torch.dtype | str:
-    """What the LLM is loaded in; ``"auto"`` is what its own files say."""
+    """Dtype in which the LLM is loaded; ``"auto"`` is what its own files say."""
     if choice == "auto":
         return "auto"
     return torch.bfloat16 if choice == "bfloat16" else torch.float32

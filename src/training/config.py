@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -134,7 +135,7 @@ def bind_train_config(config: Mapping[str, Any]) -> TrainConfig:
             log.info("training_args: %s", "; ".join(notes))
         config = {**config, "training_args": translated, "seed": _one_seed(config.get("seed"), given.get("seed"))}
     bound = bind_dataclass(TrainConfig, config, "config")
-    bind_model_config(bound)
+    bind_model_config(bound, logging.INFO)
     if not bound.training_args.get("output_dir"):
         raise ConfigError("training_args.output_dir: missing, give the folder of this run")
     return bound
@@ -149,11 +150,15 @@ def _one_seed(own: Any, published: Any) -> Any:
     return own
 
 
-def bind_model_config(config: TrainConfig) -> ModelConfig:
-    """The ``model`` group, with what ``lora`` adds to it. Raises :class:`ConfigError` with every problem found."""
+def bind_model_config(config: TrainConfig, level: int = logging.DEBUG) -> ModelConfig:
+    """The ``model`` group, with what ``lora`` adds to it.
+
+    ``level`` is that of the log line about a translated configuration, which a run shows once. Raises
+    :class:`ConfigError` with every problem found.
+    """
     if "lora" in config.model:
         raise ConfigError("model.lora: set lora itself, not here")
-    model = bind_model(config.model)
+    model = bind_model(config.model, level=level)
     lora = {key: value for key, value in (config.lora or {}).items() if value is not None}
     if lora and "r" not in lora:
         raise ConfigError(

@@ -44,7 +44,7 @@ _TRANSLATED = ("warmup_ratio", "adafactor", "group_by_length", "logging_dir")
 
 
 PUBLISHED_DEFAULTS = {"overwrite_output_dir": True}
-"""What the published configuration gives itself: accepted without a line."""
+"""Arguments that the published configuration itself sets: accepted without a line."""
 
 
 def translate_removed(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -63,7 +63,7 @@ def steps_done(folder: Path) -> int:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """What a checkpoint folder lacks for resuming, damaged files included; the trainer state is written last.
+    """Files that a checkpoint folder lacks for resuming, damaged ones included; the trainer state is written last.
 
     Of a published one the weights and the trainer state are needed: optimizer and schedule can start fresh.
     """

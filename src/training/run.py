@@ -100,6 +100,12 @@ def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: str |
     open_tensorboard(trainer, config, None if bound.eval_mode else _path(resume))
     sampler = _add_callbacks(trainer, bound, built.tokenizer)
     ready = time.perf_counter()
+    if (
+        bound.eval_mode
+        and resume is None
+        and not (bound.model.get("from_pretrained") or bound.pretrained_adapters_dir)
+    ):
+        log.warning("eval_mode: no checkpoint is given (resume_from_checkpoint=C); untrained weights are evaluated")
     results = _evaluate(trainer, resume, sampler) if bound.eval_mode else _train(trainer, _path(resume))
     if cache is not None:
         cache.write()

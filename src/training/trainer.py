@@ -46,6 +46,16 @@ class Data:
     skipped: tuple[str, ...] = ()
 
 
+def _use_one_thread(worker: int) -> None:
+    """Operations of a data worker run on one thread, also where vLLM ran in this process before.
+
+    A forked worker must not use OpenMP's threads, which exist in its parent only: it would wait for them for ever.
+    PyTorch asks for one thread by ``torch.set_num_threads``, which vLLM's CPU worker replaces by a function that does
+    nothing (vllm 0.32, ``v1/worker/cpu_worker.py``).
+    """
+    torch._C.set_num_threads(1)
+
+
 class AlarmTrainer(Trainer):
     """Trains what is not frozen of an :class:`AlarmModel`.
 
@@ -143,6 +153,7 @@ class AlarmTrainer(Trainer):
             batch_sampler=steps,  # type: ignore[arg-type]
             collate_fn=collate_step,
             num_workers=workers,
+            worker_init_fn=_use_one_thread if workers else None,
             persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
         )

@@ -33,7 +33,7 @@ ALL = (*TARS, *ZIPS, "7z")
 
 
 def result(folder: Path, name: str, data: bytes) -> dict[str, bytes] | str:
-    """What a file unpacks to, or the message; then nothing may be left."""
+    """Content that a file unpacks to, or the message; then nothing may be left."""
     archive, out = folder / name, folder / "out"
     archive.write_bytes(data)
     try:

@@ -145,7 +145,7 @@ def test_a8_streamed_headers_and_a_missing_byte(tmp_path: Path) -> None:
 
 @needs_ffmpeg
 def test_a9_the_rate_may_change_in_a_file() -> None:
-    """What follows a change of rate was played at double speed."""
+    """Audio after a change of rate was played at double speed."""
     as_ffmpeg(CASES / "cat_rates.mp3")
 
 

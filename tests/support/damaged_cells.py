@@ -15,7 +15,7 @@ from typing import Any
 from src.corpus.recipe import Inputs
 
 WRONG = ("", "?", "\udcff", "nan", "-1e999", "A\u2028B")
-"""What a cell of a text becomes: nothing, another text, bytes that are not UTF-8, no number, too large, odd."""
+"""Damages of a cell: nothing, another text, bytes that are not UTF-8, no number, too large, odd."""
 WRONG_VALUES: tuple[Any, ...] = (None, "?", [], -1, "", {})
 """The same for a value of a JSON file."""
 LISTS = (".txt", ".tsv", "segments", "text", ".TXT", ".TextGrid")

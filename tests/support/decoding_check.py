@@ -133,7 +133,7 @@ def _serving(folder: Path) -> Iterator[str]:
 
 
 def by_ffmpeg(path: Path) -> Found | None:
-    """What FFmpeg's command decodes of the first audio stream; ``None`` if that is nothing."""
+    """Samples that FFmpeg's command decodes of the first audio stream; ``None`` if that is nothing."""
     done = subprocess.run(
         ["ffmpeg", "-hide_banner", "-nostdin", "-i", f"file:{path}", "-map", "0:a:0", "-f", "f32le", "-"],
         capture_output=True,
@@ -176,7 +176,7 @@ def compare(
 
 
 def _compare_one(path: Path, expected: Found | None, name: str, way: Callable[[Path], Found | None]) -> str | None:
-    """What differs; empty if nothing does, ``None`` if the way does not take such files."""
+    """Difference; empty if nothing does, ``None`` if the way does not take such files."""
     try:
         found = way(path)
     except UserError as error:

@@ -25,7 +25,7 @@ MOST_MIB, MOST_SECONDS, THREADS = 1536.0, 2.0, 8
 
 @dataclass(frozen=True)
 class Cost:
-    """What eight of one kind cost together; ``seconds`` is the slowest."""
+    """Cost of eight of one kind together; ``seconds`` is the slowest."""
 
     name: str
     mib: float

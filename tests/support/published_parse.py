@@ -25,7 +25,7 @@ HYDRA = {"train.py": "train", "generate_vllm.py": "generate", "generate_vllm_mcq
 
 
 def parse_all(jobs: Sequence[Mapping[str, Any]], env: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
-    """What each program makes of its command line. ``code`` is 0 when it would go on."""
+    """Result of each program's reading of its command line. ``code`` is 0 when it would go on."""
     if not jobs:
         return []
     done = subprocess.run(

@@ -59,7 +59,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a command, and why."""
+    """Verdict on a command, and its reason."""
 
     id: str
     text: str
@@ -158,7 +158,7 @@ def _python_job(words: Sequence[str], cwd: Path) -> dict[str, Any]:
 
 
 def _shell_jobs(words: Sequence[str], cwd: Path) -> tuple[list[dict[str, Any]], str]:
-    """What a shell script calls, written down by a stand-in for Python; or why it did not get there."""
+    """Commands that a shell script calls, written down by a stand-in for Python; or why it did not get there."""
     script = cwd / words[0]
     if not os.access(script, os.X_OK):
         return [], f"there is no program {words[0]}"

@@ -38,7 +38,7 @@ COPIED = ("*.py", "*.sh", "*.toml", "*.txt", "*.md", "src", "scripts", "assets",
 SPOKEN = 16
 """Training rows of the instruction sets."""
 HEARD_TEXT = "what is number called"
-"""What speech recognition makes of every clip; every fourth spoken question is another one."""
+"""Transcripts of every clip by the stand-in for speech recognition; every fourth spoken question is another one."""
 
 
 @dataclass
@@ -341,7 +341,7 @@ def say_always(folder: Path, text: str) -> None:
 
 
 class _Addresses:
-    """What :func:`put_on_server` writes to."""
+    """Target of :func:`put_on_server`."""
 
     def __init__(self, address: str) -> None:
         self.address = address

@@ -109,7 +109,7 @@ def test_every_form_is_evaluated(run: Run, trained: Path, tmp_path: Path) -> Non
 
 
 def test_a_run_starts_from_a_whole_model(run: Run, tmp_path: Path) -> None:
-    """Fusion, separators and configuration come from the checkpoint; steps, schedule and optimizer start anew."""
+    """Fusion, separators and configuration come from the checkpoint; steps, schedule and optimizer start fresh."""
     settings = {"model": "mini_alarm_ca", "max_steps": 2}
     skip = "model.config.audio_fusion_config.use_skip_connection=true"
     first = run("first", QUIET, skip, **settings)

@@ -194,7 +194,7 @@ class _PartWriter:
             self.drop(Dropped(ids[0], ids[1], reason_of(error)))
 
     def _add(self, row: Row) -> None:
-        """Audio that was written anew goes to the spool, once all columns are known to be good."""
+        """Re-encoded audio goes to the spool, once all columns are known to be good."""
         audio = row.audio
         entry = {name: self._value(name, row.fields[name]) for name in self._schema.names[: -len(CELL) - 1]}
         in_utf8(audio.name, "the file name")

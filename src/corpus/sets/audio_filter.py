@@ -88,7 +88,7 @@ def filter_by_audio(name: str, max_duration: float = 60.0, jobs: int = 1, overwr
 
 
 def _about(name: str, rows: np.ndarray, max_duration: float) -> dict[str, Any]:
-    """What a look at these positions of the raw set depends on."""
+    """Fingerprint of all that a check of these positions of the raw set depends on."""
     return {"rows": int(rows.size), "sum": int(rows.sum()), "max_duration": max_duration, "made": _made(name)}
 
 

@@ -50,7 +50,7 @@ Descriptions and audio have the licences of their sources; the answers were made
 
 @dataclass(frozen=True)
 class Release:
-    """What is published: corpora in order, the response folder of each, and ``with_audio``.
+    """The published parts: corpora in order, the response folder of each, and ``with_audio``.
 
     The splits are ``train`` and ``validation`` with ``filtered``, ``raw_train`` and ``raw_validation`` (all rows that
     have a response) with ``unfiltered``, as published both.
@@ -89,7 +89,7 @@ def response_folders(names: Sequence[str], args: argparse.Namespace) -> dict[str
 
 
 def choose_release(args: argparse.Namespace) -> tuple[Release, str]:
-    """What the command's arguments publish, and as which data set of the Hub.
+    """The parts that the command's arguments publish, and as which data set of the Hub.
 
     With OWNER/NAME before the corpora one kind of splits, without audio; by ``--username`` and ``--repo-name`` as
     published: all four splits, with audio. Raises :class:`ConfigError` for options that exclude each other, and

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from src.common.errors import UserError
 from src.common.existing import next_step
 from src.common.log import get_logger
 from src.common.naming import ResponseName
-from src.common.paths import indexes_dir, indexes_filtered_dir, responses_dir
+from src.common.paths import REPO_ROOT, indexes_dir, indexes_filtered_dir, responses_dir
 from src.common.run_record import write_json
 from src.dataset.splits import index_problem, read_indexes, write_indexes
 from src.dataset.tables import KEY, find_rows, open_split, read_keys
@@ -134,8 +135,9 @@ def token_counter(model: str) -> CountTokens:
     def tokenizer() -> Any:
         from transformers import AutoTokenizer
 
+        folder = next((base for base in (Path(model).expanduser(), REPO_ROOT / model) if base.is_dir()), None)
         try:
-            return AutoTokenizer.from_pretrained(model)
+            return AutoTokenizer.from_pretrained(folder or model)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(

@@ -141,6 +141,6 @@ def _run_and_show(
 
 
 def _show_record(record: dict[str, Any], show: Show) -> None:
-    """What the stage made of the output."""
+    """The stage's result for the output."""
     left_out = ("dataset_index", "input", "raw")
     show(f"=== result ===\n{ {name: value for name, value in record.items() if name not in left_out} }")
