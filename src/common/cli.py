@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import os
 import sys
 import typing
@@ -12,10 +13,14 @@ from typing import Any, NoReturn
 
 from src.common.errors import UserError
 from src.common.log import setup_logging
+from src.common.machine import explain
 
 
 def run_cli(main: Callable[[], int | None]) -> NoReturn:
-    """Run ``main`` and exit: its return value (``None`` is 0), 1 or 2 for a ``UserError``, 130 for Ctrl-C."""
+    """Run ``main`` and exit: its return value (``None`` is 0), 1 or 2 for a ``UserError``, 130 for Ctrl-C.
+
+    A full or read-only disk, a network without an answer and a lost device are one line too, exit code 1.
+    """
     setup_logging()
     try:
         code = main() or 0
@@ -29,6 +34,13 @@ def run_cli(main: Callable[[], int | None]) -> NoReturn:
     except BrokenPipeError:
         # whoever read the output has gone (`... | head`): nothing to tell, and the interpreter must not flush again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:
+        reason = explain(error)
+        if reason is None:
+            raise
+        print(f"error: {reason}", file=sys.stderr)
+        logging.getLogger(__name__).debug("the error in full", exc_info=True)
         code = 1
     sys.exit(code)
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from src.common.errors import UserError
 from src.common.log import setup_logging
+from src.common.machine import explain, one_line
 from src.generation.work import Lost, Message, Service
 
 END_SECONDS = 20.0
@@ -95,8 +96,10 @@ def _main(pipe: Connection, service: Service) -> None:
     except UserError as error:
         pipe.send(Lost(str(error)))
     except Exception as error:
-        pipe.send(Lost(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))
-        raise
+        reason = explain(error)
+        pipe.send(Lost(reason or one_line(error)))
+        if reason is None:
+            raise
 
 
 def _receive(pipe: Connection, inbox: queue.Queue[Any]) -> None:

@@ -11,16 +11,16 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from src.audio.each_clip import each_clip
 from src.audio.waveform import AudioError, Waveform, load_waveform
 from src.common.errors import UserError
-from src.common.log import get_logger
+from src.common.machine import check_host
 from src.generation.ears import Ears
 from src.generation.requests import Fault, Request, Segment
 from src.prompts import Prompts
 from src.prompts.chat import ChatTokenizer, chat_ids, text_ids, turn_ids
 from src.prompts.layouts import ensemble_heading, ensemble_intro, ensemble_marks, self_generation_messages
 
-log = get_logger(__name__)
 T = TypeVar("T")
 
 
@@ -132,25 +132,18 @@ def _load(item: Item, max_seconds: float) -> tuple[Waveform | None, Fault | None
     try:
         return load_waveform(item.audio, max_seconds=max_seconds), None
     except AudioError as error:
+        check_host(error)
         return None, Fault(error.fault, str(error))
-    except Exception as error:  # noqa: BLE001 - whatever a decoder raises costs this row alone
+    except Exception as error:  # whatever a decoder raises costs this row alone
+        check_host(error)
         return None, Fault("unreadable_audio", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
 def _encode(good: Sequence[tuple[Item, Waveform]], ears: Ears, turns: Turns) -> Iterator[Request]:
-    """Encode a batch; if that fails, clip by clip, so that one clip costs one row."""
-    if not good:
-        return
-    try:
-        heard = ears.encode([waveform for _, waveform in good])
-    except Exception as error:  # noqa: BLE001 - whatever one clip does to the front end costs its row alone
-        if len(good) > 1:
-            for pair in good:
-                yield from _encode([pair], ears, turns)
-            return
-        log.debug("encoding %s failed", good[0][0].key, exc_info=True)
-        reason = f"audio cannot be encoded: {' '.join(str(error).split())[:300]}"
-        yield Request(good[0][0].key, fault=Fault("unencodable_audio", reason))
-        return
-    for (item, _), clips in zip(good, heard, strict=True):
-        yield _request(item, partial(turns.hearing, item.content, clips))
+    """Encode a batch and write its prompts. Raises :class:`MachineError` if the device is lost."""
+    for item, clips in each_clip(ears.encode, good):
+        if isinstance(clips, Exception):
+            reason = f"audio cannot be encoded: {' '.join(str(clips).split())[:300]}"
+            yield Request(item.key, fault=Fault("unencodable_audio", reason))
+        else:
+            yield _request(item, partial(turns.hearing, item.content, clips))

@@ -7,8 +7,6 @@ reads what is there and does the rest. A line that was cut by a kill is dropped,
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +14,9 @@ from typing import Any
 
 from src.common.errors import UserError
 from src.common.existing import is_empty
-from src.common.lock import hold_folder
+from src.common.lock import empty_folder, hold_folder, may_discard
 from src.common.log import get_logger
+from src.common.machine import say_where
 from src.common.run_record import write_json
 
 log = get_logger(__name__)
@@ -36,7 +35,8 @@ class Shards:
     def __init__(self, directory: Path, settings: Mapping[str, Any], overwrite: bool = False) -> None:
         self.folder = directory / FOLDER
         self._file: Any = None
-        self._lock: int | None = hold_folder(directory)
+        self._lock = hold_folder(directory)
+        overwrite = may_discard(overwrite, self._lock.changed, directory, "overwrite=true")
         wanted = json.loads(json.dumps(settings))
         known = self._known_settings()
         if known != wanted and not (known is None and (self.folder.is_dir() or is_empty(directory))):
@@ -47,9 +47,7 @@ class Shards:
                     "run_tag=NAME to keep both"
                 )
             log.info("%s: replacing results of %s", directory, _other(known, wanted))
-            shutil.rmtree(directory)
-            self.close()
-            self._lock = hold_folder(directory)
+            empty_folder(directory)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / SETTINGS, wanted)
 
@@ -80,9 +78,7 @@ class Shards:
         if self._file is not None:
             self._file.close()
             self._file = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.close()
 
     def __enter__(self) -> Shards:
         return self
@@ -90,6 +86,8 @@ class Shards:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            say_where(error, self.folder.parent)
         self.close()
 
     def _known_settings(self) -> Any:

@@ -14,8 +14,10 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+from src.audio.each_clip import each_clip
 from src.audio.waveform import Waveform
 from src.common.log import get_logger
+from src.common.machine import MachineError
 from src.serving.config import MIB
 from src.serving.errors import ApiError
 
@@ -31,7 +33,7 @@ class Hears(Protocol):
         """For each clip, one ``(frames, llm_dim)`` tensor a front end."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Waiting:
     model: str
     clip: Waveform
@@ -54,6 +56,8 @@ class Listener:
         cache_mib: float = 256.0,
         on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
+        self.failure: str | None = None
+        """Why nothing can be encoded any more."""
         self._ears = ears
         self._batch_size = batch_size
         self._on_batch = on_batch
@@ -65,7 +69,8 @@ class Listener:
     def hear(self, model: str, clip: Waveform) -> Future[list[Tensor]]:
         """Embeddings of a clip, one ``(frames, llm_dim)`` tensor a front end of the model.
 
-        The future raises :class:`ApiError` for a clip that cannot be encoded; cancelling it drops the clip.
+        The future raises :class:`ApiError` for a clip that cannot be encoded, or a device that is lost; cancelling
+        it drops the clip.
         """
         waiting = _Waiting(model, clip)
         self._inbox.put(waiting)
@@ -87,7 +92,10 @@ class Listener:
                     arrived.key = _key(arrived)  # here, not where it comes from: that is the event loop
                     waiting.append(arrived)
             batch, waiting = self._next_batch(waiting)
-            if batch:
+            if batch and self.failure is not None:
+                for each in batch:
+                    each.future.set_exception(ApiError(503, self.failure, "engine_failed"))
+            elif batch:
                 self._on_batch(len(batch))
                 self._encode(batch)
 
@@ -113,21 +121,23 @@ class Listener:
         return batch, later
 
     def _encode(self, batch: list[_Waiting]) -> None:
-        """Encode a batch; if that fails, clip by clip, so that one clip costs one request."""
+        """Encode a batch. After a lost device nothing can be encoded any more: all are told so."""
+        ears = self._ears[batch[0].model]
+        left = list(batch)
         try:
-            heard = self._ears[batch[0].model].encode([each.clip for each in batch])
-        except Exception as error:  # noqa: BLE001 - whatever one clip does to the front end costs its request alone
-            if len(batch) > 1:
-                for each in batch:
-                    self._encode([each])
-                return
-            log.debug("a clip cannot be encoded", exc_info=True)
-            reason = f"audio cannot be encoded: {' '.join(str(error).split())[:200]}"
-            batch[0].future.set_exception(ApiError(400, reason, "bad_audio"))
-            return
-        for each, embedded in zip(batch, heard, strict=True):
-            self._kept.put(each.key, embedded)
-            each.future.set_result(embedded)
+            for each, embedded in each_clip(ears.encode, [(each, each.clip) for each in batch]):
+                left.remove(each)
+                if isinstance(embedded, Exception):
+                    reason = f"audio cannot be encoded: {' '.join(str(embedded).split())[:200]}"
+                    each.future.set_exception(ApiError(400, reason, "bad_audio"))
+                else:
+                    self._kept.put(each.key, embedded)
+                    each.future.set_result(embedded)
+        except MachineError as error:
+            log.error("%s", error)  # noqa: TRY400 - one line says it
+            self.failure = "audio cannot be encoded any more: the device failed"
+            for each in left:
+                each.future.set_exception(ApiError(503, self.failure, "engine_failed"))
 
 
 def _key(waiting: _Waiting) -> bytes:

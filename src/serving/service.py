@@ -109,7 +109,7 @@ class Service:
     @property
     def failure(self) -> str | None:
         """Why nothing can be answered any more."""
-        return self._bridge.failure
+        return self._bridge.failure or self._listener.failure
 
     @contextmanager
     def admit(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.common.errors import UserError
+from src.common.lock import held
 from src.common.log import get_logger
 from src.common.paths import use_data_dir
 from src.common.run_record import write_json, write_run_record
@@ -38,18 +39,23 @@ def run_training(config: Mapping[str, Any]) -> Path:
     if bound.alternative_data_dir is not None:
         use_data_dir(bound.alternative_data_dir)
     from src.training.arguments import timeout_as_one_line, training_arguments
-    from src.training.resume import agreed_resume
+    from src.training.resume import agreed_resume, find_resume
     from src.training.trackers import wandb_run
 
     args = training_arguments(bound)
-    resume = agreed_resume(bound.resume_from_checkpoint, Path(args.output_dir), bound.eval_mode)
+    directory = Path(args.output_dir)
     choose_prompts(bound.prompts, llm=bound.model.get("llm"))  # a wrong file is reported before models are loaded
     if bound.check_config:
+        find_resume(bound.resume_from_checkpoint, directory, bound.eval_mode)
         _check_folders(bound)
         log.info("the configuration is in order")
-        return Path(args.output_dir)
-    with wandb_run(args, config, None if bound.eval_mode else _path(resume)), timeout_as_one_line(args.ddp_timeout):
-        return _run(bound, config, args, resume, started)
+        return directory
+    # the first process holds the folder for all; to evaluate writes records only, also while a run goes on
+    with held([directory] if args.process_index == 0 and not bound.eval_mode else []):
+        resume = agreed_resume(bound.resume_from_checkpoint, directory, bound.eval_mode)
+        tracked = wandb_run(args, config, None if bound.eval_mode else _path(resume))
+        with tracked, timeout_as_one_line(args.ddp_timeout):
+            return _run(bound, config, args, resume, started)
 
 
 def _check_folders(bound: TrainConfig) -> None:

@@ -16,6 +16,7 @@ from src.collection.retry import Patience
 from src.common.errors import UserError
 from src.common.existing import next_step, set_problem
 from src.common.json_lines import json_lines, read_json_lines
+from src.common.lock import held, may_discard
 from src.common.log import get_logger
 from src.common.paths import raw_dir
 from src.common.run_record import write_json, write_run_record, write_text
@@ -61,22 +62,38 @@ def collect(recipe: Recipe, settings: CollectSettings) -> dict[str, Any]:
     """
     folder = raw_dir(recipe.name)
     config = {"recipe": recipe.name, "version": recipe.version, **asdict(settings.options)}
+    if not settings.overwrite and (result := _completed_result(recipe, folder, config)) is not None:
+        return result
+    with held([folder]) as changed:
+        return _collect(recipe, folder, config, settings, may_discard(settings.overwrite, changed, folder))
+
+
+def _completed_result(recipe: Recipe, folder: Path, config: dict[str, Any]) -> dict[str, Any] | None:
+    """Counts of a set that is complete, ``None`` if there is none. Raises :class:`UserError` for other options."""
     done = completed(folder)
-    what = f"raw set {recipe.name}"
-    if done is not None and not settings.overwrite:
-        if done["config"] != config and not done["config"].get("adopted"):
-            raise UserError(
-                f"{folder} was made with {_options(done['config'])}, not {_options(config)}; --overwrite replaces it"
-            )
-        next_step(what, folder, None)
-        return dict(done["result"])
+    if done is None:
+        return None
+    if done["config"] != config and not done["config"].get("adopted"):
+        raise UserError(
+            f"{folder} was made with {_options(done['config'])}, not {_options(config)}; --overwrite replaces it"
+        )
+    next_step(f"raw set {recipe.name}", folder, None)
+    return dict(done["result"])
+
+
+def _collect(
+    recipe: Recipe, folder: Path, config: dict[str, Any], settings: CollectSettings, overwrite: bool
+) -> dict[str, Any]:
+    """Build the set in its folder, which is held; another run may have completed it meanwhile."""
+    if not overwrite and (result := _completed_result(recipe, folder, config)) is not None:
+        return result
     if settings.adopt:
         return adopt(recipe, folder, config, settings.check_rows)
-    if done is None and _has_set(folder):
+    if completed(folder) is None and _has_set(folder):
         problem = set_problem(folder, _needed(recipe))
         other = "--adopt to check and keep it" if problem is None else "move it to another folder to keep it"
-        ours = (folder / WORK).is_dir()
-        if next_step(what, folder, problem, ours=ours, overwrite=settings.overwrite, other_name=other) == "skip":
+        what, ours = f"raw set {recipe.name}", (folder / WORK).is_dir()
+        if next_step(what, folder, problem, ours=ours, overwrite=overwrite, other_name=other) == "skip":
             return {}
     work = Workspace(folder / WORK, given_folder(settings.from_dir, recipe))
     _discard_other_work(work.folder, config)

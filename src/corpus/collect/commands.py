@@ -8,6 +8,7 @@ from pathlib import Path
 from src.common.cli import add_overwrite, row_limit, run_cli
 from src.common.errors import UserError
 from src.common.log import get_logger
+from src.common.machine import explain, one_line
 from src.common.paths import raw_dir
 from src.corpus.recipe import Options, Recipe
 from src.corpus.recipes import choose, group_of, load_recipe
@@ -82,7 +83,7 @@ def collect_command(names: list[str], args: argparse.Namespace) -> int:
             failed.append(name)
             continue
         except Exception as error:  # other corpora of the command go on
-            _log.error("%s: %s: %s", name, type(error).__name__, error)
+            _log.error("%s: %s", name, explain(error) or one_line(error))
             _log.debug("%s", name, exc_info=True)
             failed.append(name)
             continue

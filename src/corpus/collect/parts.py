@@ -19,6 +19,7 @@ from typing import Any
 
 from src.common.errors import UserError
 from src.common.json_lines import json_line
+from src.common.machine import check_host
 from src.corpus.collect.files import reason_of
 from src.corpus.collect.pool import run_all
 from src.corpus.recipe import IDS, Dropped, Inputs, Recipe, Row
@@ -113,6 +114,7 @@ def make_part(part: Part) -> PartResult:
                 for made in recipe.work.make(job, _worker["inputs"], recipe):
                     writer.drop(made) if isinstance(made, Dropped) else writer.add_or_drop(made)
             except Exception as error:  # one bad file must not end a run over a million
+                check_host(error)
                 writer.drop(Dropped(*ids_of(job), reason_of(error)))
     result = writer.close(digest)
     _mark(part).unlink()

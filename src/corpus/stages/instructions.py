@@ -15,7 +15,7 @@ from typing import Any
 
 from src.common.errors import UserError
 from src.common.existing import is_empty, next_step, read_record, set_problem
-from src.common.lock import empty_folder, held
+from src.common.lock import empty_folder, held, may_discard
 from src.common.log import get_logger
 from src.common.naming import ResponseName, model_short_name
 from src.common.paths import raw_dir, responses_dir
@@ -174,8 +174,8 @@ def generate_instruction_responses(
     wanted = [run for run in runs.values() if run.is_wanted(overwrite)]
     try:
         for run in wanted:
-            with held([run.folder]):
-                summary |= run.run(overwrite)
+            with held([run.folder]) as changed:
+                summary |= run.run(may_discard(overwrite, changed, run.folder))
     finally:
         pool.close()
     return summary

@@ -14,7 +14,7 @@ from typing import Any
 
 from src.common.errors import UserError
 from src.common.existing import is_empty, next_step, set_problem
-from src.common.lock import empty_folder, held
+from src.common.lock import empty_folder, held, may_discard
 from src.common.log import get_logger
 from src.common.naming import model_short_name
 from src.common.paths import prompts_dir, responses_dir
@@ -71,8 +71,10 @@ def generate_responses(
     summary: dict[str, dict[str, Any]] = {}
     try:
         for group in groups:
-            with held(folders_of(group, settings)):
-                summary.update(_Run(group, settings, pool, overwrite).run())
+            folders = folders_of(group, settings)
+            with held(folders) as changed:
+                discard = may_discard(overwrite, changed, folders[0].parent)
+                summary.update(_Run(group, settings, pool, discard).run())
     finally:
         pool.close()
     return summary

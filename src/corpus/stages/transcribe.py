@@ -9,10 +9,12 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from src.audio.each_clip import each_clip
 from src.audio.roots import roots_of
 from src.audio.waveform import AudioError, Waveform, load_waveform
 from src.common.errors import UserError
 from src.common.log import get_logger
+from src.common.machine import check_host, one_line
 from src.common.paths import raw_dir
 from src.corpus.stages.text_engine import llm_mark
 from src.dataset.tables import open_split
@@ -215,26 +217,17 @@ def _load(clips: Clips, batch: Sequence[RowRef]) -> tuple[list[Heard], list[tupl
         try:
             good.append((ref, clips.load(ref)))
         except AudioError as error:
+            check_host(error)
             bad.append(Heard(*ref, error=str(error)))
     return bad, good
 
 
 def _hear(transcriber: Transcriber, good: Sequence[tuple[RowRef, Waveform]]) -> Iterator[Heard]:
-    if not good:
-        return
-    try:
-        texts = transcriber([clip for _, clip in good])
-    except Exception as error:  # whatever one clip does to the model costs its row alone
-        if "CUDA error" in str(error):
-            raise  # the device is lost, and with it every row after this one
-        if len(good) == 1:
-            yield Heard(*good[0][0], error=f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-            return
-        for pair in good:
-            yield from _hear(transcriber, [pair])
-        return
-    for (ref, _), text in zip(good, texts, strict=True):
-        yield Heard(*ref, text)
+    for ref, text in each_clip(transcriber, good):
+        if isinstance(text, Exception):
+            yield Heard(*ref, error=one_line(text, 200))
+        else:
+            yield Heard(*ref, text)
 
 
 def with_log(name: str, heard: Iterator[Heard], total: int, every: float = 30.0) -> Iterator[Heard]:

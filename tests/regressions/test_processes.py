@@ -1,0 +1,390 @@
+"""Runs whose machine fails or that meet another run: lost devices, full disks, no network, one folder for two.
+
+The rows P3, P5 and P8 of the list of inputs that were handled wrongly.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from datasets import load_from_disk
+from safetensors import SafetensorError
+from torch import Tensor
+
+from src.audio.each_clip import each_clip
+from src.audio.waveform import Waveform
+from src.common import lock
+from src.common.cli import run_cli
+from src.common.config import compose
+from src.common.errors import UserError
+from src.common.lock import held, hold_folder, holder_file
+from src.common.machine import MachineError, explain, machine_fault
+from src.common.paths import REPO_ROOT, raw_dir
+from src.corpus.collect.build import CollectSettings, collect
+from src.corpus.stages.transcribe import Clips, hear_rows
+from src.generation.ears import Ears
+from src.generation.engine import Engine
+from src.generation.job import Job
+from src.generation.run import generate
+from src.generation.shards import FOLDER, Shards
+from src.generation.tasks import FREE
+from src.generation.work import Models
+from src.model.build import build_feature_extractor
+from src.model.checkpoints import LoadedFrontEnd, save_checkpoint
+from tests.generation.conftest import free_rows, save_set
+from tests.generation.fakes import ScriptedCore
+from tests.prompts.fakes import CharTokenizer
+from tests.serving.client import running
+from tests.serving.fakes import FakeEars
+from tests.serving.sounds import chat, encoded, input_audio
+from tests.support.tiny_llm import save_tiny_llm
+from tests.support.tiny_models import mini_front_end, model_config
+from tests.support.toy_corpus import RECIPE, write_toy
+
+LOST = [
+    RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be reported later"),
+    RuntimeError("CUDA error: unspecified launch failure"),
+    RuntimeError("HIP error: hipErrorIllegalAddress"),
+    RuntimeError("MPS backend failed to commit the command buffer"),
+    torch.AcceleratorError("the accelerator has gone"),
+]
+OTHERS = [RuntimeError("too odd"), ValueError("a shape that does not fit"), FileNotFoundError(2, "no", "a.wav")]
+
+
+def clip(samples: int) -> Waveform:
+    return Waveform(torch.zeros(1, samples), 16000)
+
+
+# P5: every row after a lost device became unencodable_audio and counted as finished
+
+
+@pytest.mark.parametrize("error", LOST, ids=str)
+def test_p5_a_lost_device_is_no_clips_fault(error: Exception) -> None:
+    def run(clips: Sequence[Waveform]) -> list[int]:
+        raise error
+
+    assert machine_fault(error) == "device"
+    with pytest.raises(MachineError, match="start again"):
+        list(each_clip(run, [("a", clip(10)), ("b", clip(20))]))
+
+
+@pytest.mark.parametrize("error", OTHERS, ids=str)
+def test_p5_any_other_error_costs_the_one_clip(error: Exception) -> None:
+    def run(clips: Sequence[Waveform]) -> list[int]:
+        if any(each.samples.shape[1] == 300 for each in clips):
+            raise error
+        return [each.samples.shape[1] for each in clips]
+
+    found = dict(each_clip(run, [("a", clip(100)), ("b", clip(300)), ("c", clip(500))]))
+    assert found == {"a": 100, "b": error, "c": 500}
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("CUDA error: out of memory"), MemoryError()]
+)
+def test_p5_memory_is_the_clips_fault_only_if_a_second_of_silence_fits(error: Exception) -> None:
+    room = 50_000
+
+    def run(clips: Sequence[Waveform]) -> list[int]:
+        if sum(each.samples.shape[1] for each in clips) > room:
+            raise error
+        return [each.samples.shape[1] for each in clips]
+
+    items = [("a", clip(30_000)), ("huge", clip(90_000)), ("b", clip(40_000))]
+    assert dict(each_clip(run, items)) == {"a": 30_000, "huge": error, "b": 40_000}
+    room = 10_000
+    with pytest.raises(MachineError, match="no memory is left"):
+        list(each_clip(run, items))
+
+
+def test_p5_a_broken_disk_is_no_clips_fault(monkeypatch: pytest.MonkeyPatch, data_root: Path) -> None:
+    def broken(self: Any, ref: Any) -> Waveform:
+        raise OSError(errno.EIO, "Input/output error", "/data/a.arrow")
+
+    monkeypatch.setattr(Clips, "load", broken)
+    with pytest.raises(OSError, match="Input/output") as caught:
+        list(hear_rows(Clips("set"), lambda clips: [""] * len(clips), [[("train", 0)]]))
+    assert "/data/a.arrow: the disk cannot be read" in str(explain(caught.value))
+    with pytest.raises(MachineError):
+        list(each_clip(lambda clips: broken(None, None), [("a", clip(10))]))  # type: ignore[arg-type, return-value]
+
+
+class _MortalEars(Ears):
+    """Front ends on a device that is lost after some clips."""
+
+    left = 5
+
+    def encode(self, waveforms: Sequence[Waveform]) -> list[list[Tensor]]:
+        """As before, until it is lost."""
+        type(self).left -= len(waveforms)
+        if self.left < 0:
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+        return super().encode(waveforms)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedFrontEnd:
+    """A front end with random weights, saved as a checkpoint."""
+    llm = save_tiny_llm(tmp_path_factory.mktemp("processes") / "tiny-llm")
+    config = model_config("mini_whisper", f"model.llm={llm}")
+    front_end = mini_front_end("mini_whisper").requires_grad_(False)
+    folder = save_checkpoint(llm.parent / "checkpoint", front_end, config)
+    return LoadedFrontEnd(front_end, build_feature_extractor(config.config), config, str(folder))
+
+
+def answer(loaded: LoadedFrontEnd, ears: type[Ears], *overrides: str) -> int:
+    """A scripted run over the set ``sounds``."""
+
+    def start(job: Job) -> Models:
+        core = ScriptedCore(lambda prompt: "i hear it.\n</think>\n\na kick.", width=192)
+        return Models(Engine(core, CharTokenizer(), 2, 1), ears([loaded]))
+
+    given = ["dataset.name=sounds", "prompts=mini", "batch_size=2", f"checkpoint_name={loaded.name}", *overrides]
+    return generate(compose("generate", given), FREE, start)
+
+
+def shards(root: Path) -> dict[str, dict[str, Any]]:
+    """Records of the one run below the data root."""
+    (folder,) = (root / "generated" / "tiny-llm").glob(f"sounds_*/{FOLDER}")
+    lines = [line for part in folder.glob("part-*.jsonl") for line in part.read_text().splitlines()]
+    return {record["key"]: record for record in map(json.loads, lines)}
+
+
+def test_p5_a_run_with_a_lost_device_ends_in_one_line_and_its_rows_are_done_again(
+    data_root: Path, loaded: LoadedFrontEnd, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_set("sounds", {"train": free_rows(12)})
+    monkeypatch.setattr(_MortalEars, "left", 7)
+    with pytest.raises(SystemExit) as ended:
+        run_cli(lambda: answer(loaded, _MortalEars))
+    assert ended.value.code == 1
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(told) == 1 and "the device failed" in told[0] and "unspecified launch failure" in told[0]
+    before = shards(data_root)
+    assert len(before) < 12 and all(record["status"] == "ok" for record in before.values())
+    assert answer(loaded, Ears) == 0
+    assert len(shards(data_root)) == 12
+    (saved,) = (data_root / "generated" / "tiny-llm").glob("sounds_*/dataset_dict.json")
+    assert set(load_from_disk(str(saved.parent))["train"]["status"]) == {"ok"}
+
+
+class _LostEars(FakeEars):
+    def encode(self, waveforms: Sequence[Waveform]) -> list[list[Tensor]]:
+        """Encodes two batches."""
+        if len(self.batches) == 2:
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+        return super().encode(waveforms)
+
+
+def test_p5_a_server_with_a_lost_device_says_so_and_is_not_healthy() -> None:
+    bodies = [chat(input_audio(encoded(seconds=seconds))) for seconds in (0.5, 0.6, 0.7, 0.8)]
+    with running(ears={"m": _LostEars()}) as (url, _), httpx.Client(base_url=url, timeout=20) as client:
+        answers = [client.post("/v1/chat/completions", json=body) for body in bodies]
+        assert [each.status_code for each in answers] == [200, 200, 503, 503]
+        assert "device failed" in answers[2].json()["error"]["message"]
+        assert client.get("/health").status_code == 503
+
+
+# P8: a full or read-only disk and a network without an answer ended in tracebacks
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/out/a.jsonl"), "/out/a.jsonl: the disk is full"),
+        (OSError(errno.EROFS, "Read-only file system", "/out"), "/out: the file system is read-only"),
+        (PermissionError(errno.EACCES, "Permission denied", "/out/b"), "/out/b: permission denied"),
+        (OSError(errno.ENOSPC, "Error writing bytes to file"), "the disk is full"),
+        (SafetensorError("Error while serializing: I/O error: No space left (os error 28)"), "the disk is full"),
+        (httpx.ConnectError("[Errno 111] Connection refused"), "no answer from the network"),
+        (ConnectionRefusedError(111, "Connection refused"), "no answer from the network"),
+        (OSError("We couldn't connect to 'https://huggingface.co' to load the files"), "no answer from the network"),
+    ],
+    ids=str,
+)
+def test_p8_faults_of_the_machine_are_one_line(
+    error: Exception, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run_cli(fail)
+    told = capsys.readouterr().err
+    assert ended.value.code == 1 and told.startswith("error: ") and told.count("\n") == 1 and said in told
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), FileNotFoundError(2, "no such file", "a"), AssertionError()])
+def test_p8_faults_of_the_program_keep_their_traceback(error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        run_cli(fail)
+
+
+SAVE = {
+    "weights": "from safetensors.torch import save_file; save_file({'a': torch.ones(99999)}, 'a.safetensors')",
+    "optimizer": "torch.save({'a': torch.ones(99999)}, 'a.pt')",
+    "set": "from datasets import Dataset; Dataset.from_dict({'a': ['x' * 99] * 9999}).save_to_disk('a')",
+    "records": "import pathlib; src.common.run_record.write_json(pathlib.Path('a'), 'x' * 99999)",
+}
+
+
+def test_p8_what_the_libraries_raise_at_a_limit_of_file_size_is_one_line(tmp_path: Path) -> None:
+    program = (
+        "import os, resource, sys, torch\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from src.common.cli import run_cli\n"
+        "import safetensors.torch, datasets, src.common.run_record\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "for line in sys.argv[2:]:\n"
+        "    if os.fork() == 0:\n"
+        "        run_cli(lambda: exec(line))\n"
+        "    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(REPO_ROOT), *SAVE.values()], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["1"] * len(SAVE), done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(told) == len(SAVE) and "Traceback" not in done.stderr
+
+
+def test_p8_a_full_disk_ends_a_generation_run_in_one_line(
+    data_root: Path, loaded: LoadedFrontEnd, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_set("sounds", {"train": free_rows(4)})
+
+    def full(self: Shards, record: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Shards, "append", full)
+    with pytest.raises(SystemExit) as ended:
+        run_cli(lambda: answer(loaded, Ears))
+    assert ended.value.code == 1
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert (
+        told.startswith(f"error: {data_root / 'generated' / 'tiny-llm' / 'sounds_'}") and "the disk is full" in told
+    )
+
+
+# P3: two runs with one output both wrote
+
+
+@contextmanager
+def another_process(folder: Path, seconds: float, wrote: str = "") -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the folder for a while and writes a file in the end."""
+    program = (
+        "import sys, time; from pathlib import Path; from src.common.lock import held\n"
+        "folder = Path(sys.argv[1])\n"
+        "with held([folder]):\n"
+        "    print('held', flush=True); time.sleep(float(sys.argv[2]))\n"
+        "    if sys.argv[3]: (folder / sys.argv[3]).write_text('{}')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(folder), str(seconds), wrote],
+        cwd=REPO_ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        process.wait()
+
+
+def test_p3_who_holds_a_folder_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "LOCK_SECONDS", 0.3)
+    folder = tmp_path / "out"
+    with another_process(folder, 60) as process:
+        with pytest.raises(UserError, match=rf"another run is writing here \(process {process.pid} on .*since 20"):
+            hold_folder(folder)
+        process.kill()
+        process.wait()
+    hold_folder(folder).close()  # what a killed run has left behind holds nothing
+    assert not holder_file(folder).exists() and folder.is_dir()
+
+
+def test_p3_a_folder_that_was_removed_or_exchanged_while_waiting_is_held_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    first = hold_folder(folder)
+    found: list[lock.Hold] = []
+    waiting = threading.Thread(target=lambda: found.append(hold_folder(folder)))
+    waiting.start()
+    time.sleep(0.3)
+    folder.rename(tmp_path / "old")
+    first.close()
+    waiting.join(10)
+    (second,) = found
+    assert second.descriptor is not None
+    assert os.fstat(second.descriptor).st_ino == folder.stat().st_ino != (tmp_path / "old").stat().st_ino
+    second.close()
+
+
+def test_p3_an_overwriting_run_that_waited_keeps_what_the_first_wrote(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    Shards(folder, {"seed": 0}).close()
+    first = Shards(folder, {"seed": 1}, overwrite=True)
+    outcome: list[BaseException] = []
+
+    def second() -> None:
+        try:
+            Shards(folder, {"seed": 2}, overwrite=True)
+        except UserError as error:
+            outcome.append(error)
+
+    waiting = threading.Thread(target=second)
+    waiting.start()
+    time.sleep(0.3)
+    first.append({"key": "a"})
+    first.close()
+    waiting.join(10)
+    assert "other settings (seed)" in str(outcome[0])
+    with Shards(folder, {"seed": 1}) as shards:
+        assert list(shards.read()) == ["a"]
+    with Shards(folder, {"seed": 2}, overwrite=True) as shards:  # alone, it replaces them
+        assert not shards.read()
+
+
+def test_p3_waiting_for_a_run_that_writes_nothing_leaves_the_choice_to_overwrite(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    for wrote in ("", "run.json"):
+        with another_process(folder, 0.5, wrote), held([folder]) as changed:
+            assert changed == bool(wrote)
+
+
+def test_p3_two_collections_of_one_set(tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "LOCK_SECONDS", 0.3)
+    write_toy(tmp_path, 3)
+    settings = CollectSettings(jobs=0, from_dir=tmp_path)
+    with another_process(raw_dir("toy"), 60) as process, pytest.raises(UserError, match=f"process {process.pid}"):
+        collect(RECIPE, settings)
+    assert collect(RECIPE, settings)["rows"] == {"train": 3}
+    assert sorted(path.name for path in raw_dir("toy").parent.iterdir()) == ["toy"]
+
+
+def test_p3_two_trainings_with_one_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from src.training.run import run_training
+
+    monkeypatch.setattr(lock, "LOCK_SECONDS", 0.3)
+    output = tmp_path / "run"
+    given = ["model=mini_whisper", "dataset=mini", "training_args=mini", f"training_args.output_dir={output}"]
+    with another_process(output, 60) as process, pytest.raises(UserError, match=f"process {process.pid} on"):
+        run_training(compose("train", given))
