@@ -1,7 +1,8 @@
-"""No test reads or writes the repository's own data."""
+"""No test reads or writes the repository's own data; every test sees each log record once."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -18,3 +19,13 @@ def scratch_data_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         os.environ.pop("ALARM_DATA_ROOT", None)
     else:
         os.environ["ALARM_DATA_ROOT"] = before
+
+
+@pytest.fixture(autouse=True)
+def log_records_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``caplog`` see the project's records through the root logger, whichever tests ran before.
+
+    Programs set up logging of their own, which does not propagate. pytest (9.2, ``catching_logs``) then adds its
+    handler to that logger as well, and a test that lets it propagate would count every record twice.
+    """
+    monkeypatch.setattr(logging.getLogger("alarm"), "propagate", True)

@@ -63,7 +63,6 @@ def test_a_copy_that_was_cut_off_is_not_complete(tmp_path: Path, file: str, keep
 
 
 def test_what_a_stage_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(logging.getLogger("alarm"), "propagate", True)
     caplog.set_level(logging.INFO, logger="alarm")
     folder = tmp_path / "set"
     assert next_step("raw set x", folder, "not there") == "write"

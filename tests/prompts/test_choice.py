@@ -23,7 +23,6 @@ MINI = "assets/mini/llm"
 @pytest.fixture(autouse=True)
 def logged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Log lines reach ``caplog`` also after a test that ran a command."""
-    monkeypatch.setattr(logging.getLogger("alarm"), "propagate", True)
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> set[str]:

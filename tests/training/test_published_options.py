@@ -90,7 +90,6 @@ def test_keys_of_every_level_need_no_plus() -> None:
 
 def test_keys_of_an_older_transformers(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "x")
-    monkeypatch.setattr(logging.getLogger("alarm"), "propagate", True)
     command = (
         "model=whisper_batch dataset=music_4b training_args.overwrite_output_dir=false training_args.no_cuda=true "
         "training_args.save_safetensors=true training_args.evaluation_strategy=epoch "

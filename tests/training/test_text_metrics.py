@@ -74,7 +74,6 @@ def test_scores_by_hand(without_wordnet: None) -> None:
 def test_what_is_left_out_is_said_once(
     without_wordnet: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("alarm"), "propagate", True)
     with caplog.at_level(logging.INFO, "alarm"):
         scorer = TextScorer()
         scorer(["a"], ["a"])

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import shutil
 from pathlib import Path
 
@@ -382,7 +381,6 @@ def no_engine(llm: str) -> FakeEngine:
 def test_complete_responses_of_another_program_are_skipped(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("alarm"), "propagate", True)
     caplog.set_level("INFO", logger="alarm")
     before = save_foreign(REPHRASED, 12)
     assert generate_responses(["mini"], SETTINGS, start_engine=no_engine) == {}
