@@ -23,6 +23,7 @@ BIN=${ALARM_VENV:-.venv}/bin
 "$BIN/mypy"
 [ $# -gt 0 ] && exec "$BIN/python" -m pytest "${FAST[@]}" "$@"
 FAILED=0
-"$BIN/python" -m pytest "${FAST[@]}" -n "${ALARM_TEST_WORKERS:-2}" --dist loadfile --ignore=tests/serving || FAILED=$?
+# one thread for each: two that share two processors wait for each other most of the time
+OMP_NUM_THREADS=1 "$BIN/python" -m pytest "${FAST[@]}" -n "${ALARM_TEST_WORKERS:-2}" --dist loadfile --ignore=tests/serving || FAILED=$?
 "$BIN/python" -m pytest "${FAST[@]}" tests/serving || FAILED=$?
 exit "$FAILED"
