@@ -109,7 +109,7 @@ def check_host(error: BaseException) -> None:
 
 
 def explain(error: BaseException) -> str | None:
-    """One line about a fault of the machine, with the path or address and the mend; ``None`` for other errors."""
+    """One line about a fault of the machine, with the path or address and the fix; ``None`` for other errors."""
     for each in _chain(error):
         number = _number(each)
         if number in _WRITING and not _of_network(each):

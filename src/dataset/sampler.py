@@ -112,7 +112,7 @@ class StepSampler:
         return epoch, len(self) - left
 
     def done(self, steps: int) -> tuple[StepsDone, ...]:
-        """What :meth:`go_on` needs after ``steps`` more steps of the present epoch."""
+        """State that :meth:`go_on` needs after ``steps`` more steps of the present epoch."""
         before = self._before()
         if not before:
             return (StepsDone(self.step_rows, steps, self.across, self.used),)
@@ -161,7 +161,7 @@ class StepSampler:
         return generator.permutation(self.count), generator
 
     def _before(self) -> tuple[StepsDone, ...]:
-        """What was done of this epoch before the run went on."""
+        """Part of this epoch that was done before the run went on."""
         epoch, done = self._resumed
         return done if epoch == self.epoch else ()
 

@@ -29,7 +29,7 @@ _OWN = {
     "ddp_broadcast_buffers": False,
 }
 _NOT_ANSWERED = ("Timed out waiting", "Connection closed by peer", "Connection reset by peer")
-"""What gloo says of a process that is stopped, or gone."""
+"""Messages of gloo about a process that is stopped, or gone."""
 _ELSEWHERE = {
     "auto_find_batch_size": "set max_batch_positions instead",
     "torch_compile": "set compile_layers instead",

@@ -35,7 +35,7 @@ def write_rows_done(folder: Path, epoch: int, parts: Sequence[StepsDone]) -> Non
 
 
 def read_rows_done(folder: Path, steps: StepSampler) -> RowsDone | None:
-    """What a checkpoint folder says; ``None`` for a published one, which does not tell the size of its steps.
+    """Record of a checkpoint folder; ``None`` for a published one, which has no size of its steps.
 
     A checkpoint of ours from before the record holds the rows of a process's step and as many states of random
     numbers as there were processes. Raises :class:`UserError` for a record that cannot be read.
