@@ -1,10 +1,10 @@
-"""Errors that are the user's to mend: shown as one message, without a traceback."""
+"""Errors that are the user's to fix: shown as one message, without a traceback."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Bad input: the message says what, what was got, what was expected, and the mend. Exit code 1."""
+    """Bad input: the message says what, what was got, what was expected, and the fix. Exit code 1."""
 
     exit_code = 1
 

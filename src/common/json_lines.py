@@ -22,7 +22,7 @@ def split_lines(text: str) -> list[str]:
 
 
 def read_json_lines(path: Path, skip_broken: bool = False) -> Iterator[Any]:
-    """Values of a JSON-lines file in order, blank lines left out; nothing if there is no file.
+    """Values of a JSON-lines file in order, without blank lines; empty if the file does not exist.
 
     ``skip_broken`` leaves out lines that are not JSON, as a killed writer leaves one. Otherwise such a line raises
     :class:`UserError` naming the file and the line.

@@ -201,5 +201,5 @@ def _failure(stage: Stage, code: int, log: Path) -> str:
     how = f"was ended by signal {-code}" if code < 0 else f"failed with exit code {code}"
     return (
         f"stage {stage.name!r} {how}. Command: {stage.shown}\nThe end of its log ({log}):\n{tail}\n"
-        "What was done is kept: mend the cause and start the job again."
+        "What was done is kept: fix the cause and start the job again."
     )

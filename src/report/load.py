@@ -24,7 +24,7 @@ def read_splits(path: str | Path) -> dict[str, Rows]:
         saved = load_from_disk(str(path))
     except (FileNotFoundError, OSError, ValueError) as error:
         raise UserError(
-            f"no saved data set at {path}: {error}. Run the stage that makes it, or mend the path."
+            f"no saved data set at {path}: {error}. Run the stage that makes it, or fix the path."
         ) from error
     splits = {"train": saved} if isinstance(saved, Dataset) else saved
     assert isinstance(splits, (dict, DatasetDict))

@@ -47,7 +47,7 @@ def training_arguments(config: TrainConfig) -> Any:
     given = dict(config.training_args)
     fields = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
     problems = [_unknown(key, fields) for key in given if key not in fields]
-    problems += [f"training_args.{key}: {mend}" for key, mend in _ELSEWHERE.items() if given.get(key)]
+    problems += [f"training_args.{key}: {hint}" for key, hint in _ELSEWHERE.items() if given.get(key)]
     if problems:
         raise ConfigError("; ".join(problems))
     if config.not_finite == "skip" and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":

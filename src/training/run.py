@@ -31,7 +31,7 @@ def run_training(config: Mapping[str, Any]) -> Path:
 
     The folder then is a checkpoint itself (``model.safetensors``, ``alarm_config.json``) and holds ``run.json``,
     ``metrics.jsonl`` and the ``checkpoint-N`` folders of the way. Raises :class:`UserError` for anything that the
-    user can mend.
+    user can fix.
     """
     bound = bind_train_config(config)
     config = {**config, "seed": bound.seed}
@@ -68,7 +68,7 @@ def _check_folders(bound: TrainConfig) -> None:
     for key, name in named.items():
         is_path = name is not None and (name.startswith(("/", ".", "~")) or name.count("/") > 1)
         if name is not None and is_path and not Path(resolve_source(name)).expanduser().exists():
-            raise UserError(f"{key}: there is no folder {name!r}; expected a folder or a Hub id OWNER/NAME")
+            raise UserError(f"{key}: folder {name!r} does not exist; expected a folder or a Hub id OWNER/NAME")
 
 
 def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: str | Path | None, started: float) -> Path:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -36,6 +37,24 @@ def texts(folder: Path) -> set[str]:
     return {text for rows in saved.values() for text in rows["text"]}
 
 
+def kill_after(patch: pytest.MonkeyPatch, steps: int, exchange: bool) -> None:
+    """End the process at the file operation after ``steps`` of them."""
+    count = iter(range(steps))
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*arguments: Any, **options: Any) -> Any:
+            if next(count, None) is None:
+                raise Killed
+            return call(*arguments, **options)
+
+        return step
+
+    patch.setattr(Path, "replace", counted(Path.replace))
+    patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+    if exchange:
+        patch.setattr(folders, "_exchange", counted(folders._exchange))
+
+
 def test_tables_become_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "SHARD_BYTES", 1)
     write(tmp_path / "set", "a")
@@ -53,21 +72,8 @@ def test_a_kill_at_any_step_leaves_the_old_set_or_the_new_one(
     for steps in range(30):
         shutil.rmtree(tmp_path, ignore_errors=True)
         write(folder, "old")
-        count = iter(range(steps))
-
-        def counted(call: object, count: Iterator[int] = count) -> object:
-            def step(*arguments: object, **options: object) -> object:
-                if next(count, None) is None:
-                    raise Killed
-                return call(*arguments, **options)  # type: ignore[operator]
-
-            return step
-
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "replace", counted(Path.replace))
-            patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
-            if exchange:
-                patch.setattr(folders, "_exchange", counted(folders._exchange))
+            kill_after(patch, steps, exchange)
             try:
                 write(folder, "new")
                 break
@@ -95,21 +101,8 @@ def test_p6_a_kill_while_splits_move_into_a_folder_loses_none(
         write(folder, "old")
         (folder / "run.json").write_text("{}")
         write(fresh, "new")
-        count = iter(range(steps))
-
-        def counted(call: object, count: Iterator[int] = count) -> object:
-            def step(*arguments: object, **options: object) -> object:
-                if next(count, None) is None:
-                    raise Killed
-                return call(*arguments, **options)  # type: ignore[operator]
-
-            return step
-
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "replace", counted(Path.replace))
-            patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
-            if exchange:
-                patch.setattr(folders, "_exchange", counted(folders._exchange))
+            kill_after(patch, steps, exchange)
             try:
                 move_in(fresh, folder)
                 replaced = steps

@@ -270,6 +270,6 @@ def test_resume_from_nothing(run: Run, tmp_path: Path) -> None:
 
 def test_configuration_check_loads_nothing(run: Run, tmp_path: Path) -> None:
     run("checked", "check_config=true", "model.llm=nobody/model")
-    with pytest.raises(UserError, match=r"model\.llm: there is no folder '/nowhere'"):
+    with pytest.raises(UserError, match=r"model\.llm: folder '/nowhere' does not exist"):
         run("checked", "check_config=true", "model.llm=/nowhere")
     assert not (tmp_path / "checked" / "run.json").exists()

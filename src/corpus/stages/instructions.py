@@ -250,7 +250,7 @@ class _Run:
             table_folder=raw_dir(self.name),
             texts=("question", "context"),
             messages=ASK[mode],
-            mend="only instruction sets are answered here; for audio corpora: generate_responses.py",
+            hint="only instruction sets are answered here; for audio corpora: generate_responses.py",
             folders={"generate": self.folder},
             first_folder=self.folder,
             marks={"generate": mark},

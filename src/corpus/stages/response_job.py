@@ -35,7 +35,7 @@ class JobSpec:
     """What a job needs to know: its table, where its journals lie, and what shapes its results.
 
     ``texts`` are two text columns of the table in ``table_folder``, and ``messages`` makes of a row's two texts what
-    the language model is asked; ``mend`` says how to come by a table with these columns. ``folders`` gives the
+    the language model is asked; ``hint`` says how to come by a table with these columns. ``folders`` gives the
     response folder of every stage's journal in use and ``marks`` the settings that its results depend on; a stage
     that is absent from ``folders`` is off. ``prompts`` are those of rewriter and checker, ``first_name`` is the name
     of the first stage's journals and seeds. ``limit`` takes the first rows, ``only`` the row at one position.
@@ -46,7 +46,7 @@ class JobSpec:
     table_folder: Path
     texts: tuple[str, str]
     messages: Callable[[str, str], Messages]
-    mend: str
+    hint: str
     folders: Mapping[StageName, Path]
     first_folder: Path
     marks: Mapping[StageName, Mapping[str, Any]]
@@ -281,7 +281,7 @@ def open_table(spec: JobSpec) -> Any:
     if lacking:
         raise UserError(
             f"{spec.table_folder}, split {spec.split!r}: no column {' and '.join(lacking)}; it has "
-            f"{', '.join(table.column_names)}; {spec.mend}"
+            f"{', '.join(table.column_names)}; {spec.hint}"
         )
     return table if spec.only is None else select_row(table, spec.only, str(spec.table_folder))
 

@@ -225,7 +225,7 @@ def response_spec(
         table_folder=prompts_dir(dataset),
         texts=("audio_description", "prompt"),
         messages=lambda description, prompt: self_generation_messages(prompts, description, prompt),
-        mend="make the prompts again with create_prompts_offline.py",
+        hint="make the prompts again with create_prompts_offline.py",
         folders={stage: final_folder for stage, used in stages.items() if used},
         first_folder=first_folder,
         marks=stage_marks(settings, prompts, checker_system),

@@ -84,7 +84,7 @@ class Encoder(nn.Module, ABC):
         if wrong or not layers:
             raise UserError(
                 f"{type(self).__name__}: got layers {list(layers)}, expected indices 0 to {self.num_states - 1}; "
-                "mend the encoder's layers in the model config"
+                "fix the encoder's layers in the model config"
             )
 
     @abstractmethod
