@@ -26,4 +26,6 @@ COPY scripts/setup_env.sh scripts/
 RUN scripts/setup_env.sh --$DEVICE ${CUDA:+--cuda $CUDA}
 
 COPY . .
+# the entry point by which `vllm serve` finds the models
+RUN .venv/bin/uv pip install -q --no-deps --no-build-isolation -e .
 CMD ["bash"]

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from src.common.config import hydra_cli
+from src.common.hydra_cli import hydra_cli
 
 
 def __getattr__(name: str) -> Any:
     """The names for Python, loaded when they are asked for: the command line's help needs no torch."""
     if name not in ("get_response", "get_system_prompt", "get_main_prompt"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from src.generation import response
+    from src.generation import get_response
 
-    response.prepare_script()
-    return getattr(response, name)
+    get_response.prepare_script()
+    return getattr(get_response, name)
 
 
 def main(config: dict[str, Any]) -> int:

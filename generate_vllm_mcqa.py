@@ -12,24 +12,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from src.common.config import hydra_cli
+from src.common.hydra_cli import hydra_cli
 
 PYTHON_NAMES = {
     "get_response": "get_choice_response",
     "get_system_prompt": "get_choice_system_prompt",
     "get_main_prompt": "get_choice_main_prompt",
 }
-"""Name in this module -> its function in ``src.generation.response``."""
+"""Name in this module -> its function in ``src.generation.get_response``."""
 
 
 def __getattr__(name: str) -> Any:
     """The names for Python, loaded when they are asked for: the command line's help needs no torch."""
     if name not in PYTHON_NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from src.generation import response
+    from src.generation import get_response
 
-    response.prepare_script()
-    return getattr(response, PYTHON_NAMES[name])
+    get_response.prepare_script()
+    return getattr(get_response, PYTHON_NAMES[name])
 
 
 def main(config: dict[str, Any]) -> int:

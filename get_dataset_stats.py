@@ -9,7 +9,7 @@ import argparse
 
 from src.common.cli import run_cli
 from src.common.paths import use_data_dir
-from src.corpus.sets.commands import add_data_dir
+from src.corpus.postprocess.commands import add_data_dir
 
 
 def main() -> None:
@@ -20,8 +20,8 @@ def main() -> None:
     if args.data_dir is not None:
         use_data_dir(args.data_dir)
 
-    from src.corpus.sets.commands import collected
-    from src.corpus.sets.statistics import MIXTURES, mixture_statistics, statistics, statistics_table
+    from src.corpus.postprocess.statistics import MIXTURES, mixture_statistics, statistics, statistics_table
+    from src.dataset.corpus_names import collected
 
     for name in MIXTURES:
         found = mixture_statistics(name)

@@ -10,8 +10,10 @@
 # defaults: CUDA_VISIBLE_DEVICES (one engine on each GPU), MAX_TOKENS=16384, MAX_THINKING_TOKENS=8192, LLM (the
 # checkpoint's own), PROMPTS (the checkpoint's own; or full, mini, a file NAME.yaml), TAG (run_tag),
 # REPORT (RUN/report.html),
-# EXTRA="more options of generate_vllm_mcqa.py".
+# EXTRA="more options of generate_vllm_mcqa.py". ENDPOINT=URL with LLM=NAME asks the model behind a chat endpoint;
+# MODEL, CHECKPOINT and the GPU are then not used (docs/generation.md).
 #   ./run_eval.sh mmsu alarm_ca "Blinorot/ALARM-CA" "test" 8
+#   ENDPOINT=https://HOST/v1 LLM=NAME PROMPTS=mmsu ./run_eval.sh mmsu none endpoint test
 set -euo pipefail
 usage() { sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"; }
 case "${1:-}" in -h | --help) usage; exit 0 ;; esac
@@ -22,14 +24,20 @@ DATASET=$1 MODEL=$2 CHECKPOINT=$3 SPLIT=${4:-null} BATCH_SIZE=${5:-8} GPU_MEMORY
 MAX_TOKENS=${MAX_TOKENS:-16384} MAX_THINKING_TOKENS=${MAX_THINKING_TOKENS:-8192} LLM=${LLM:-} TAG=${TAG:-} PROMPTS=${PROMPTS:-}
 
 OPTIONS=()
-[ -n "$LLM" ] && OPTIONS+=("model.llm=$LLM")
+if [ -n "${ENDPOINT:-}" ]; then
+  CHECKPOINT=endpoint
+  ANSWERS=(engine=openai "engine.base_url=$ENDPOINT" "engine.model=$LLM") MEMORY=()
+else
+  ANSWERS=("model=$MODEL" "checkpoint_name=$CHECKPOINT")
+  MEMORY=("engine.gpu_memory_utilization=$GPU_MEMORY_UTILIZATION")
+  [ -n "$LLM" ] && OPTIONS+=("model.llm=$LLM")
+fi
 [ -n "$PROMPTS" ] && OPTIONS+=("prompts=$PROMPTS")
 [ -n "$TAG" ] && OPTIONS+=("run_tag=$TAG")
-[ -n "${CUDA_VISIBLE_DEVICES:-}" ] && OPTIONS+=("cuda_devices='$CUDA_VISIBLE_DEVICES'")
+[ -n "${CUDA_VISIBLE_DEVICES:-}" ] && [ -z "${ENDPOINT:-}" ] && OPTIONS+=("cuda_devices='$CUDA_VISIBLE_DEVICES'")
 # shellcheck disable=SC2086  # EXTRA is several options
-"$PYTHON" "$HERE/generate_vllm_mcqa.py" "model=$MODEL" "dataset.name=$DATASET" \
-  "dataset.split=$SPLIT" "checkpoint_name=$CHECKPOINT" "batch_size=$BATCH_SIZE" "seed=$SEED" \
-  "engine.gpu_memory_utilization=$GPU_MEMORY_UTILIZATION" "model.max_tokens=$MAX_TOKENS" \
+"$PYTHON" "$HERE/generate_vllm_mcqa.py" "${ANSWERS[0]}" "dataset.name=$DATASET" "dataset.split=$SPLIT" \
+  "${ANSWERS[@]:1}" "batch_size=$BATCH_SIZE" "seed=$SEED" "${MEMORY[@]}" "model.max_tokens=$MAX_TOKENS" \
   "model.max_thinking_tokens=$MAX_THINKING_TOKENS" "${OPTIONS[@]}" ${EXTRA:-}
 
 JOIN=(--dataset "$DATASET" --checkpoint "$CHECKPOINT" --max-tokens "$MAX_TOKENS"

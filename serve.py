@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from src.common.config import hydra_cli
+from src.common.hydra_cli import hydra_cli
 
 
 def main(config: dict[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""Train adapters and fusion beside a frozen language model.
+"""Train adapters and fusion of a frozen language model.
 
 In: a data set with responses below data/datasets, a model config.
 Out: a folder with the checkpoint, metrics.jsonl and run.json.
@@ -9,28 +9,17 @@ Out: a folder with the checkpoint, metrics.jsonl and run.json.
 
 from __future__ import annotations
 
-import os
-import sys
-import time
+from typing import Any
 
-from src.common.cli import run_cli
-from src.common.config import compose, split_config_name
-from src.common.errors import ConfigError
+from src.common.hydra_cli import hydra_cli
 
 
-def main() -> None:
-    """Train as the command line says."""
-    try:
-        name, overrides = split_config_name("train", sys.argv[1:])
-        config = compose(name, overrides, like="train")
-        from src.training.run import run_training  # torch, not needed for --help
+def main(config: dict[str, Any]) -> float:
+    """Train with a resolved configuration; returns the loss, which sweepers minimise."""
+    from src.training.run import final_loss, run_training  # torch, not needed for --help
 
-        run_training(config)
-    except ConfigError:
-        if int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0"))) > 0:
-            time.sleep(30)  # the first process of the machine says the same, and its launcher then ends the others
-        raise
+    return final_loss(run_training(config))
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    hydra_cli("train", main)

@@ -3,9 +3,9 @@
 #
 # ./train_alarm_ca.sh                     every stage; run again after a crash: done stages are skipped, others resumed
 # ./train_alarm_ca.sh --list              stages and whether they are done
-# ./train_alarm_ca.sh --from alarm_ca     start there; --only STAGE: that one alone; --dry-run: print the commands
+# ./train_alarm_ca.sh --from alarm_ca     start there; --only STAGE: one stage; --dry-run: print the commands
 #
-# Environment, with defaults: OUT=saved, GPUS (those of this machine), CLIPS=4 clips at a time, EFFECTIVE_ONE=32 and
+# Environment, with defaults: OUT=saved, GPUS (those of this machine), CLIPS=4 per micro-batch, EFFECTIVE_ONE=32 and
 # EFFECTIVE_ALL=64 clips of an optimizer step, DATASET_{ALL,SPEECH,AUDIO,MUSIC}, MODEL_{WHISPER,W2VBERT,SSLAM,MUQ,CA},
 # EVAL_STEPS_{ONE,ALL}, SAVE_STEPS, TRAINING_ARGS=full, ACCELERATE_CONFIG, EXTRA="more options of train.py".
 # On 4 H200 the published recipe took 6 to 9 days for whisper, 24 to 32 h for each other adapter on two of them, and 9

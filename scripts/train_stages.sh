@@ -1,16 +1,16 @@
 # Stages of a training recipe, for train_alarm_*.sh to source: each is one `accelerate launch … train.py`, skipped when done.
 #
-# The caller calls `options "$@"`, then `stage …` for each stage. Everything below is overridable by environment.
+# The caller runs `options "$@"`, `stage …` for each stage, then `finish`. Environment variables override the defaults.
 
 OUT=${OUT:-saved}                          # folder of all runs; a stage trains into OUT/NAME
-DATASET_ALL=${DATASET_ALL:-all_4b}                # all_4b_faster_eval evaluates on fewer sets
+DATASET_ALL=${DATASET_ALL:-all_4b}         # all_4b_faster_eval evaluates on fewer sets
 TRAINING_ARGS=${TRAINING_ARGS:-full}       # src/configs/training_args/…
 GPUS=${GPUS:-}                             # processes; default: the GPUs of this machine, or 1
 CLIPS=${CLIPS:-4}                          # clips of one micro-batch of one process
 EFFECTIVE_ONE=${EFFECTIVE_ONE:-32}         # clips of an optimizer step, stages of one encoder's corpora
 EFFECTIVE_ALL=${EFFECTIVE_ALL:-64}         # the same, stages over all corpora
 EPOCHS=${EPOCHS:-2}                        # over the data of a stage, where TRAINING_ARGS gives no number of steps
-WORKERS=${WORKERS:-$([ "$TRAINING_ARGS" = full ] && echo 2 || echo 0)}   # processes that load data, for each process
+WORKERS=${WORKERS:-$([ "$TRAINING_ARGS" = full ] && echo 2 || echo 0)}   # data workers of each process
 EVAL_STEPS_ONE=${EVAL_STEPS_ONE:-5000}
 EVAL_STEPS_ALL=${EVAL_STEPS_ALL:-20000}
 SAVE_STEPS=${SAVE_STEPS:-5000}
@@ -75,7 +75,7 @@ stage() {
   [ -n "$DRY" ] || "$@"
 }
 
-# After the last stage: a name that is no stage is an error, not a silent nothing.
+# After the last stage: --from or --only with an unknown stage is an error.
 finish() {
   local wanted
   for wanted in $FROM $ONLY; do

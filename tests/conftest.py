@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +32,11 @@ def log_records_once(monkeypatch: pytest.MonkeyPatch) -> None:
     handler to that logger as well, and a test that lets it propagate would count every record twice.
     """
     monkeypatch.setattr(logging.getLogger("alarm"), "propagate", True)
+
+
+@pytest.fixture
+def alone_with_ray() -> Iterator[None]:
+    """No other test of this machine uses Ray meanwhile: a program without an address takes any cluster that runs."""
+    with (Path(tempfile.gettempdir()) / "alarm-tests-ray.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

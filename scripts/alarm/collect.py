@@ -1,12 +1,13 @@
 """Collect corpora: fetch, unpack, describe, number, check and save each as data/datasets/raw/NAME.
 
-NAME is a corpus, a group (speech, complicated_speech, event, music, environment, instruction) or all. A finished
-corpus is left alone; one that was stopped goes on where it stopped. Rows that cannot be used are listed with the
-reason in data/datasets/raw/NAME/dropped.jsonl.
+NAME is a corpus, a group (speech, complicated_speech, event, music, environment, instruction), all, or the import
+path of a recipe of your own (package.module:RECIPE). A finished corpus is left alone; one that was stopped goes on
+where it stopped. Rows that cannot be used are listed with the reason in data/datasets/raw/NAME/dropped.jsonl.
 
     python scripts/alarm/collect.py --list
     python scripts/alarm/collect.py esc50 gtzan --jobs 8
     python scripts/alarm/collect.py music --from-dir /disk/downloads
+    python scripts/alarm/collect.py my_modules:RECIPE --from-dir FOLDER
 """
 
 import argparse

@@ -9,7 +9,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import run_cli
-from src.corpus.sets.commands import corpora, corpus_parser
+from src.corpus.postprocess.commands import corpus_parser
+from src.dataset.corpus_names import corpora
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     )
     args = parser.parse_args()
 
-    from src.corpus.sets.combined import combine, examples, totals
+    from src.corpus.postprocess.combined import combine, examples, totals
 
     names = corpora(args.names)
     for group, name, rows, hours in totals(names):

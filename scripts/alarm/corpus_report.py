@@ -1,8 +1,8 @@
-"""One offline HTML page over corpora: what they hold, how varied the prompts are, what rephrasing changed.
+"""One offline HTML page over corpora: their content, how varied the prompts are, what rephrasing changed.
 
-In:  collected sets, prompts and response sets below data/datasets; what is missing yet is told on the page.
-Out: rows and hours by split, lengths, prompts' variety, statuses, betraying words before and after rephrasing, and
-     samples to listen to; with --json the numbers.
+In:  collected sets, prompts and response sets below data/datasets; the page names what is still missing.
+Out: rows and hours by split, lengths, variety of the prompts, statuses, phrases that reveal a text source (before and
+     after rephrasing), and samples to listen to; with --json the numbers.
 
     python scripts/alarm/corpus_report.py esc50 clotho --out report.html
 """
@@ -31,11 +31,13 @@ def main() -> None:
     add("--audio-mb", type=float, default=40.0, metavar="MB", help="room for clips in the page (40)")
     args = parser.parse_args()
 
-    from src.common.run_record import write_json
-    from src.corpus.survey.survey import SurveySettings, survey, without_audio
+    from src.common.files import write_json
+    from src.corpus.analysis.analyze import AnalysisSettings, analyze_corpora, without_audio
     from src.report.corpus_page import write_corpus_page
 
-    found = survey(args.names, SurveySettings(tuple(args.responses), args.limit_rows, args.samples, args.seed))
+    found = analyze_corpora(
+        args.names, AnalysisSettings(tuple(args.responses), args.limit_rows, args.samples, args.seed)
+    )
     write_corpus_page(found, args.out, args.audio_mb)
     if args.json:
         write_json(args.json, without_audio(found))

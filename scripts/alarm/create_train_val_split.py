@@ -12,7 +12,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import add_overwrite, run_cli
-from src.corpus.sets.commands import corpora_with_sets, corpus_parser, for_each
+from src.corpus.postprocess.commands import corpus_parser, for_each
+from src.dataset.corpus_names import corpora_with_sets
 
 
 def main() -> int:
@@ -25,7 +26,7 @@ def main() -> int:
     add_overwrite(parser, "draw again where a split exists")
     args = parser.parse_args()
 
-    from src.corpus.sets.split import SplitSettings, create_split
+    from src.corpus.postprocess.split import SplitSettings, create_split
 
     settings = SplitSettings(args.validation, args.seed)
     return for_each(corpora_with_sets(args.names), lambda name: create_split(name, settings, args.overwrite), print)

@@ -9,7 +9,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import run_cli
-from src.corpus.sets.commands import corpora_with_sets, corpus_parser
+from src.corpus.postprocess.commands import corpus_parser
+from src.dataset.corpus_names import corpora_with_sets
 
 
 def main() -> None:
@@ -17,8 +18,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers, too")
     args = parser.parse_args()
 
-    from src.common.run_record import write_json
-    from src.corpus.sets.statistics import statistics, statistics_table
+    from src.common.files import write_json
+    from src.corpus.postprocess.statistics import statistics, statistics_table
 
     entries = statistics(corpora_with_sets(args.names, instruction=True))
     print(statistics_table(entries))

@@ -2,7 +2,7 @@
 
 In:  data/datasets/raw/NAME with audio and a text (question, or text); without names heysquad_human.
 Out: instruction sets: data/datasets/raw/NAME_filtered, and the answers to its rows, which training reads;
-     audio corpora with split indexes: data/datasets/indexes_filtered/NAME. Beside them asr.jsonl, asr_filter.json.
+     audio corpora with split indexes: data/datasets/indexes_filtered/NAME. Next to them asr.jsonl, asr_filter.json.
 Transcripts are kept in data/datasets/transcripts: a run that was stopped is resumed, other limits cost nothing.
 A filtered set of another program is kept; then only the answers are filtered with it.
 
@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import run_cli
-from src.corpus.sets.asr_command import add_arguments, filter_command
+from src.corpus.postprocess.asr_command import add_arguments, filter_command
 
 
 def main() -> int:

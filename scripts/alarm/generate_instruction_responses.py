@@ -17,8 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import add_overwrite, run_cli
 from src.common.errors import ConfigError
-from src.corpus.stages.placement import Placement, add_placement
-from src.corpus.stages.response_settings import AnswerSettings, add_arguments, read_arguments
+from src.corpus.targets.dry_run import add_dry_run, read_dry_run
+from src.corpus.targets.engine_pool import Placement, add_placement
+from src.corpus.targets.llm_settings import AnswerSettings, add_arguments, read_arguments
 
 MODES = ("WithContext", "NoContext")
 
@@ -36,6 +37,7 @@ def main() -> None:
     add_overwrite(parser, "discard earlier results of these sets", "--fresh")
     add_arguments(parser, AnswerSettings)
     add_placement(parser)
+    add_dry_run(parser)
     arguments = parser.parse_args()
     settings, placement = read_arguments(arguments, AnswerSettings), read_arguments(arguments, Placement)
     names, modes = list(arguments.dataset), arguments.modes
@@ -47,7 +49,13 @@ def main() -> None:
         modes = list(MODES)
     names += [arguments.dataset_name] if arguments.dataset_name else []
 
-    from src.corpus.stages.instructions import generate_instruction_responses  # not needed for --help
+    dry_run = read_dry_run(arguments)
+    if dry_run is not None:
+        from src.corpus.targets.instructions import estimate_instruction_responses
+
+        estimate_instruction_responses(names, settings, dry_run, print, modes, placement=placement)
+        return
+    from src.corpus.targets.instructions import generate_instruction_responses  # not needed for --help
 
     summary = generate_instruction_responses(
         names, settings, modes, overwrite=arguments.overwrite, placement=placement

@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import add_overwrite, run_cli
 from src.common.errors import ConfigError
-from src.corpus.stages.one_row import add_one_row
-from src.corpus.stages.placement import Placement, add_placement
-from src.corpus.stages.response_settings import ResponseSettings, add_arguments, read_arguments
+from src.corpus.targets.dry_run import add_dry_run, read_dry_run
+from src.corpus.targets.engine_pool import Placement, add_placement
+from src.corpus.targets.llm_settings import ResponseSettings, add_arguments, read_arguments
+from src.corpus.targets.one_row import add_one_row
 
 
 def main() -> None:
@@ -31,11 +32,12 @@ def main() -> None:
         "--dataset", nargs="+", default=[], metavar="NAME", help="corpora, groups or all (default: all with prompts)"
     )
     add_overwrite(parser, "discard earlier results of these sets", "--fresh")
-    add_arguments(parser)
+    add_arguments(parser, ResponseSettings)
     parser.add_argument(
         "--no-use-checker", action="store_true", help="no check of the responses, which is the default here"
     )
     add_placement(parser)
+    add_dry_run(parser)
     add_one_row(parser)
     arguments = parser.parse_args()
     settings, placement = read_arguments(arguments, ResponseSettings), read_arguments(arguments, Placement)
@@ -43,11 +45,17 @@ def main() -> None:
         raise ConfigError("--no-use-checker and --checker-llm exclude each other; leave one out")
 
     if arguments.debug_ind >= 0:
-        from src.corpus.stages.one_row import show_response
+        from src.corpus.targets.one_row import show_response
 
         show_response(arguments.debug_dataset, arguments.debug_ind, settings, placement, print)
         return
-    from src.corpus.stages.responses import generate_responses  # vLLM and torch, not needed for --help
+    dry_run = read_dry_run(arguments)
+    if dry_run is not None:
+        from src.corpus.targets.responses import estimate_responses
+
+        estimate_responses(arguments.dataset, settings, dry_run, print, placement=placement)
+        return
+    from src.corpus.targets.responses import generate_responses  # vLLM and torch, not needed for --help
 
     summary = generate_responses(arguments.dataset, settings, overwrite=arguments.overwrite, placement=placement)
     print(json.dumps(summary, indent=2))

@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import add_overwrite, run_cli
 from src.common.paths import use_data_dir
-from src.corpus.sets.commands import add_data_dir, add_response_arguments, corpora, corpus_parser, for_each
+from src.corpus.postprocess.commands import add_data_dir, add_response_arguments, corpus_parser, for_each
+from src.dataset.corpus_names import corpora
 
 
 def main() -> int:
@@ -44,13 +45,13 @@ def main() -> int:
         use_data_dir(args.data_dir)
 
     from src.common.naming import model_short_name
-    from src.corpus.sets.merge import MergeSettings, merge_corpus, open_published
+    from src.corpus.postprocess.merge import MergeSettings, merge_corpus, open_published
 
     if args.save_name is not None or args.merge_filtered:
-        from src.corpus.recipes import all_corpora, choose
-        from src.corpus.sets.merged_set import merge_to_one_set
+        from src.corpus.postprocess.merged_set import merge_to_one_set
+        from src.dataset.corpus_names import all_corpora, resolve_names
 
-        names = choose(list(args.names), all_corpora()) if args.names else []
+        names = resolve_names(list(args.names), all_corpora()) if args.names else []
         published = open_published(args.source, args.revision)
         name = args.save_name or "alarm_merged"
         counts = merge_to_one_set(name, published, args.merge_filtered, names, args.overwrite)

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import run_cli
 from src.common.paths import use_data_dir
-from src.corpus.sets.commands import add_data_dir, add_plain, add_response_arguments, corpus_parser
+from src.corpus.postprocess.commands import add_data_dir, add_plain, add_response_arguments, corpus_parser
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     if args.data_dir is not None:
         use_data_dir(args.data_dir)
 
-    from src.corpus.sets.upload import choose_release, lay_out, upload
+    from src.corpus.postprocess.upload import choose_release, lay_out, upload
 
     release, repo = choose_release(args)
     lay_out(release, args.folder, repo)

@@ -15,14 +15,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import add_overwrite, run_cli
-from src.corpus.sets.commands import (
+from src.corpus.postprocess.commands import (
     add_plain,
     add_response_arguments,
-    corpora_with_sets,
     corpus_parser,
     for_each,
     response_folder,
 )
+from src.dataset.corpus_names import corpora_with_sets
 
 
 def main() -> int:
@@ -44,8 +44,8 @@ def main() -> int:
     add_overwrite(parser, "filter again where another program's indexes exist", also=("--force-rewrite",))
     args = parser.parse_args()
 
-    from src.corpus.sets.order import existing
-    from src.corpus.stages.answer_filter import LengthLimits, filter_by_answer, token_counter
+    from src.corpus.postprocess.order import existing
+    from src.corpus.targets.answer_filter import LengthLimits, filter_by_answer, require_rows, token_counter
 
     if args.n_jobs is not None:
         os.environ["RAYON_NUM_THREADS"] = str(max(1, args.n_jobs))  # read by the tokenizers library
@@ -55,7 +55,9 @@ def main() -> int:
 
     def work(name: str) -> dict[str, object]:
         folder = response_folder(name, args, not args.plain)
-        return filter_by_answer(name, folder, limits, count, args.overwrite)
+        counts = filter_by_answer(name, folder, limits, count, args.overwrite)
+        require_rows(folder, counts, limits)
+        return counts
 
     names = corpora_with_sets(args.names)
     if not args.names:

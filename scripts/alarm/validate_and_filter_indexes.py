@@ -14,7 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import add_overwrite, run_cli
-from src.corpus.sets.commands import corpora_with_sets, corpus_parser, for_each
+from src.corpus.postprocess.commands import corpus_parser, for_each
+from src.dataset.corpus_names import corpora_with_sets
 
 
 def main() -> int:
@@ -33,7 +34,7 @@ def main() -> int:
     add_overwrite(parser, "filter again where indexes exist")
     args = parser.parse_args()
 
-    from src.corpus.sets.audio_filter import filter_by_audio
+    from src.corpus.postprocess.audio_filter import filter_by_audio
 
     return for_each(
         corpora_with_sets(args.names),

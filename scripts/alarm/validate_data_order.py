@@ -9,7 +9,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import run_cli
-from src.corpus.sets.commands import add_response_arguments, corpora_with_sets, corpus_parser, response_folder
+from src.corpus.postprocess.commands import add_response_arguments, corpus_parser, is_unfiltered, response_folder
+from src.dataset.corpus_names import corpora_with_sets
 
 
 def main() -> int:
@@ -17,11 +18,13 @@ def main() -> int:
     add_response_arguments(parser)
     args = parser.parse_args()
 
-    from src.corpus.recipes import instruction_base, instruction_sets
-    from src.corpus.sets.order import check_order, existing
+    from src.corpus.postprocess.order import check_order, existing
+    from src.dataset.corpus_names import instruction_base, instruction_sets
 
     wrong = 0
     for name in corpora_with_sets(args.names, instruction=True):
+        if is_unfiltered(name):
+            continue
         raw = instruction_base(name) if name in instruction_sets() else name
         folders = existing([response_folder(name, args, rephrased) for rephrased in (False, True)])
         problems = check_order(raw, folders)

@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("directory", type=Path, help="folder of recorded cases")
     args = parser.parse_args()
 
-    from src.benchmarks.cases import check_cases
+    from tests.support.benchmark_cases import check_cases
 
     results = []
     for result in check_cases(args.directory):

@@ -1,4 +1,4 @@
-"""Put a run's answers beside the metadata of its benchmark, joined by id; refuses what cannot be joined and says why.
+"""Join a run's answers with the metadata of its benchmark, by id; refuses to join what does not belong together.
 
 In:  a run of generate_vllm_mcqa.py and the converted benchmark with its metadata.
 Out: RUN/metadata/{split}_metadata.json with model_prediction in every row; the paths are printed.

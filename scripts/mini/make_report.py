@@ -1,6 +1,7 @@
 """Score the saved runs of a job and write its report.
 
-In: a manifest (JSON, see src/report/manifest.py), as the main job writes it. Out: report.html and results.json.
+In:  a manifest (JSON, see examples/miniature/report/manifest.py), as the main job writes it.
+Out: report.html and results.json.
 
     python scripts/mini/make_report.py --manifest runs/quickstart/manifest.json --out runs/quickstart/report.html
 """
@@ -22,8 +23,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the page; default: report.html beside the manifest")
     args = parser.parse_args()
 
-    from src.report.build import build_report
-    from src.report.manifest import read_manifest
+    from examples.miniature.report.build import build_report
+    from examples.miniature.report.manifest import read_manifest
 
     out = args.out or args.manifest.with_name("report.html")
     build_report(read_manifest(args.manifest), out)

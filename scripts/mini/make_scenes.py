@@ -24,12 +24,12 @@ def main() -> None:
     parser.add_argument("--test-size", type=int, default=120, help="open questions a split (default: %(default)s)")
     parser.add_argument("--choice-size", type=int, default=240, help="choices a split (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--force", action="store_true", help="write complete sets anew")
+    parser.add_argument("--force", action="store_true", help="write complete sets again")
     args = parser.parse_args()
 
     from datasets import disable_progress_bars
 
-    from src.corpus.mini.build import WorldSizes, build_mini_world
+    from examples.miniature.world.build import WorldSizes, build_mini_world
 
     disable_progress_bars()
     sizes = WorldSizes(args.train_size, args.validation_size, args.test_size, args.choice_size)

@@ -19,7 +19,7 @@ SLOW = {"offline": False, "latency": 0, "downloadThroughput": 2000, "uploadThrou
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--address", default="http://127.0.0.1:8000")
+    parser.add_argument("--address", default="http://127.0.0.1:8001")
     parser.add_argument("--model", default="mini_alarm_ca", help="one of the page's models")
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder for the pictures")
     args = parser.parse_args()

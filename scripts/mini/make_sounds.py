@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "assets/mini/sounds", help="default: %(default)s")
     args = parser.parse_args()
 
-    from src.corpus.mini.curation import fetched_package, make_sounds
+    from examples.miniature.world.curation import fetched_package, make_sounds
 
     with fetched_package(args.from_dir) as package:
         make_sounds(package, args.output)

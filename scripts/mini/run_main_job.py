@@ -18,10 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from examples.miniature.job.commands import Layout
+from examples.miniature.job.job import default_cores, print_results, run_job
+from examples.miniature.job.main_job import SIZES, build_job
 from src.common.cli import run_cli
-from src.quickstart.commands import Layout
-from src.quickstart.job import default_cores, print_results, run_job
-from src.quickstart.main_job import SIZES, build_job
 
 
 def main() -> None:

@@ -27,9 +27,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
 
+    from examples.miniature.world.language_model import evaluate, held_out_samples
     from src.common.errors import UserError
-    from src.common.run_record import write_json
-    from src.corpus.mini.language_model import evaluate, held_out_samples
+    from src.common.files import write_json
     from src.model.llm import load_llm
     from src.prompts import load_prompts
 

@@ -30,9 +30,9 @@ def main() -> None:
 
     from dataclasses import replace
 
-    from src.corpus.mini.sounds import load_sounds
-    from src.corpus.mini.tagging import STRONG, score_sets, tagged_clips, task_sizes
-    from src.training.encoder_pretraining import SETTINGS, pretrain_encoders
+    from examples.miniature.encoder_pretraining import SETTINGS, pretrain_encoders
+    from examples.miniature.world.sounds import load_sounds
+    from examples.miniature.world.tagging import STRONG, score_sets, tagged_clips, task_sizes
 
     library = load_sounds()
     configs = {name: ROOT / f"src/configs/model/encoder/mini_{name}.yaml" for name in args.names}

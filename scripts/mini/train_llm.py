@@ -1,6 +1,6 @@
 """Train the miniature reasoning language model (assets/mini/llm) from nothing, on text alone.
 
-In:  nothing but the prompt texts of src/prompts/texts/mini.yaml and the words of src/corpus/mini.
+In:  nothing but the prompt texts of src/prompts/texts/mini.yaml and the words of examples/miniature/world.
 Out: OUT/ with model.safetensors, tokenizer files and scores.json (recipe, held-out exact answers, curve).
 Run: python scripts/mini/train_llm.py --out assets/mini/llm
 """
@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=None, help="processor threads (default: torch's choice)")
     args = parser.parse_args()
 
-    from src.corpus.mini.language_model import Cycle, train_mini_llm
+    from examples.miniature.world.language_model import Cycle, train_mini_llm
 
     cycles = None if args.steps is None else [Cycle(args.steps, 2e-3)]
     scores = train_mini_llm(args.out, args.seed, args.held_out, args.threads, cycles, args.continue_at)

@@ -11,76 +11,72 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import os
 import random
 import shutil
-import subprocess
 import sys
 import threading
 import time
 import wave
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from src.common.bench import BenchRow, bench_table, write_rows
+from scripts.perf._bench import BenchRow, alternate, bench_parser, in_a_process, own_memory, rates, run_bench
 from src.common.cli import run_cli
 from src.corpus.description import describe_audio
-from src.corpus.recipe import Draft, Dropped, Inputs, Recipe, Row, Stored, Work, columns, row_fields
+from src.corpus.recipe import CorpusRow, Draft, Dropped, Inputs, Recipe, Stored, Work, columns, row_fields
 
 RATE = 16000
 PER_JOB = 500
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__)
     parser.add_argument("--root", type=Path, required=True, help="folder for the corpora; must not exist")
     parser.add_argument("--files", type=int, default=4000, help="files of the throughput corpus")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of a file")
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the memory corpus")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="worker processes")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--way", choices=tuple(WAYS), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.way:
-        print(json.dumps(measured(args.way, args)))
-        return
+    run_bench(parser, measure)
+
+
+def measure(args: argparse.Namespace) -> list[BenchRow]:
+    """All ways, each in a process of its own."""
     args.root.mkdir(parents=True)
     try:
         for kind, make in (("wav", wav), ("flac", flac)):
             write_files(args.root / kind, args.files, args.seconds, make)
-        found = {way: in_a_process(way, args) for way in WAYS}
+        found = alternate({way: partial(way_alone, way, args) for way in WAYS}, args.rounds)
     finally:
         shutil.rmtree(args.root)
-    per_second = {way: args.files / found[way]["seconds"] for way in ("wav", "wav_plain", "flac", "flac_plain")}
-    tiny = {way: args.rows / found[way]["seconds"] for way in ("rows", "rows_plain")}
     about = f"{args.files:,} files of {args.seconds:g} s, {args.jobs} processes"
-    rows = [
-        BenchRow(f"collect {about}, WAV", "rows/s", per_second["wav"], per_second["wav_plain"], "cpu"),
-        BenchRow(f"collect {about}, FLAC", "rows/s", per_second["flac"], per_second["flac_plain"], "cpu"),
-        BenchRow(f"build {args.rows:,} tiny rows, {args.jobs} processes", "rows/s", tiny["rows"], tiny["rows_plain"],
-                 "cpu"),
-        BenchRow(f"peak memory, {args.rows:,} rows, all processes", "GB", found["rows"]["memory"],
-                 found["rows_plain"]["memory"], "cpu"),
-        BenchRow(f"peak memory, {args.rows // 10:,} rows, all processes", "GB", found["tenth"]["memory"],
-                 found["tenth_plain"]["memory"], "cpu"),
-    ]  # fmt: skip
-    print(bench_table(rows))
-    if args.json:
-        write_rows(args.json, rows)
+    cases = [
+        ("wav", f"collect {about}, WAV", args.files),
+        ("flac", f"collect {about}, FLAC", args.files),
+        ("rows", f"build {args.rows:,} tiny rows, {args.jobs} processes", args.rows),
+    ]
+    rows = []
+    for way, title, count in cases:
+        speeds = (rates(count, [each["seconds"] for each in found[name]]) for name in (way, f"{way}_plain"))
+        rows.append(BenchRow(title, "rows/s", *speeds, "cpu"))
+    for way, count in (("rows", args.rows), ("tenth", args.rows // 10)):
+        memory = ([each["memory"] for each in found[name]] for name in (way, f"{way}_plain"))
+        rows.append(BenchRow(f"peak memory, {count:,} rows, all processes", "GB", *memory, "cpu"))
+    return rows
 
 
-def in_a_process(way: str, args: argparse.Namespace) -> dict[str, float]:
-    """Measure one way by itself."""
-    command = [sys.executable, __file__, "--way", way, "--root", str(args.root), "--jobs", str(args.jobs),
-               "--rows", str(args.rows)]  # fmt: skip
-    environment = {**os.environ, "ALARM_DATA_ROOT": str(args.root / f"out_{way}"), "TQDM_DISABLE": "1"}
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    shutil.rmtree(args.root / f"out_{way}", ignore_errors=True)
-    return json.loads(done.stdout.splitlines()[-1])
+def way_alone(way: str, args: argparse.Namespace) -> dict[str, float]:
+    """Measure one way in a process of its own."""
+    out = args.root / f"out_{way}"
+    preload = ("torchcodec.decoders", "datasets")
+    given = {"ALARM_DATA_ROOT": str(out.resolve()), "TQDM_DISABLE": "1"}
+    found = in_a_process(measured, way, args, preload=preload, **given)
+    shutil.rmtree(out, ignore_errors=True)
+    return found
 
 
 def measured(way: str, args: argparse.Namespace) -> dict[str, float]:
@@ -105,31 +101,14 @@ class Watch:
 
     def _run(self) -> None:
         while self._going:
-            self._most = max(self._most, sum(map(anonymous, [os.getpid(), *children()])))
+            self._most = max(self._most, own_memory())
             time.sleep(0.1)
 
     def stop(self) -> float:
         """The peak in GB."""
         self._going = False
         self._thread.join()
-        return self._most / 1e6
-
-
-def anonymous(process: int) -> int:
-    """Kilobytes of a process that are no mapped files."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("RssAnon")), 0)
-
-
-def children() -> list[int]:
-    """Processes that this one has started."""
-    found = []
-    for task in Path("/proc/self/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return found
+        return self._most
 
 
 def wav(samples: int, seed: int) -> bytes:
@@ -219,20 +198,20 @@ def tiny_jobs(inputs: Inputs) -> Iterator[int]:
     yield from range(0, inputs.options.limit, PER_JOB)
 
 
-def make_tiny(job: int, inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
-    """Rows of 20 ms, written anew."""
+def make_tiny(job: int, inputs: Inputs, recipe: Recipe) -> Iterator[CorpusRow | Dropped]:
+    """Rows of 20 ms, written to a new set."""
     assert inputs.options.limit is not None
     for number in range(job, min(job + PER_JOB, inputs.options.limit)):
         data = wav(320, number)
         draft = Draft(*tiny_ids(number), "noise " * 20, {"kind": "tiny"})
-        yield Row(row_fields(recipe, draft, 0.02), Stored(f"{number}.wav", data=data, size=len(data)))
+        yield CorpusRow(row_fields(recipe, draft, 0.02), Stored(f"{number}.wav", data=data, size=len(data)))
 
 
 RECIPE = Recipe(
     name="tiny",
     title="Tiny rows",
     sources=(),
-    work=Work(tiny_jobs, make_tiny, per_part=20),
+    work=Work(tiny_jobs, make_tiny, per_batch=20),
     text_type="caption",
     description=("kind",),
     columns=columns("audio_description | duration | text | kind | audio | unique_id_1 | unique_id_2 | dataset_index"),

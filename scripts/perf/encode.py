@@ -11,13 +11,16 @@ chunk of the padded batch in float32 and stacks every hidden state before the ne
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from src.common.bench import BenchRow, bench_table, write_rows
+from scripts.perf._bench import BenchRow, PeakMemory, alternate, bench_parser, device_name, rates, run_bench
 from src.common.cli import run_cli
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ ENCODERS = ("whisper", "w2vbert", "sslam", "muq")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__)
     parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=ENCODERS)
     parser.add_argument(
         "--seconds", type=float, nargs="+", default=[8, 12, 20, 30, 10, 45, 5, 30], help="clip lengths"
@@ -37,13 +40,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="cut every encoder to its first layers (default: full size)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of ours")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    args = parser.parse_args()
-    rows = [row for name in args.encoders for row in measure(name, args)]
-    print(bench_table(rows))
-    if args.json:
-        write_rows(args.json, rows)
+    run_bench(parser, lambda args: [row for name in args.encoders for row in measure(name, args)])
 
 
 def measure(name: str, args: argparse.Namespace) -> list[BenchRow]:
@@ -51,22 +48,20 @@ def measure(name: str, args: argparse.Namespace) -> list[BenchRow]:
     import torch
 
     encoder, layers, batch = prepare(name, args.seconds, args.layers, args.device)
-    clips, device = len(args.seconds), args.device
-    where = torch.cuda.get_device_name() if device.startswith("cuda") else f"cpu, {torch.get_num_threads()} threads"
-
-    def everything() -> None:
-        stack_everything(encoder, batch, layers)
-
-    base_rate, base_memory = timed(everything, clips, args.repeats, device)
-    encoder.to(getattr(torch, args.dtype))
-
-    def ours() -> None:
-        encoder(*batch, layers)
-
-    rate, memory = timed(ours, clips, args.repeats, device)
-    rows = [BenchRow(f"{name}, {args.dtype}", "clips/s", rate, base_rate, where)]
-    if memory is not None:
-        rows.append(BenchRow(f"{name}, {args.dtype}, peak memory", "GB", memory, base_memory, where))
+    own = copy.deepcopy(encoder).to(getattr(torch, args.dtype))
+    ways = {
+        "ours": lambda: timed(lambda: own(*batch, layers), args.device),
+        "baseline": lambda: timed(lambda: stack_everything(encoder, batch, layers), args.device),
+    }
+    for way in ways.values():  # kernels are chosen and memory is reserved in the first call
+        way()
+    found = alternate(ways, args.rounds)
+    seconds, memory = ({way: [each[part] for each in found[way]] for way in ways} for part in (0, 1))
+    title, where = f"{name}, {args.dtype}", device_name(args.device)
+    speeds = [rates(len(args.seconds), seconds[way]) for way in ways]
+    rows = [BenchRow(title, "clips/s", *speeds, where)]
+    if args.device.startswith("cuda"):
+        rows.append(BenchRow(f"{title}, peak memory", "GB", memory["ours"], memory["baseline"], where))
     return rows
 
 
@@ -77,7 +72,7 @@ def prepare(
     import torch
     import yaml
 
-    from src.model.encoders.build import build_encoder
+    from src.model.encoders.load import build_encoder
 
     root = Path(__file__).resolve().parents[2]
     settings = yaml.safe_load((root / "src" / "configs" / "model" / "encoder" / f"{name}.yaml").read_text())
@@ -112,27 +107,17 @@ def stack_everything(encoder: Encoder, batch: tuple[torch.Tensor, torch.Tensor],
         return torch.cat(stacks, dim=2)[layers]
 
 
-def timed(work, clips: int, repeats: int, device: str) -> tuple[float, float | None]:
-    """Clips per second (best of ``repeats``) and peak memory in GB on a GPU."""
-    import time
-
+def timed(work: Callable[[], object], device: str) -> tuple[float, float]:
+    """Seconds and peak memory in GB of one call."""
     import torch
 
-    on_gpu = device.startswith("cuda")
-    best = float("inf")
+    watch = PeakMemory(device)
+    began = time.perf_counter()
     with torch.inference_mode():
         work()
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        for _ in range(repeats):
-            if on_gpu:
-                torch.cuda.synchronize()
-            began = time.perf_counter()
-            work()
-            if on_gpu:
-                torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - began)
-    return clips / best, torch.cuda.max_memory_allocated() / 1e9 if on_gpu else None
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - began, watch.read()
 
 
 if __name__ == "__main__":

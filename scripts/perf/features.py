@@ -16,37 +16,32 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from src.common.bench import BenchRow, bench_table, write_rows
+from scripts.perf._bench import BenchRow, alternate, bench_parser, device_name, run_bench, timed
 from src.common.cli import run_cli
 
 ENCODERS = ("whisper", "w2vbert", "sslam", "muq")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__, rounds=7)
     parser.add_argument("--seconds", type=float, default=30.0, help="length of a clip")
     parser.add_argument("--clips", type=int, default=4, help="clips of a batch")
     parser.add_argument("--rate", type=int, default=44100, help="sample rate of the clips, in Hz")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="where ours is computed: cpu or cuda")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    args = parser.parse_args()
-    rows = measure(args.seconds, args.clips, args.rate, args.threads, args.device)
-    print(bench_table(rows))
-    if args.json:
-        write_rows(args.json, rows)
+    run_bench(parser, measure)
 
 
-def measure(seconds: float, clips: int, rate: int, threads: int, device: str) -> list[BenchRow]:
+def measure(args: argparse.Namespace) -> list[BenchRow]:
     """One row for each encoder and one for all four."""
     import torch
-    from torch.utils.benchmark import Timer
 
     from src.audio.config import FeatureConfig
     from src.audio.features import AudioFeatureExtractor
     from src.audio.waveform import Waveform
 
-    torch.set_num_threads(threads)
+    seconds, rate, clips, device = args.seconds, args.rate, args.clips, args.device
+    torch.set_num_threads(args.threads)
     configs = {
         "whisper": FeatureConfig("whisper", 16000, 3000, 128),
         "w2vbert": FeatureConfig("w2vbert", 16000, 1500, 80),
@@ -60,11 +55,7 @@ def measure(seconds: float, clips: int, rate: int, threads: int, device: str) ->
     ]
     straightforward = baseline(rate)
 
-    def time(work: Callable[[], object]) -> float:
-        timer = Timer("work()", globals={"work": work}, num_threads=threads)
-        return 1000 * timer.blocked_autorange(min_run_time=3.0).median / clips
-
-    where = torch.cuda.get_device_name() if device.startswith("cuda") else f"cpu, {threads} threads"
+    where = device_name(device)
     rows = []
     for names in [*([name] for name in ENCODERS), list(ENCODERS)]:
         extractor = AudioFeatureExtractor({name: configs[name] for name in names}, device)
@@ -74,9 +65,18 @@ def measure(seconds: float, clips: int, rate: int, threads: int, device: str) ->
                 for name in names:
                     straightforward[name](clip.samples)
 
-        ours = time(lambda extractor=extractor: extractor(audio))  # type: ignore[misc]
+        def together(extractor: AudioFeatureExtractor = extractor) -> None:
+            extractor(audio)
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+
+        ways = {"ours": together, "baseline": alone}
+        for way in ways.values():
+            way()
+        spent = alternate({name: timed(way) for name, way in ways.items()}, args.rounds)
+        each = {name: [1000 * value / clips for value in values] for name, values in spent.items()}
         title = names[0] if len(names) == 1 else "all four"
-        rows.append(BenchRow(f"features, {title}, {seconds:g} s clip", "ms", ours, time(alone), where))
+        rows.append(BenchRow(f"features, {title}, {seconds:g} s clip", "ms", each["ours"], each["baseline"], where))
     return rows
 
 

@@ -1,7 +1,7 @@
 r"""Rows and tokens per second of generation, with answers of long-tailed lengths and a thinking budget.
 
 In:  nothing; clips are noise, the lengths of thoughts and answers are drawn (log-normal) and enforced, so that every
-way writes the same tokens. Out: a table; rows with --json.
+way decodes the same tokens. Out: a table; rows with --json.
 Ours: clips are encoded ahead while the engine decodes, requests enter one by one, each is continued by itself at its
 budget.
 Baseline "barrier": 8 clips are encoded, 8 first passes decoded to the last one's end, then the unfinished ones again.
@@ -26,21 +26,22 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from src.common.bench import BenchRow, bench_table, write_rows
+from scripts.perf._bench import BenchRow, alternate, bench_parser, device_name, rates, run_bench
 from src.common.cli import run_cli
 
 if TYPE_CHECKING:
-    from src.generation.ears import Ears
-    from src.generation.engine import Engine
-    from src.generation.requests import Segment
-    from src.generation.respond import Item
+    from src.inference.engine import Engine
+    from src.inference.ensemble import EmbedderEnsemble
+    from src.inference.prompt_builder import RowInput
+    from src.inference.types import Segment
 
 MODEL = "mini_alarm_ca"
 BATCH = 8
+"""Rows of a batch of the published generator."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__)
     parser.add_argument("--clips", type=int, default=256)
     parser.add_argument("--seconds", type=float, nargs=2, default=[1.0, 4.0], help="shortest and longest clip")
     parser.add_argument("--checkpoint", nargs="*", default=[], help=f"default: {MODEL} with random adapters")
@@ -49,51 +50,47 @@ def main() -> None:
     parser.add_argument("--sigma", type=float, default=1.0, help="of the logarithm: how long the tail is")
     parser.add_argument("--budget", type=int, default=96, help="thinking budget")
     parser.add_argument("--sequences", type=int, default=32, help="decoded at the same time")
+    parser.add_argument("--batch", type=int, default=32, help="clips that ours encodes together, as in generate.yaml")
     parser.add_argument("--context", type=int, default=4096)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    args = parser.parse_args()
-    rows = measure(args)
-    print(bench_table(rows))
-    if args.json:
-        write_rows(args.json, rows)
+    run_bench(parser, measure)
 
 
 @dataclass
 class Setup:
-    """What every way shares."""
+    """Objects that all ways share."""
 
     engine: Engine
-    ears: Ears
-    turns: Any
-    items: list[Item]
+    ensemble: EmbedderEnsemble
+    builder: Any
+    items: list[RowInput]
     sampling: Any
+    batch: int
+    """Clips that ours encodes together."""
     plan: dict[str, tuple[int, int]]
     """Tokens of thoughts and of answer of each row."""
 
 
 def measure(args: argparse.Namespace) -> list[BenchRow]:
     """All ways, after one unmeasured round of a few rows."""
-    import torch
-
     setup = prepare(args)
     few = setup.items[:BATCH]
     encoded = {item.key: segments for item, segments in zip(setup.items, encode(setup, setup.items), strict=True)}
     for way in (ours, barrier):
         timed(setup, partial(way, setup, few))
     lengths = written(setup)
-    spent = {
-        "ours": timed(setup, lambda: ours(setup, setup.items)),
-        "encoded": timed(setup, lambda: ours(setup, setup.items, encoded)),
-        "barrier": timed(setup, lambda: barrier(setup, setup.items)),
-        "barrier, encoded": timed(setup, lambda: barrier(setup, setup.items, encoded)),
-        "raw": timed(setup, lambda: raw(setup, encoded, lengths)),
+    ways = {
+        "ours": lambda: ours(setup, setup.items),
+        "encoded": lambda: ours(setup, setup.items, encoded),
+        "barrier": lambda: barrier(setup, setup.items),
+        "barrier, encoded": lambda: barrier(setup, setup.items, encoded),
+        "raw": lambda: raw(setup, encoded, lengths),
     }
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
-    tokens = sum(lengths.values())
+    spent = alternate({name: partial(timed, setup, way) for name, way in ways.items()}, args.rounds)
+    device, tokens = device_name(), sum(lengths.values())
 
     def row(name: str, one: str, other: str, count: int = tokens, unit: str = "tokens/s") -> BenchRow:
-        return BenchRow(name, unit, count / spent[one], count / spent[other], device)
+        return BenchRow(name, unit, rates(count, spent[one]), rates(count, spent[other]), device)
 
     return [
         row("against barrier", "ours", "barrier", len(setup.items), "rows/s"),
@@ -105,14 +102,14 @@ def measure(args: argparse.Namespace) -> list[BenchRow]:
 
 
 def prepare(args: argparse.Namespace) -> Setup:
-    """Engine with enforced lengths, front end, rows."""
+    """Engine with enforced lengths, audio embedder, rows."""
     import torch
 
     from src.audio.waveform import Waveform
-    from src.generation.config import EngineConfig
-    from src.generation.engine import Engine
-    from src.generation.requests import Sampling
-    from src.generation.respond import Item, Turns
+    from src.inference.config import EngineConfig
+    from src.inference.engine import Engine
+    from src.inference.prompt_builder import PromptBuilder, RowInput
+    from src.inference.types import Sampling
     from src.model.llm import load_tokenizer
     from src.prompts import load_prompts
 
@@ -122,58 +119,58 @@ def prepare(args: argparse.Namespace) -> Setup:
     config = EngineConfig(
         max_model_len=args.context, max_num_seqs=args.sequences, max_num_batched_tokens=args.context
     )
-    core = planned_core(args.llm, config, plan)
+    backend = planned_backend(args.llm, config, plan)
     tokenizer = load_tokenizer(args.llm)
     prompts = load_prompts("mini" if "mini" in args.llm else "full")
-    ears = open_ears(args)
+    ensemble = open_ensemble(args)
     items = []
     for key in plan:
         samples = round(16000 * rng.uniform(*args.seconds))
         clip = Waveform(torch.randn(1, samples, generator=torch.Generator().manual_seed(int(key))) * 0.1, 16000)
-        items.append(Item(key, "what do you hear?", clip))
+        items.append(RowInput(key, "what do you hear?", clip))
     most = max(max(pair) for pair in plan.values())
     return Setup(
-        engine=Engine(core, tokenizer, 2 * args.sequences, args.sequences),
-        ears=ears,
-        turns=Turns(tokenizer, prompts, prompts.generation_system, ears.explicit_tags),
+        engine=Engine(backend, tokenizer, 2 * args.sequences, args.sequences),
+        ensemble=ensemble,
+        builder=PromptBuilder(tokenizer, prompts, prompts.generation_system, ensemble.explicit_tags),
         items=items,
+        batch=args.batch,
         sampling=Sampling(2 * most, args.budget, budget_closing=prompts.budget_closing),
         plan=plan,
     )
 
 
-def open_ears(args: argparse.Namespace) -> Ears:
-    """Of the checkpoints, else the miniature's encoders with random adapters and fusion."""
-    import torch
-
-    from src.generation.ears import Ears
-    from src.model.build import build_feature_extractor, build_front_end
-    from src.model.checkpoints import LoadedFrontEnd
+def open_ensemble(args: argparse.Namespace) -> EmbedderEnsemble:
+    """Audio embedders of the checkpoints, else the miniature's encoders with random adapters and fusion."""
+    from src.inference.config import ModelSettings
+    from src.inference.ensemble import EmbedderEnsemble
+    from src.inference.load import inference_device, load_ensemble
+    from src.model.audio_embedder import build_audio_embedder, build_feature_extractor
+    from src.model.checkpoints import LoadedEmbedder
     from src.model.published import model_config
 
-    on_gpu = torch.cuda.is_available()
     if args.checkpoint:
-        return Ears.load(args.checkpoint, "cuda:0" if on_gpu else "cpu")
+        return load_ensemble(args.checkpoint, ModelSettings())
     config = model_config(MODEL)
-    front_end = build_front_end(config.config, config.llm_embedding_dim or 0).requires_grad_(False).eval()
-    device = "cuda:0" if on_gpu else "cpu"
+    audio_embedder = build_audio_embedder(config.config, config.llm_embedding_dim or 0).requires_grad_(False).eval()
+    device = inference_device()
     extractor = build_feature_extractor(config.config, device)
-    return Ears([LoadedFrontEnd(front_end.to(device), extractor, config, MODEL)])
+    return EmbedderEnsemble([LoadedEmbedder(audio_embedder.to(device), extractor, config, MODEL)])
 
 
-def planned_core(llm: str, config: Any, plan: dict[str, tuple[int, int]]) -> Any:
+def planned_backend(llm: str, config: Any, plan: dict[str, tuple[int, int]]) -> Any:
     """vLLM that writes exactly as many tokens as planned, whatever they are."""
     from vllm import SamplingParams
 
-    from src.generation.flight import Pass
-    from src.generation.vllm_core import VllmCore
-    from src.model.llm import resolve_source
+    from src.inference.config import LlmSource
+    from src.inference.scheduler import StepOutput
+    from src.inference.vllm_backend import VllmBackend
 
-    class PlannedCore(VllmCore):
+    class PlannedBackend(VllmBackend):
         """A row that is cut by a bound goes on with its next part when it is submitted again."""
 
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
             self._given = SamplingParams(temperature=0, ignore_eos=True)
             self.passes: dict[str, int] = {}
             self._ends: dict[str, bool] = {}
@@ -188,13 +185,13 @@ def planned_core(llm: str, config: Any, plan: dict[str, tuple[int, int]]) -> Any
             self._ends[key] = count <= max_tokens
             super().add(key, segments, sampling, min(count, max_tokens), seed)
 
-        def step(self) -> list[Pass]:
+        def step(self) -> list[StepOutput]:
             return [
-                Pass(done.key, done.token_ids, "stop" if self._ends.pop(done.key) else "length")
+                StepOutput(done.key, done.token_ids, "stop" if self._ends.pop(done.key) else "length")
                 for done in super().step()
             ]
 
-    return PlannedCore.start(resolve_source(llm), config, None, None)
+    return PlannedBackend.start(LlmSource(llm), config, None)
 
 
 def written(setup: Setup) -> dict[str, int]:
@@ -208,59 +205,59 @@ def written(setup: Setup) -> dict[str, int]:
 
 def timed(setup: Setup, work: Callable[[], None]) -> float:
     """Seconds, with an empty prefix cache."""
-    setup.engine.core._llm.reset_prefix_cache()  # type: ignore[attr-defined]
-    setup.engine.core.passes.clear()  # type: ignore[attr-defined]
+    setup.engine.backend._llm.reset_prefix_cache()  # type: ignore[attr-defined]
+    setup.engine.backend.passes.clear()  # type: ignore[attr-defined]
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
-def ours(setup: Setup, items: list[Item], encoded: dict[str, tuple[Segment, ...]] | None = None) -> None:
-    """The engine as runs use it; with ``encoded`` prompts the front end has nothing to do."""
-    from src.generation.requests import Request
-    from src.generation.respond import hearing_requests, in_batches
+def ours(setup: Setup, items: list[RowInput], encoded: dict[str, tuple[Segment, ...]] | None = None) -> None:
+    """The engine as runs use it; with ``encoded`` prompts the audio embedder has nothing to do."""
+    from src.inference.prompt_builder import audio_requests, in_batches
+    from src.inference.types import Request
 
     if encoded is None:
-        requests = hearing_requests(in_batches(items, BATCH), setup.ears, setup.turns)
+        requests = audio_requests(in_batches(items, setup.batch), setup.ensemble, setup.builder)
     else:
         requests = (Request(item.key, encoded[item.key]) for item in items)
     for result in setup.engine.run(requests, setup.sampling):
         assert result.error is None, result.error
 
 
-def encode(setup: Setup, items: list[Item]) -> list[tuple[Segment, ...]]:
+def encode(setup: Setup, items: list[RowInput]) -> list[tuple[Segment, ...]]:
     """Prompts of the items."""
     found = []
     for begin in range(0, len(items), BATCH):
         part = items[begin : begin + BATCH]
-        heard = setup.ears.encode([item.audio for item in part])
-        found += [setup.turns.hearing(item.content, clips) for item, clips in zip(part, heard, strict=True)]
+        heard = setup.ensemble.encode([item.audio for item in part])
+        found += [setup.builder.with_audio(item.content, clips) for item, clips in zip(part, heard, strict=True)]
     return found
 
 
-def barrier(setup: Setup, items: list[Item], encoded: dict[str, tuple[Segment, ...]] | None = None) -> None:
+def barrier(setup: Setup, items: list[RowInput], encoded: dict[str, tuple[Segment, ...]] | None = None) -> None:
     """8 at a time, in two passes, each waiting for its last row."""
-    core, sampling = setup.engine.core, setup.sampling
+    backend, sampling = setup.engine.backend, setup.sampling
     closing = setup.engine.tokenizer(sampling.budget_closing, add_special_tokens=False)["input_ids"]
     for begin in range(0, len(items), BATCH):
         part = items[begin : begin + BATCH]
         made = encode(setup, part) if encoded is None else [encoded[item.key] for item in part]
         prompts = dict(zip((item.key for item in part), made, strict=True))
         for key, segments in prompts.items():
-            core.add(f"first:{key}", segments, sampling, sampling.max_thinking_tokens, None)
-        unfinished = [done for done in drain(core, len(prompts)) if done.finish_reason == "length"]
+            backend.add(f"first:{key}", segments, sampling, sampling.max_thinking_tokens, None)
+        unfinished = [done for done in drain(backend, len(prompts)) if done.finish_reason == "length"]
         for done in unfinished:
             key = done.key.split(":")[1]
             again = (*prompts[key], [*done.token_ids, *closing])
-            core.add(f"second:{key}", again, sampling, sampling.max_tokens, None)
-        drain(core, len(unfinished))
+            backend.add(f"second:{key}", again, sampling, sampling.max_tokens, None)
+        drain(backend, len(unfinished))
 
 
-def drain(core: Any, count: int) -> list[Any]:
+def drain(backend: Any, count: int) -> list[Any]:
     """Step until ``count`` requests are finished."""
     finished: list[Any] = []
     while len(finished) < count:
-        finished += core.step()
+        finished += backend.step()
     return finished
 
 
@@ -277,7 +274,7 @@ def raw(setup: Setup, encoded: dict[str, tuple[Segment, ...]], lengths: dict[str
             ids += [rng.randrange(300) for _ in segment] if isinstance(segment, Tensor) else list(segment)
         prompts.append({"prompt_token_ids": ids})
         params.append(SamplingParams(temperature=0, ignore_eos=True, max_tokens=lengths[key], detokenize=False))
-    setup.engine.core._llm.generate(prompts, params, use_tqdm=False)  # type: ignore[attr-defined]
+    setup.engine.backend._llm.generate(prompts, params, use_tqdm=False)  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

@@ -14,19 +14,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
-import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from src.common.bench import BenchRow, bench_table, write_rows
+from scripts.perf._bench import BenchRow, alternate, bench_parser, in_a_process, run_bench, status_gb
 from src.common.cli import run_cli
-from src.corpus.recipes import audio_corpora, load_recipe
+from src.corpus.recipes import load_recipe
+from src.dataset.corpus_names import audio_corpora
 
 ROWS = {name: load_recipe(name).rows or 0 for name in audio_corpora()}
 INSTRUCTION = {"heysquad_human_filtered": {"train": 100_000, "validation": 10_000}, "instructs2s": {"train": 460_000}}
@@ -35,42 +35,40 @@ CONFIG = ["model=mini_whisper", "dataset=all_4b", "training_args.output_dir=unus
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__)
     parser.add_argument("--root", type=Path, required=True, help="folder to write the corpus to; must not exist")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the real row counts")
     parser.add_argument("--keep", action="store_true", help="keep the corpus; --root may exist then")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--way", choices=("ours", "baseline"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.way:
-        print(json.dumps(measured(args.way)))
-        return
+    run_bench(parser, measure)
+
+
+def measure(args: argparse.Namespace) -> list[BenchRow]:
+    """Seconds and memory of both ways."""
     if not (args.keep and args.root.exists()):
         args.root.mkdir(parents=True)
         build(args.root, args.scale)
-    results = {way: in_a_process(way, args.root) for way in ("ours", "baseline")}
+    ways = {way: partial(from_disk, way, args.root) for way in ("ours", "baseline")}
+    found = alternate(ways, args.rounds)
     if not args.keep:
         shutil.rmtree(args.root)
-    ours, base = results["ours"], results["baseline"]
-    rows = [
-        BenchRow(f"open {ours['rows']:,.0f} rows, all joins checked", "s", ours["seconds"], base["seconds"], "cpu"),
-        BenchRow("peak memory, mapped files left out", "GB", ours["private"], base["private"], "cpu"),
-        BenchRow("peak memory, mapped files included", "GB", ours["peak"], base["peak"], "cpu"),
+    rows = f"{found['ours'][0]['rows']:,.0f} rows"
+    about = {
+        "seconds": (f"open {rows}, all joins checked", "s"),
+        "private": (f"{rows}: peak memory, mapped files left out", "GB"),
+        "peak": (f"{rows}: peak memory, mapped files included", "GB"),
+    }
+    return [
+        BenchRow(*title, *([each[key] for each in found[way]] for way in ways), "cpu") for key, title in about.items()
     ]
-    print(bench_table(rows))
-    if args.json:
-        write_rows(args.json, rows)
 
 
-def in_a_process(way: str, root: Path) -> dict[str, float]:
-    """Measure one way by itself, its files out of the page cache where the system lets us."""
+def from_disk(way: str, root: Path) -> dict[str, float]:
+    """Measure one way in a process of its own, its files out of the page cache where the system lets us."""
     for file in root.rglob("*.arrow"):
         with file.open("rb") as handle:
             os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    command = [sys.executable, __file__, "--root", str(root), "--way", way]
-    environment = {**os.environ, "ALARM_DATA_ROOT": str(root)}
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    preload = ("torch", "transformers", "datasets")
+    return in_a_process(measured, way, preload=preload, ALARM_DATA_ROOT=str(root.resolve()))
 
 
 def measured(way: str) -> dict[str, float]:
@@ -84,16 +82,9 @@ def measured(way: str) -> dict[str, float]:
     began = time.perf_counter()
     opened = open_ours(config) if way == "ours" else open_plainly(config)
     seconds = time.perf_counter() - began
-    private = memory("RssAnon")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    private, peak = status_gb("RssAnon"), status_gb("VmHWM")
     del opened[1]
     return {"rows": opened[0], "seconds": seconds, "private": private, "peak": peak}
-
-
-def memory(kind: str) -> float:
-    """A line of this process's status, in GB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(kind)) / 1e6
 
 
 def open_ours(config: Any) -> list[Any]:

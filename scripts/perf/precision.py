@@ -1,7 +1,8 @@
 """Effect of each choice of precision on embeddings and loss, on a trained checkpoint and held-out rows.
 
 In:  a checkpoint whose language model is on this machine, and the data set it is evaluated on. Out: a table; rows
-with --json. Everything is compared with the same checkpoint in float32 throughout, row by row.
+with --json (loss next to that of float32, and the relative error of the embeddings). Everything is compared with the
+same checkpoint in float32 throughout, row by row.
 
     python scripts/perf/precision.py saved/mini_alarm_ca --json precision.json
     python scripts/perf/precision.py saved/alarm_ca --dataset all_4b --set librispeech --device cuda
@@ -18,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.perf._bench import BenchRow, OtherWork, write_rows
 from src.common.cli import run_cli
-from src.common.markdown import markdown_table
-from src.common.run_record import write_json
+from src.common.hub_upload import markdown_table
 
 if TYPE_CHECKING:
     import torch
 
-    from src.dataset.examples import Examples
+    from src.dataset.examples import ExampleDataset
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,26 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
+    watch = OtherWork()
     found = [row for name in args.checkpoint for row in measure(name, args)]
     header = ("checkpoint", "keys", "loss", "difference", "largest of a row", "embeddings off by", "least cosine")
     print(markdown_table(header, [_cells(row) for row in found]))
     if args.json:
-        write_json(args.json, {"rows": args.rows, "dataset": args.dataset, "results": found})
+        write_rows(
+            args.json, [row for each in found for row in as_rows(each, args.device)], watch.read(), watch.seconds
+        )
+
+
+def as_rows(found: dict[str, Any], device: str) -> list[BenchRow]:
+    """Figures of one case in the form of all programs; these do not vary from round to round."""
+    title = f"{Path(found['checkpoint']).name}, {found['keys']}"
+    exact = found["loss"] - found["loss_difference"]
+    rows = [BenchRow(f"{title}: loss", "nats/token", [found["loss"]], [exact], device)]
+    if found["embeddings_relative"]:
+        rows.append(
+            BenchRow(f"{title}: error of embeddings", "relative", [found["embeddings_relative"]], None, device)
+        )
+    return rows
 
 
 def measure(checkpoint: str, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -94,12 +110,12 @@ def measure(checkpoint: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def evaluation_set(args: argparse.Namespace, tokenizer: Any, config: Any) -> Examples:
+def evaluation_set(args: argparse.Namespace, tokenizer: Any, config: Any) -> ExampleDataset:
     """Rows of an evaluation set, as training reads them."""
     from src.common.config import compose
     from src.common.errors import UserError
+    from src.training.build import open_data
     from src.training.config import bind_train_config
-    from src.training.data import open_data
 
     options = ["model=mini_whisper", f"dataset={args.dataset}", "training_args.output_dir=unused", "eval_mode=true"]
     sets = open_data(bind_train_config(compose("train", options)), tokenizer, config).evaluation
@@ -109,24 +125,24 @@ def evaluation_set(args: argparse.Namespace, tokenizer: Any, config: Any) -> Exa
     return sets[name]
 
 
-def compute(checkpoint: str, case: Case, examples: Examples, args: argparse.Namespace) -> Computed:
+def compute(checkpoint: str, case: Case, examples: ExampleDataset, args: argparse.Namespace) -> Computed:
     """Embeddings and losses of the first rows, one row at a time."""
     import torch
 
     from src.dataset.examples import collate
     from src.model.alarm import AlarmModel
-    from src.model.checkpoints import load_front_end
+    from src.model.checkpoints import load_audio_embedder
     from src.model.llm import load_llm
-    from src.model.precision import hold_as_autocast, torch_dtype
-    from src.model.splice import Turn
+    from src.model.precision import cast_frozen_weights, torch_dtype
+    from src.model.splice import TokenizedTurn
 
     dtypes = {"dtype": torch_dtype(case.trained), "encoder_dtype": torch_dtype(case.encoders)}
-    loaded = load_front_end(checkpoint, args.device, **dtypes)
+    loaded = load_audio_embedder(checkpoint, args.device, **dtypes)
     whole = torch.bfloat16 if case.llm == "bfloat16" else torch.float32
     llm, _ = load_llm(loaded.config.llm, whole, args.device, revision=loaded.config.llm_revision)
     if case.llm == "autocast":
-        hold_as_autocast(llm)
-    model = AlarmModel(loaded.front_end, llm).eval()
+        cast_frozen_weights(llm)
+    model = AlarmModel(loaded.audio_embedder, llm).eval()
     embeddings, losses, tokens = [], [], []
     with torch.inference_mode():
         for index in range(min(args.rows, len(examples))):
@@ -134,8 +150,10 @@ def compute(checkpoint: str, case: Case, examples: Examples, args: argparse.Name
             pieces = zip(batch.starts, batch.mains, batch.outputs, strict=True)
             features = loaded.feature_extractor(batch.waveforms)
             with torch.autocast(args.device, torch.bfloat16) if case.autocast else nullcontext():
-                audio = model.front_end(features)
-                total, count = model.target_loss(model.splice_audio([Turn(*piece) for piece in pieces], audio))
+                audio = model.audio_embedder(features)
+                total, count = model.target_loss(
+                    model.splice_audio([TokenizedTurn(*piece) for piece in pieces], audio)
+                )
             embeddings.append(audio[0].float().cpu())
             losses.append(float(total) / count)
             tokens.append(count)

@@ -1,8 +1,8 @@
 """Scoring as many rows as AIR-Bench has, with bootstrap intervals of every group, against resampling row by row.
 
 In:  nothing; made-up rows of AIR-Bench Foundation's shape.
-Out: a table, and with --json FILE rows {name, unit, ours, baseline, ratio, device}. The baseline draws rows with
-     numpy and counts every group in every round; the published scorers have no intervals at all.
+Out: a table; rows with --json. The baseline draws rows with numpy and counts every group in every bootstrap round;
+the published scorers have no intervals at all.
 
     python scripts/perf/score.py
 """
@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.perf._bench import BenchRow, alternate, bench_parser, run_bench, timed  # noqa: E402
 from src.common.cli import run_cli  # noqa: E402
 
 
@@ -42,7 +42,7 @@ def baseline(rows: list[dict[str, Any]], rounds: int) -> dict[str, tuple[float, 
     from src.benchmarks.airbench import BENCHMARK
 
     ruling = BENCHMARK.published(rows)
-    right = np.array([mark == "C" for mark in ruling.strict])
+    right = np.array([mark == "C" for mark in ruling.per_row_strict])
     groups = {}
     for grouping in BENCHMARK.groupings:
         labels = np.array([str(grouping.label(row)) for row in rows])
@@ -58,27 +58,25 @@ def baseline(rows: list[dict[str, Any]], rounds: int) -> dict[str, tuple[float, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__)
     parser.add_argument("--rows", type=int, default=25_000, help="rows (25000)")
-    parser.add_argument("--rounds", type=int, default=1000, help="bootstrap rounds (1000)")
-    parser.add_argument("--json", type=Path, help="also write the rows there")
-    args = parser.parse_args()
+    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap rounds (1000)")
+    run_bench(parser, measure)
 
+
+def measure(args: argparse.Namespace) -> list[BenchRow]:
+    """One row: seconds of both ways."""
     from src.benchmarks.airbench import BENCHMARK
     from src.benchmarks.score import score_rows
-    from src.common.bench import BenchRow, bench_table, write_rows
 
     rows = made_up_rows(args.rows)
-    started = time.perf_counter()
-    score_rows(BENCHMARK, rows, rounds=args.rounds)
-    middle = time.perf_counter()
-    baseline(rows, args.rounds)
-    ended = time.perf_counter()
-    name = f"score {args.rows} rows, {args.rounds} bootstrap rounds"
-    found = [BenchRow(name, "s", middle - started, ended - middle, "cpu")]
-    print(bench_table(found))
-    if args.json:
-        write_rows(args.json, found)
+    ways = {
+        "ours": timed(lambda: score_rows(BENCHMARK, rows, rounds=args.resamples)),
+        "baseline": timed(lambda: baseline(rows, args.resamples)),
+    }
+    spent = alternate(ways, args.rounds)
+    name = f"score {args.rows} rows, {args.resamples} bootstrap rounds"
+    return [BenchRow(name, "s", spent["ours"], spent["baseline"], "cpu")]
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ Ours: --clients at once ask --requests questions over HTTP, base64 WAV in, JSON 
 Baseline: the same questions through the offline engine (what generate_vllm.py runs), clips in memory; in a thread,
 as the server has it: vLLM on a CPU pins the main thread's workers to cores, which costs where others use them too.
 All decode greedily. The clients run in a process of their own, on the same machine.
+With --servers, running servers answer the same questions in turn, --rounds times; the first is the baseline.
 
     python scripts/perf/serve.py --json serve.json           # the miniature, on any machine
+    python scripts/perf/serve.py --servers vllm=http://127.0.0.1:8001 ours=http://127.0.0.1:8000
     python scripts/perf/serve.py --checkpoint Blinorot/ALARM-CA --prompts full --max-tokens 512 --budget 256
 """
 
@@ -19,13 +21,14 @@ import json
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from src.common.bench import BenchRow, bench_table, write_rows
+from scripts.perf._bench import BenchRow, bench_parser, device_name, rates, run_bench
 from src.common.cli import run_cli
 
 if TYPE_CHECKING:
@@ -36,73 +39,138 @@ QUESTIONS = ("which sound comes first?", "what do you hear?", "is the sound loud
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__)
     parser.add_argument("--requests", type=int, default=512)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, nargs=2, default=[1.0, 4.0], help="shortest and longest clip")
-    parser.add_argument("--checkpoint", default="saved/mini_alarm_ca")
+    parser.add_argument("--checkpoint", help="default: saved/mini_alarm_ca; where it is missing, random adapters")
     parser.add_argument("--prompts", default="mini")
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--budget", type=int, default=96, help="thinking budget")
     parser.add_argument("--sequences", type=int, default=32, help="decoded at the same time")
     parser.add_argument("--context", type=int, default=4096)
-    parser.add_argument("--rounds", type=int, default=2, help="of each way; the fastest counts")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--servers", nargs="+", metavar="NAME=URL", help="compare servers that run already")
     parser.add_argument("--as-clients", metavar="URL", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.as_clients:
         asyncio.run(clients(args.as_clients))
         return 0
-    rows, wrong = measure(args)
-    print(bench_table(rows))
-    print(f"{wrong} of {2 * args.rounds * args.requests} answers differ from the offline engine's")
-    if args.json:
-        write_rows(args.json, rows)
+    wrong = 0
+
+    def counted(args: argparse.Namespace) -> list[BenchRow]:
+        nonlocal wrong
+        with tempfile.TemporaryDirectory() as folder:
+            rows, wrong = measure(args, Path(folder))
+        print(f"{wrong} of {2 * args.rounds * args.requests} answers differ from the offline engine's")
+        return rows
+
+    run_bench(parser, compare if args.servers else counted)
     return 1 if wrong else 0
 
 
-def measure(args: argparse.Namespace) -> tuple[list[BenchRow], int]:
+def measure(args: argparse.Namespace, folder: Path) -> tuple[list[BenchRow], int]:
     """Both ways in turn, after an unmeasured round of a few requests; rows, and the number of wrong answers."""
     from concurrent.futures import ThreadPoolExecutor
 
-    import torch
-
     from src.serving.start import load
 
-    config = settings(args)
+    config = settings(args, args.checkpoint or usual_checkpoint(folder))
     loaded = load(config)
     cases = make_cases(args)
     thread = ThreadPoolExecutor(1)
     thread.submit(offline, loaded, config, cases[:16]).result()
-    spent: dict[str, float] = {}
+    spent: dict[str, list[float]] = {way: [] for way in ("offline", "whole", "streamed")}
     wrong = 0
-    for _ in range(args.rounds):
+    for number in range(args.rounds):
         expected, seconds = thread.submit(offline, loaded, config, cases).result()
-        spent["offline"] = min(seconds, spent.get("offline", seconds))
-        for way in ("whole", "streamed"):
+        spent["offline"].append(seconds)
+        for way in ("whole", "streamed") if number % 2 else ("streamed", "whole"):
             answers, seconds = served(loaded, config, cases, args.clients, way == "streamed")
-            spent[way] = min(seconds, spent.get(way, seconds))
+            spent[way].append(seconds)
             wrong += sum(answers[key] != text for key, (text, _) in expected.items())
     tokens = sum(count for _, count in expected.values())
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
     rows = []
     for way in ("whole", "streamed"):
         for unit, count in (("answers/s", len(cases)), ("tokens/s", tokens)):
-            name = f"{way}, {args.clients} clients"
-            rows.append(BenchRow(name, unit, count / spent[way], count / spent["offline"], device))
+            speeds = (rates(count, spent[each]) for each in (way, "offline"))
+            rows.append(BenchRow(f"{way}, {args.clients} clients", unit, *speeds, device_name()))
     loaded.engine.close()
     return rows, wrong
 
 
-def settings(args: argparse.Namespace) -> ServeConfig:
-    """What ``serve.py`` would be given."""
+def compare(args: argparse.Namespace) -> list[BenchRow]:
+    """Answers per second of running servers, each after a few unmeasured requests; the fastest round counts."""
+    import httpx
+
+    cases = make_cases(args)
+    servers = dict(each.split("=", 1) for each in args.servers)
+    models = {name: httpx.get(f"{url}/v1/models").json()["data"][0]["id"] for name, url in servers.items()}
+    best: dict[str, float] = {}
+    for number in range(args.rounds):
+        for name, url in servers.items():
+            if number == 0:
+                run_clients(url, bodies_of(models[name], cases[:16], False, args), args.clients)
+            bodies = bodies_of(models[name], cases, False, args)
+            best[name] = max(best.get(name, 0.0), len(bodies) / run_clients(url, bodies, args.clients)["seconds"])
+    baseline, *others = servers
+    return [
+        BenchRow(f"{name} against {baseline}, {args.clients} clients", "answers/s", best[name], best[baseline], "cpu")
+        for name in others
+    ]
+
+
+def bodies_of(model: str, cases: list[dict[str, Any]], stream: bool, args: Any = None) -> list[dict[str, Any]]:
+    """Chat requests; with ``args`` also the limits on tokens, which a server of this process has as defaults."""
+    from base64 import b64encode
+
+    limits = {"temperature": 0, "max_tokens": args.max_tokens} if args else {}
+    return [
+        {
+            "model": model,
+            "stream": stream,
+            "messages": [{"role": "user", "content": [{"type": "text", "text": case["question"]}, wav]}],
+            **limits,
+        }
+        for case in cases
+        for wav in [
+            {"type": "input_audio", "input_audio": {"data": b64encode(case["clip"]).decode(), "format": "wav"}}
+        ]
+    ]
+
+
+def run_clients(address: str, bodies: list[dict[str, Any]], count: int) -> dict[str, Any]:
+    """Answers and seconds of clients in a process of their own."""
+    command = [sys.executable, __file__, "--as-clients", address]
+    work = json.dumps({"count": count, "bodies": bodies})
+    found: dict[str, Any] = json.loads(
+        subprocess.run(command, input=work, capture_output=True, text=True, check=True).stdout
+    )
+    return found
+
+
+def usual_checkpoint(folder: Path) -> str:
+    """The trained miniature; where it is missing, one with random adapters, written to ``folder``."""
+    from src.common.paths import REPO_ROOT
+    from src.model.audio_embedder import build_audio_embedder
+    from src.model.checkpoints import save_checkpoint
+    from src.model.published import model_config
+
+    trained = REPO_ROOT / "saved/mini_alarm_ca"
+    if trained.is_dir():
+        return str(trained)
+    config = model_config("mini_alarm_ca")
+    return str(save_checkpoint(folder, build_audio_embedder(config.config, config.llm_embedding_dim or 0), config))
+
+
+def settings(args: argparse.Namespace, checkpoint: str) -> ServeConfig:
+    """Configuration as ``serve.py`` would get it."""
     from src.common.config import compose
     from src.serving.config import read_serve_config
 
     model = {"max_tokens": args.max_tokens, "max_thinking_tokens": args.budget, "max_model_len": args.context}
     model |= {"max_num_seq": args.sequences, "max_num_batched_tokens": args.context}
-    given = [f"checkpoint_name={args.checkpoint}", f"prompts={args.prompts}", "greedy=true"]
+    given = [f"checkpoint_name={checkpoint}", f"prompts={args.prompts}", "greedy=true"]
     return read_serve_config(compose("serve", given + [f"model.{name}={value}" for name, value in model.items()]))
 
 
@@ -127,20 +195,20 @@ def make_cases(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def offline(loaded: Loaded, config: ServeConfig, cases: list[dict[str, Any]]) -> tuple[dict[str, Any], float]:
     """Answer and number of tokens of each case, and the seconds of all."""
-    from src.generation.requests import Sampling
-    from src.generation.respond import Item, Turns, hearing_requests, in_batches
-    from src.prompts.thoughts import split_response
+    from src.inference.prompt_builder import PromptBuilder, RowInput, audio_requests, in_batches
+    from src.inference.types import Sampling
+    from src.prompts.reasoning import split_response
 
     reset(loaded)
-    ears = next(iter(loaded.ears.values()))
+    ensemble = next(iter(loaded.ensembles.values()))
     prompts = next(iter(loaded.prompts.values()))
-    turns = Turns(loaded.engine.tokenizer, prompts, prompts.generation_system, ears.explicit_tags)
-    items = (Item(case["key"], case["question"], case["clip"]) for case in cases)
+    builder = PromptBuilder(loaded.engine.tokenizer, prompts, prompts.generation_system, ensemble.explicit_tags)
+    items = (RowInput(case["key"], case["question"], case["clip"]) for case in cases)
     model = config.model
     closing = prompts.budget_closing
     sampling = Sampling(model.max_tokens, model.max_thinking_tokens, greedy=True, budget_closing=closing)
     began = time.perf_counter()
-    requests = hearing_requests(in_batches(items, config.batch_size), ears, turns)
+    requests = audio_requests(in_batches(items, config.batch_size), ensemble, builder)
     results = list(loaded.engine.run(requests, sampling))
     seconds = time.perf_counter() - began
     return {each.key: (list(split_response(each.text)), each.num_tokens) for each in results}, seconds
@@ -152,9 +220,8 @@ def served(
     """The same through a server in this process and clients in another; the time is the clients'."""
     import socket
     import threading
-    from base64 import b64encode
 
-    from src.serving.server import Server
+    from src.serving.app import Server
     from src.serving.start import make_app
 
     reset(loaded)
@@ -165,29 +232,16 @@ def served(
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    bodies = [
-        {
-            "model": next(iter(loaded.ears)),
-            "stream": stream,
-            "messages": [{"role": "user", "content": [{"type": "text", "text": case["question"]}, wav]}],
-        }
-        for case in cases
-        for wav in [
-            {"type": "input_audio", "input_audio": {"data": b64encode(case["clip"]).decode(), "format": "wav"}}
-        ]
-    ]
-    command = [sys.executable, __file__, "--as-clients", f"http://127.0.0.1:{listener.getsockname()[1]}"]
-    work = json.dumps({"count": count, "bodies": bodies})
-    told = subprocess.run(command, input=work, capture_output=True, text=True, check=True).stdout
+    bodies = bodies_of(next(iter(loaded.ensembles)), cases, stream)
+    found = run_clients(f"http://127.0.0.1:{listener.getsockname()[1]}", bodies, count)
     server.should_exit = True
     thread.join()
-    found = json.loads(told)
     return {case["key"]: answer for case, answer in zip(cases, found["answers"], strict=True)}, found["seconds"]
 
 
 def reset(loaded: Loaded) -> None:
     """Forget the prompts of the round before."""
-    loaded.engine.core._llm.reset_prefix_cache()  # type: ignore[attr-defined]
+    loaded.engine.backend._llm.reset_prefix_cache()  # type: ignore[attr-defined]
 
 
 async def clients(address: str) -> None:
@@ -221,7 +275,7 @@ async def clients(address: str) -> None:
 def whole(body: Any) -> list[str]:
     """Thoughts and answer."""
     message = body["choices"][0]["message"]
-    return [message["reasoning_content"] or "", message["content"]]
+    return [message.get("reasoning_content") or message.get("reasoning") or "", message["content"] or ""]
 
 
 def parts(text: str) -> list[str]:

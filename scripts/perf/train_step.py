@@ -17,12 +17,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from src.common.bench import BenchRow, bench_table, write_rows
+from scripts.perf._bench import BenchRow, PeakMemory, alternate, bench_parser, device_name, run_bench
 from src.common.cli import run_cli
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
 
     from src.audio.waveform import Waveform
     from src.model.alarm import AlarmModel
-    from src.model.splice import Turn
+    from src.model.splice import TokenizedTurn
 
 CONFIGS = Path(__file__).resolve().parents[2] / "src" / "configs" / "model"
 PUBLISHED_BATCH = 4
-SIZES = {
+BASELINE, OURS = "straightforward", "all together"
+"""Names of the two ends."""
+SIZES: dict[str, dict[str, Any]] = {
     "full": {
         "model": "alarm_ca",
         "llm": {
@@ -58,6 +61,8 @@ SIZES = {
         },
     },
 }
+SIZES["tiny"] = {"model": "mini_alarm_ca", "llm": {**SIZES["cpu"]["llm"], "num_hidden_layers": 1}, "vocabulary": 999}
+VOCABULARY = 151_936
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Way:
     positions: int | None = None
     checkpointing: bool = False
     compiled: bool = False
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Step:
     """Clips and turns of one optimizer step."""
 
     clips: list[Waveform]
-    turns: list[Turn]
+    turns: list[TokenizedTurn]
 
     def take(self, rows: Any) -> Step:
         """Some of them."""
@@ -86,21 +92,15 @@ class Step:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__)
     parser.add_argument("--size", choices=SIZES, default="full")
     parser.add_argument("--clips", type=int, default=64, help="clips of an optimizer step")
     parser.add_argument("--positions", type=int, default=4096, help="most positions of a micro-batch of ours")
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", help="cuda or cpu (default: what is there)")
     parser.add_argument("--peak-tflops", type=float, default=989.0, help="bf16 peak of the chip (H100 and H200: 989)")
     parser.add_argument("--compile", action="store_true", help="also ours with compiled layers")
     parser.add_argument("--only", choices=("all", "ends"), default="all", help="ends: only the baseline and ours")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    args = parser.parse_args()
-    rows = measure(args)
-    print(bench_table(rows))
-    if args.json:
-        write_rows(args.json, rows)
+    run_bench(parser, measure)
 
 
 def measure(args: argparse.Namespace) -> list[BenchRow]:
@@ -108,9 +108,8 @@ def measure(args: argparse.Namespace) -> list[BenchRow]:
     import torch
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    where = torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     ours = Way(True, True, True, True, args.positions)
-    ways = {"straightforward": Way()}
+    ways = {BASELINE: Way()}
     if args.only == "all":
         ways |= {
             "features of a batch together, on the device": Way(features_together=True),
@@ -119,88 +118,91 @@ def measure(args: argparse.Namespace) -> list[BenchRow]:
             "loss at targets only, in chunks": Way(target_logits=True),
             "micro-batches by size": Way(positions=args.positions),
         }
-    ways["all together"] = ours
-    ways["all together, activations recomputed"] = replace(ours, checkpointing=True)
+    ways[OURS] = ours
+    ways[f"{OURS}, activations recomputed"] = replace(ours, checkpointing=True)
+    ways[f"{OURS}, packed"] = replace(ours, packed=True)
     if args.compile:
-        ways["all together, layers compiled"] = replace(ours, compiled=True)
-    step = make_step(args.clips)
-    rows, baseline = [], (0.0, 0.0)
-    for name, way in ways.items():
-        rate, memory = time_way(way, args.size, step, device, args.repeats)
-        baseline = (rate, memory) if way == Way() else baseline
-        rows.append(BenchRow(name, "clips/s", rate, baseline[0], where))
-        rows.append(BenchRow(f"{name}, peak memory", "GB", memory, baseline[1], where))
-        print(f"{name}: {rate:.3g} clips/s, {memory:.3g} GB", file=sys.stderr, flush=True)
-    operations = count_operations(ours, args.size, step, device)
-    rates = [row.ours for row in rows if row.name in ("all together", "straightforward")]
+        ways[f"{OURS}, layers compiled"] = replace(ours, compiled=True)
+    return compare(ways, make_step(args.size, args.clips), args, device)
+
+
+def compare(ways: Mapping[str, Way], step: Step, args: argparse.Namespace, device: str) -> list[BenchRow]:
+    """Rows of the ways, of which :data:`BASELINE` and :data:`OURS` must be among them."""
+    where = device_name(device)
+    found = alternate(
+        {name: partial(time_way, way, args.size, step, device) for name, way in ways.items()}, args.rounds
+    )
+    rates, memory = ({name: [each[part] for each in found[name]] for name in ways} for part in (0, 1))
+    rows = []
+    for name in ways:
+        rows.append(BenchRow(name, "clips/s", rates[name], rates[BASELINE], where))
+        rows.append(BenchRow(f"{name}, peak memory", "GB", memory[name], memory[BASELINE], where))
+    operations = count_operations(ways[OURS], args.size, step, device)
     if device == "cuda":
-        share = [100 * rate * operations / (args.peak_tflops * 1e12) for rate in rates]
-        rows.append(BenchRow("share of the bf16 peak, all together", "%/step", share[1], share[0], where))
-    rows.append(BenchRow("needed arithmetic", "TFLOP a clip", operations / 1e12, operations / 1e12, where))
+        share = (
+            [100 * rate * operations / (args.peak_tflops * 1e12) for rate in rates[way]] for way in (OURS, BASELINE)
+        )
+        rows.append(BenchRow(f"{OURS}, share of the bf16 peak", "%", *share, where))
+    rows.append(BenchRow("needed arithmetic", "TFLOP a clip", [operations / 1e12], None, where))
     return rows
 
 
-def make_step(count: int) -> Step:
+def vocabulary(size: str) -> int:
+    """Token ids of the LLM."""
+    return int(SIZES[size].get("vocabulary", VOCABULARY))
+
+
+def make_step(size: str, count: int) -> Step:
     """Clips of 2 to 30 s, around 11; targets of 100 to 612 tokens, around 350; prompts of about 40."""
     import numpy as np
     import torch
 
     from src.audio.waveform import Waveform
-    from src.model.splice import Turn
+    from src.model.splice import TokenizedTurn
 
     draw = np.random.default_rng(0)
     seconds = np.clip(draw.lognormal(2.25, 0.55, count), 2, 30)
     targets = np.clip(draw.normal(350, 120, count), 100, 612).astype(int)
 
     def tokens(number: int) -> list[int]:
-        return draw.integers(0, 151_000, number).tolist()
+        return draw.integers(0, vocabulary(size), number).tolist()
 
     clips = [Waveform(0.1 * torch.randn(1, int(16000 * length)), 16000) for length in seconds]
-    return Step(clips, [Turn(tokens(3), tokens(int(draw.integers(20, 60))), tokens(number)) for number in targets])
+    return Step(
+        clips, [TokenizedTurn(tokens(3), tokens(int(draw.integers(20, 60))), tokens(number)) for number in targets]
+    )
 
 
-def time_way(way: Way, size: str, step: Step, device: str, repeats: int) -> tuple[float, float]:
-    """Clips per second (best of ``repeats`` steps after one to warm up) and peak memory in GB."""
+def one_clip(seconds: int) -> Step:
+    """A step of one clip of this length."""
+    import torch
+
+    from src.audio.waveform import Waveform
+    from src.model.splice import TokenizedTurn
+
+    clip = Waveform(0.1 * torch.randn(1, 16000 * seconds), 16000)
+    return Step([clip], [TokenizedTurn([1, 2, 3], list(range(40)), list(range(350)))])
+
+
+def time_way(way: Way, size: str, step: Step, device: str) -> tuple[float, float]:
+    """Clips per second and peak memory in GB of one step, after one with a few clips, of a fresh model."""
     import torch
 
     run = build(way, size, device)
-    run(step)
+    # compiled layers must have met the shapes of all micro-batches
+    run(step if way.compiled else step.take(range(min(PUBLISHED_BATCH, len(step.clips)))))
     watch = PeakMemory(device)
-    best = float("inf")
-    for _ in range(repeats):
-        began = time.perf_counter()
-        run(step)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - began)
-    peak = watch.read()
+    began = time.perf_counter()
+    run(step)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    seconds, peak = time.perf_counter() - began, watch.read()
     del run
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
-    return len(step.clips) / best, peak
-
-
-class PeakMemory:
-    """Peak memory from now on: allocated on a GPU, resident on a CPU."""
-
-    def __init__(self, device: str) -> None:
-        import torch
-
-        self.on_gpu = device == "cuda"
-        if self.on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            Path("/proc/self/clear_refs").write_text("5")
-
-    def read(self) -> float:
-        """In GB."""
-        import torch
-
-        if self.on_gpu:
-            return torch.cuda.max_memory_allocated() / 1e9
-        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1e6
+    print(f"{way}: {len(step.clips) / seconds:.3g} clips/s, {peak:.3g} GB", file=sys.stderr, flush=True)
+    return len(step.clips) / seconds, peak
 
 
 def count_operations(way: Way, size: str, step: Step, device: str) -> float:
@@ -217,28 +219,28 @@ def build(way: Way, size: str, device: str) -> Callable[[Step], None]:
     """A function that does one optimizer step, with a fresh model behind it."""
     import torch
 
-    from src.model.build import build_feature_extractor
-    from src.model.precision import hold_as_autocast
+    from src.model.audio_embedder import build_feature_extractor
+    from src.model.precision import cast_frozen_weights
 
-    model = make_model(size, device)
+    model = make_model(size, device, way.packed)
     if way.held_weights:
-        hold_as_autocast(model.front_end.audio_encoder)
+        cast_frozen_weights(model.audio_embedder.audio_encoder)
     if way.checkpointing:
         model.gradient_checkpointing_enable()
     if way.compiled:
         model.compile_layers()
     trained = [value for value in model.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
-    extractor = build_feature_extractor(model.front_end.config, device)
+    extractor = build_feature_extractor(model.audio_embedder.config, device)
 
     def run(step: Step) -> None:
-        targets = sum(len(turn.outputs or ()) for turn in step.turns)
+        targets = sum(len(turn.target_ids or ()) for turn in step.turns)
         for rows in cut(way, step):
             part = step.take(rows)
             if way.features_together:
                 features = extractor(part.clips)
             else:
-                features = features_one_by_one(model.front_end.config, part.clips)
+                features = features_one_by_one(model.audio_embedder.config, part.clips)
             with torch.autocast(device, torch.bfloat16):
                 loss = loss_of(way, model, features, part.turns) / targets
             loss.backward()
@@ -260,24 +262,24 @@ def cut(way: Way, step: Step) -> list[Any]:
         return [range(start, min(start + PUBLISHED_BATCH, count)) for start in range(0, count, PUBLISHED_BATCH)]
     lengths = np.array(
         [
-            25 * clip.duration + len(turn.start) + len(turn.main) + len(turn.outputs or ()) + 2
+            25 * clip.duration + len(turn.prefix_ids) + len(turn.suffix_ids) + len(turn.target_ids or ()) + 2
             for clip, turn in zip(step.clips, step.turns, strict=True)
         ]
     )
     order = np.argsort(lengths)
-    return split_by_positions(order, lengths[order], way.positions, 1, count)
+    return split_by_positions(order, lengths[order], way.positions, 1, count, way.packed)
 
 
-def loss_of(way: Way, model: AlarmModel, features: Mapping[str, Any], turns: list[Turn]) -> Tensor:
+def loss_of(way: Way, model: AlarmModel, features: Mapping[str, Any], turns: list[TokenizedTurn]) -> Tensor:
     """Summed loss of a micro-batch."""
-    front_end = model.front_end
+    audio_embedder = model.audio_embedder
     if not way.needed_states:
         states, lengths = all_states(model, features)
-        streams, lengths = front_end.audio_adapter(states, lengths)
-        fused, lengths = front_end.audio_fusion(streams, lengths)
+        streams, lengths = audio_embedder.audio_adapter(states, lengths)
+        fused, lengths = audio_embedder.audio_fusion(streams, lengths)
         audio = [item[: max(1, length)] for item, length in zip(fused, lengths.tolist(), strict=True)]
     else:
-        audio = front_end(features)
+        audio = audio_embedder(features)
     spliced = model.splice_audio(turns, audio)
     if way.target_logits:
         return model.target_loss(spliced)[0]
@@ -295,15 +297,15 @@ def all_states(model: AlarmModel, features: Mapping[str, Any]) -> tuple[dict[str
     import torch
 
     states, lengths = {}, {}
-    for name, encoder in model.front_end.audio_encoder.encoders.items():
-        batch = features[name].to(model.front_end.device)
+    for name, encoder in model.audio_embedder.audio_encoder.encoders.items():
+        batch = features[name].to(model.audio_embedder.device)
         frames, stacks = batch.mask.shape[1], []
         with torch.no_grad():
             for begin in range(0, frames, encoder.chunk_frames):
                 part = slice(begin, begin + encoder.chunk_frames)
                 chunk, mask = batch.features[:, part], batch.mask[:, part].bool()
                 stacks.append(torch.stack([state.float() for state in encoder.states(chunk, mask)]))
-            layers = list(model.front_end.config.layers(name))
+            layers = list(model.audio_embedder.config.layers(name))
             states[name] = torch.cat(stacks, dim=2)[layers]
         lengths[name] = encoder.calc_length(batch.lengths).cpu()
     return states, lengths
@@ -314,7 +316,7 @@ def features_one_by_one(config: Any, clips: list[Waveform]) -> dict[str, Any]:
     import torch
 
     from src.audio.features import EncoderFeatures
-    from src.model.build import build_feature_extractor
+    from src.model.audio_embedder import build_feature_extractor
 
     extractor = build_feature_extractor(config)
     alone = [extractor([clip]) for clip in clips]
@@ -329,27 +331,27 @@ def features_one_by_one(config: Any, clips: list[Waveform]) -> dict[str, Any]:
     return padded
 
 
-def make_model(size: str, device: str) -> AlarmModel:
+def make_model(size: str, device: str, packed: bool = False) -> AlarmModel:
     """ALARM-CA with random weights: adapters frozen, fusion trained, the LLM in bfloat16."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     from src.common.config import bind_dataclass
     from src.model.alarm import AlarmModel
-    from src.model.build import build_front_end
-    from src.model.config import FrontEndConfig
+    from src.model.audio_embedder import build_audio_embedder
+    from src.model.config import AudioEmbedderConfig
 
     torch.manual_seed(0)
-    shape: dict[str, Any] = SIZES[size]["llm"]  # type: ignore[assignment]
-    llm_config = Qwen3Config(vocab_size=151_936, tie_word_embeddings=True, **shape)
+    shape = SIZES[size]["llm"]
+    llm_config = Qwen3Config(vocab_size=vocabulary(size), tie_word_embeddings=True, **shape)
     with torch.device(device):
         torch.set_default_dtype(torch.bfloat16)
         llm = Qwen3ForCausalLM(llm_config)
         torch.set_default_dtype(torch.float32)
-        config = bind_dataclass(FrontEndConfig, plain_config(str(SIZES[size]["model"])), "model.config")
-        front_end = build_front_end(config, shape["hidden_size"], encoder_weights=False)
-    front_end.freeze_adapters()
-    return AlarmModel(front_end.to(device), llm).train()
+        config = bind_dataclass(AudioEmbedderConfig, plain_config(SIZES[size]["model"]), "model.config")
+        audio_embedder = build_audio_embedder(config, shape["hidden_size"], encoder_weights=False)
+    audio_embedder.freeze_adapters()
+    return AlarmModel(audio_embedder.to(device), llm, max_length=None, packing=packed).train()
 
 
 def plain_config(name: str) -> dict[str, Any]:

@@ -117,6 +117,11 @@ class Allowance:
         self._left = self.samples = samples
         self._lock = threading.Lock()
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether more was asked for than there was."""
+        return self._left < 0
+
     def take(self, count: int, name: str) -> None:
         """Use ``count`` samples. Raises :class:`AudioError` if fewer are left."""
         with self._lock:

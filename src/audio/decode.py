@@ -5,8 +5,7 @@ What is opened, and what is an error, is said in :mod:`src.audio.stream`.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 
 from src.audio.budget import Reservation
 from src.audio.errors import AudioError
-from src.audio.mixing import ChannelLevels, check_range
+from src.audio.mixing import ChannelLevels, check_extremes, check_range
 from src.audio.roots import inside
 from src.audio.stream import CLIENT_CODECS, CLIENT_FORMATS, DEFAULT, LOSS, AudioStream, DecodeLimits, Samples
 
@@ -55,35 +54,29 @@ def decode(source: Path | bytes, name: str = "", limits: DecodeLimits = DEFAULT,
         AudioError: the file is missing, not audio of a known kind, damaged (more than 1 % of what its header or its
             packets promise is missing), empty, beyond a limit, or holds samples that are not finite.
     """
-    with AudioStream(source, name, limits) as stream:
-        levels = ChannelLevels(stream.channels)
-        buffer = _Buffer(1 if mono else stream.channels, stream, limits)
-        with contextlib.ExitStack() as undo:
-            undo.callback(buffer.release)
-            for block in stream:
-                if mono and block.shape[0] > 1:
-                    levels.add(block)
-                    with np.errstate(over="ignore", invalid="ignore"):  # looked at below
-                        block = block.mean(axis=0, keepdims=True)
-                buffer.append(block)
-            samples = buffer.finish(limits.hold_memory)
-            undo.pop_all()
-    check_range(samples, stream.name)
-    if mono and levels.silent_mean(samples[0]):
-        return Decoded(_one_channel(source, levels.loudest, stream.name, limits), stream.rate, stream.container)
+    levels = ChannelLevels()
+    samples, stream = _decode_channels(source, name, limits, levels.mean if mono else None)
+    if mono and stream.channels > 1 and levels.cancelled(samples[0]):
+        loudest = slice(levels.loudest, levels.loudest + 1)
+        samples, _ = _decode_channels(source, stream.name, limits, lambda block: block[loudest])
     return Decoded(samples, stream.rate, stream.container)
 
 
-def _one_channel(source: Path | bytes, channel: int, name: str, limits: DecodeLimits) -> Samples:
+def _decode_channels(
+    source: Path | bytes, name: str, limits: DecodeLimits, to_one: Callable[[Samples], Samples] | None
+) -> tuple[Samples, AudioStream]:
+    """All samples, of one channel where ``to_one`` brings a block to one; and the stream, closed."""
     with AudioStream(source, name, limits) as stream:
-        buffer = _Buffer(1, stream, limits)
-        with contextlib.ExitStack() as undo:
-            undo.callback(buffer.release)
+        buffer = _Buffer(1 if to_one else stream.channels, stream, limits)
+        try:
             for block in stream:
-                buffer.append(block[channel : channel + 1])
-            samples = buffer.finish(limits.hold_memory)
-            undo.pop_all()
-    return samples
+                buffer.append(block if to_one is None else to_one(block))
+            samples = buffer.finish()
+            check_extremes(buffer.extremes, stream.name)
+            return samples, stream
+        except BaseException:
+            buffer.release()
+            raise
 
 
 def measure(source: Path | bytes, name: str = "", limits: DecodeLimits = DEFAULT) -> tuple[int, int]:
@@ -153,53 +146,55 @@ class Cuts:
 
 
 class _Buffer:
-    """Samples as they come, in one block of memory that grows, counted against the process's budget."""
+    """Samples as they come, in one array that grows, counted against the memory that all clips share."""
 
     def __init__(self, channels: int, stream: AudioStream, limits: DecodeLimits) -> None:
-        expected = _FIRST_CAPACITY
+        self._capacity = _FIRST_CAPACITY
         if stream.stated is not None:
             most = [stream.stated, limits.samples // stream.channels]
             if not stream.trusted:  # a header alone must not claim memory
                 most.append(64 * stream.size)
-            expected = max(1, min(most))
-        self._name, self._limits = stream.name, limits
+            self._capacity = max(1, min(most))
+        self._channels, self._name, self._limits = channels, stream.name, limits
+        self._wait = limits.wait_seconds if limits.hold_memory else None
         self._held: Reservation | None = None
         if limits.memory is not None:
-            self._held = limits.memory.reserve(
-                4 * channels * expected, stream.name, limits.wait_seconds if limits.hold_memory else None
-            )
-        self._samples = np.empty((channels, expected), np.float32)
+            self._held = limits.memory.reserve(4 * channels * self._capacity, stream.name, self._wait)
+        self._samples = np.empty((channels, 0), np.float32)
         self._used = 0
+        self.extremes: list[float] = []
+        """Least and greatest sample of each block: looked at while the block is in the processor's cache."""
 
     def append(self, block: Samples) -> None:
-        end = self._used + block.shape[1]
-        if end > self._samples.shape[1]:
-            self._grow(max(end, self._samples.shape[1] * 3 // 2))
-        self._samples[:, self._used : end] = block
-        self._used = end
+        """Add ``block (channels, n)``. The only block of a short clip is kept as it is, without a copy."""
+        self.extremes += (float(block.min()), float(block.max()))
+        start, self._used = self._used, self._used + block.shape[1]
+        if start == 0 and not self._limits.hold_memory:
+            self._samples = block
+            return
+        if self._used > self._samples.shape[1]:
+            if self._used > self._capacity:
+                larger = max(self._used, self._capacity * 3 // 2)
+                if self._held is not None:
+                    self._held.grow(4 * self._channels * (larger - self._capacity), self._name, self._wait)
+                self._capacity = larger
+            before, self._samples = self._samples, np.empty((self._channels, self._capacity), np.float32)
+            self._samples[:, :start] = before[:, :start]
+        self._samples[:, start : self._used] = block
 
-    def _grow(self, capacity: int) -> None:
-        if self._held is not None:
-            extra = 4 * self._samples.shape[0] * (capacity - self._samples.shape[1])
-            self._held.grow(extra, self._name, self._limits.wait_seconds if self._limits.hold_memory else None)
-        larger = np.empty((self._samples.shape[0], capacity), np.float32)
-        larger[:, : self._used] = self._samples[:, : self._used]
-        self._samples = larger
-
-    def finish(self, hold: bool) -> Samples:
-        samples = self._samples
-        if self._used < samples.shape[1]:
-            samples = samples[:, : self._used]
-            if self._used < 0.9 * self._samples.shape[1] or samples.shape[0] > 1:
-                samples = np.ascontiguousarray(samples)
-        if self._held is not None:
-            if hold:
-                self._held.shrink(samples.nbytes)
-                self._held.until_dropped(samples)
-            else:
-                self._held.release()
+    def finish(self) -> Samples:
+        """Everything as one contiguous array; its memory is given back, or counted until the array is dropped."""
+        samples = np.ascontiguousarray(self._samples[:, : self._used])
+        if self._used < 0.9 * self._samples.shape[1] and samples.base is not None:
+            samples = samples.copy()
+        if self._held is not None and self._limits.hold_memory:
+            self._held.shrink(samples.nbytes)
+            self._held.until_dropped(samples)
+        else:
+            self.release()
         return samples
 
     def release(self) -> None:
+        """Give back the memory that is counted."""
         if self._held is not None:
             self._held.release()

@@ -9,8 +9,8 @@ from typing import TypeVar
 import torch
 
 from src.audio.waveform import Waveform
+from src.common.errors import MachineError, machine_fault, one_line
 from src.common.log import get_logger
-from src.common.machine import MachineError, machine_fault, one_line
 
 R = TypeVar("R")
 T = TypeVar("T")

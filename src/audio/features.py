@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from src.audio.config import EncoderKind, FeatureConfig
-from src.audio.muq import muq_features
-from src.audio.resample import resample
-from src.audio.sslam import sslam_features
-from src.audio.w2vbert import w2vbert_features
+from src.audio.config import FEATURE_LENGTHS, FEATURES, FeatureConfig
+from src.audio.resample import resample, resampled_lengths
 from src.audio.waveform import Waveform
-from src.audio.whisper import whisper_features
 from src.common.errors import UserError
-
-Extractor = Callable[[Tensor, Tensor, FeatureConfig], tuple[Tensor, Tensor, Tensor]]
-EXTRACTORS: dict[EncoderKind, Extractor] = {
-    "whisper": whisper_features,
-    "w2vbert": w2vbert_features,
-    "sslam": sslam_features,
-    "muq": muq_features,
-}
 
 
 @dataclass(frozen=True)
@@ -82,6 +70,21 @@ class AudioFeatureExtractor:
         with torch.autocast(self.device.type, enabled=False):
             return self._extract(waveforms)
 
+    def lengths(self, samples: int, rate: int) -> dict[str, Tensor]:
+        """Lengths ``(1,)`` of a clip's features by encoder name, for ``samples`` samples at ``rate`` per second.
+
+        Nothing else is computed, except for kinds of features that a user has added: theirs are those of silence.
+        """
+        result = {}
+        for name, config in self.configs.items():
+            own = resampled_lengths(torch.tensor([samples]), rate, config.sample_rate)
+            own = own.clamp_min(config.minimum_samples)
+            if config.kind in FEATURE_LENGTHS:
+                result[name] = FEATURE_LENGTHS.load(config.kind)(own, config)
+            else:
+                result[name] = FEATURES.load(config.kind)(torch.zeros(1, int(own)), own, config)[2]
+        return result
+
     def _extract(self, waveforms: Sequence[Waveform]) -> dict[str, EncoderFeatures]:
         resampled: dict[int, tuple[Tensor, Tensor]] = {}
         result = {}
@@ -89,7 +92,7 @@ class AudioFeatureExtractor:
             if config.sample_rate not in resampled:
                 resampled[config.sample_rate] = self._resample(waveforms, config.sample_rate)
             samples, lengths = _at_least(*resampled[config.sample_rate], config.minimum_samples)
-            result[name] = EncoderFeatures(*EXTRACTORS[config.kind](samples, lengths, config))
+            result[name] = EncoderFeatures(*FEATURES.load(config.kind)(samples, lengths, config))
         return result
 
     def _resample(self, waveforms: Sequence[Waveform], target_rate: int) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,14 @@ STREAMED = 0x7FFF0000
 W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 TRUSTED = frozenset({"flac", "aiff", "au", "w64", "caf", "mov", "matroska"})
 """Not WAV: its bytes are compared, and its ``fact`` chunk is often wrong."""
+MP3_FRAMES = 8
+"""Consecutive frames from which FFmpeg's probe is sure of MP3 too (libavformat/mp3dec.c)."""
+_MP3_KBPS = (
+    (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),
+    (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),
+)
+"""Bit rates of MPEG-1 Layer III and of MPEG-2 and 2.5, by their index (ISO 11172-3, 2.4.2.3; ISO 13818-3)."""
+_MP3_RATES = (44100, 48000, 32000, 0)
 LOSSY = 8192
 """Samples that codecs with a delay may drop at both ends."""
 
@@ -37,6 +45,33 @@ def missing_share(file: BinaryIO, size: int) -> tuple[float, str]:
     if claimed <= there:
         return 0.0, ""
     return 1 - there / claimed, f"its header claims {claimed} bytes of samples, and it holds {there}"
+
+
+def begins_as_mp3(head: bytes) -> bool:
+    """Whether ``head`` begins with :data:`MP3_FRAMES` whole MPEG audio Layer III frames, or with ID3v2 and these."""
+    place, kind = _id3_bytes(head), None
+    for _ in range(MP3_FRAMES):
+        if len(head) < place + 4:
+            return False
+        word = int.from_bytes(head[place : place + 4], "big")
+        version, rate = word >> 19 & 3, _MP3_RATES[word >> 10 & 3] >> (2, 0, 1, 0)[word >> 19 & 3]
+        kbps = _MP3_KBPS[version != 3][word >> 12 & 15]
+        # 11 bits of synchronisation; layer 3 is written as 1, and version 1 is reserved
+        if word >> 21 != 0x7FF or word >> 17 & 3 != 1 or version == 1 or not rate or not kbps:
+            return False
+        if kind not in (None, (version, rate)):
+            return False
+        kind = version, rate
+        place += (144 if version == 3 else 72) * kbps * 1000 // rate + (word >> 9 & 1)
+    return True
+
+
+def _id3_bytes(head: bytes) -> int:
+    """Length of an ID3v2 tag at the beginning, with its footer; 0 without one (https://id3.org/id3v2.4.0-structure)."""
+    if head[:3] != b"ID3" or len(head) < 10 or max(head[6:10]) > 127:
+        return 0
+    size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
+    return 10 + size + (10 if head[5] & 0x10 else 0)
 
 
 def _riff_data(file: BinaryIO, kind: bytes) -> tuple[int, int]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,29 +27,32 @@ def to_mono(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     if samples.shape[0] == 1:
         mono: NDArray[np.float32] = samples[0]
         return mono
-    mean: NDArray[np.float32] = samples.mean(axis=0)
-    levels = ChannelLevels(samples.shape[0])
-    levels.add(samples)
-    return samples[levels.loudest] if levels.silent_mean(mean) else mean
+    levels = ChannelLevels()
+    mean = levels.mean(samples)[0]
+    return samples[levels.loudest] if levels.cancelled(mean) else mean
 
 
 class ChannelLevels:
-    """Energy of each channel, of blocks that come one after the other."""
+    """Energy of each channel, summed over blocks that come one after the other."""
 
-    def __init__(self, channels: int) -> None:
-        self._energy = np.zeros(channels)
+    def __init__(self) -> None:
+        self._energy: Any = 0.0
 
-    def add(self, block: NDArray[np.float32]) -> None:
-        """Count ``block (channels, n)``."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            self._energy += np.einsum("cn,cn->c", block, block)
+    def mean(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Mean over the channels of ``block (channels, n)``, ``(1, n)``; their energies are counted."""
+        if block.shape[0] == 1:
+            return block
+        with np.errstate(over="ignore", invalid="ignore"):  # check_range looks at the result
+            self._energy = self._energy + np.einsum("cn,cn->c", block, block)
+            mean: NDArray[np.float32] = block.mean(axis=0, keepdims=True)
+        return mean
 
     @property
     def loudest(self) -> int:
         """The channel with the most energy."""
         return int(self._energy.argmax())
 
-    def silent_mean(self, mean: NDArray[np.float32]) -> bool:
+    def cancelled(self, mean: NDArray[np.float32]) -> bool:
         """Whether the channels' ``mean (n,)`` is silent though they are not; says so in the log."""
         energy = self._energy / len(self._energy) ** 2
         with np.errstate(over="ignore", invalid="ignore"):
@@ -60,13 +67,17 @@ class ChannelLevels:
 
 def check_range(samples: NDArray[np.float32], name: str) -> None:
     """Raise :class:`AudioError` if samples are not finite, or so large that they do not stay so."""
-    if not samples.size:
-        return
-    low, high = float(samples.min()), float(samples.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
+    if samples.size:
+        check_extremes((float(samples.min()), float(samples.max())), name)
+
+
+def check_extremes(extremes: Sequence[float], name: str) -> None:
+    """As :func:`check_range`, by the least and greatest samples."""
+    if not all(map(math.isfinite, extremes)):
         raise AudioError(f"{name}: holds samples that are not finite (NaN or infinity); replace it or leave it out")
-    if max(-low, high) > LARGEST:
+    peak = max(map(abs, extremes), default=0.0)
+    if peak > LARGEST:
         raise AudioError(
-            f"{name}: holds samples up to {max(-low, high):.3g}, which do not stay finite in features "
-            "(expected about -1 to 1); replace it or leave it out"
+            f"{name}: holds samples up to {peak:.3g}, which do not stay finite in features (expected about -1 to 1); "
+            "replace it or leave it out"
         )

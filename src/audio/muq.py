@@ -22,6 +22,11 @@ def muq_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) -> tup
     return torch.nn.functional.pad(samples, (0, total - samples.shape[1])), prefix_mask(lengths, total), lengths
 
 
+def muq_lengths(lengths: Tensor, config: FeatureConfig) -> Tensor:
+    """``lengths (batch,)``: the features are the samples."""
+    return lengths
+
+
 @torch.no_grad()
 def muq_mel(samples: Tensor, num_mels: int, fft_size: int, sample_rate: int) -> Tensor:
     """Normalised mel spectrogram ``(batch, num_mels, n // 240)`` of ``samples (batch, n)``, in float32.

@@ -34,13 +34,19 @@ def resample(samples: Tensor, lengths: Tensor, rate: int, target_rate: int) -> t
         return samples, lengths
     gcd = math.gcd(rate, target_rate)
     old, new = rate // gcd, target_rate // gcd
-    new_lengths = -(-lengths * new // old)
+    new_lengths = resampled_lengths(lengths, rate, target_rate)
     if new < GROUP:
         resampled = _resampler(old, new, samples.device)(samples)
     else:
         resampled = by_clip(lambda clips: _banded_resample(clips, old, new), samples)
     positions = torch.arange(resampled.shape[-1], device=samples.device)
     return resampled.masked_fill_(positions >= new_lengths[:, None], 0.0), new_lengths
+
+
+def resampled_lengths(lengths: Tensor, rate: int, target_rate: int) -> Tensor:
+    """Samples at ``target_rate`` of clips of ``lengths (batch,)`` samples at ``rate``."""
+    gcd = math.gcd(rate, target_rate)
+    return -(-lengths * (target_rate // gcd) // (rate // gcd))
 
 
 def _half_width(old: int, new: int) -> int:

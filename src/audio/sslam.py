@@ -25,7 +25,7 @@ def sslam_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) -> t
     filters = kaldi_filters(config.num_mels, config.sample_rate, samples.device)
     fbank = kaldi_fbank(centred, symmetric_hann(1.0, samples.device), filters)
 
-    frames = kaldi_lengths(lengths)
+    frames = sslam_lengths(lengths, config)
     chunk = config.chunk_frames
     total = pad_multiple(fbank.shape[1], chunk)
     fbank = torch.nn.functional.pad(fbank, (0, 0, 0, total - fbank.shape[1]))
@@ -34,3 +34,8 @@ def sslam_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) -> t
     own_total = -(-frames // chunk) * chunk
     features = features.masked_fill_((position >= own_total[:, None])[..., None], 0.0)
     return features, prefix_mask(frames, total), frames
+
+
+def sslam_lengths(lengths: Tensor, config: FeatureConfig) -> Tensor:
+    """Frames of clips of ``lengths (batch,)`` samples."""
+    return kaldi_lengths(lengths)

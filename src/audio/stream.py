@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from src.audio.budget import Allowance, MemoryBudget
 from src.audio.errors import AudioError, NoSamples, first_line
-from src.audio.headers import missing_share, stated_samples
+from src.audio.headers import begins_as_mp3, missing_share, stated_samples
 from src.common.errors import UserError
 
 Samples = NDArray[np.float32]
@@ -51,7 +51,7 @@ LOSS = 0.01
 """Share of a file that may be missing or undecodable."""
 SEAM = 2
 """Packets that may be undecodable in any file: those at its ends, and where two files were joined."""
-_WRITTEN: dict[str, tuple[Any, float]] = {
+_SAMPLE_FORMATS: dict[str, tuple[Any, float]] = {
     "u8": (np.uint8, 2.0**-7), "s16": (np.int16, 2.0**-15), "s32": (np.int32, 2.0**-31), "s64": (np.int64, 2.0**-63),
     "flt": (np.float32, 1.0), "dbl": (np.float64, 1.0),
 }  # fmt: skip
@@ -60,7 +60,7 @@ WITH_HEADER = frozenset({"wav", "w64", "aiff", "au", "caf", "flac", "ogg", "mov"
 """Containers that a probe does not take for others; one of these without samples is an empty clip."""
 SEEKABLE = frozenset({"wav", "w64", "flac", "aiff", "au", "caf"})
 """Containers whose PCM or FLAC samples can be entered anywhere."""
-_READ, _AT_ONCE = 1 << 16, 1 << 14
+_READ, _BLOCK_BYTES = 1 << 16, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -164,14 +164,14 @@ class AudioStream:
         except av.FFmpegError:
             return None
         pieces, at = [np.zeros((self.channels, 0), np.float32)], -1
-        for frame in self._all_frames():
+        for frame in itertools.chain.from_iterable(self._decoded_packets()):
             if frame.pts is None or (frame.sample_rate, frame.layout.nb_channels) != (self.rate, self.channels):
                 return None
             place = round((frame.pts - origin) * base * self.rate)
             if place > start and at < 0 or 0 <= at != place:
                 return None
             at = place + frame.samples
-            pieces.append(_as_floats([frame])[:, max(0, start - place) : max(0, stop - place)].copy())
+            pieces.append(_as_floats(frame)[:, max(0, start - place) : max(0, stop - place)].copy())
             if at >= stop:
                 break
         return np.concatenate(pieces, axis=1)
@@ -182,12 +182,11 @@ class AudioStream:
         if self._limits.codecs and not codec.startswith(tuple(self._limits.codecs)):
             known = "PCM, ADPCM, MP3, FLAC, Vorbis or Opus"
             raise AudioError(f"{self.name}: cannot be read: its codec is {codec!r}, expected {known}")
-        self._frames = self._all_frames()
-        first = next(self._frames, None)
-        if first is None:
+        self._packets = self._decoded_packets()
+        self._begin = next(self._packets, [])
+        if not self._begin:
             self._check_whole()
-        self._first = first
-        assert first is not None
+        first = self._begin[0]
         self.rate, self.channels = int(first.sample_rate), int(first.layout.nb_channels)
         low, high = self._limits.rates
         if not low <= self.rate <= high:
@@ -195,7 +194,7 @@ class AudioStream:
         if not 1 <= self.channels <= self._limits.channels:
             raise AudioError(f"{self.name}: {self.channels} channels, expected 1 to {self._limits.channels}")
         self.stated, self.trusted, self._slack = stated_samples(self._container, self._stream, self.rate)
-        self._drop = _opus_delay(self._stream) if codec.endswith("opus") and "matroska" in self.container else 0
+        self._delay = _opus_delay(self._stream) if codec.endswith("opus") and "matroska" in self.container else 0
         # the stated length of PCM is that of the file, whatever its header says
         if self.stated is not None and (self.trusted or codec.startswith("pcm_")):
             self._check_length(self.stated, "")
@@ -203,44 +202,39 @@ class AudioStream:
     def __iter__(self) -> Iterator[Samples]:
         import av
 
-        first: Any = self._first
-        waiting: list[Any] = []  # frames of one kind, of which each costs more to look at than to decode
-        rate, channels, kind = self.rate, self.channels, first.format.name
-        count, converter = 0, None
-        for frame in itertools.chain((first,), self._frames):
-            if frame.sample_rate != rate or frame.layout.nb_channels != channels or frame.format.name != kind:
-                yield from self._taken(waiting, converter)
-                # a resampler's last millisecond is dropped where the format changes again, as FFmpeg's command does
-                rate, channels, kind = frame.sample_rate, frame.layout.nb_channels, frame.format.name
-                waiting, count, converter = [], 0, None
-                if (rate, channels) != (self.rate, self.channels):  # brought to the format that the stream began with
-                    layout = f"{self.channels} channels" if _is_custom(first.layout) else first.layout.name
-                    converter = av.AudioResampler(format="fltp", layout=layout, rate=self.rate)
-            waiting.append(frame)
-            count += frame.samples
-            if count >= _AT_ONCE:
-                yield from self._taken(waiting, converter)
-                waiting, count = [], 0
-        yield from self._taken(waiting, converter)
-        yield from self._converted(converter, None)
+        first: Any = self._begin[0]
+        queue, converter, filled = _FrameQueue(first), None, 0
+        for frames in itertools.chain((self._begin,), self._packets):
+            for frame in frames:
+                if converter is None and queue.add(frame):
+                    filled += frame.samples
+                    continue
+                if not queue.fits(frame):
+                    if filled:
+                        yield self._counted(queue.take())
+                    # A resampler's last millisecond is dropped where the format changes again, as FFmpeg does.
+                    queue, converter, filled = _FrameQueue(frame), None, 0
+                    if (frame.sample_rate, frame.layout.nb_channels) != (self.rate, self.channels):
+                        # converted to the format of the first frame
+                        layout = f"{self.channels} channels" if _is_custom(first.layout) else first.layout.name
+                        converter = av.AudioResampler(format="fltp", layout=layout, rate=self.rate)
+                if converter is not None:
+                    yield from self._converted(converter, frame)
+                else:
+                    queue.add(frame)
+                    filled += frame.samples
+            if filled >= queue.block_samples:
+                yield self._counted(queue.take())
+                filled = 0
+        if filled:
+            yield self._counted(queue.take())
+        if converter is not None:
+            yield from self._converted(converter, None)
         self._check_whole()
-
-    def _taken(self, frames: list[Any], converter: Any) -> Iterator[Samples]:
-        if not frames:
-            return
-        if converter is None:
-            block = _as_floats(frames)
-            dropped, self._drop = min(self._drop, block.shape[1]), max(0, self._drop - block.shape[1])
-            yield self._counted(block[:, dropped:])
-            return
-        for frame in frames:
-            yield from self._converted(converter, frame)
 
     def _converted(self, converter: Any, frame: Any) -> Iterator[Samples]:
         import av
 
-        if converter is None:
-            return
         if frame is not None:
             frame.pts = None
         try:
@@ -250,9 +244,12 @@ class AudioStream:
             self._lost_packets += 1
             self._failure = self._failure or _said(error)
             return
-        yield from (self._counted(_as_floats([each])) for each in made if each.samples)
+        yield from (self._counted(_as_floats(each)) for each in made if each.samples)
 
     def _counted(self, block: Samples) -> Samples:
+        if self._delay:
+            dropped = min(self._delay, block.shape[1])
+            block, self._delay = block[:, dropped:], self._delay - dropped
         self.decoded += block.shape[1]
         self._check_length(self.decoded)
         if self._limits.request is not None:
@@ -269,14 +266,16 @@ class AudioStream:
                 f"{self.name}: more than {limits.samples} samples over {self.channels} channels", "too_long"
             )
 
-    def _all_frames(self) -> Iterator[Any]:
+    def _decoded_packets(self) -> Iterator[list[Any]]:
+        """Frames of each packet that has some."""
         import av
 
         plain = str(self._stream.codec_context.name).startswith(CLIENT_CODECS)  # none makes layouts of its own
+        now, decode = time.monotonic, self._stream.codec_context.decode
         try:
-            for number, packet in enumerate(self._container.demux(self._stream)):
+            for packet in self._container.demux(self._stream):
                 try:
-                    frames = packet.decode()
+                    frames = decode(packet)
                 except av.EOFError:
                     return
                 except (av.FFmpegError, ValueError) as error:
@@ -287,8 +286,9 @@ class AudioStream:
                 if not plain:
                     for frame in frames:
                         _keep_layout(frame)
-                yield from frames
-                if number % 16 == 0 and time.monotonic() > self._until:
+                if frames:
+                    yield frames
+                if now() > self._until:
                     raise AudioError(f"{self.name}: not decoded within {self._limits.work_seconds:g} s", "too_long")
         except (av.FFmpegError, ValueError) as error:  # the container is damaged from here on
             self._failure = self._failure or _said(error)
@@ -359,25 +359,91 @@ def _is_custom(layout: Any) -> bool:
     return " channels (" in layout.name
 
 
-def _as_floats(frames: list[Any]) -> Samples:
-    """Frames of one sample format as ``(channels, n)``."""
-    from av.audio.plane import AudioPlane
+class _FrameQueue:
+    """Samples of frames of one format, as FFmpeg holds them.
 
-    # not frame.planes: of more than 8 channels it reads beyond the end of their list (PyAV 18.1, audio/frame.py)
-    make: Any = AudioPlane
-    channels, kind = frames[0].layout.nb_channels, frames[0].format
-    dtype, scale = _WRITTEN[kind.name.removesuffix("p")]
-    planes, width = (channels, 1) if kind.is_planar else (1, channels)
-    joined = np.empty((planes, sum(frame.samples for frame in frames) * width), np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):  # of doubles; what is not finite is found later
-        for plane, row in enumerate(joined):
-            pieces = [np.frombuffer(make(frame, plane), dtype, frame.samples * width) for frame in frames]
-            np.concatenate(pieces, out=row, casting="unsafe")
-    if dtype is np.uint8:
-        joined -= np.float32(128)
-    if scale != 1.0:
-        joined *= np.float32(scale)
-    return joined if planes == channels else joined.reshape(-1, channels).T
+    Copied out of each frame at once: frames that are kept alive cost more (new buffers in FFmpeg, work for Python's
+    garbage collector) than they cost to decode.
+    """
+
+    def __init__(self, frame: Any) -> None:
+        import av
+        from av.audio.plane import AudioPlane
+
+        # not frame.planes: of more than 8 channels it reads beyond the end of their list (PyAV 18.1, audio/frame.py)
+        self._make_plane: Any = AudioPlane
+        self._make_fifo: Any = av.AudioFifo
+        self._rate, self._channels, self._kind = frame.sample_rate, frame.layout.nb_channels, frame.format
+        self._time_base = frame.time_base
+        self._dtype, self._scale = _SAMPLE_FORMATS[self._kind.name.removesuffix("p")]
+        self._width = self._kind.bytes * (1 if self._kind.is_planar else self._channels)
+        self.block_samples = _BLOCK_BYTES // self._width
+        self._own_copy = _is_custom(frame.layout)  # FFmpeg's queue copies a layout as _keep_layout says PyAV does
+        self._clear()
+
+    def _clear(self) -> None:
+        self._filled = 0
+        self._planes = [bytearray() for _ in range(self._channels if self._kind.is_planar else 1)]
+        self._fifo = self._make_fifo()
+        self._write = None if self._own_copy else self._fifo.write
+
+    def fits(self, frame: Any) -> bool:
+        """Whether ``frame`` is of the format of the queue."""
+        found = (frame.sample_rate, frame.layout.nb_channels, frame.format.name, frame.time_base)
+        return found == (self._rate, self._channels, self._kind.name, self._time_base)
+
+    def add(self, frame: Any) -> bool:
+        """Append the samples of ``frame``; ``False``, and nothing is done, if its format is another."""
+        if frame.layout.nb_channels != self._channels:
+            return False
+        if self._write is None:
+            return self._add_planes(frame)
+        frame.pts = None  # the queue would refuse a gap
+        try:
+            self._write(frame)
+        except ValueError:  # another rate, sample format or time base
+            return False
+        return True
+
+    def _add_planes(self, frame: Any) -> bool:
+        if not self.fits(frame):
+            return False
+        self._filled += frame.samples * self._width
+        for number, plane in enumerate(self._planes):
+            plane += self._make_plane(frame, number)
+            if len(plane) > self._filled:  # FFmpeg pads planes at their end
+                del plane[self._filled :]
+        return True
+
+    def take(self) -> Samples:
+        """Everything so far as ``(channels, n)`` of full scale 1; the queue is empty afterwards."""
+        planes, size = self._planes, self._filled
+        if not self._own_copy:
+            joined = self._fifo.read()
+            size = joined.samples * self._width
+            planes = [self._make_plane(joined, number) for number in range(len(planes))]
+        count = size // self._dtype(0).nbytes
+        values = [np.frombuffer(plane, self._dtype, count) for plane in planes]
+        self._clear()
+        if self._dtype is np.float32 and len(values) == 1:
+            samples: Samples = values[0][None]
+        else:
+            samples = np.empty((len(values), count), np.float32)
+            with np.errstate(over="ignore", invalid="ignore"):  # of doubles; what is not finite is found later
+                for row, plane in zip(samples, values, strict=True):
+                    row[:] = plane
+        if self._dtype is np.uint8:
+            samples -= np.float32(128)
+        if self._scale != 1.0:
+            samples *= np.float32(self._scale)
+        return samples if len(planes) == self._channels else samples.reshape(-1, self._channels).T
+
+
+def _as_floats(frame: Any) -> Samples:
+    """One frame as ``(channels, n)`` of full scale 1."""
+    queue = _FrameQueue(frame)
+    queue.add(frame)
+    return queue.take()
 
 
 def _open_file(source: Path | bytes, name: str) -> tuple[BinaryIO, int]:
@@ -440,16 +506,24 @@ def _open_container(file: BinaryIO, name: str, limits: DecodeLimits) -> tuple[An
     if head[:4] in (b"RIFF", b"RF64") and not any(sync in head for sync in OTHER_CODECS):
         # whether its PCM is DTS or AC-3 is looked for in a megabyte otherwise, which costs more than decoding it
         options["max_probe_packets"] = "1"
-    file.seek(0)
+    # FFmpeg's own probe is sure of these (libavformat/flacdec.c, mp3dec.c); asking those of all other formats takes
+    # a third of the time to open a file.
+    sure = "flac" if head[:4] == b"fLaC" else "mp3" if begins_as_mp3(head) else None
+    formats = [sure, None] if sure in limits.formats else [None]
     try:
-        container = av.open(
-            file,
-            options=options,
-            io_open=_refuse_to_open,
-            buffer_size=_READ,
-            metadata_errors="replace",
-            timeout=(limits.work_seconds, limits.work_seconds),
-        )
+        for format_name in formats:
+            file.seek(0)
+            with contextlib.suppress(*([av.FFmpegError] if format_name else [])):
+                container = av.open(
+                    file,
+                    format=format_name,
+                    options=options,
+                    io_open=_refuse_to_open,
+                    buffer_size=_READ,
+                    metadata_errors="replace",
+                    timeout=(limits.work_seconds, limits.work_seconds),
+                )
+                break
     except (av.FFmpegError, ValueError, PermissionError) as error:
         file.seek(0)
         reason = f"not of a known format, or damaged at its beginning, {file.read(8)!r}; {_said(error)}"

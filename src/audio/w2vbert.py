@@ -32,8 +32,13 @@ def w2vbert_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) ->
     normalised = _normalise(fbank, valid, frames[:, None, None])
     odd = ((position == frames[:, None]) & (frames % 2 == 1)[:, None])[..., None]
     normalised = normalised.masked_fill_(odd, PADDING_VALUE)
-    rows = frames // 2
+    rows = w2vbert_lengths(lengths, config)
     return normalised.reshape(len(samples), total // 2, -1), prefix_mask(rows, total // 2), rows
+
+
+def w2vbert_lengths(lengths: Tensor, config: FeatureConfig) -> Tensor:
+    """Rows of clips of ``lengths (batch,)`` samples."""
+    return kaldi_lengths(lengths) // 2
 
 
 def _normalise(fbank: Tensor, valid: Tensor, counts: Tensor) -> Tensor:

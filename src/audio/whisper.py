@@ -31,8 +31,13 @@ def whisper_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) ->
     used = (starts < lengths[:, None]).flatten()
     features = samples.new_zeros(len(pieces), config.chunk_frames, config.num_mels)
     features[used] = by_clip(lambda some: _log_mel(some, config), pieces[used])
-    frames = -(-lengths // HOP)
+    frames = whisper_lengths(lengths, config)
     return features.view(batch, -1, config.num_mels), prefix_mask(frames, total // HOP), frames
+
+
+def whisper_lengths(lengths: Tensor, config: FeatureConfig) -> Tensor:
+    """Frames of clips of ``lengths (batch,)`` samples."""
+    return -(-lengths // HOP)
 
 
 def _log_mel(pieces: Tensor, config: FeatureConfig) -> Tensor:

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.benchmarks.answers import Answered, join_answers
-from src.benchmarks.files import metadata_file, read_rows
-from src.benchmarks.outcomes import RESPONSE
+from src.benchmarks.answers import JoinedRows, join_answers
 from src.benchmarks.registry import BENCHMARKS, benchmark
-from src.benchmarks.saved import Rows, open_hub, open_splits, text_rows
-from src.benchmarks.spec import Benchmark
+from src.benchmarks.run_loader import JsonRows, metadata_file, open_hub, open_splits, read_rows, text_rows
+from src.benchmarks.scoring import RESPONSE, Benchmark
 from src.common.errors import UserError
+from src.common.files import write_text
 from src.common.log import get_logger
 from src.common.naming import generated_name, model_short_name
 from src.common.paths import data_root, raw_dir
-from src.common.run_record import write_text
 
 log = get_logger(__name__)
 DATASET, LLM = "mmar", "Qwen/Qwen3-4B-Thinking-2507"
@@ -57,6 +55,7 @@ def find_run(
     found = sorted(path for path in (data_root() / "generated").glob(f"{pattern}/{name}") if path.is_dir())
     if len(found) == 1:
         return found[0]
+    # the published command line has no --llm: its default decides between runs of the same name
     published = [path for path in found if path.parent.name == model_short_name(LLM)]
     if published:
         return published[0]
@@ -73,8 +72,8 @@ def find_run(
 def run_dataset(folder: Path) -> str:
     """The data set that a run was asked about.
 
-    It stands in the run's ``run.json``; answers that another program generated have none and are named after their
-    data set. Raises :class:`UserError` if neither tells.
+    It is read from the run's ``run.json``. Answers of another program have none; the folder's name begins with the
+    data set's. Raises :class:`UserError` if neither is found.
     """
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -82,7 +81,7 @@ def run_dataset(folder: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError) as error:
         sets = [path.name for path in raw_dir("x").parent.glob("*") if path.is_dir()]
         named = [name for name in sets if folder.resolve().name.startswith(f"{name}_")]
-        if named:
+        if named:  # the longest one: mmar_x also begins with mmar
             return max(named, key=len)
         raise UserError(
             f"{folder} has no run.json that names its data set, and is named after no set in {raw_dir('x').parent}; "
@@ -100,6 +99,7 @@ def open_base(dataset: str) -> dict[str, Any]:
     folder = base_folder(dataset)
     if folder is not None:
         return open_splits(folder)
+    # ORG/NAME is a Hub id; the benchmarks' own Hub data sets are not in the common columns
     if dataset in BENCHMARKS or dataset.count("/") != 1 or dataset.startswith((".", "/")):
         raise UserError(f"no data set {dataset!r}: there is no {raw_dir(dataset)}; convert it first")
     return open_hub(dataset)
@@ -110,11 +110,12 @@ def data_set_name(dataset: str) -> str:
     return Path(dataset).name if dataset.startswith(("/", ".")) else dataset
 
 
-def read_metadata(dataset: str, split: str, base: Rows) -> Rows | None:
+def read_metadata(dataset: str, split: str, base: JsonRows) -> JsonRows | None:
     """Metadata of a split: the kept file, for unknown benchmarks without one the set's own columns, else None."""
     folder = base_folder(dataset)
     if folder is not None and metadata_file(folder, split).is_file():
         return read_rows(metadata_file(folder, split)).rows
+    # the converted set of a known benchmark lacks the columns of its groups: no scores, rather than other ones
     return None if dataset in BENCHMARKS else base
 
 
@@ -123,8 +124,8 @@ class AnsweredSplit:
     """A split of a run: metadata with predictions, the run's saved rows, and the data set's split (with audio)."""
 
     split: str
-    joined: Answered
-    answers: Rows
+    joined: JoinedRows
+    answers: JsonRows
     data: Any
 
 
@@ -167,21 +168,16 @@ def write_answers(
 ) -> list[AnswerFile]:
     """Write ``RUN/metadata/{split}_metadata.json`` for each split that :func:`join_run` finds.
 
-    With the key ``response`` the letter replies that official scripts read are also written as JSON lines beside it.
+    With the key ``response`` the letter replies that official scripts read are also written as JSON lines next to it.
     """
     written = []
     for found in join_run(run, dataset, partial=partial, keys=keys)[1]:
         path, joined = metadata_file(run, found.split), found.joined
-        _write_list(path, joined.rows)
+        write_text(path, json.dumps(joined.rows, indent=4))  # as published: indent 4, other characters escaped
         if RESPONSE in keys:
             write_text(path.with_suffix(".jsonl"), "".join(json.dumps(row) + "\n" for row in joined.rows))
         written.append(AnswerFile(found.split, path, len(joined.rows), joined.left_out))
     return written
-
-
-def _write_list(path: Path, rows: Rows) -> None:
-    """As published: a JSON list, four blanks deep, other characters escaped."""
-    write_text(path, json.dumps(rows, indent=4))
 
 
 def parse_checkpoints(text: str) -> str | list[str]:

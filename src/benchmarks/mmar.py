@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from src.benchmarks.outcomes import Row, Ruling, label_of
-from src.benchmarks.spec import Average, Benchmark, Grouping, common_row
-from src.benchmarks.word_rule import word_ruling
-from src.prompts.options import choice_texts
+from src.benchmarks.rules import score_by_words
+from src.benchmarks.scoring import Average, Benchmark, BenchmarkRow, GroupBy, RuleResult, common_row, label_of
+from src.prompts.multiple_choice import choice_texts
 
 MODALITIES = (
     "sound",
@@ -20,38 +19,34 @@ MODALITIES = (
     "mix-music-speech",
     "mix-sound-music-speech",
 )
+LAYERS = ("Signal Layer", "Perception Layer", "Semantic Layer", "Cultural Layer")
 GROUPINGS = (
-    Grouping("modality", partial(label_of, key="modality"), MODALITIES),
-    Grouping(
-        "category",
-        partial(label_of, key="category"),
-        ("Signal Layer", "Perception Layer", "Semantic Layer", "Cultural Layer"),
-    ),
-    Grouping("sub-category", partial(label_of, key="sub-category")),
+    GroupBy("modality", partial(label_of, key="modality"), MODALITIES),
+    GroupBy("category", partial(label_of, key="category"), LAYERS),
+    GroupBy("sub-category", partial(label_of, key="sub-category")),
 )
 
 
-def published(rows: Sequence[Row]) -> Ruling:
+def published(rows: Sequence[BenchmarkRow]) -> RuleResult:
     """The official word rule; the published system uses it unchanged."""
-    return word_ruling(rows, GROUPINGS)
+    return score_by_words(rows, GROUPINGS)
 
 
-def convert(row: Row, index: int) -> dict[str, Any]:
-    """Common columns of a raw row; the path is relative to the folder that holds ``audio``."""
+def convert(row: BenchmarkRow, index: int) -> dict[str, Any]:
+    """Common columns of a raw row; the path is relative to the folder that contains ``audio``."""
     choices = choice_texts(row["choices"])
+    # raw paths begin with "./"
     return common_row(row["question"], choices, row.get("answer"), str(row["audio_path"])[2:], row["id"], index)
 
 
 BENCHMARK = Benchmark(
     name="mmar",
     title="MMAR",
-    splits=("test",),
     groupings=GROUPINGS,
     published_title="word rule (official; the published system uses the same)",
     published=published,
     convert=convert,
     averages=(Average("mean over modalities", "modality"), Average("mean over layers", "category")),
-    prediction_keys=("answer_prediction",),
     expected_rows={"test": 1000},
     notes=(
         "The leaderboard number is the share of all rows (micro).",

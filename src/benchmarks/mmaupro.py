@@ -15,31 +15,28 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from src.benchmarks.outcomes import (
-    LEFT_OUT,
-    PREDICTION,
-    RIGHT,
-    WRONG,
-    Row,
-    Ruling,
+from src.benchmarks.rules import score_by_equality
+from src.benchmarks.scoring import (
+    Average,
+    Benchmark,
+    BenchmarkRow,
+    GroupBy,
+    RuleResult,
+    common_row,
     count_by,
-    is_known,
-    is_unread,
     label_of,
-    strict_marks,
 )  # fmt: skip
-from src.benchmarks.spec import Average, Benchmark, Grouping, common_row
-from src.prompts.options import choice_texts
+from src.prompts.multiple_choice import choice_texts
 
 OTHER_KINDS = ("open", "instruction following")
 GROUPINGS = (
-    Grouping("category", partial(label_of, key="category")),
-    Grouping("length", partial(label_of, key="length_type")),
-    Grouping("sub-category", partial(label_of, key="sub-cat")),
+    GroupBy("category", partial(label_of, key="category")),
+    GroupBy("length", partial(label_of, key="length_type")),
+    GroupBy("sub-category", partial(label_of, key="sub-cat")),
 )
 
 
-def left_out(row: Row) -> str | None:
+def left_out(row: BenchmarkRow) -> str | None:
     """Why a raw row is not part of this benchmark here; None if it is."""
     if row.get("category") in OTHER_KINDS:
         return f"category {row['category']}"
@@ -52,29 +49,28 @@ def left_out(row: Row) -> str | None:
     return None
 
 
-def _clips(row: Row) -> list[str]:
+def _clips(row: BenchmarkRow) -> list[str]:
     paths = row.get("audio_path")
     return [paths] if isinstance(paths, str) else [str(path) for path in (paths if paths is not None else ())]
 
 
-def published(rows: Sequence[Row]) -> Ruling:
-    """Equality with the answer; rows without a prediction are wrong, as the official file fills them with blanks."""
-    right = [row.get(PREDICTION) is not None and str(row[PREDICTION]) == str(row.get("answer")) for row in rows]
-    known = [is_known(row, "answer") for row in rows]
-    unread = tuple(is_unread(row) for row in rows)
-    marks = "".join(
-        LEFT_OUT if not has_gold else RIGHT if correct else WRONG
-        for correct, has_gold in zip(right, known, strict=True)
+def published(rows: Sequence[BenchmarkRow]) -> RuleResult:
+    """Equality with the answer, with the official printout."""
+    # rows without a prediction count as wrong: the official file fills them with blanks before it matches
+    result = score_by_equality(rows)
+    table = count_by((label_of(row, "category") for row in rows), result.per_row)
+    overall = f"{result.published.share:.4f}"
+    lines = [f"{name}: Count: {found.n}, Accuracy: {found.share:.4f}" for name, found in table.items()]
+    return replace(
+        result,
+        lines=(*lines, f"Overall Accuracy: {overall}"),
+        tables={"category": table},
+        numbers={"overall": overall},
     )
-    tables = {"category": count_by((label_of(row, "category") for row in rows), marks)}
-    lines = [f"{name}: Count: {count.n}, Accuracy: {count.share:.4f}" for name, count in tables["category"].items()]
-    ruling = Ruling(marks, strict_marks(right, unread, known), unread, (), tables)
-    lines.append(f"Overall Accuracy: {ruling.published.share:.4f}")
-    return replace(ruling, lines=tuple(lines), numbers={"overall": f"{ruling.published.share:.4f}"})
 
 
-def convert(row: Row, index: int) -> dict[str, Any]:
-    """Common columns of a raw row; the path is relative to the folder that holds ``data``."""
+def convert(row: BenchmarkRow, index: int) -> dict[str, Any]:
+    """Common columns of a raw row; the path is relative to the folder that contains ``data``."""
     choices = choice_texts(row["choices"])
     return common_row(str(row["question"]), choices, str(row["answer"]), _clips(row)[0], str(row["id"]), index)
 
@@ -82,14 +78,12 @@ def convert(row: Row, index: int) -> dict[str, Any]:
 BENCHMARK = Benchmark(
     name="mmaupro",
     title="MMAU-Pro, multiple choice over one clip",
-    splits=("test",),
     groupings=GROUPINGS,
     published_title="official rule for closed questions, on chosen texts (equality)",
     published=published,
     convert=convert,
     left_out=left_out,
     averages=(Average("mean over categories", "category"),),
-    prediction_keys=("model_output",),
     notes=(
         "Open questions, instruction following and questions about several clips are left out: the number is not "
         "the leaderboard's overall, single categories are comparable where all their rows are of one clip.",

@@ -1,4 +1,4 @@
-"""A file of predictions to scores: the published printout, the official rule, every row counted with intervals."""
+"""Scores of a file of predictions: the published printout, the official rule, every row counted with intervals."""
 
 from __future__ import annotations
 
@@ -6,46 +6,46 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from src.benchmarks.bootstrap import ROUNDS, interval_of, macro_rounds, resample
-from src.benchmarks.intervals import Interval
-from src.benchmarks.macro import macro
-from src.benchmarks.outcomes import (
-    LEFT_OUT,
+from src.benchmarks.intervals import ROUNDS, UNKNOWN, Interval, interval_of, macro, macro_rounds, resample
+from src.benchmarks.scoring import (
+    NOT_COUNTED,
     PREDICTION,
     RESPONSE,
     STATUS,
-    Count,
-    Row,
-    Ruling,
+    Benchmark,
+    BenchmarkRow,
+    RuleResult,
+    accuracy_of,
     count_by,
 )  # fmt: skip
-from src.benchmarks.spec import Average, Benchmark
 from src.common.errors import UserError
+
+MICRO = "all rows (micro)"
 
 
 @dataclass(frozen=True)
-class NamedRuling:
-    """A ruling under its rule's name."""
+class NamedResult:
+    """The result of a rule under the rule's name."""
 
     title: str
-    ruling: Ruling
+    result: RuleResult
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Everything that is told about one file.
+    """All numbers of one file.
 
-    ``rulings`` are the published printout first, then the official rule where it differs. ``all_rows`` counts every
-    row with a known answer, ``answered`` those whose reply was read; ``groups`` and ``averages`` are over all rows,
+    ``rules`` are the published printout first, then the official rule where it differs. ``all_rows`` counts every
+    row with a known answer, ``answered`` those whose reply was parsed; ``groups`` and ``averages`` are over all rows,
     with 95 % bootstrap intervals. ``headline`` names the entry of ``averages`` that the leaderboard shows.
     """
 
     spec: Benchmark
     rows: int
-    rulings: tuple[NamedRuling, ...]
+    rules: tuple[NamedResult, ...]
     all_rows: Interval
     answered: Interval
-    unread: int
+    unparsed: int
     statuses: dict[str, int]
     without_gold: int
     groups: dict[str, dict[str, Interval]]
@@ -59,66 +59,65 @@ class Scores:
         return self.averages[self.headline]
 
 
-MICRO = "all rows (micro)"
-
-
-def score_rows(spec: Benchmark, rows: Sequence[Row], *, rounds: int = ROUNDS, seed: int = 0) -> Scores:
-    """Score metadata rows with predictions (``model_prediction``), or with letter replies (``response``) alone.
+def score_rows(spec: Benchmark, rows: Sequence[BenchmarkRow], *, rounds: int = ROUNDS, seed: int = 0) -> Scores:
+    """Score metadata rows with predictions (``model_prediction``), or with letter replies (``response``) only.
 
     Raises :class:`UserError` if there are no rows, no predictions, or no known answers.
     """
-    named = _rulings(spec, rows)
-    ruling = named[0].ruling
-    if not ruling.all_rows.n:
+    rules = _apply_rules(spec, rows)
+    result = rules[0].result
+    if not result.all_rows.n:
         raise UserError(
             f"{spec.title}: none of the {len(rows)} rows has a known answer; such a split is scored by its authors"
         )
+    # Our numbers count every row with a known answer: leaving unparsed replies out of the denominator would favour
+    # systems that do not answer.
     labels = {grouping.name: [grouping.label(row) for row in rows] for grouping in spec.groupings}
-    drawn = resample(ruling.strict, labels, rounds, seed)
-    answered_marks = "".join(
-        LEFT_OUT if unread else mark for mark, unread in zip(ruling.strict, ruling.unread, strict=True)
-    )
-    groups, averages = {}, {}
-    counts = {
-        grouping.name: count_by(labels[grouping.name], ruling.strict, grouping.fixed) for grouping in spec.groupings
-    }
-    overall = _interval(ruling.all_rows, drawn[""].shares[:, 0])
-    averages[MICRO] = overall
-    for name, found in counts.items():
-        shares = dict(zip(drawn[name].labels, drawn[name].shares.T, strict=True))
-        groups[name] = {
-            label: _interval(count, shares[label]) if count.n else Interval(float("nan"), 0.0, 1.0, 0)
-            for label, count in found.items()
+    drawn = resample(result.per_row_strict, labels, rounds, seed)
+    overall = interval_of(drawn[""].shares[:, 0], result.all_rows.share, result.all_rows.n)
+    counts, groups = {}, {}
+    for grouping in spec.groupings:
+        counts[grouping.name] = count_by(labels[grouping.name], result.per_row_strict, grouping.fixed)
+        shares = dict(zip(drawn[grouping.name].labels, drawn[grouping.name].shares.T, strict=True))
+        groups[grouping.name] = {
+            label: interval_of(shares[label], found.share, found.n) if found.n else UNKNOWN
+            for label, found in counts[grouping.name].items()
         }
+    averages = {MICRO: overall}
     for average in spec.averages:
-        value, n = macro(counts[average.grouping], average), sum(c.n for c in counts[average.grouping].values())
-        averages[average.name] = interval_of(macro_rounds(drawn[average.grouping], average), value, n)
+        found = counts[average.grouping]
+        samples = macro_rounds(drawn[average.grouping], average)
+        averages[average.name] = interval_of(samples, macro(found, average), sum(each.n for each in found.values()))
+    answered = UNKNOWN
+    if (parsed := accuracy_of(result.per_row_answered)).n:
+        samples = resample(result.per_row_answered, {}, rounds, seed)[""].shares[:, 0]
+        answered = interval_of(samples, parsed.share, parsed.n)
     return Scores(
         spec,
         len(rows),
-        named,
+        rules,
         overall,
-        _answered(answered_marks, ruling, rounds, seed),
-        sum(ruling.unread),
+        answered,
+        sum(result.unparsed),
         dict(Counter(str(row[STATUS]) for row in rows if row.get(STATUS) is not None)),
-        ruling.strict.count(LEFT_OUT),
+        result.per_row_strict.count(NOT_COUNTED),
         groups,
         averages,
-        _headline(spec.averages),
+        next((average.name for average in spec.averages if average.headline), MICRO),
         rounds,
     )
 
 
-def _rulings(spec: Benchmark, rows: Sequence[Row]) -> tuple[NamedRuling, ...]:
+def _apply_rules(spec: Benchmark, rows: Sequence[BenchmarkRow]) -> tuple[NamedResult, ...]:
     if not rows:
         raise UserError(f"{spec.title}: there are no rows to score")
     if any(PREDICTION in row for row in rows):
-        rulings = [NamedRuling(spec.published_title, spec.published(rows))]
+        results = [NamedResult(spec.published_title, spec.published(rows))]
         if spec.official is not None:
-            rulings.append(NamedRuling(spec.official_title, spec.official(rows)))
-        return tuple(rulings)
+            results.append(NamedResult(spec.official_title, spec.official(rows)))
+        return tuple(results)
     if spec.official_replies is not None and any(RESPONSE in row for row in rows):
-        return (NamedRuling(spec.official_title, spec.official_replies(rows)),)
+        return (NamedResult(spec.official_title, spec.official_replies(rows)),)
     known = ", ".join([PREDICTION, *([RESPONSE] if spec.official_replies else [])])
     raise UserError(
         f"{spec.title}: no row has a prediction ({known}); the first row has {', '.join(rows[0])}. "
@@ -126,21 +125,8 @@ def _rulings(spec: Benchmark, rows: Sequence[Row]) -> tuple[NamedRuling, ...]:
     )
 
 
-def _interval(count: Count, samples: object) -> Interval:
-    return interval_of(samples, count.share, count.n)  # type: ignore[arg-type]
-
-
-def _answered(marks: str, ruling: Ruling, rounds: int, seed: int) -> Interval:
-    if not ruling.answered.n:
-        return Interval(float("nan"), 0.0, 1.0, 0)
-    return _interval(ruling.answered, resample(marks, {}, rounds, seed)[""].shares[:, 0])
-
-
-def _headline(averages: Sequence[Average]) -> str:
-    return next((average.name for average in averages if average.headline), MICRO)
-
-
-def chance(spec: Benchmark, rows: Sequence[Row]) -> float:
+def chance(spec: Benchmark, rows: Sequence[BenchmarkRow]) -> float:
     """Expected accuracy of a blind guess among the options: the mean of one over their number; NaN without rows."""
+    # row by row: the numbers of options differ
     counts = [len(spec.convert(row, 0)["choices"]) for row in rows]
     return sum(1 / count for count in counts if count) / len(counts) if counts else float("nan")

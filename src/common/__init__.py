@@ -1,1 +1,1 @@
-"""Small shared pieces: paths, names, errors, configuration, logging, seeds, run records."""
+"""Shared by all packages: paths, names, errors, configuration, files, locks, logging, seeds, run records."""

@@ -1,4 +1,4 @@
-"""How entry files end: a user's mistake becomes one line on standard error and an exit code."""
+"""Command lines: exceptions become one line and an exit code; options are made from dataclasses."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from src.common.errors import UserError
+from src.common.errors import UserError, explain
 from src.common.log import setup_logging
-from src.common.machine import explain
 
 
 def run_cli(main: Callable[[], int | None]) -> NoReturn:
-    """Run ``main`` and exit: its return value (``None`` is 0), 1 or 2 for a ``UserError``, 130 for Ctrl-C.
+    """Run ``main`` and exit with its return value (``None`` is 0), 1 or 2 for a ``UserError``, 130 for Ctrl-C.
 
-    A full or read-only disk, a network without an answer and a lost device are one line too, exit code 1.
+    Errors of the machine (disk full, no network, lost device) are one line too, with exit code 1.
     """
     setup_logging()
+    # OpenMP threads that wait for work spin by default, and torch waits after every operation: with two programs on
+    # the same cores, each takes the time that the other needs (a training of 0.8 s a step took 17 s next to others).
+    # Read when torch is loaded: https://gcc.gnu.org/onlinedocs/libgomp/OMP_005fWAIT_005fPOLICY.html
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -32,7 +35,8 @@ def run_cli(main: Callable[[], int | None]) -> NoReturn:
         print("interrupted", file=sys.stderr)
         code = 130
     except BrokenPipeError:
-        # whoever read the output has gone (`... | head`): nothing to tell, and the interpreter must not flush again
+        # The reader of the output has ended (`... | head`). The interpreter would flush stdout again at exit:
+        # https://docs.python.org/3/library/signal.html#note-on-sigpipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
@@ -51,10 +55,10 @@ def add_options(
     about: Mapping[str, str],
     aliases: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """One option for every field of the dataclass ``settings``: ``max_tokens`` becomes ``--max-tokens``.
+    """Add an option for every field of the dataclass ``settings``: ``max_tokens`` becomes ``--max-tokens``.
 
-    ``about`` explains each field; its default is added. ``aliases`` are more names of a field's option, shown beside
-    it. Fields are numbers, texts or switches, all of them optional; a ``limit`` below 1 stands for all rows.
+    ``about`` explains each field; its default is added. ``aliases`` are more names of a field's option, shown next to
+    it. Fields are numbers, texts or switches, all of them optional; a ``limit`` below 1 means all rows.
     """
     hints = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
@@ -69,15 +73,15 @@ def add_options(
 
 
 def row_limit(text: str) -> int | None:
-    """Type of ``--limit``: a number of rows; 0 and negative numbers stand for all of them (None), as published."""
+    """Type of ``--limit``: a number of rows; 0 and negative numbers mean all of them (None), as published."""
     number = int(text)
     return number if number > 0 else None
 
 
 def add_overwrite(parser: argparse._ActionsContainer, about: str, *old_names: str, also: Sequence[str] = ()) -> None:
-    """The option that discards existing results: ``--overwrite``.
+    """Add ``--overwrite``, which discards existing results.
 
-    ``also`` are published names of it, shown beside it; ``old_names`` are accepted and not shown.
+    ``also`` are published names of it, shown next to it; ``old_names`` are accepted and not shown.
     """
     parser.add_argument("--overwrite", *also, dest="overwrite", action="store_true", help=about)
     for name in old_names:
@@ -85,5 +89,5 @@ def add_overwrite(parser: argparse._ActionsContainer, about: str, *old_names: st
 
 
 def add_hidden(parser: argparse._ActionsContainer, name: str, dest: str, **options: Any) -> None:
-    """Another name of the option ``dest`` that ``--help`` does not show."""
+    """Add another name of the option ``dest`` that ``--help`` does not show."""
     parser.add_argument(name, dest=dest, default=argparse.SUPPRESS, help=argparse.SUPPRESS, **options)

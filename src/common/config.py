@@ -1,31 +1,37 @@
-"""Configuration at the boundary: YAML through Hydra, then checked into dataclasses, all errors at once."""
+"""Configuration: YAML composed by Hydra, then bound to dataclasses with all errors in one message."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import sys
+import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-from src.common.cli import run_cli
-from src.common.errors import ConfigError
+from src.common.errors import ConfigError, name_hint
 from src.common.log import get_logger
+from src.common.modules import ModuleConfig
 
 T = TypeVar("T")
 log = get_logger(__name__)
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
-OPEN_GROUPS = {"train": ("training_args.", "model.", "dataset.")}
-"""Groups whose keys need no ``+``, by configuration: a library, or a user's YAML, decides which keys there are."""
+OPEN_GROUPS = {
+    "train": ("training_args.", "model.", "dataset.", "objective.", "augment."),
+    "generate": ("augment.", "engine.extra_body."),
+}
+"""By configuration, the groups whose keys need no ``+``: a library, or a user's YAML, decides which keys exist."""
+LLM_FACTS = ("llm_embedding_dim", "llm_revision", "audio_sep_d_embed")
+"""Keys below ``model`` that describe one language model and do not belong to another one."""
+NAMED_GROUPS = ("objective",)
+"""Config groups of a ``name`` and options, without files: ``GROUP=NAME`` on the command line sets ``GROUP.name``."""
 FILE_GROUPS = ("prompts",)
-"""Config groups that hold a ``name`` and single keys; the name may also be the path of a user's YAML file."""
+"""Config groups of a ``name`` and single keys; the name may also be the path of a user's YAML file."""
 
 
 def bind_dataclass(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
-    """Build the dataclass ``cls`` from ``mapping``, nested dataclasses too.
+    """Build the dataclass ``cls`` from ``mapping``, nested dataclasses too; a :class:`ModuleConfig` as its module's.
 
     Raises :class:`ConfigError` listing every unknown, missing or mistyped key with its path below ``where``.
     """
@@ -40,13 +46,20 @@ def _bind(cls: Any, mapping: Any, where: str, errors: list[str]) -> Any:
     if not isinstance(mapping, Mapping):
         errors.append(f"{where}: got {type(mapping).__name__}, expected a mapping of {cls.__name__}'s keys")
         return None
+    family = cls if issubclass(cls, ModuleConfig) else None
+    if family is not None:
+        try:
+            cls, mapping = family.choose(mapping, where)
+        except ConfigError as error:
+            errors.append(str(error))
+            return None
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for key in mapping:
-        if key not in fields:
-            close = difflib.get_close_matches(str(key), list(fields), n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(fields)}"
-            errors.append(f"{where}.{key}: unknown key; {hint}")
+        if key not in fields and family is not None and (foreign := family.foreign_key(key, mapping)):
+            errors.append(f"{where}: {foreign}")
+        elif key not in fields:
+            errors.append(f"{where}.{key}: unknown key; {name_hint(str(key), fields)}")
     values: dict[str, Any] = {}
     for name, field in fields.items():
         path = f"{where}.{name}"
@@ -58,7 +71,7 @@ def _bind(cls: Any, mapping: Any, where: str, errors: list[str]) -> Any:
         return None
     try:
         return cls(**values)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ConfigError) as error:
         errors.append(f"{where}: {error}")
         return None
 
@@ -96,7 +109,10 @@ def _convert_union(options: list[Any], value: Any, path: str, errors: list[str])
         if not attempt:
             return converted
         collected.append(attempt)
-    errors.extend(collected[0])
+    words = [
+        word for option in options[1:] if typing.get_origin(option) is typing.Literal for word in option.__args__
+    ]
+    errors.extend(f"{error} or {', '.join(map(str, words))}" if words else error for error in collected[0])
     return None
 
 
@@ -109,112 +125,138 @@ def _convert_scalar(kind: Any, value: Any, path: str, errors: list[str]) -> Any:
     return value
 
 
-def hydra_cli(config_name: str, main: Callable[[dict[str, Any]], int | None]) -> NoReturn:
-    """Entry of a Hydra program: compose ``config_name`` with the command line, resolve it, call ``main(config)``.
-
-    A misspelt key or group, or a missing value, ends in one message and exit code 2. ``--help`` lists the keys.
-    Hydra's ``--config-name NAME`` (``-cn NAME``) reads another file of ``src/configs``, such as a user's own.
-    """
-
-    def run() -> int | None:
-        name, overrides = split_config_name(config_name, sys.argv[1:])
-        return main(compose(name, overrides))
-
-    run_cli(run)
-
-
-def split_config_name(default: str, arguments: list[str]) -> tuple[str, list[str]]:
-    """Name of the configuration (Hydra's ``--config-name NAME``, else ``default``) and the other arguments.
-
-    Raises :class:`ConfigError` for one that does not exist.
-    """
-    name, rest, waiting = default, [], False
-    for argument in arguments:
-        flag, equals, value = argument.partition("=")
-        if waiting:
-            name, waiting = argument, False
-        elif flag in ("--config-name", "-cn"):
-            name, waiting = value or name, not equals
-        else:
-            rest.append(argument)
-    if waiting or not (CONFIG_DIR / f"{name.removesuffix('.yaml')}.yaml").is_file():
-        known = ", ".join(sorted(path.stem for path in CONFIG_DIR.glob("*.yaml")))
-        raise ConfigError(f"--config-name: there is no {CONFIG_DIR / name}.yaml; known: {known}")
-    return name.removesuffix(".yaml"), rest
-
-
-def compose(config_name: str, overrides: list[str], like: str | None = None) -> dict[str, Any]:
-    """Resolved configuration as plain containers; ``like`` names the shipped one that a user's own stands for.
+def compose(config_name: str, overrides: list[str]) -> dict[str, Any]:
+    """Resolved configuration of ``src/configs`` as plain containers.
 
     Raises :class:`ConfigError` with Hydra's reason in one line.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    overrides = _opened([word for word in overrides if not _is_run_setting(word)], like or config_name)
-    if any(item in ("--help", "-h") for item in overrides):
-        _print_help(config_name)
-    overrides, files = _take_files(overrides, config_name)
+    words = open_overrides(config_name, overrides)
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
-            config = hydra_compose(config_name, overrides=overrides)
-        container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:  # the last: a group set to null
-        reason = " ".join(str(part).strip() for part in (error, error.__cause__) if part)
-        raise ConfigError(f"{config_name}: {' '.join(reason.split())}") from error
-    resolved = typing.cast(dict[str, Any], container)
-    for group, file in files.items():
-        single = {key: value for key, value in (resolved.get(group) or {}).items() if key != "name"}
-        resolved[group] = {"name": file, **single} if file is not None else single or None
+            return to_plain(hydra_compose(config_name, overrides=words), words)
+    except (
+        HydraException,
+        OmegaConfBaseException,
+        YAMLError,
+        ValueError,
+    ) as error:  # ValueError: a group set to null
+        raise composition_error(config_name, error, words) from error
+
+
+def open_overrides(program: str, overrides: Sequence[str]) -> list[str]:
+    """Overrides as Hydra takes them: keys of the program's :data:`OPEN_GROUPS` and ``prompts`` get their ``++``.
+
+    Raises :class:`ConfigError` for a prompt set that is not known.
+    """
+    found: list[str] = []
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        if key.lstrip("+") in NAMED_GROUPS and equals:
+            found.append(f"++{key.lstrip('+')}.name={value}")
+        elif key in FILE_GROUPS and equals:
+            found += _file_group(program, key, value)
+        elif word.removeprefix("+").startswith(OPEN_GROUPS.get(program, ())):
+            found.append(f"++{word.removeprefix('+')}")  # such keys are checked when they are bound
+        else:
+            found.append(word)
+    return found
+
+
+def to_plain(config: Any, overrides: Sequence[str]) -> dict[str, Any]:
+    """A configuration composed with ``overrides``, resolved, as plain containers.
+
+    Raises OmegaConf's errors for missing values.
+    """
+    from omegaconf import OmegaConf
+
+    _forget_replaced_llm(config, overrides)
+    resolved = typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    for group in FILE_GROUPS:
+        if resolved.get(group) == {"name": None}:
+            resolved[group] = None
     return resolved
 
 
-def _take_files(overrides: Sequence[str], config_name: str) -> tuple[list[str], dict[str, str | None]]:
-    """Separate ``prompts=FILE`` and ``prompts=NAME`` from the overrides that are left to Hydra, which has no files.
+def _forget_replaced_llm(config: Any, overrides: Sequence[str]) -> None:
+    """Set what the YAML files say about their language model to null where the command line names another one.
 
-    Returns the other overrides, and for each group the name or absolute path, the last one given; ``None`` for null.
-    Raises :class:`ConfigError` for a name that is not known.
+    The width is then read from the model. Keys that are given on the command line stay, and are checked against it.
     """
-    others: list[str] = []
-    files: dict[str, str | None] = {}
-    for item in overrides:
-        group, equals, value = item.partition("=")
-        value = value.strip("'\"")
-        if not equals or group not in FILE_GROUPS:
-            others.append(item)
-        elif "/" in value or value.endswith((".yaml", ".yml")):
-            files[group] = str(Path(value).expanduser().resolve())
-        elif value in ("null", ""):
-            files[group] = None
-        elif (CONFIG_DIR / group / f"{value}.yaml").is_file():
-            files[group] = value
+    from omegaconf import OmegaConf
+
+    typed = {word.lstrip("+~").partition("=")[0] for word in overrides}
+    if "model.llm" not in typed or config.get("model") is None:
+        return
+    facts = _llm_facts(OmegaConf.to_container(config.model, resolve=False), "model")
+    replaced = {path: value for path, value in facts.items() if path not in typed}
+    for path in replaced:
+        OmegaConf.update(config, path, None)
+    if replaced:
+        listed = ", ".join(f"{path}={value}" for path, value in replaced.items())
+        log.info("model.llm is given: what that model says itself replaces %s", listed)
+
+
+def _llm_facts(part: Any, path: str) -> dict[str, Any]:
+    """Keys of :data:`LLM_FACTS` at any depth with values of their own (no null, no reference to another key)."""
+    found: dict[str, Any] = {}
+    if isinstance(part, dict):
+        for key, value in part.items():
+            if key in LLM_FACTS and value is not None and not str(value).startswith("${"):
+                found[f"{path}.{key}"] = value
+            found |= _llm_facts(value, f"{path}.{key}")
+    elif isinstance(part, list):
+        for number, value in enumerate(part):
+            found |= _llm_facts(value, f"{path}[{number}]")
+    return found
+
+
+def composition_error(config_name: str, error: Exception, overrides: Sequence[str] = ()) -> ConfigError:
+    """Hydra's reason in one line, with the nearest key that exists."""
+    reason = " ".join(" ".join(str(part).strip() for part in (error, error.__cause__) if part).split())
+    hint = ""
+    unknown = re.search(r"Could not override '.*full_key: (\S+)", reason)
+    if unknown is not None:
+        hint = _nearest_key(config_name, unknown[1], [word for word in overrides if unknown[1] not in word])
+    option = re.search(r"Could not find '([^']+)/([^'/]+)'.*Available options in '[^']+': (.*)", reason)
+    if option is not None:
+        hint = name_hint(option[2], option[3].split())
+    return ConfigError(f"{config_name}: {reason}" + (f"; {hint}" if hint else ""))
+
+
+def _nearest_key(config_name: str, key: str, overrides: list[str]) -> str:
+    """Hint with the known keys beside ``key``; empty if the configuration does not compose without it either."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from omegaconf import OmegaConf
+
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base=None):
+            config = hydra_compose(
+                config_name, overrides=[word for word in overrides if not word.startswith("hydra")]
+            )
+        parent, _, last = key.rpartition(".")
+        beside = OmegaConf.select(config, parent) if parent else config
+        return name_hint(last, [str(name) for name in beside])
+    except Exception:  # a hint must not hide the error
+        return ""
+
+
+def _file_group(program: str, group: str, value: str) -> list[str]:
+    """Overrides for ``prompts=NAME``, ``prompts=FILE`` or several of them: Hydra's groups have no paths."""
+    names: list[str] = []
+    for choice in value.split(","):
+        choice = choice.strip("'\"")
+        if "/" in choice or choice.endswith((".yaml", ".yml")):
+            names.append(f"'{Path(choice).expanduser().resolve()}'")
+        elif choice in ("null", "") or (CONFIG_DIR / group / f"{choice}.yaml").is_file():
+            names.append(choice or "null")
         else:
             known = ", ".join(sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml")))
-            raise ConfigError(f"{config_name}: {group}={value} is not known; there are {known}, or name a file.yaml")
-    return others, files
-
-
-def _is_run_setting(word: str) -> bool:
-    """Whether an override is for Hydra's run folder; there is none here."""
-    setting = word.lstrip("+~").startswith("hydra.") and not word.startswith("hydra.searchpath=")
-    if setting:
-        log.info("%s: no Hydra run folder is made here; left out", word)
-    return setting
-
-
-def _opened(overrides: list[str], config_name: str) -> list[str]:
-    """Overrides with a ``+`` where keys of an open group need one: they are checked when they are bound."""
-    groups = OPEN_GROUPS.get(config_name, ())
-    return [
-        f"++{word.removeprefix('+')}" if word.removeprefix("+").startswith(groups) else word for word in overrides
-    ]
-
-
-def _print_help(config_name: str) -> NoReturn:
-    text = (CONFIG_DIR / f"{config_name}.yaml").read_text(encoding="utf-8")
-    print(f"usage: {Path(sys.argv[0]).name} [KEY=VALUE ...]\n\nKeys and defaults (Hydra overrides):\n\n{text}")
-    sys.exit(0)
+            raise ConfigError(f"{program}: {group}={choice} is not known; there are {known}, or name a file.yaml")
+    return [f"++{group}.name={','.join(names)}"]

@@ -1,6 +1,6 @@
-"""Existing outputs: skipped if complete, resumed if this program began them, never overwritten without being told.
+"""Existing outputs: skipped if complete, resumed if this program began them, overwritten only on request.
 
-Every stage that writes a set, a split, a response set or generated answers asks :func:`next_step` first.
+Every stage that writes a set, a split, a response set or generated answers calls :func:`next_step` first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _log = get_logger(__name__)
 LISTING = "dataset_dict.json"
-"""File of a saved ``DatasetDict`` that names its splits; without it a folder is no data set."""
+"""File of a saved ``DatasetDict`` that lists its splits; a folder without it is not a data set."""
 RECORD = "run.json"
 _KEY = "dataset_index"
 Step = Literal["write", "skip", "resume"]
@@ -39,8 +39,8 @@ def next_step(
     Args:
         what: the output in messages, e.g. ``"responses esc50_Qwen3-0.6B_512"``.
         folder: where the output is written; nothing exists if it is missing or empty.
-        problem: why the output is not complete; None if it is complete, whoever made it.
-        ours: whether this program made it; None: it has a record of this program (:func:`has_record`).
+        problem: why the output is not complete; None if it is complete, made by any program.
+        ours: whether this program made it; None: check for its record (:func:`has_record`).
         overwrite: the user's choice to replace what is there.
         option: the option that makes this choice, for messages.
         other_name: how to write somewhere else instead, for messages.
@@ -60,13 +60,13 @@ def next_step(
     if has_record(folder) if ours is None else ours:
         return "resume"
     raise UserError(
-        f"{what}: {folder} exists, is no run of this program to go on with, and is not complete ({problem}). "
+        f"{what}: {folder} exists, is not a run of this program to continue, and is not complete ({problem}). "
         f"Nothing is changed. Pass {option} to replace it, or {other_name or 'move it away to keep it'}"
     )
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether there is no such folder or file, or nothing in the folder."""
+    """Whether the folder or file does not exist, or the folder is empty."""
     return not (any(folder.iterdir()) if folder.is_dir() else folder.exists())
 
 
@@ -76,7 +76,7 @@ def has_record(folder: Path) -> bool:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """``run.json`` of a folder; empty if there is none, or none that can be read."""
+    """``run.json`` of a folder; empty if it does not exist or cannot be read."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -92,10 +92,10 @@ def set_problem(
 ) -> str | None:
     """Why ``folder`` is not a complete saved ``DatasetDict``; None if it is one.
 
-    Checked are the listing of the splits, the files of every split and that they can be opened, that every split has
-    ``columns``, and, with ``keys``, that every split named there has a row for each of its ``dataset_index`` values
-    ``(rows,)``; it may have more. ``rows`` are the fewest rows of splits whose rows are not numbered. A saved single
-    ``Dataset`` counts as its own split ``train``.
+    The listing of the splits is checked, that the files of every split can be opened and have ``columns``. With
+    ``keys`` every split named there must have a row for each of its ``dataset_index`` values ``(rows,)``; it may have
+    more. ``rows`` are minimum counts for splits whose rows are not numbered. A saved single ``Dataset`` counts as its
+    own split ``train``.
     """
     tables: dict[str, Any] = {}
     for split in listed_splits(folder):
@@ -122,7 +122,7 @@ def set_problem(
 
 
 def listed_splits(folder: Path) -> Sequence[str]:
-    """Splits of a saved ``DatasetDict`` by its listing, ``[""]`` for a single set, nothing if it is neither."""
+    """Splits of a saved ``DatasetDict`` by its listing, ``[""]`` for a single set, empty if it is neither."""
     try:
         splits = json.loads((folder / LISTING).read_text(encoding="utf-8"))["splits"]
     except FileNotFoundError:
@@ -133,7 +133,7 @@ def listed_splits(folder: Path) -> Sequence[str]:
 
 
 def _open_split(folder: Path) -> Any:
-    """The memory-mapped Arrow table of a split, or what is wrong with it."""
+    """The memory-mapped Arrow table of a split, or a text that says why it cannot be opened."""
     import pyarrow as pa
 
     try:
@@ -146,13 +146,8 @@ def _open_split(folder: Path) -> Any:
             tables.append(pa.ipc.open_stream(pa.memory_map(str(folder / name))).read_all())
         except (OSError, pa.ArrowInvalid) as error:
             return f"{name} cannot be read ({' '.join(str(error).split())[:100]})"
-    return pa.concat_tables(tables) if tables else _no_rows(folder)
-
-
-def _no_rows(folder: Path) -> Any:
-    """An empty table with the columns that the split states."""
-    import pyarrow as pa
-
+    if tables:
+        return pa.concat_tables(tables)
     try:
         names = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))["features"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,8 +1,8 @@
-"""One folder to the Hugging Face Hub: the repository is made, who can see it is said, and waiting has an end."""
+"""Upload of a folder to the Hugging Face Hub, with a check of its visibility and a timeout; tables for its card."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 SECONDS = 120.0
-"""How long the Hub may be silent; its client asks five times more."""
+"""How long to wait for an answer of the Hub, whose client retries five times."""
 
 
 def send_folder(
@@ -28,18 +28,18 @@ def send_folder(
     api: HfApi | None = None,
     **options: Any,
 ) -> CommitInfo:
-    """Send what lies in ``folder`` as one commit to ``repo`` (OWNER/NAME), which is made where it does not exist.
+    """Send the files of ``folder`` as one commit to ``repo`` (OWNER/NAME), which is created if it does not exist.
 
-    An existing repository stays as visible as it is, which is said when it was asked for otherwise. ``options`` go to
-    the Hub's ``upload_folder``.
+    The visibility of an existing repository is not changed; a warning says so if ``private`` differs. ``options`` go
+    to the Hub's ``upload_folder``.
 
-    Raises :class:`UserError` when the Hub refuses or does not answer: ``failure`` with ``{reason}`` filled in; and
-    with ``public_refused``, where that is given, for a public repository that was to be private.
+    Raises :class:`UserError` with ``failure`` and its ``{reason}`` when the Hub refuses or does not answer, and with
+    ``public_refused``, if given, for a public repository that should be private.
     """
     from huggingface_hub import HfApi
 
     api = api or HfApi()
-    with _patience(SECONDS):
+    with _timeout(SECONDS):
         try:
             api.create_repo(repo, repo_type=repo_type, private=private, exist_ok=True)
             _check_visibility(api, repo, repo_type, private, public_refused)
@@ -67,23 +67,29 @@ def _check_visibility(api: HfApi, repo: str, repo_type: str, private: bool, publ
 
 
 def _of_the_hub(error: Exception) -> bool:
-    """Errors of the HTTP library are known by name: the Hub's client may use one or the other."""
+    """Whether an error is the Hub's. HTTP errors are found by name: its client uses requests or httpx."""
     return isinstance(error, (OSError, ValueError)) or "HTTPError" in {kind.__name__ for kind in type(error).__mro__}
 
 
 @contextmanager
-def _patience(seconds: float) -> Iterator[None]:
-    """The Hub's client gives up on a silent server; by itself it would wait for ever."""
+def _timeout(seconds: float) -> Iterator[None]:
+    """Let the Hub's client time out; by default it waits for a silent server forever."""
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils._http import default_client_factory
 
-    def patient() -> Any:
+    def with_timeout() -> Any:
         client = default_client_factory()
         client.timeout = seconds
         return client
 
-    set_client_factory(patient)
+    set_client_factory(with_timeout)
     try:
         yield
     finally:
         set_client_factory(default_client_factory)
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table with its header."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -1,4 +1,4 @@
-"""One writer for a folder: a lock that goes with the process that holds it, however it ends."""
+"""Lock on a folder for one writing process; the operating system releases it when the process ends."""
 
 from __future__ import annotations
 
@@ -15,26 +15,24 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from src.common.errors import UserError
+from src.common.errors import UserError, say_where
+from src.common.files import recover, replaced_folder, write_json
 from src.common.log import get_logger
-from src.common.machine import say_where
-from src.common.run_record import write_json
 
 log = get_logger(__name__)
 LOCK_SECONDS = 20.0
-"""How long to wait for the end of another run; a killed one's processes may take a moment."""
-_SAY_AFTER = 2.0
-"""Seconds of waiting after which it is said."""
+"""How long to wait for another run to end; the processes of a killed one may take a moment."""
+_LOG_AFTER = 2.0
+"""Seconds of waiting after which it is logged."""
 
 
 @dataclass
-class Hold:
-    """A folder that this process alone writes, until :meth:`close`.
+class FolderLock:
+    """Exclusive lock on a folder until :meth:`close`.
 
-    ``changed``: another run wrote in it while this one waited for it. What it wrote is news to this run, and nothing
-    that its user has told it to overwrite.
+    ``changed``: another run wrote into the folder while this one waited for the lock. Those results are newer than
+    the user's wish to overwrite what was there.
     """
 
     directory: Path
@@ -43,7 +41,7 @@ class Hold:
     changed: bool = False
 
     def close(self) -> None:
-        """Give the folder free."""
+        """Release the lock on the folder."""
         if self.descriptor is None:
             return
         with suppress(OSError):
@@ -52,14 +50,14 @@ class Hold:
         self.descriptor = None
 
 
-def hold_folder(directory: Path) -> Hold:
-    """Hold a folder, which is made if it is not there.
+def lock_folder(directory: Path) -> FolderLock:
+    """Lock a folder, which is created if it does not exist.
 
-    Raises :class:`UserError` if another process holds the folder for :data:`LOCK_SECONDS` more: it says which one.
+    Raises :class:`UserError` naming the other process if that keeps the lock for more than :data:`LOCK_SECONDS`.
     """
     began = time.monotonic()
-    since, said = time.time(), False
-    waited = False
+    since = time.time()
+    waited = logged = False
     descriptor = _open(directory)
     while True:
         try:
@@ -71,37 +69,44 @@ def hold_folder(directory: Path) -> Hold:
                 raise UserError(
                     f"{directory}: another run is writing here{_holder(directory)}; wait for it, or end it"
                 ) from error
-            if not said and time.monotonic() - began > _SAY_AFTER:
+            if not logged and time.monotonic() - began > _LOG_AFTER:
                 log.info("%s: waiting for another run that is writing here%s", directory, _holder(directory))
-                said = True
+                logged = True
             time.sleep(0.2)
         except OSError:
             os.close(descriptor)
-            return Hold(directory, None)
+            return FolderLock(directory, None)
         else:
             if _is_still(descriptor, directory):
                 break
-            os.close(descriptor)  # it was removed or exchanged meanwhile: others hold what has its name now
+            # The folder was removed or exchanged meanwhile, so this lock is on a folder without a name.
+            os.close(descriptor)
             waited = True
             descriptor = _open(directory)
-    with suppress(OSError):  # only information; a folder that cannot be written is told by what writes into it
-        write_json(holder_file(directory), _me())
-    return Hold(directory, descriptor, waited and _written_since(directory, since))
+    with suppress(OSError):  # only information; writing results reports a folder that cannot be written
+        holder = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "command": shlex.join([Path(sys.argv[0]).name or "python", *sys.argv[1:]])[:500],
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+        write_json(holder_file(directory), holder)
+    return FolderLock(directory, descriptor, waited and _written_since(directory, since))
 
 
 @contextmanager
-def held(directories: Sequence[Path]) -> Iterator[bool]:
-    """Hold several folders, each once and always in the same order, so that two runs never wait for each other.
+def locked_folders(directories: Sequence[Path]) -> Iterator[bool]:
+    """Lock several folders in sorted order, so that two runs never wait for each other.
 
-    Yields whether another run wrote in one of them while this one waited: then nothing in them may be discarded.
-    Folders that this made and that are still empty are removed.
+    Yields whether another run wrote into one of them while this one waited: then nothing in them may be discarded.
+    Folders that this created and that are still empty are removed.
     """
-    holds: list[Hold] = []
+    locks: list[FolderLock] = []
     made = [directory for directory in dict.fromkeys(directories) if not directory.exists()]
     try:
         for directory in sorted(set(directories)):
-            holds.append(hold_folder(directory))
-        yield any(hold.changed for hold in holds)
+            locks.append(lock_folder(directory))
+        yield any(lock.changed for lock in locks)
     except Exception as error:
         if directories:
             say_where(error, directories[0])
@@ -110,12 +115,12 @@ def held(directories: Sequence[Path]) -> Iterator[bool]:
         for directory in made:
             with suppress(OSError):  # not empty
                 directory.rmdir()
-        for hold in holds:
-            hold.close()
+        for lock in locks:
+            lock.close()
 
 
 def may_discard(overwrite: bool, changed: bool, directory: Path, option: str = "--overwrite") -> bool:
-    """Whether results in a held folder are to be discarded; not those that another run wrote during the wait."""
+    """Whether to discard results in a locked folder; not those that another run wrote during the wait."""
     if overwrite and changed:
         log.warning(
             "%s: another run wrote here while this one waited for it; its results are kept (start again with %s to "
@@ -127,7 +132,7 @@ def may_discard(overwrite: bool, changed: bool, directory: Path, option: str = "
 
 
 def empty_folder(directory: Path) -> None:
-    """Remove all that is in a folder and leave the folder, which may be held."""
+    """Remove the content of a folder and keep the folder itself, which may be locked."""
     for path in directory.iterdir() if directory.is_dir() else ():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -136,12 +141,13 @@ def empty_folder(directory: Path) -> None:
 
 
 def holder_file(directory: Path) -> Path:
-    """Says who holds a folder; beside it, so that the folder holds nothing but results."""
+    """File that names the process that locks a folder; next to it, so that the folder contains only results."""
     return directory.with_name(f".{directory.name}.holder")
 
 
 def _open(directory: Path) -> int:
     while True:
+        _restore(directory)
         directory.mkdir(parents=True, exist_ok=True)
         try:
             return os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -149,8 +155,25 @@ def _open(directory: Path) -> int:
             time.sleep(0.01)
 
 
+def _restore(directory: Path) -> None:
+    """Restore a folder whose process was killed while it was replaced; a new empty one would hide it.
+
+    Only where no process locks the old folder; one that does is about to move the new one in.
+    """
+    old = replaced_folder(directory)
+    if directory.exists() or not old.is_dir():
+        return
+    with suppress(OSError):
+        descriptor = os.open(old, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            recover(directory)
+        finally:
+            os.close(descriptor)
+
+
 def _is_still(descriptor: int, directory: Path) -> bool:
-    """Whether the open folder is the one that has the name now."""
+    """Whether the open folder is still the one with this name."""
     try:
         now = os.stat(directory)
     except FileNotFoundError:
@@ -159,21 +182,11 @@ def _is_still(descriptor: int, directory: Path) -> bool:
     return (mine.st_dev, mine.st_ino) == (now.st_dev, now.st_ino)
 
 
-def _me() -> dict[str, Any]:
-    command = shlex.join([Path(sys.argv[0]).name or "python", *sys.argv[1:]])
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "command": command[:500],
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-    }
-
-
 def _holder(directory: Path) -> str:
-    """Who holds a folder, in brackets; nothing if it does not say."""
+    """The process that locks a folder, in brackets; empty if its file cannot be read."""
     try:
-        told = json.loads(holder_file(directory).read_text(encoding="utf-8"))
-        who = f"process {told['pid']} on {told['host']}, since {told['started']}: {told['command']}"
+        record = json.loads(holder_file(directory).read_text(encoding="utf-8"))
+        who = f"process {record['pid']} on {record['host']}, since {record['started']}: {record['command']}"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
     return f" ({who})"

@@ -1,4 +1,4 @@
-"""Logging for every room: one format, standard error, level from ``ALARM_LOG_LEVEL``."""
+"""Logging: one format, to standard error, with the level of ``ALARM_LOG_LEVEL``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folder names of the published system: written and read in one place."""
+"""Folder names of the published system."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ def model_short_name(llm: str) -> str:
 class ResponseName:
     """Name of a response folder: ``NAME[_rephrased[_MAXTHINKING]][_filtered]_MODEL_MAXTOKENS``.
 
-    ``checked`` marks the ``_filtered`` part. For instruction sets that part means a filtered raw set, so a
-    parsed name offers :attr:`raw_name` only as the published rule reads it.
+    ``checked`` is the ``_filtered`` part: checked responses, or of an instruction set a filtered raw set.
     """
 
     base: str
@@ -78,8 +77,8 @@ def generated_name(
     """Name of a run's output folder.
 
     ``{benchmark}_{checkpoint}[_seed_{seed}]_{max_tokens}_{max_thinking_tokens}``; ``/`` becomes ``_``; several
-    checkpoints are joined with ``_``; seed 0 counts as a seed. Names are taken as they are given, outer slashes and
-    blanks too, as published; different checkpoints can share a name (``a/b_c`` and ``a_b/c``).
+    checkpoints are joined with ``_``; seed 0 counts as a seed. As published, names are not normalised (outer slashes
+    and blanks stay), and different checkpoints can share a name (``a/b_c`` and ``a_b/c``).
     """
     names = [checkpoint] if isinstance(checkpoint, str) else list(checkpoint)
     joined = "_".join(name.replace("/", "_") for name in names)

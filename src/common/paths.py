@@ -82,5 +82,5 @@ def merged_dir(name: str) -> Path:
 
 
 def generated_dir(llm: str, run_name: str) -> Path:
-    """Answers of one system: below the LLM's short name, one folder a run."""
+    """Answers of one system: one folder per run below the LLM's short name."""
     return data_root() / "generated" / llm / run_name

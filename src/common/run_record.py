@@ -1,4 +1,4 @@
-"""``run.json``: what made a run directory (configuration, versions, git commit, seed)."""
+"""``run.json``: configuration, versions, git commit and seed of a run directory."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from src.common.files import write_json
 from src.common.paths import REPO_ROOT
 
 _PACKAGES = (
@@ -47,7 +48,7 @@ def git_state(root: Path = REPO_ROOT) -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that shape results, those that are installed."""
+    """Versions of the installed packages that results depend on."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -57,31 +58,14 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def write_text(path: Path, text: str) -> None:
-    r"""Write a file whole or not at all: a killed process never leaves half of it.
-
-    What UTF-8 cannot hold (bytes of a file name) is escaped, as ``\udcff``: in JSON that is the same text.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-    temporary.replace(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
 _PATH = re.compile(r"(?<![\w.:/~-])(?:~|file://)?/(?:[^/\s'\",;:=\[\]{}()]+/+)+([^/\s'\",;:=\[\]{}()]+)/*")
 _FOLDERS = "/", "~/", "file:///"
 
 
 def without_paths(value: Any) -> Any:
-    """The same values without folders of this machine: of an absolute path only the last part stays.
+    """Replace absolute paths by their last part, in lists, mappings and their keys too.
 
-    Looks into lists and mappings, keys included. In a text that is no path as a whole (``out=/a/b``, a message)
-    every path is replaced.
+    In a text that is not a path itself (``out=/a/b``, a message) every path is replaced.
     """
     if isinstance(value, Mapping):
         return {without_paths(key): without_paths(each) for key, each in value.items()}
@@ -104,7 +88,7 @@ def _last(path: str) -> str:
 
 
 def public_record(path: Path) -> dict[str, Any]:
-    """A ``run.json`` as it may be published: :func:`without_paths`."""
+    """A ``run.json`` without paths of this machine (:func:`without_paths`), for publishing."""
     record: dict[str, Any] = without_paths(json.loads(path.read_text(encoding="utf-8")))
     return record
 

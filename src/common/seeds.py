@@ -19,13 +19,13 @@ def seed_everything(seed: int) -> None:
 
 
 def row_seed(seed: int, key: str) -> int:
-    """Seed of one row: depends on the run's seed and the row's key alone, never on the batch order."""
+    """Seed of one row: depends only on the run's seed and the row's key, never on the batch order."""
     return zlib.crc32(f"{seed}:{key}".encode())
 
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """What is drawn inside changes nothing outside: Python, numpy, torch and its current accelerator."""
+    """Restore the random states of Python, numpy, torch and its current accelerator afterwards."""
     import numpy as np
     import torch
 

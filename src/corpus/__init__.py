@@ -1,1 +1,4 @@
-"""Building the training data: recipes, descriptions, and the stages from raw audio to train-ready sets."""
+"""Builds the training data, from the sources of the corpora to response sets.
+
+Imports go one way: ``recipe`` <- ``recipes`` <- ``collect`` <- ``targets`` <- ``postprocess`` <- ``analysis``.
+"""

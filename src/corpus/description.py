@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-Segment = tuple[float, float, str]
+SpeakerSegment = tuple[float, float, str]
 """Start and end in seconds, and the speaker's label."""
 
 
@@ -23,14 +23,14 @@ def describe_audio(
     text: str | Sequence[str],
     text_type: Literal["speech", "caption"],
     metadata: Mapping[str, Any] | None = None,
-    segments: Sequence[Segment] = (),
+    segments: Sequence[SpeakerSegment] = (),
     longest: bool = False,
 ) -> str:
     """Description of one clip.
 
     Args:
         duration: length of the clip in seconds; used when ``text`` is one string.
-        text: what is said or heard; with a list of texts, ``segments`` gives the time and speaker of each.
+        text: speech or caption; with a list of texts, ``segments`` gives the time and speaker of each.
         text_type: ``caption`` puts every text between bars.
         metadata: printed after the duration in this order, keys in lower case, values by ``str``.
         segments: for a list of texts; the shorter of the two lists wins, and the end of the last used

@@ -1,24 +1,23 @@
-"""What a recipe says of one corpus: where it comes from, how its files become rows, which columns are saved.
+"""Description of one corpus: its sources, how their files become rows, which columns are saved.
 
 Recipes hold facts and small functions; :mod:`src.corpus.collect` does the work, the same for every corpus.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from src.collection.drive import DriveFolderFile
-from src.collection.sources import WebFile
-from src.collection.unpack import is_archive
 from src.common.errors import UserError
-from src.corpus.description import Segment, describe_audio
+from src.corpus.description import SpeakerSegment, describe_audio
+from src.download.sources import DriveFolderFile, WebFile
+from src.download.unpack import is_archive
 
 TextType = Literal["speech", "caption", "none"]
 IDS = ("unique_id_1", "unique_id_2")
-Record = Mapping[str, Any]
+UpstreamRecord = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,8 @@ class Files:
     """Files that become a part of the corpus's tree: an archive (in one or several parts) or a plain file.
 
     ``yields`` is a path in the tree that is there once they are unpacked; ``into`` the folder they are unpacked in.
-    ``kind`` tells how: ``zip`` and ``tar`` may come in parts that are cut anywhere, ``split_zip`` in zip's own
-    volumes. ``inner`` names archives (by path in the tree) that the unpacked ones hold and that are unpacked as well.
+    ``kind``: ``zip`` and ``tar`` may come in parts that are cut anywhere, ``split_zip`` in zip's own
+    volumes. ``inner`` names archives (by path in the tree) inside the unpacked ones that are unpacked as well.
     """
 
     parts: tuple[WebFile | DriveFolderFile, ...]
@@ -66,7 +65,7 @@ class HubFiles:
     yields: str
 
 
-Source = Files | HubRows | HubFiles
+RecipeSource = Files | HubRows | HubFiles
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Options:
     """How a corpus is collected.
 
     ``as_published`` gives the rows of the released corpora where a repair would change them; ``limit`` takes only
-    the first pieces of work (files, Hub rows, recordings, pairs, meetings or dialogues), for a trial.
+    the first jobs (files, Hub rows, recordings, pairs, meetings or dialogues), for a trial.
     """
 
     as_published: bool = False
@@ -83,7 +82,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a recipe reads: folders with the upstream layout, the options, and opened Hub rows by split."""
+    """Inputs of a recipe: folders with the upstream layout, the options, and opened Hub rows by split."""
 
     roots: tuple[Path, ...]
     options: Options = Options()
@@ -104,9 +103,9 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Stored:
-    """Audio as it will be saved: whole bytes of a ``file``, ``data`` written anew, or the cell of a Hub row.
+    """Audio as it will be saved: all bytes of a ``file``, ``data`` that was encoded again, or the cell of a Hub row.
 
-    ``name`` is the file name kept beside the bytes.
+    ``name`` is the file name stored with the bytes.
     """
 
     name: str
@@ -118,28 +117,28 @@ class Stored:
 
 @dataclass(frozen=True)
 class Draft:
-    """A row before its audio is heard. ``hidden`` are description keys that this row leaves out."""
+    """A row before its audio is decoded. ``hidden`` are description keys that this row leaves out."""
 
     unique_id_1: str
     unique_id_2: str
     text: str
-    fields: Record
+    fields: UpstreamRecord
     file: Path | None = None
-    hidden: frozenset[str] = frozenset()
+    hidden: Collection[str] = frozenset()
 
 
 @dataclass(frozen=True)
-class Row:
+class CorpusRow:
     """A finished row; ``fields`` are all columns besides the audio and the index."""
 
-    fields: Record
+    fields: UpstreamRecord
     audio: Stored
     split: str = "train"
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A row, or a whole piece of work, that could not be used. ``error`` false: the recipe's own filter."""
+    """A row, or all rows of a job, that could not be used. ``error`` false: the recipe's own filter."""
 
     unique_id_1: str
     unique_id_2: str
@@ -147,21 +146,17 @@ class Dropped:
     error: bool = True
 
 
-Jobs = Callable[[Inputs], Iterable[Any]]
-Make = Callable[[Any, Inputs, "Recipe"], Iterator[Row | Dropped]]
-
-
 @dataclass(frozen=True)
 class Work:
     """How a corpus's files become rows.
 
-    ``jobs`` gives pieces of work in a fixed order, picklable; each goes to ``make`` in a worker process, which
-    decodes and yields rows. ``per_part`` pieces are finished, and kept, together.
+    ``jobs`` yields picklable jobs in a fixed order; each is passed to ``make`` in a worker process, which decodes and
+    yields rows. The rows of ``per_batch`` jobs are stored together.
     """
 
-    jobs: Jobs
-    make: Make
-    per_part: int = 1000
+    jobs: Callable[[Inputs], Iterable[Any]]
+    make: Callable[[Any, Inputs, Recipe], Iterator[CorpusRow | Dropped]]
+    per_batch: int = 1000
 
 
 @dataclass(frozen=True)
@@ -174,14 +169,15 @@ class Recipe:
         columns: all saved columns in order; strings unless ``types`` says otherwise.
         rows, hours: of the published corpus.
         audio: column of Hub rows that holds the audio, to be left encoded.
-        licence: only where certain. access: what has to be asked for before downloading.
-        gb_per_hour: of the saved audio, where its form is known; about.
-        repairs: what differs from the published rows unless ``as_published``.
+        licence: only where certain. access: permission to ask for before downloading.
+        gb_per_hour: estimate for the saved audio, where its form is known.
+        repairs: differences from the published rows unless ``as_published``.
+        settings: further choices that the rows depend on; a finished set with others is not taken for this one.
     """
 
     name: str
     title: str
-    sources: tuple[Source, ...]
+    sources: tuple[RecipeSource, ...]
     work: Work
     text_type: TextType
     description: tuple[str, ...]
@@ -196,11 +192,12 @@ class Recipe:
     audio: str = "audio"
     module: str = ""
     version: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def path(self) -> str:
-        """Module that workers load the recipe from."""
-        return self.module or f"src.corpus.recipes.{self.name}"
+        """Name or import path that workers load the recipe by."""
+        return self.module or self.name
 
     def type_of(self, column: str) -> str:
         """Arrow type of a saved column."""
@@ -208,7 +205,7 @@ class Recipe:
         return self.types.get(column, common.get(column, "string"))
 
 
-WAV_16, WAV_22, WAV_24, WAV_44, WAV_48 = (rate * 2 * 3600 / 1e9 for rate in (16000, 22050, 24000, 44100, 48000))
+WAV_16, WAV_22, WAV_44, WAV_48 = (rate * 2 * 3600 / 1e9 for rate in (16000, 22050, 44100, 48000))
 """Gigabytes of an hour of 16-bit mono sound by its samples per second."""
 
 
@@ -217,7 +214,7 @@ def row_fields(
     draft: Draft,
     duration: float | None,
     texts: Sequence[str] | None = None,
-    segments: Sequence[Segment] = (),
+    segments: Sequence[SpeakerSegment] = (),
 ) -> dict[str, Any]:
     """All columns of a row but audio and index, the description among them.
 
@@ -235,5 +232,5 @@ def row_fields(
 
 
 def columns(names: str) -> tuple[str, ...]:
-    """Column names from one text, divided by `` | ``."""
+    """Column names from one text, separated by `` | ``."""
     return tuple(name.strip() for name in names.split("|"))

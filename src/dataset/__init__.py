@@ -1,4 +1,4 @@
-"""Rows on disk to training examples: joins by key, splits, mixtures, batches."""
+"""Saved data sets: joins by key, splits, mixtures, training examples, row logs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["HFDataset"]
 
 
 def __getattr__(name: str) -> Any:
-    """``HFDataset``, the published name, loaded when it is asked for: most of this package needs none of it."""
+    """Import the published name ``HFDataset`` on first use: most of this package does not need it."""
     if name != "HFDataset":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from src.dataset.hf_dataset import HFDataset

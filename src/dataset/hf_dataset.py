@@ -1,4 +1,4 @@
-"""Training rows as the published system's ``src.dataset.HFDataset`` gives them, for users' notebooks and scripts.
+"""The published system's ``src.dataset.HFDataset``, for users' notebooks and scripts.
 
 ``train.py`` does not use it: :mod:`src.dataset.mixture` opens the rows, :mod:`src.dataset.examples` tokenises them.
 """
@@ -13,7 +13,7 @@ from src.common.errors import ConfigError
 from src.common.paths import use_data_dir
 from src.dataset.mixture import MixtureConfig, open_mixture
 from src.dataset.published import read_rows
-from src.dataset.response_rows import Row
+from src.dataset.response_rows import ResponseRow
 from src.prompts import load_prompts
 from src.prompts.chat import split_turn
 
@@ -75,13 +75,16 @@ class HFDataset:
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One row.
 
-        ``inputs_start``, ``inputs_main`` and ``outputs`` are texts: the head of the user turn before the audio, the
-        rest up to the assistant's header, and the target. ``llm_answer``, ``context``, ``audio_description`` and
-        ``reference`` are the row's own. With audio, what the feature extractor returns: ``audio``,
-        ``audio_attention`` and ``audio_lengths``, each by encoder.
+        ``inputs_start``, ``inputs_main`` and ``outputs`` are texts: the user turn before the audio, the rest up to
+        the assistant's header, and the target. ``llm_answer``, ``context``, ``audio_description`` and ``reference``
+        are those of the row. With audio, the feature extractor's ``audio``, ``audio_attention`` and ``audio_lengths``
+        by encoder are added.
         """
         row = self.dataset[index]
-        opened, closed = self._tags()
+        opened, closed = "", ""
+        if self.use_explicit_audio_tokens:
+            prompts = load_prompts("full")
+            opened, closed = prompts.description_open, prompts.description_close
         context = row.context
         if not self.return_audio:
             described = f"{opened}{row.audio_description}{closed}"
@@ -103,15 +106,9 @@ class HFDataset:
             result |= {"audio": clip} if self.feature_extractor is None else self.feature_extractor(clip)
         return result
 
-    def _tags(self) -> tuple[str, str]:
-        if not self.use_explicit_audio_tokens:
-            return "", ""
-        prompts = load_prompts("full")
-        return prompts.description_open, prompts.description_close
 
-
-def _decoder(row: Row) -> Any:
-    """The clip of a row; a path is followed as far as it may be (:mod:`src.audio.roots`)."""
+def _decoder(row: ResponseRow) -> Any:
+    """Decoder of a row's clip; a path must be inside the allowed folders (:mod:`src.audio.roots`)."""
     from datasets import Audio
 
     cell = dict(row.audio or {})

@@ -1,26 +1,25 @@
-"""Data configurations in the published form, read into the form of ``src/configs/dataset``.
+"""Data configurations in the published form, translated into the form of ``src/configs/dataset``.
 
-There, every set of examples is an entry of its own next to ``groups``: ``train``, and any number of evaluation sets,
-each ``{_target_: src.dataset.HFDataset, dataset_names: [[SET, ANSWER_SPLIT, SHARE, RANDOM], ...], split, limit,
-return_audio, name}``. The same keys may be set over a configuration of ours: ``dataset.train.limit=100``.
+In the published form every set of examples is an entry of its own next to ``groups``: ``train``, and any number of
+evaluation sets, each ``{_target_: src.dataset.HFDataset, dataset_names: [[SET, ANSWER_SPLIT, SHARE, RANDOM], ...],
+split, limit, return_audio, name}``. The same keys may override a configuration of ours: ``dataset.train.limit=100``.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from src.common.errors import ConfigError
+from src.common.errors import ConfigError, name_hint
 from src.common.log import get_logger
 
 log = get_logger(__name__)
 TARGETS = ("src.dataset.HFDataset", "src.dataset.hf_dataset.HFDataset")
-"""Names that the published form gives the class of a set."""
+"""Values of ``_target_`` in the published form."""
 SET_KEYS = ("_target_", "dataset_names", "split", "limit", "return_audio", "name")
 _TOP_KEYS = ("groups", "name", "skip_missing")
 _OTHER_NAMES = {"heysquad": "heysquad_human"}
-"""Names in published groups that fit no evaluation set -> the set that is meant."""
+"""Names in published groups without an evaluation set of that name -> the set that is meant."""
 
 
 def is_published(dataset: Mapping[str, Any]) -> bool:
@@ -30,10 +29,10 @@ def is_published(dataset: Mapping[str, Any]) -> bool:
 
 
 def from_published(dataset: Mapping[str, Any], where: str = "dataset") -> dict[str, Any]:
-    """The group with its training rows, evaluation sets and groups under the names that they have here.
+    """Translate the group's training rows, evaluation sets and groups.
 
-    A share of 0 leaves a row out, and a group's members that are no evaluation set are left out, as published. Raises
-    :class:`ConfigError` naming every key that cannot be read.
+    As in the published code, a share of 0 leaves a row out, and members of a group that are not evaluation sets are
+    left out. Raises :class:`ConfigError` naming every key that cannot be read.
     """
     problems: list[str] = []
     sets = {
@@ -62,9 +61,9 @@ def from_published(dataset: Mapping[str, Any], where: str = "dataset") -> dict[s
 
 
 def apply_set_options(dataset: dict[str, Any], options: Mapping[str, Any], where: str = "dataset") -> dict[str, Any]:
-    """A group of ours with published options of its sets over it: ``{set name: {limit: 100, ...}}``.
+    """Apply published options ``{set name: {limit: 100, ...}}`` to a group of ours.
 
-    Raises :class:`ConfigError` naming every set and key that there is not.
+    Raises :class:`ConfigError` naming every unknown set and key.
     """
     problems: list[str] = []
     result = {**dataset, "eval": dict(dataset.get("eval") or {})}
@@ -72,7 +71,7 @@ def apply_set_options(dataset: dict[str, Any], options: Mapping[str, Any], where
         path = f"{where}.{name}"
         found = dataset.get("train") if name == "train" else result["eval"].get(name)
         if found is None or not isinstance(given, Mapping):
-            problems.append(_unknown(path, name, ("train", *result["eval"])))
+            problems.append(f"{path}: unknown; {name_hint(name, ('train', *result['eval']))}")
             continue
         changed = {**found, **_read_options(given, path, problems)}
         if name == "train":
@@ -106,13 +105,13 @@ def _read_options(content: Mapping[str, Any], path: str, problems: list[str]) ->
                 problems.append(f"{path}._target_: got {value!r}, expected {TARGETS[0]}")
         elif key == "data_dir":
             problems.append(f"{path}.data_dir: set alternative_data_dir instead, for all sets")
-        elif key != "name":  # of a set: nothing reads it in the published code either
-            problems.append(_unknown(f"{path}.{key}", str(key), SET_KEYS))
+        elif key != "name":  # nothing in the published code reads a set's name
+            problems.append(f"{path}.{key}: unknown; {name_hint(str(key), SET_KEYS)}")
     return result
 
 
 def read_rows(value: Any, path: str, problems: list[str]) -> list[list[Any]]:
-    """The rows of ``dataset_names``, each with its four parts; what cannot be read is added to ``problems``."""
+    """The rows of ``dataset_names``, each with its four parts; errors are added to ``problems``."""
     if not isinstance(value, Sequence) or isinstance(value, str):
         problems.append(f"{path}: got {value!r}, expected a list of [SET, ANSWER_SPLIT, SHARE, RANDOM]")
         return []
@@ -132,10 +131,5 @@ def read_rows(value: Any, path: str, problems: list[str]) -> list[list[Any]]:
 def _members(group: str, members: Any, sets: Mapping[str, Any]) -> list[str]:
     named = [_OTHER_NAMES.get(name, name) if name not in sets else name for name in members or []]
     if lost := [name for name in named if name not in sets]:
-        log.info("group %s: %s is no evaluation set and left out, as published", group, ", ".join(lost))
+        log.info("group %s: %s is not an evaluation set and left out, as published", group, ", ".join(lost))
     return [name for name in named if name in sets]
-
-
-def _unknown(path: str, name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"{path}: unknown; " + (f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""One response folder as training examples: raw rows, prompts and responses joined by key on every row."""
+"""Rows of one response folder: raw set, prompts and responses joined by key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,19 +19,21 @@ from src.dataset.splits import find_split_indexes
 from src.dataset.tables import check_same_text, join_rows, native_splits, open_split, read_keys, text_sizes
 
 _log = get_logger(__name__)
-ContextMode = Literal["WithContext", "NoContext"]
 CONTEXT_MODES: tuple[str, ...] = ("WithContext", "NoContext")
 _TARGETS = {"WithContext": "llm_answer_with_context", "NoContext": "llm_answer_no_context"}
-_TOKENS_PER_SECOND = 25.0
-_BYTES_PER_TOKEN = 4.0
+TOKENS_PER_SECOND = 25.0
+BYTES_PER_TOKEN = 4.0
 
 
 @dataclass(frozen=True)
-class Row:
+class ResponseRow:
     """One example before decoding.
 
-    ``key`` names it in messages (``corpus/dataset_index``); ``audio`` is the stored ``{"bytes", "path"}`` mapping or
-    ``None`` without audio; ``context`` is the user's text (empty in ``NoContext``), ``target`` what the LLM said.
+    ``key`` names it in messages (``corpus/dataset_index``); ``audio`` is the stored ``{"bytes", "path"}`` mapping, or
+    ``None`` without audio; ``context`` is the user's text (empty in ``NoContext``), ``target`` the LLM's response, or
+    an answer that was ``given`` (:mod:`src.dataset.given_rows`), which may have a ``system`` text.
+    ``audio_description`` is the clip in words: its description, or with ``spoken_question`` the question in it.
+    ``cut`` says that the limit of tokens ended the response.
     """
 
     key: str
@@ -39,6 +41,10 @@ class Row:
     context: str
     audio_description: str
     target: str
+    system: str = ""
+    given: bool = False
+    spoken_question: bool = False
+    cut: bool = False
 
 
 class ResponseRows:
@@ -57,7 +63,7 @@ class ResponseRows:
 
         Args:
             response_folder: name below ``responses/MODEL``, e.g. ``cameo_rephrased_1536_Qwen3-4B-Thinking-2507_512``.
-            mode: ``WithContext`` or ``NoContext``: which answer is the target, and whether the context is kept.
+            mode: ``WithContext`` or ``NoContext``: which response is the target, and whether the context is kept.
             fraction: the first ``int(n * fraction)`` rows of the split, or with ``random`` as many drawn with seed 1.
             split: an index file's name, else one of the raw set's own splits.
             return_audio: false for the text-only control.
@@ -78,25 +84,29 @@ class ResponseRows:
         stored_split = split if indexes is None else "train"
         folder = responses_dir(name.model, response_folder)
         self._open_raw = partial(open_split, raw_dir(self.raw_name), stored_split, f"raw set of {self.name}")
-        split_of_responses = _response_split(folder, stored_split)
-        self._open_responses = partial(open_split, folder, split_of_responses, f"responses {self.name}")
+        # Responses have the raw set's splits, or all rows in train.
+        has_split = not folder.is_dir() or stored_split in native_splits(folder)
+        response_split = stored_split if has_split else "train"
+        self._open_responses = partial(open_split, folder, response_split, f"responses {self.name}")
         self._raw, self._responses = self._open_raw(), self._open_responses()
         raw_keys = read_keys(self._raw, f"raw set {self.raw_name}")
-        keys = self._sound(raw_keys) if indexes is None else indexes.keys
+        keys = self._without_failed(raw_keys) if indexes is None else indexes.keys
         asked_by = f"split {split!r} of {self.raw_name}" if indexes is None else str(indexes.path)
-        self.keys = keys[_choose(keys.size, fraction, random)]
+        self.keys = rows_of_split(keys, fraction, random)
         self._raw_rows = join_rows(raw_keys, self.keys, f"raw set {self.raw_name}", asked_by)
         self._response_rows = self._join_responses(asked_by)
         self._target, self._context, self._about = self._text_columns()
+        finish = "finish_reason_no_context" if mode == "NoContext" else "finish_reason"
+        self._finish = finish if finish in self._responses.column_names else None
         self._prompts, self._prompt_rows = self._open_prompts(asked_by)
         self._texts = self._responses.select_columns(
-            [column for column in (self._target, self._context, self._about) if column is not None]
+            [column for column in (self._target, self._context, self._about, self._finish) if column is not None]
         )
-        self._audio = self._audio_column()
+        self._audio = undecoded_audio(self._raw, self.raw_name) if self.return_audio else None
         self._audio_roots = roots_of(self._raw)
 
-    def _sound(self, raw_keys: np.ndarray) -> np.ndarray:
-        """Keys without those whose response is marked as failed: without indexes nothing else leaves them out."""
+    def _without_failed(self, raw_keys: np.ndarray) -> np.ndarray:
+        """Keys without those whose response is marked as failed, which only split indexes would leave out."""
         status = "status_no_context" if self.mode == "NoContext" else "status"
         if status not in self._responses.column_names:
             return raw_keys
@@ -106,26 +116,26 @@ class ResponseRows:
         kept = raw_keys[~np.isin(raw_keys, failed)]
         if kept.size < raw_keys.size:
             lost = raw_keys.size - kept.size
-            _log.info("%s, %s: %d of %d rows have no sound response", self.name, self.split, lost, raw_keys.size)
+            _log.info("%s, %s: %d of %d rows have no valid response", self.name, self.split, lost, raw_keys.size)
         if raw_keys.size and not kept.size:
             raise UserError(f"responses {self.name}: no row of split {self.split!r} has a response for {self.mode}")
         return kept
 
     def _join_responses(self, asked_by: str) -> np.ndarray:
-        """Rows of the responses, and a check that both sets tell of the same clips."""
+        """Rows of the responses; both sets must describe the same clips."""
         rows = join_rows(
             read_keys(self._responses, f"responses {self.name}"), self.keys, f"responses {self.name}", asked_by
         )
         what = f"raw set {self.raw_name} and responses {self.name}"
-        # Opened for the comparison alone: it reads all texts, and their pages count as this process's memory as long
-        # as the file is mapped.
+        # Opened for the comparison only: it reads all texts, whose pages count as this process's memory as long as
+        # the file is mapped.
         raw, responses = self._open_raw(), self._open_responses()
         for column in ("audio_description", "question"):
             check_same_text(raw, self._raw_rows, responses, rows, column, what)
         return rows
 
     def _text_columns(self) -> tuple[str, str | None, str | None]:
-        """Columns of the responses that hold the target, the user's text, and what describes the clip."""
+        """Columns of the responses with the target, the user's text, and the description of the clip."""
         columns = self._responses.column_names
         target = _TARGETS[self.mode]
         if target not in columns:
@@ -135,7 +145,7 @@ class ResponseRows:
         return target, context, about
 
     def _open_prompts(self, asked_by: str) -> tuple[Any, np.ndarray | None]:
-        """The prompt set and its rows, where the responses do not hold the prompt that they answer."""
+        """The prompt set and its rows, if the responses do not contain the prompt that they answer."""
         if self._context is not None or self.mode == "NoContext":
             return None, None
         prompts = open_split(prompts_dir(self.raw_name), "train", f"prompts of {self.name}")
@@ -143,20 +153,10 @@ class ResponseRows:
         rows = join_rows(keys, self.keys, f"prompts of {self.raw_name}", asked_by)
         return prompts.select_columns(["prompt"]), rows
 
-    def _audio_column(self) -> Any:
-        if not self.return_audio:
-            return None
-        if "audio" not in self._raw.column_names:
-            raise UserError(f"raw set {self.raw_name} has no column 'audio'; return_audio=false trains on text alone")
-        from datasets import Audio
-
-        # Undecoded: a broken clip must not fail the read, and decoding belongs to the audio room.
-        return self._raw.select_columns(["audio"]).cast_column("audio", Audio(decode=False))
-
     def __len__(self) -> int:
         return int(self.keys.size)
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> ResponseRow:
         texts = self._texts[int(self._response_rows[index])]
         context = ""
         if self.mode == "WithContext":
@@ -164,46 +164,78 @@ class ResponseRows:
                 context = self._prompts[int(self._prompt_rows[index])]["prompt"]
             elif self._context is not None:
                 context = texts[self._context]
-        return Row(
+        return ResponseRow(
             key=f"{self.raw_name}/{int(self.keys[index])}",
-            audio=None if self._audio is None else self._cell(int(self._raw_rows[index])),
+            audio=None
+            if self._audio is None
+            else stored_cell(self._audio[int(self._raw_rows[index])]["audio"], self._audio_roots),
             context=context or "",
             audio_description=(texts[self._about] if self._about else "") or "",
             target=texts[self._target] or "",
+            spoken_question=self._about == "question",
+            cut=self._finish is not None and texts[self._finish] == "length",
         )
 
-    def _cell(self, row: int) -> Any:
-        return stored_cell(self._audio[row]["audio"], self._audio_roots)
+    def without_description(self) -> int:
+        """Number of rows whose clip has no description and no question in the responses' columns of these names."""
+        if self._about is None:
+            return len(self)
+        return int((text_sizes(self._responses, self._response_rows, self._about) == 0).sum())
 
     def lengths(self) -> np.ndarray:
         """Estimated tokens of every example, float32 ``(rows,)``, from durations and text sizes."""
-        total = text_sizes(self._responses, self._response_rows, self._target) / _BYTES_PER_TOKEN
-        if self.return_audio and "duration" in self._raw.column_names:
-            seconds = self._raw.select_columns(["duration"]).with_format("arrow")[:].column("duration").to_numpy()
-            total = total + seconds[self._raw_rows].astype(np.float32) * _TOKENS_PER_SECOND
-        return total.astype(np.float32)
+        raw = self._raw if self.return_audio else None
+        return estimated_tokens(self._responses, self._response_rows, self._target, raw, self._raw_rows)
+
+    def seconds(self) -> np.ndarray | None:
+        """Length of every clip in seconds, float32 ``(rows,)``; None without audio, or if the raw set lacks it."""
+        return durations(self._raw, self._raw_rows) if self.return_audio else None
+
+
+def estimated_tokens(texts: Any, text_rows: np.ndarray, column: str, raw: Any, raw_rows: np.ndarray) -> np.ndarray:
+    """Tokens of a text column and of the clips of ``raw`` (``None``: no audio) on the rows, float32 ``(rows,)``."""
+    total = text_sizes(texts, text_rows, column) / BYTES_PER_TOKEN
+    seconds = None if raw is None else durations(raw, raw_rows)
+    if seconds is not None:
+        total = total + seconds * TOKENS_PER_SECOND
+    return total.astype(np.float32)
+
+
+def durations(raw: Any, rows: np.ndarray) -> np.ndarray | None:
+    """The column ``duration`` of a raw set on the rows, float32 ``(rows,)``; None if there is no such column."""
+    if "duration" not in raw.column_names:
+        return None
+    stored = raw.select_columns(["duration"]).with_format("arrow")[:].column("duration").to_numpy()
+    return stored[rows].astype(np.float32)
+
+
+def rows_of_split(keys: np.ndarray, fraction: float, random: bool) -> np.ndarray:
+    """The first ``int(n * fraction)`` of ``keys (n,)``, or with ``random`` as many drawn with seed 1."""
+    limit = int(keys.size * fraction)
+    if random:  # RandomState(1) as in the published code, so that the same rows are drawn
+        keys = keys[np.sort(np.random.RandomState(1).permutation(keys.size)[:limit])]
+    return keys[:limit]
+
+
+def undecoded_audio(raw: Any, name: str) -> Any:
+    """The audio column of a raw set. Raises :class:`UserError` if it has none."""
+    if "audio" not in raw.column_names:
+        raise UserError(f"raw set {name} has no column 'audio'; return_audio=false trains on text alone")
+    from datasets import Audio
+
+    # Undecoded: a broken clip must not fail the read; src/audio decodes.
+    return raw.select_columns(["audio"]).cast_column("audio", Audio(decode=False))
 
 
 def missing_folders(response_folder: str) -> list[Path]:
-    """Folders of a response set that are not on this machine: its own, and that of its raw set."""
+    """Folders of a response set that are not on this machine: its own and that of its raw set."""
     name = ResponseName.parse(response_folder)
     folders = [responses_dir(name.model, response_folder), raw_dir(_raw_name(name))]
     return [folder for folder in folders if not folder.is_dir()]
 
 
 def _raw_name(name: ResponseName) -> str:
-    """The raw set's folder. ``_filtered`` is part of it for instruction sets and marks a checked answer elsewhere."""
+    """Name of the raw set's folder."""
+    # _filtered is part of an instruction set's name; of a corpus it says that the responses were checked.
     filtered = f"{name.base}_filtered"
     return filtered if name.checked and raw_dir(filtered).is_dir() else name.base
-
-
-def _response_split(folder: Path, stored_split: str) -> str:
-    """Responses keep the raw set's splits, or put all under ``train``."""
-    return stored_split if not folder.is_dir() or stored_split in native_splits(folder) else "train"
-
-
-def _choose(count: int, fraction: float, random: bool) -> np.ndarray:
-    limit = int(count * fraction)
-    if not random:
-        return np.arange(limit)
-    return np.sort(np.random.RandomState(1).permutation(count)[:limit])

@@ -1,14 +1,17 @@
-"""Order of examples: optimizer steps of a fixed number of clips, each cut into micro-batches of like length."""
+"""Order of examples: optimizer steps of a fixed number of clips, each cut into micro-batches of similar length."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-Grouping = Literal["none", "within_step", "across_steps"]
+from src.dataset.stream_order import PlannedStep, StreamOrder
+
+LengthGrouping = Literal["none", "within_step", "across_steps"]
 _STEPS_PER_POOL = 50
 
 
@@ -19,16 +22,18 @@ class StepPlan:
     Attributes:
         clips: clips of one micro-batch of one process (of all, where ``max_positions`` is given, the average).
         micro_batches: micro-batches of one process in a step, unless ``max_positions`` asks for other numbers.
-        grouping: ``none``: clips in drawn order; ``within_step``: a step holds whatever clips are drawn, its
-            micro-batches hold clips of like length; ``across_steps``: the steps do, too.
+        grouping: ``none``: clips in drawn order; ``within_step``: clips of a step as drawn, those of a micro-batch of
+            similar length; ``across_steps``: those of a step too.
         max_positions: most positions (clips times the longest one's estimated length) of a micro-batch; a longer clip
-            stands alone. ``None``: a fixed number of clips.
+            is a micro-batch of its own. ``None``: a fixed number of clips.
+        packed: micro-batches have no padding: their positions are the sum of the clips' lengths.
     """
 
     clips: int
     micro_batches: int = 1
-    grouping: Grouping = "within_step"
+    grouping: LengthGrouping = "within_step"
     max_positions: int | None = None
+    packed: bool = False
 
     @property
     def step_clips(self) -> int:
@@ -40,7 +45,8 @@ class StepPlan:
 class StepsDone:
     """``steps`` steps of ``rows`` rows each (all processes together) that were trained one after the other.
 
-    ``across_steps`` is whether they were of like length, ``used`` the rows that were cut into such steps.
+    ``across_steps`` says whether clips of similar length shared a step, ``used`` is the number of rows that were cut
+    into such steps.
     """
 
     rows: int
@@ -52,15 +58,17 @@ class StepsDone:
 class StepSampler:
     """Steps of one process out of ``world``: each a list of micro-batches of row numbers.
 
-    The order of an epoch depends on the seed and the epoch (:meth:`set_epoch`) alone: a step holds the same
-    ``plan.step_clips * world`` rows however many processes share it, and every process gets as many micro-batches as
-    the others, of like length at the same place. As the loss is weighed by tokens over the whole step, the cut does
-    not change it.
+    The order of an epoch depends only on the seed and the epoch (:meth:`set_epoch`): a step has the same
+    ``plan.step_clips * world`` rows for any number of processes, and all processes get the same number of
+    micro-batches, of similar length at the same place. The loss is weighted by tokens over the whole step, so that
+    the cut does not change it.
 
-    ``shuffle`` false is for evaluation: the given order, or with ``lengths`` from long to short, and every row once;
-    where rows are fewer than processes, those without a row of their own get row 0, not to be counted.
+    ``shuffle`` false is for evaluation: the given order, or with ``lengths`` from long to short, and every row once.
+    If there are fewer rows than processes, those without a row of their own get row 0, which must not be counted.
 
-    ``drop_last`` leaves out the rows of an epoch's order that fill no micro-batch of every process.
+    ``drop_last`` leaves out the rows at the end of an epoch that do not fill a micro-batch of every process.
+    ``number_epochs`` adds ``epoch * count`` to every row number, so that data workers know the epoch of a row.
+    ``stream`` draws the order where rows are in shards; its steps name the shards to fetch for those that follow.
     """
 
     def __init__(
@@ -73,15 +81,14 @@ class StepSampler:
         rank: int = 0,
         world: int = 1,
         drop_last: bool = False,
+        number_epochs: bool = False,
+        stream: StreamOrder | None = None,
     ) -> None:
-        """``lengths`` float32 ``(count,)``: estimated positions of every row; needed unless grouping is none.
-
-        Raises :class:`ValueError` without them.
-        """
+        """``lengths`` float32 ``(count,)``: estimated positions of every row; required unless grouping is none."""
         if lengths is None and (plan.grouping != "none" or plan.max_positions):
-            raise ValueError("batches of like length need the rows' lengths")
+            raise ValueError("batches of similar length need the rows' lengths")
         batch = plan.clips * world
-        # Fewer rows than one batch are trained on all the same: an epoch without steps would never end.
+        # Fewer rows than one batch are not dropped: a run of epochs without steps would never end.
         self._multiple = batch if drop_last and shuffle and count >= batch else 1
         self.used = self._whole(count)
         self.count = count
@@ -93,14 +100,16 @@ class StepSampler:
         self.rank = rank
         self.world = world
         self.step_rows = plan.step_clips * world
+        self.number_epochs = number_epochs
+        self.stream = stream
         self.epoch = 0
         self._resumed: tuple[int, tuple[StepsDone, ...]] = (-1, ())
 
-    def go_on(self, epoch: int, done: Sequence[StepsDone]) -> tuple[int, int]:
-        """Let an epoch begin behind the rows of the steps that are ``done``, whatever the size of those steps.
+    def resume(self, epoch: int, done: Sequence[StepsDone]) -> tuple[int, int]:
+        """Begin an epoch after the rows of the steps that are ``done``, which may have had another size.
 
-        Its iteration gives as many steps as any epoch; the first of them stand for rows that are done and are to be
-        skipped. Returns the epoch to go on with, the next one if nothing is left, and that number of steps.
+        Its iteration gives as many steps as any epoch; the first of them stand for rows that are done and must be
+        skipped. Returns the epoch to continue with (the next one if nothing is left) and the number of such steps.
         """
         self._resumed = (epoch, tuple(done))
         before, self.epoch = self.epoch, epoch
@@ -112,63 +121,74 @@ class StepSampler:
         return epoch, len(self) - left
 
     def done(self, steps: int) -> tuple[StepsDone, ...]:
-        """State that :meth:`go_on` needs after ``steps`` more steps of the present epoch."""
+        """State for :meth:`resume` after ``steps`` more steps of the current epoch."""
         before = self._before()
         if not before:
             return (StepsDone(self.step_rows, steps, self.across, self.used),)
-        order, last = self._behind(*self._order(), before)
+        order, last = self._remaining(*self._order(), before)
         if last is not None:
             return (*before[:-1], replace(last, steps=last.steps + steps))
         return (*before, StepsDone(self.step_rows, steps, self.across, self._whole(order.size)))
 
     def steps_of(self, rows: int, step_rows: int, world: int) -> int:
-        """Steps into which so many rows are cut; a last one with fewer rows than processes is left out."""
+        """Number of steps of ``rows`` rows; a last step with fewer rows than processes is left out."""
         whole, rest = divmod(rows, step_rows)
         return whole + int(rest >= world)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration gives."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Steps of an epoch; when shuffled, a last one with fewer rows than processes is left out."""
+        """Steps of an epoch; if shuffled, without a last one of fewer rows than processes."""
         if not self.shuffle:
             return min(-(-self.count // self.step_rows), max(1, self.count // self.world))
         return self.steps_of(self.used, self.step_rows, self.world)
 
     def __iter__(self) -> Iterator[list[list[int]]]:
         steps = self._steps()
+        first = self.epoch * self.count if self.number_epochs else 0
         for _ in range(len(self) - len(steps)):
-            yield [[0]]  # of an epoch that goes on: skipped, never read
-        for rows in steps:
-            parts = [part.tolist() for part in self._cut(rows)[self.rank :: self.world]]
-            yield [part or [0] for part in parts]
+            yield [[0]]  # stands for a step that is done: the Trainer skips it, and its rows are never read
+        upcoming = self.stream.upcoming(steps) if self.stream is not None else itertools.repeat(())
+        for rows, shards in zip(steps, upcoming, strict=False):
+            parts = [(first + part).tolist() for part in self._cut(rows)[self.rank :: self.world]]
+            step = PlannedStep(part or [first] for part in parts)
+            step.upcoming = shards
+            yield step
 
     def _steps(self) -> list[np.ndarray]:
-        """Rows of every step in order, of an epoch that goes on of those left; only the last may be short."""
+        """Rows of every remaining step in order; only the last may be short."""
         if not self.shuffle:
-            order = np.argsort(-self.lengths, kind="stable") if self.lengths is not None else np.arange(self.count)
+            if self.stream is not None:
+                order = self.stream.by_shard(self.lengths)
+            elif self.lengths is not None:
+                order = np.argsort(-self.lengths, kind="stable")
+            else:
+                order = np.arange(self.count)
             return np.array_split(order, len(self)) if self.count else []
         order, generator = self._order()
-        order, last = self._behind(order, generator, self._before())  # mixes the steps that are done first
+        # Draws from the generator for the steps that are done first, as the interrupted run did.
+        order, last = self._remaining(order, generator, self._before())
         used = self._whole(order.size)
         steps = self._split_order(order[:used], self.step_rows, self.across, generator)
         return steps[: self.steps_of(used, self.step_rows, self.world)][last.steps if last is not None else 0 :]
 
     def _order(self) -> tuple[np.ndarray, np.random.Generator]:
-        """Rows of the epoch as drawn, and the generator that mixes steps of like length."""
+        """Rows of the epoch as drawn, and the generator that shuffles steps of similar length."""
         generator = np.random.default_rng([self.seed, self.epoch])
-        return generator.permutation(self.count), generator
+        order = generator.permutation(self.count) if self.stream is None else self.stream.draw(generator)
+        return order, generator
 
     def _before(self) -> tuple[StepsDone, ...]:
-        """Part of this epoch that was done before the run went on."""
+        """Steps of this epoch that were done before the run was resumed."""
         epoch, done = self._resumed
         return done if epoch == self.epoch else ()
 
-    def _behind(
+    def _remaining(
         self, order: np.ndarray, generator: np.random.Generator, done: Sequence[StepsDone]
     ) -> tuple[np.ndarray, StepsDone | None]:
-        """Rows that are left when the steps are taken away; the last part stays in if its steps are cut as ours."""
+        """Rows without those of the steps done; the last part is kept and returned if its steps are cut like ours."""
         for place, part in enumerate(done):
             same = (part.rows, part.across_steps, part.used) == (self.step_rows, self.across, self._whole(order.size))
             if same and place == len(done) - 1:
@@ -201,18 +221,17 @@ class StepSampler:
         return steps
 
     def _cut(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Micro-batches of all processes; neighbours go to different processes."""
+        """Micro-batches of all processes; adjacent ones go to different processes."""
         most = max(1, rows.size // self.world)
+        fixed = min(most, -(-rows.size // (self.plan.clips * self.world)))
         if self.lengths is None or self.plan.grouping == "none" and not self.plan.max_positions:
-            return np.array_split(rows, self.world * self._fixed(rows.size, most))
+            return np.array_split(rows, self.world * fixed)
         rows = rows[np.argsort(self.lengths[rows], kind="stable")]
         if self.plan.max_positions is None:
-            return np.array_split(rows, self.world * self._fixed(rows.size, most))
-        return split_by_positions(rows, self.lengths[rows], self.plan.max_positions, self.world, most)
-
-    def _fixed(self, rows: int, most: int) -> int:
-        """Micro-batches of one process in a step of ``rows`` rows."""
-        return min(most, -(-rows // (self.plan.clips * self.world)))
+            return np.array_split(rows, self.world * fixed)
+        plan = self.plan
+        assert plan.max_positions is not None
+        return split_by_positions(rows, self.lengths[rows], plan.max_positions, self.world, most, plan.packed)
 
 
 def _split(order: np.ndarray, step_rows: int) -> list[np.ndarray]:
@@ -220,41 +239,46 @@ def _split(order: np.ndarray, step_rows: int) -> list[np.ndarray]:
 
 
 def split_by_positions(
-    rows: np.ndarray, lengths: np.ndarray, max_positions: int, world: int, most: int
+    rows: np.ndarray, lengths: np.ndarray, max_positions: int, world: int, most: int, packed: bool = False
 ) -> list[np.ndarray]:
-    """Cut ``rows (n,)``, sorted by ascending ``lengths (n,)``, into few micro-batches of about the same work.
+    """Cut ``rows (n,)``, sorted by ascending ``lengths (n,)``, into few micro-batches of similar cost.
 
-    Their number is the least multiple of ``world`` (at most ``most`` times) with which none has more than
-    ``max_positions`` positions, padding included; with that number the largest is made as small as possible.
+    Their number is the least multiple of ``world`` (at most ``most`` times) for which none has more than
+    ``max_positions`` positions, with padding unless they are ``packed``; for that number the largest is as small as
+    possible.
     """
-    needed = len(_ends(lengths, max_positions))
+    needed = len(_ends(lengths, max_positions, packed))
     parts = world * min(most, -(-needed // world))
     low, high = float(lengths[-1]), float(max(max_positions, lengths[-1]))
-    if needed > parts:  # rows are too few to give every process one more
+    if needed > parts:  # there are too few rows to give every process one more
         high = float(lengths[-1]) * rows.size
     while high - low > 0.01 * high:
         middle = (low + high) / 2
-        low, high = (low, middle) if len(_ends(lengths, middle)) <= parts else (middle, high)
-    ends = _ends(lengths, high)
+        low, high = (low, middle) if len(_ends(lengths, middle, packed)) <= parts else (middle, high)
+    ends = _ends(lengths, high, packed)
     while len(ends) < parts:
-        ends = _halve_largest(ends, lengths)
+        ends = _halve_largest(ends, lengths, packed)
     return np.split(rows, sorted(ends)[1:])
 
 
-def _ends(lengths: np.ndarray, positions: float) -> list[int]:
-    """Starts of micro-batches of at most ``positions``, taken from the longest clip down."""
+def _ends(lengths: np.ndarray, positions: float, packed: bool) -> list[int]:
+    """Starts of micro-batches of at most ``positions``, from the longest clip down."""
     starts, stop = [], lengths.size
+    before = np.concatenate([[0.0], np.cumsum(lengths, dtype=np.float64)])
     while stop > 0:
-        start = max(0, stop - max(1, int(positions / max(float(lengths[stop - 1]), 1e-6))))
+        if packed:
+            start = min(stop - 1, int(np.searchsorted(before, before[stop] - positions)))
+        else:
+            start = max(0, stop - max(1, int(positions / max(float(lengths[stop - 1]), 1e-6))))
         starts.append(start)
         stop = start
     return starts
 
 
-def _halve_largest(starts: list[int], lengths: np.ndarray) -> list[int]:
+def _halve_largest(starts: list[int], lengths: np.ndarray, packed: bool) -> list[int]:
     bounds = [*sorted(starts), lengths.size]
     costs = [
-        (stop - start) * lengths[stop - 1] if stop - start > 1 else -1.0
+        -1.0 if stop - start == 1 else lengths[start:stop].sum() if packed else (stop - start) * lengths[stop - 1]
         for start, stop in zip(bounds, bounds[1:], strict=False)
     ]
     place = int(np.argmax(costs))

@@ -1,4 +1,4 @@
-"""Which rows a split holds: index files beside the corpus, the most specific first, else the corpus's own split."""
+"""Rows of a split: index files of the corpus, the most specific first, else the corpus's own split."""
 
 from __future__ import annotations
 
@@ -22,12 +22,9 @@ class SplitIndexes:
 
 
 def index_folders(raw_name: str, response: ResponseName) -> list[Path]:
-    """Folders that may hold a corpus's split indexes, best first.
-
-    Indexes filtered by answer (written below the corpus's name; the published reader looked below the model's name,
-    so that place counts too), filtered by audio, unfiltered.
-    """
+    """Folders that may contain a corpus's split indexes, best first: filtered by answer, by audio, unfiltered."""
     folder = response.format()
+    # The published filter writes below the corpus's name, the published reader looks below the model's: both count.
     return [
         indexes_filtered_dir(raw_name) / response.model / folder,
         data_root() / "indexes_filtered" / response.model / folder,
@@ -37,10 +34,10 @@ def index_folders(raw_name: str, response: ResponseName) -> list[Path]:
 
 
 def find_split_indexes(raw_name: str, response: ResponseName, split: str) -> SplitIndexes | None:
-    """The split's keys from the first folder that holds any index file; ``None`` if no folder does.
+    """The split's keys from the first folder that contains an index file; ``None`` if no folder does.
 
-    Raises :class:`UserError` if that folder lacks the file of this ``split`` (another folder's rows would overlap
-    with its other splits), or if the file holds something else than distinct whole numbers.
+    Raises :class:`UserError` if that folder lacks the file of this ``split`` (rows of another folder would overlap
+    with its other splits), or if the file contains anything but distinct whole numbers.
     """
     for folder in index_folders(raw_name, response):
         files = sorted(folder.glob("*_indexes.npy"))
@@ -49,7 +46,7 @@ def find_split_indexes(raw_name: str, response: ResponseName, split: str) -> Spl
         path = folder / f"{split}_indexes.npy"
         if path not in files:
             raise UserError(
-                f"split {split!r} of {raw_name}: {folder} holds {', '.join(file.name for file in files)} "
+                f"split {split!r} of {raw_name}: {folder} contains {', '.join(file.name for file in files)} "
                 f"but no {path.name}"
             )
         return SplitIndexes(_read_indexes(path), path)
@@ -70,7 +67,7 @@ def _read_indexes(path: Path) -> np.ndarray:
 
 
 def write_indexes(folder: Path, split: str, keys: np.ndarray) -> None:
-    """Write ``{split}_indexes.npy`` whole or not at all, the keys in the order given."""
+    """Write ``{split}_indexes.npy`` atomically, with the keys in the given order."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{split}_indexes.npy"
     temporary = folder / f".{path.name}.tmp"

@@ -1,10 +1,11 @@
 """Saved data sets, opened memory-mapped, and the join of their rows by ``dataset_index``.
 
-Nothing here trusts the position of a row: two sets belong together row by row only where their keys say so.
+Rows of two sets are matched by their keys only, never by their positions.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,18 @@ from src.common.errors import UserError
 KEY = "dataset_index"
 _CHUNK = 100_000
 _SPREAD = 16
+"""Rows are read as one slice where it is at most so many times as long as their number."""
 _SHOWN = 5
 
 
 def open_split(directory: Path, split: str, purpose: str) -> Any:
     """One split of a saved ``DatasetDict`` (or a saved ``Dataset``, which counts as its own ``train``).
 
-    Raises :class:`UserError` if the folder, or the split in it, is not there; ``purpose`` says what was looked for.
+    Raises :class:`UserError` if the folder, or the split in it, does not exist; ``purpose`` names it in the message.
     """
     from datasets import DatasetDict, load_from_disk
 
-    if not directory.is_dir():
-        raise UserError(f"{purpose}: no folder {directory}; build it first, or set ALARM_DATA_ROOT to where it lies")
+    _check_folder(directory, purpose)
     try:
         saved = load_from_disk(str(directory))
     except (FileNotFoundError, ValueError, OSError) as error:
@@ -38,26 +39,34 @@ def open_split(directory: Path, split: str, purpose: str) -> Any:
     return splits[split]
 
 
+def open_keyed(directory: Path, split: str, purpose: str) -> tuple[Any, np.ndarray]:
+    """One split and its keys, int64 ``(rows,)``; see :func:`open_split` and :func:`read_keys`."""
+    table = open_split(directory, split, purpose)
+    return table, read_keys(table, purpose)
+
+
 def native_splits(directory: Path, purpose: str = "") -> tuple[str, ...]:
-    """Split names of a saved ``DatasetDict``, read from its listing alone; ``("train",)`` for a single set.
+    """Split names of a saved ``DatasetDict``, read from its listing; ``("train",)`` for a single set.
 
-    With ``purpose`` a folder that is not there is a :class:`UserError`, as in :func:`open_split`.
+    With ``purpose`` a folder that does not exist is a :class:`UserError`, as in :func:`open_split`.
     """
-    import json
-
-    if purpose and not directory.is_dir():
-        raise UserError(f"{purpose}: no folder {directory}; build it first, or set ALARM_DATA_ROOT to where it lies")
-
+    if purpose:
+        _check_folder(directory, purpose)
     listing = directory / "dataset_dict.json"
     if not listing.is_file():
         return ("train",)
     return tuple(json.loads(listing.read_text(encoding="utf-8"))["splits"])
 
 
+def _check_folder(directory: Path, purpose: str) -> None:
+    if not directory.is_dir():
+        raise UserError(f"{purpose}: no folder {directory}; build it first, or set ALARM_DATA_ROOT to its data root")
+
+
 def read_keys(table: Any, name: str) -> np.ndarray:
     """The ``dataset_index`` column as int64 ``(rows,)``.
 
-    Raises :class:`UserError` naming the set if the column is missing, holds something else, or a key is repeated.
+    Raises :class:`UserError` naming the set if the column is missing or not integer, or a key is repeated.
     """
     if KEY not in table.column_names:
         raise UserError(f"{name} has no column {KEY!r}; it has {', '.join(table.column_names)}")
@@ -66,7 +75,7 @@ def read_keys(table: Any, name: str) -> np.ndarray:
         raise UserError(f"{name}: {column.null_count} rows have no {KEY}")
     keys = column.to_numpy()
     if not np.issubdtype(keys.dtype, np.integer):
-        raise UserError(f"{name}: {KEY} holds {keys.dtype}, expected whole numbers")
+        raise UserError(f"{name}: {KEY} contains {keys.dtype}, expected whole numbers")
     keys = keys.astype(np.int64, copy=False)
     if keys.size > 1 and not bool((keys[1:] > keys[:-1]).all()):
         ordered = np.sort(keys)
@@ -82,7 +91,7 @@ def find_rows(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         return np.full(wanted.shape, -1, dtype=np.int64)
     inside = (wanted >= 0) & (wanted < keys.size)
     if bool(inside.all()) and bool((keys[wanted] == wanted).all()):
-        return wanted.astype(np.int64, copy=False)  # the usual case: row i has key i
+        return wanted.astype(np.int64, copy=False)  # usually row i has key i
     order = np.argsort(keys, kind="stable")
     place = np.minimum(np.searchsorted(keys, wanted, sorter=order), keys.size - 1)
     rows = order[place]
@@ -131,7 +140,7 @@ def check_same_text(
 
 
 def _flags(values: Any) -> np.ndarray:
-    """Arrow booleans as numpy; nothing counts as false."""
+    """Arrow booleans as numpy; null is false."""
     import pyarrow.compute as pc
 
     return np.asarray(pc.fill_null(values, False)).astype(bool)
@@ -152,8 +161,8 @@ def text_sizes(table: Any, rows: np.ndarray, column: str) -> np.ndarray:
 def _read(view: Any, rows: np.ndarray, column: str) -> tuple[Any, np.ndarray]:
     """A column of a set in Arrow format, and the places of ``rows`` in it.
 
-    Rows that lie near each other are read as one slice, neighbours included: gathering them one by one takes longer
-    and touches the texts themselves where only their sizes are asked for.
+    Rows that are close to each other are read as one slice, with the rows between them: gathering them one by one
+    takes longer, and reads the texts where only their sizes are needed.
     """
     low, high = int(rows.min()), int(rows.max())
     if high - low < _SPREAD * rows.size:

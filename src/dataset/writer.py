@@ -1,25 +1,29 @@
-"""Saved data sets written from Arrow tables; a killed process leaves the old set or the new one."""
+"""Writes saved data sets from Arrow tables; a killed process leaves the old set or the new one."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from src.common.existing import LISTING
-from src.common.folders import recover, swap_in
-from src.common.run_record import write_json
+from src.common.files import recover, swap_in, write_json
+from src.dataset.tables import join_rows, open_keyed
 
 SHARD_BYTES = 500 * 2**20
+_TEXT_BATCH, _AUDIO_BATCH = 1000, 200
 
 
 def move_in(fresh: Path, folder: Path) -> None:
     """Move the saved ``DatasetDict`` ``fresh`` into ``folder``, which keeps its other files (records, a lock).
 
-    Every split is exchanged in one step and the listing comes last: a killed process leaves each listed split whole,
-    the old one or the new one. ``fresh`` is removed.
+    Every split is exchanged atomically and the listing comes last: a killed process leaves each listed split
+    complete, the old one or the new one. ``fresh`` is removed.
     """
     for split in sorted(path for path in fresh.iterdir() if path.is_dir()):
         swap_in(split, folder / split.name)
@@ -28,7 +32,7 @@ def move_in(fresh: Path, folder: Path) -> None:
 
 
 def describe_split(features: Any, folder: Path, names: list[str], fingerprint: str) -> None:
-    """Make Arrow files in ``folder`` a saved data set of the library: what ``save_to_disk`` writes beside them."""
+    """Make Arrow files in ``folder`` a saved data set: write what ``save_to_disk`` writes next to them."""
     from datasets import Dataset
     from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
@@ -80,3 +84,51 @@ def write_set(folder: Path, splits: dict[str, tuple[Any, Iterator[Any]]]) -> dic
     write_json(fresh / LISTING, {"splits": list(splits)})
     swap_in(fresh, folder)
     return counts
+
+
+def write_rows(folder: Path, splits: Mapping[str, Iterable[Mapping[str, Any]]], columns: Mapping[str, type]) -> None:
+    """Stream rows into a saved ``DatasetDict`` below ``folder``, whose other files stay; memory does not grow.
+
+    ``columns`` are names and types (``str`` or ``int``). A set that was there is replaced when the new one is
+    complete.
+    """
+    import pyarrow as pa
+    from datasets import Dataset, DatasetDict
+
+    kinds = {str: pa.string(), int: pa.int64()}
+    schema = pa.schema({name: kinds[kind] for name, kind in columns.items()})
+    scratch = folder / ".writing"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    streams = {}
+    for split, rows in splits.items():
+        path, iterator = scratch / f"{split}.arrow", iter(rows)
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            while batch := list(itertools.islice(iterator, _TEXT_BATCH)):
+                writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
+        streams[split] = Dataset.from_file(str(path))
+    DatasetDict(streams).save_to_disk(str(scratch / "set"))
+    del streams
+    move_in(scratch / "set", folder)
+    shutil.rmtree(scratch)
+
+
+def save_rows(source: Path, target: Path, kept: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Write the rows of the set in ``source`` with the keys ``kept`` ``(rows,)`` of every split to ``target``.
+
+    Keys are ascending and unchanged, audio bytes as they are. A set that was in ``target`` is replaced when the new
+    one is complete. Returns rows by split. Raises :class:`UserError` if the source lacks a split or a key.
+    """
+    splits = {}
+    for split, keys in kept.items():
+        table, known = open_keyed(source, split, f"rows of {source.name}")
+        rows = join_rows(known, np.sort(keys), source.name, target.name)
+        splits[split] = (table.features, rows_of(table, rows))
+    return write_set(target, splits)
+
+
+def rows_of(table: Any, rows: np.ndarray) -> Iterator[Any]:
+    """Arrow tables of the rows at these positions ``(rows,)``, audio included, some at a time."""
+    view = table.with_format("arrow")
+    for start in range(0, rows.size, _AUDIO_BATCH):
+        yield view[rows[start : start + _AUDIO_BATCH]]

@@ -1,4 +1,4 @@
-"""Answers to the Hugging Face Hub: Parquet files of each split, the run record, and a card about what made them."""
+"""Sends answers to the Hugging Face Hub: Parquet files of each split, the run record and a card."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
 from src.common.errors import UserError
 from src.common.existing import RECORD, read_record
-from src.common.hub_upload import send_folder
+from src.common.files import write_json
+from src.common.hub_upload import markdown_table, send_folder
 from src.common.log import get_logger
-from src.common.markdown import markdown_table
-from src.common.run_record import public_record, write_json
+from src.common.run_record import public_record
 from src.generation.config import RunConfig
-from src.prompts.choice import origin_of_run
+from src.prompts.prompt_sets import origin_of_run
 
 log = get_logger(__name__)
 PARQUET_BYTES = 500 * 10**6

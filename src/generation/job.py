@@ -1,44 +1,48 @@
-"""A run that is checked but not started: its rows, texts, names, and what decides its results."""
+"""Job: a checked run with its rows, prompts, names and settings, before anything is loaded."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from src.common.errors import ConfigError
+from src.audio.augment import Augmenter
 from src.common.existing import Step, next_step, set_problem
 from src.common.naming import model_short_name
 from src.common.paths import generated_dir
-from src.generation.assemble import assemble
+from src.dataset.row_log import SHARDS
 from src.generation.config import RunConfig
-from src.generation.requests import Fault, Sampling
-from src.generation.respond import Item
-from src.generation.shards import FOLDER
-from src.generation.tables import RowRef, Table, need_columns, open_tables, other_rows, with_texts
-from src.generation.tasks import Task
-from src.model.checkpoints import Checkpoint, open_checkpoint, shared_lora
-from src.model.llm import llm_width, resolve_source
+from src.generation.input_dataset import RowRef, Table, mismatched_rows, need_columns, open_tables, with_texts
+from src.generation.output_dataset import write_answers
+from src.generation.task_types import Task
+from src.inference.config import LlmSource
+from src.inference.load import check_embedder_widths, resolve_llm
+from src.inference.prompt_builder import RowInput
+from src.inference.types import RequestError, Sampling
+from src.model.checkpoints import Checkpoint, open_checkpoint
+from src.model.llm import resolve_source
 from src.prompts import Prompts, choose_prompts
-from src.prompts.chat import opens_thoughts
+from src.prompts.find_reasoning import find_reasoning
+from src.prompts.multiple_choice import choice_texts
+from src.prompts.reasoning import THINK, Reasoning, find_format
 
 _DIGEST_UP_TO = 2**30
 
 
 @dataclass
 class Job:
-    """A checked run: its rows, texts and names; nothing heavy is loaded yet."""
+    """A checked run; no model is loaded yet."""
 
     config: RunConfig
     task: Task
     prompts: Prompts
-    llm: str
-    llm_revision: str | None
+    llm: LlmSource
     checkpoints: list[Checkpoint]
     tables: list[tuple[Table, str]]
     directory: Path
@@ -48,19 +52,15 @@ class Job:
         """Number of rows over all splits."""
         return sum(len(table.positions) for table, _ in self.tables)
 
-    @cached_property
-    def lora(self) -> Path | None:
-        """LoRA of the language model, as the checkpoints were trained with it."""
-        return shared_lora(self.checkpoints)
-
     def settings(self) -> dict[str, Any]:
-        """All that decides a row's result; results made with anything else must not be mixed with these."""
-        config, model = self.config, self.config.model
+        """Fingerprint of every setting that affects results: those of other settings must not be mixed with these."""
+        config, model, llm = self.config, self.config.model, self.llm
         precision = [model.front_end_dtype, model.encoder_dtype or model.front_end_dtype]
         return {
             "task": self.task.name,
             "dataset": {table.split: table.data._fingerprint for table, _ in self.tables},
-            "llm": [self.llm, self.llm_revision, file_digests(Path(resolve_source(self.llm)), "*.safetensors")],
+            **({} if config.endpoint is None else {"endpoint": config.endpoint.fingerprint()}),
+            "llm": [llm.name, llm.revision, self._llm_digests()],
             "checkpoints": [checkpoint.digest() for checkpoint in self.checkpoints],
             "prompts": self.prompts.digest(),
             "audio_input": config.audio_input,
@@ -68,10 +68,30 @@ class Job:
             "seed": config.seed,
             "greedy": config.greedy,
             "max_model_len": config.engine.max_model_len,
+            **({} if (template := self._template()) is None else {"chat_template": template}),
             **({} if config.options_seed is None else {"options_seed": config.options_seed}),
-            **({"lora": config.engine.lora} if self.lora is not None else {}),
+            **({} if llm.reasoning is None else {"reasoning": llm.reasoning}),
+            **({} if config.answers == "written" else {"answers": config.answers}),
+            **({"lora": config.engine.lora} if llm.lora is not None else {}),
+            **({"augment": asdict(config.augment)} if config.augment.active else {}),
             **({} if precision == ["float32"] * 2 else {"front_end_dtype": precision}),
         }
+
+    def _llm_digests(self) -> dict[str, str]:
+        # the name of an endpoint's model may be that of a folder here by chance
+        return {} if self.config.endpoint else file_digests(Path(resolve_source(self.llm.name)), "*.safetensors")
+
+    def _template(self) -> str | None:
+        return None if self.config.endpoint else _template_digest(self.llm.name)
+
+    @cached_property
+    def reasoning(self) -> Reasoning:
+        """How responses are built; those of an endpoint may have reasoning, in ``think`` unless the run says it."""
+        if self.config.endpoint is not None:
+            return Reasoning(find_format(self.llm.reasoning or THINK.name), opened=False, expected=False)
+        from src.model.llm import load_tokenizer
+
+        return find_reasoning(load_tokenizer(self.llm.name, self.llm.revision, self.llm.reasoning))
 
     def sampling(self) -> Sampling:
         """Sampling settings of this run."""
@@ -84,40 +104,49 @@ class Job:
         )
 
     def pending(self, records: Mapping[str, Any]) -> list[RowRef]:
-        """Rows without a record."""
+        """Rows without a record, and those that an endpoint could not answer."""
+        done = {key for key, record in records.items() if record["status"] != "unavailable"}
         return [
-            (table.split, row) for table, _ in self.tables for row in table.positions if table.key(row) not in records
+            (table.split, row) for table, _ in self.tables for row in table.positions if table.key(row) not in done
         ]
 
     @cached_property
-    def _others(self) -> dict[str, list[int]]:
-        """For ``audio_input=other``: the rows whose clips are heard."""
+    def _mismatched(self) -> dict[str, list[int]]:
+        """For ``audio_input=other``: the position of each row's mismatched clip."""
         if self.config.audio_input != "other":
             return {}
-        return {table.split: other_rows(table, self.config.seed or 0) for table, _ in self.tables}
+        return {table.split: mismatched_rows(table, self.config.seed or 0) for table, _ in self.tables}
 
-    def items(self, rows: Iterable[RowRef]) -> Iterator[Item]:
-        """The rows as the task asks about them."""
-        tables, others = {table.split: (table, column) for table, column in self.tables}, self._others
+    @cached_property
+    def augmenter(self) -> Augmenter | None:
+        """Changes the clips, if the run asks for it."""
+        return Augmenter(self.config.augment, self.config.seed or 0) if self.config.augment.active else None
+
+    def items(self, rows: Iterable[RowRef]) -> Iterator[RowInput]:
+        """Inputs of the prompt builder for the rows."""
+        tables, others = {table.split: (table, column) for table, column in self.tables}, self._mismatched
         for split, row in rows:
             table, column = tables[split]
             key, cells = table.key(row), table.texts[row]
             try:
                 content = self.task.content(cells, column, self.prompts)
             except ValueError as error:
-                yield Item(key, fault=Fault("missing_text", str(error)))
+                yield RowInput(key, error=RequestError("missing_text", str(error)))
                 continue
             audio = None
-            if self.config.hears:
+            if self.config.uses_audio:
                 audio = table.audio(others[split][row] if others else row)
-            yield Item(key, content, audio, cells.get("audio_description"), self.config.request_seed(key))
+            change = None if self.augmenter is None else partial(self.augmenter.change, key)
+            options = () if self.config.answers == "written" else tuple(choice_texts(cells["choices"]))
+            seed, description = self.config.request_seed(key), cells.get("audio_description")
+            yield RowInput(key, content, audio, description, seed, options=options, change=change)
 
     def next_step(self) -> Step:
         """Decide what to do about existing answers: rows are resumed by their shards, which only this program has.
 
         Raises :class:`UserError` for incomplete answers of another program that are not to be overwritten.
         """
-        ours = (self.directory / FOLDER).is_dir()
+        ours = (self.directory / SHARDS).is_dir()
         problem = "it has shards to continue" if ours else self._problem()
         return next_step(
             "generated answers",
@@ -139,50 +168,51 @@ class Job:
 
     def check_template(self) -> None:
         """Check the language model's chat template. Raises :class:`UserError` if audio cannot be placed in it."""
+        if self.config.endpoint is not None:
+            return
         from src.model.llm import load_chat_tokenizer
 
-        load_chat_tokenizer(self.llm, self.llm_revision)
+        load_chat_tokenizer(self.llm.name, self.llm.revision, self.llm.reasoning)
 
     def finish(self, records: Mapping[str, Any]) -> dict[str, Any]:
-        """Assemble the data set; returns the counts for each split."""
-        from src.model.llm import load_tokenizer
-
-        tokenizer = load_tokenizer(self.llm, self.llm_revision)
-        return assemble(
+        """Write the data set of answers; returns the counts for each split."""
+        return write_answers(
             self.directory,
             self.tables,
             records,
             self.task,
             fallback=self.config.answer_fallback,
-            inside_thoughts=opens_thoughts(tokenizer),
+            reasoning=self.reasoning,
+            style=self.prompts.answer_style,
             save_audio=self.config.save_audio,
+            augmenter=self.augmenter,
         )
 
 
 def prepare(config: RunConfig, task: Task) -> Job:
     """Check everything that can be checked without loading a model. Raises :class:`UserError`."""
     checkpoints = [open_checkpoint(name) for name in config.checkpoints]
-    trained_with = checkpoints[0].config if checkpoints else None
-    llm = config.model.llm or (trained_with.llm if trained_with else "")
-    same = trained_with is not None and trained_with.llm == llm
-    revision = config.model.llm_revision or (trained_with.llm_revision if same and trained_with else None)
-    check_width(config.model.llm_embedding_dim, llm, revision)
-    prompts = choose_prompts(config.prompts, [(each.name, each.extra) for each in checkpoints], llm)
+    if config.endpoint is not None:
+        llm = LlmSource(str(config.endpoint.model), reasoning=config.model.reasoning)
+    else:
+        llm = resolve_llm(checkpoints, config.model)
+    if config.uses_audio:
+        check_embedder_widths(checkpoints, llm)
+    known_llm = llm.name if config.endpoint is None else None
+    prompts = choose_prompts(config.prompts, [(each.name, each.extra) for each in checkpoints], known_llm)
     name = config.dataset.name
     tables: list[tuple[Table, str]] = []
     for table in open_tables(config.dataset, config.seed or 0):
         found, column = with_texts(table, name) if task.free_text else (table, "question")
         if not task.free_text:
             need_columns(found, ("question", "choices"), name, "multiple choice")
-        if config.hears:
+        if config.uses_audio:
             need_columns(found, ("audio",), name, f"audio_input={config.audio_input}")
         if config.audio_input == "description":
             need_columns(found, ("audio_description",), name, "audio_input=description")
         tables.append((found, column))
-    directory = output_folder(llm, config)
-    job = Job(config, task, prompts, llm, revision, checkpoints, tables, directory)
-    _ = job.lora  # members of an ensemble that differ in it are told now
-    return job
+    directory = output_folder(llm.name, config)
+    return Job(config, task, prompts, llm, checkpoints, tables, directory)
 
 
 def output_folder(llm: str, config: RunConfig) -> Path:
@@ -199,19 +229,16 @@ def output_folder(llm: str, config: RunConfig) -> Path:
     return place
 
 
-def check_width(stated: int | None, llm: str, revision: str | None = None) -> None:
-    """Compare ``model.llm_embedding_dim``, where it is given, with the language model's width.
-
-    Raises :class:`ConfigError` if they differ.
-    """
-    if stated is None:
-        return
-    width = llm_width(llm, revision)
-    if width != stated:
-        raise ConfigError(
-            f"model.llm_embedding_dim={stated}: the embeddings of {llm} have {width} values; leave the key out, or "
-            "name the language model that it belongs to (model.llm=…)"
-        )
+def _template_digest(llm: str) -> str | None:
+    """Hash of the chat template in a model folder; ``None`` for a Hub id, whose revision stands for its files."""
+    folder = Path(resolve_source(llm))
+    file = folder / "chat_template.jinja"  # transformers prefers it to the tokenizer's configuration
+    try:
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        text = text or json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["chat_template"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return hashlib.sha256(str(text).encode()).hexdigest()[:16]
 
 
 def file_digests(folder: Path, pattern: str) -> dict[str, str]:

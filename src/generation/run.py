@@ -1,4 +1,4 @@
-"""A run over a data set: rows -> requests -> engine -> shards -> the published folder. Killed runs continue."""
+"""Runs a data set through a model: rows, requests, engine, row log, saved data set. Killed runs are continued."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -14,14 +14,15 @@ from typing import Any
 from src.common.errors import ConfigError
 from src.common.log import get_logger
 from src.common.run_record import write_run_record
+from src.dataset.row_log import ResultLog
 from src.generation.config import read_run_config, with_defaults
-from src.generation.dispatch import OpenWorkers, choose_workers, dispatch
+from src.generation.input_dataset import RowRef, row_key
 from src.generation.job import Job, prepare
-from src.generation.respond import in_batches
-from src.generation.shards import Shards
-from src.generation.tables import RowRef
-from src.generation.tasks import FREE, Task, shuffled_choice
-from src.generation.work import Record, Start, answer_rows, serve, start_models
+from src.generation.task_types import FREE, MULTIPLE_CHOICE, Task, find_task
+from src.generation.worker import Record, Start, answer_queue, answer_rows, start_models
+from src.inference.config import EndpointConfig, choose_workers
+from src.inference.prompt_builder import in_batches
+from src.inference.workers import Dispatcher, OpenWorkers
 
 log = get_logger(__name__)
 BAD_ROWS = 3
@@ -35,7 +36,7 @@ def generate_free(config: Mapping[str, Any]) -> int:
 
 def generate_choices(config: Mapping[str, Any]) -> int:
     """Entry of ``generate_vllm_mcqa.py``: multiple choice. Returns the exit code."""
-    return generate(config, shuffled_choice(config.get("options_seed")))
+    return generate(config, find_task(MULTIPLE_CHOICE.name, config))
 
 
 def generate(
@@ -43,46 +44,47 @@ def generate(
 ) -> int:
     """Run the resolved configuration ``raw``; rows that fail are saved with their reason and counted.
 
-    ``start`` loads engine and front ends when there are rows to do (default :func:`start_models`), ``open_workers``
-    the workers of a run with several. Returns 0, or 3 if rows have no answer and the run is strict.
+    ``start`` loads engine and audio embedders when there are rows to do (default :func:`start_models`),
+    ``open_workers`` the workers of a run with several. Returns 0, or 3 if rows have no answer and the run is strict.
     """
     from datasets import disable_progress_bars
 
     disable_progress_bars()  # ours is the one of the run
     raw = with_defaults(raw)
     config = read_run_config(raw)
-    if task.free_text and (config.options_seed is not None or config.answer_fallback != "none"):
-        raise ConfigError("config: options_seed and answer_fallback are for multiple choice: generate_vllm_mcqa.py")
-    trial = config.dry_run or config.dataset.debug_ind >= 0
-    engine = config.engine
-    open_workers = open_workers or choose_workers(engine.cluster, engine.workers, config.devices, engine.ray_address)
-    if config.devices and (trial or open_workers is None):
+    of_choices = (config.options_seed, config.answer_fallback, config.answers)
+    if task.free_text and of_choices != (None, "none", "written"):
+        raise ConfigError(
+            "config: options_seed, answer_fallback and answers are for multiple choice: generate_vllm_mcqa.py"
+        )
+    only_look = config.dry_run or config.dataset.debug_ind >= 0
+    open_workers = open_workers or choose_workers(config.engine, config.devices)
+    if config.devices and (only_look or open_workers is None):
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(config.devices)
     job = prepare(config, task)
-    if trial:
-        from src.generation.trial import run_trial
+    if only_look:
+        from src.generation.dry_run import log_dry_run
 
         job.check_template()
-        run_trial(job, start or start_models)
+        log_dry_run(job, start or start_models)
         return 0
     if config.push_to_hub:
-        from src.generation.hub import repo_name
+        from src.generation.hub import push, repo_name
 
-        log.info("the answers will be sent to %s", repo_name(config))  # found out before hours of work
+        log.info("the answers will be sent to %s", repo_name(config))  # fails now and not after hours of work
     if job.next_step() == "skip":
         if config.push_to_hub:
-            _push(job)
+            push(job.directory, config)
         return 0
     settings = job.settings()
     log.info("prompts: %s (%s)", job.prompts.name, job.prompts.source)
-    with Shards(job.directory, settings, config.overwrite) as shards:
-        records = shards.read()
+    with ResultLog(job.directory, settings, config.overwrite) as results:
+        records = results.read()
         pending = job.pending(records)
         log.info("%s: %d rows to do, %d done before", job.directory, len(pending), job.rows - len(pending))
         started = time.monotonic()
-        source = _records(job, raw, pending, start, open_workers)
-        for record in with_progress(source, len(pending)):
-            shards.append(record)
+        for record in _with_progress(_answer(job, raw, pending, start, open_workers), len(pending)):
+            results.append(record)
             records[record["key"]] = record
         seconds = time.monotonic() - started
         counts = job.finish(records)
@@ -95,43 +97,46 @@ def generate(
             splits=counts,
             rows_this_run=len(pending),
             seconds_this_run=round(seconds, 1),
+            **({} if config.endpoint is None else {"usage": total_usage(records.values(), config.endpoint)}),
         )
-    bad = _report_bad_rows(job, records)
+    failed = _log_failed_rows(job, records)
     if config.push_to_hub:
-        _push(job)
-    return BAD_ROWS if bad and config.strict else 0
+        push(job.directory, config)
+    return BAD_ROWS if failed and config.strict else 0
 
 
-def _push(job: Job) -> None:
-    from src.generation.hub import push
-
-    push(job.directory, job.config)
-
-
-def _records(
+def _answer(
     job: Job,
     raw: Mapping[str, Any],
     pending: list[RowRef],
     start: Start | None,
     open_workers: OpenWorkers | None,
 ) -> Iterator[Record]:
-    """Records of the pending rows as they finish; without any nothing is loaded."""
-    if not pending:
-        return iter(())
+    """Records of the pending rows as they finish, by workers or by models of this process."""
+    if not pending:  # nothing is loaded
+        return
     job.check_template()
     if open_workers is not None:
-        workers = open_workers(partial(serve, raw, job.task.name, start))
-        return _then_close(dispatch(workers, pending), workers)
+        with closing(open_workers(partial(answer_queue, raw, job.task.name, start))) as workers:
+            yield from Dispatcher(workers, row_key, lambda record: record["key"]).run(pending)
+        return
     models = (start or start_models)(job)
-    return _then_close(answer_rows(job, models, in_batches(pending, job.config.batch_size)), models.engine)
+    with closing(models.engine):
+        yield from answer_rows(job, models, in_batches(pending, job.config.batch_size))
 
 
-def _then_close(records: Iterator[Record], resource: Any) -> Iterator[Record]:
-    with closing(resource):
-        yield from records
+def total_usage(records: Iterable[Record], endpoint: EndpointConfig) -> dict[str, Any]:
+    """Tokens that the endpoint counted over all rows, and their ``cost`` where prices are given.
+
+    ``rows_without_usage`` were answered without a count. Attempts that failed are not counted.
+    """
+    counted = [record.get("usage") for record in records if record["response"] is not None or "usage" in record]
+    names = ("prompt_tokens", "completion_tokens")
+    sums = {name: sum(each[name] for each in counted if each is not None) for name in names}
+    return {**sums, "rows_without_usage": counted.count(None), "cost": endpoint.cost(**sums)}
 
 
-def with_progress(records: Iterator[Record], total: int) -> Iterator[Record]:
+def _with_progress(records: Iterator[Record], total: int) -> Iterator[Record]:
     """The records, with a progress bar: rows/s, tokens/s, time left."""
     from tqdm import tqdm
 
@@ -145,19 +150,16 @@ def with_progress(records: Iterator[Record], total: int) -> Iterator[Record]:
             yield record
 
 
-def _report_bad_rows(job: Job, records: Mapping[str, Record]) -> int:
+def _log_failed_rows(job: Job, records: Mapping[str, Record]) -> int:
     """Log how many rows have no answer, and why; returns their number."""
     rows = [records[table.key(row)] for table, _ in job.tables for row in table.positions]
-    bad = [record for record in rows if record["error"] is not None]
+    failed = [record for record in rows if record["error"] is not None]
     log.info("%d rows in %s", len(rows), job.directory)
-    if bad:
-        kinds = ", ".join(f"{name} {count}" for name, count in Counter(each["status"] for each in bad).most_common())
+    if failed:
+        statuses = Counter(each["status"] for each in failed).most_common()
         log.warning(
             "%d of %d rows have no answer: %s (columns status, error); the first is %s: %s",
-            len(bad),
-            len(rows),
-            kinds,
-            bad[0]["key"],
-            bad[0]["error"],
+            *(len(failed), len(rows), ", ".join(f"{name} {count}" for name, count in statuses)),
+            *(failed[0]["key"], failed[0]["error"]),
         )
-    return len(bad)
+    return len(failed)

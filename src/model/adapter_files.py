@@ -15,18 +15,20 @@ from torch import Tensor
 
 from src.common.errors import ConfigError, UserError
 from src.common.paths import REPO_ROOT
-from src.model.checkpoints import Checkpoint, adapter_prefix, is_there, load_into, open_checkpoint
-from src.model.front_end import AudioFrontEnd
+from src.model.audio_embedder import AudioEmbedder
+from src.model.checkpoints import Checkpoint, adapter_prefix, load_checked, may_be_checkpoint, open_checkpoint
 from src.model.tensor_files import one_line
 
 SUFFIX = ".pth"
 
 
-def load_adapters(front_end: AudioFrontEnd, dirs: str | Path | Sequence[str | Path], names: Sequence[str]) -> None:
+def load_adapters(
+    audio_embedder: AudioEmbedder, dirs: str | Path | Sequence[str | Path], names: Sequence[str]
+) -> None:
     """Load single adapters from other trainings.
 
     Args:
-        front_end: where they go.
+        audio_embedder: where they go.
         dirs: for each name a ``.pth`` file or a checkpoint; or one folder for all: then ``DIR/NAME.pth`` or
             ``DIR/NAME`` where it exists, else the checkpoint ``DIR`` itself.
         names: encoder names whose adapters are loaded.
@@ -35,9 +37,9 @@ def load_adapters(front_end: AudioFrontEnd, dirs: str | Path | Sequence[str | Pa
         ConfigError: an encoder that the model does not have.
         UserError: nothing is there, or it is not this adapter: every tensor that does not fit is named.
     """
-    unknown = [name for name in names if name not in front_end.audio_adapter.adapters]
+    unknown = [name for name in names if name not in audio_embedder.audio_adapter.adapters]
     if unknown:
-        known = ", ".join(front_end.audio_adapter.adapters)
+        known = ", ".join(audio_embedder.audio_adapter.adapters)
         raise ConfigError(f"pretrained_adapters_names: unknown {', '.join(unknown)}; known: {known}")
     if isinstance(dirs, (str, Path)):
         dirs = [find_adapter(dirs, name) for name in names]
@@ -45,12 +47,12 @@ def load_adapters(front_end: AudioFrontEnd, dirs: str | Path | Sequence[str | Pa
         raise ConfigError(f"pretrained_adapters_dir: got {len(dirs)} folders for {len(names)} adapter names")
     for source, name in zip(dirs, names, strict=True):
         prefix = adapter_prefix(name)
-        expected = {key: value for key, value in front_end.trained_state().items() if key.startswith(prefix)}
+        expected = {key: value for key, value in audio_embedder.trained_state().items() if key.startswith(prefix)}
         if str(source).endswith(SUFFIX):
             given = {prefix + key: value for key, value in read_adapter(Path(source), name).items()}
         else:
             given = open_checkpoint(source).state(prefix)
-        load_into(front_end, given, expected, f"{source} (adapter {name})")
+        load_checked(audio_embedder, given, expected, f"{source} (adapter {name})")
 
 
 def find_adapter(directory: str | Path, name: str) -> str | Path:
@@ -60,7 +62,7 @@ def find_adapter(directory: str | Path, name: str) -> str | Path:
     when the folder exists and is neither a checkpoint nor contains the adapter.
     """
     folder = next((base for base in (Path(directory).expanduser(), REPO_ROOT / directory) if base.is_dir()), None)
-    if folder is None and is_there(directory):
+    if folder is None and may_be_checkpoint(directory):
         return directory  # an id of the Hub
     if folder is None:
         raise ConfigError(f"pretrained_adapters_dir: no folder {directory}, here or in the repository")
@@ -112,7 +114,7 @@ def write_adapters(runs: Mapping[str, str], save_dir: str | Path) -> dict[str, P
     paths: dict[str, Path | None] = {}
     for name, run in runs.items():
         found = next((str(base) for base in (Path(run), REPO_ROOT / run) if base.is_dir()), run)
-        there = is_there(found)
+        there = may_be_checkpoint(found)
         target = REPO_ROOT / save_dir / f"{name}{SUFFIX}"
         paths[name] = write_adapter(open_checkpoint(found), name, target) if there else None
     return paths

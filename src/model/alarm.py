@@ -1,8 +1,8 @@
-"""The training model: a front end beside a frozen LLM, and the loss at target positions."""
+"""The training model: an audio embedder beside a frozen LLM, and the loss at target positions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,31 +18,56 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from src.common.errors import UserError
 from src.common.log import get_logger
-from src.model.front_end import AudioFrontEnd
+from src.model.audio_embedder import AudioEmbedder
 from src.model.llm import config_width, freeze
 from src.model.lora import set_dropout, train_lora
-from src.model.loss import frozen_head_cross_entropy
-from src.model.splice import IGNORE, Spliced, Turn, splice_batch
+from src.model.loss import ObjectiveLoss, TargetStates
+from src.model.packing import check_packing, packed, packed_inputs, use_packed_attention
+from src.model.splice import IGNORE, Spliced, TokenizedTurn, pack_batch, splice_batch
 
 log = get_logger(__name__)
+_PROBE = 12
+"""Positions of a trial of packing."""
+
+
+ObjectiveFunction = Callable[["AlarmModel", Spliced, Mapping[str, Any]], ObjectiveLoss]
+"""Loss of a spliced batch: see :class:`src.model.objective.Objective`."""
+
+
+def cross_entropy(model: AlarmModel, spliced: Spliced, batch: Mapping[str, Any]) -> ObjectiveLoss:
+    """Cross-entropy of the target tokens."""
+    return ObjectiveLoss(model.target_states(spliced).cross_entropy())
 
 
 class AlarmModel(nn.Module):
-    """``front_end`` (trained) and ``llm`` (frozen, held beside it, never in the saved state).
+    """``audio_embedder`` (trained) and ``llm`` (frozen, held beside it, never in the saved state).
 
-    LoRA layers in the LLM (:mod:`src.model.lora`) are trained as well; its own weights never are.
+    LoRA layers in the LLM (:mod:`src.model.lora`) are trained as well; its own weights never are. With ``packing``
+    the items of a batch follow each other in one row without padding (:mod:`src.model.packing`).
 
-    Raises :class:`UserError` when their widths differ.
+    Raises :class:`UserError` when their widths differ, or for an LLM that cannot take packed batches.
     """
 
-    def __init__(self, front_end: AudioFrontEnd, llm: Any, max_length: int | None = 4096) -> None:
+    def __init__(
+        self,
+        audio_embedder: AudioEmbedder,
+        llm: Any,
+        max_length: int | None = 4096,
+        objective: ObjectiveFunction | None = None,
+        packing: bool = False,
+    ) -> None:
         super().__init__()
-        check_width(front_end, llm)
-        self.front_end = front_end
+        check_width(audio_embedder, llm)
+        self.audio_embedder = audio_embedder
         self.llm: Any = freeze(llm)
         train_lora(self.llm)
         self.max_length = max_length
+        self.objective = cross_entropy if objective is None else objective
+        self.packing = packing
+        if packing:
+            use_packed_attention(self.llm)
         self._plain_head: bool | None = None
+        self._packing_checked = False
 
     @property
     def _no_split_modules(self) -> list[str]:
@@ -50,7 +75,7 @@ class AlarmModel(nn.Module):
         return sorted({type(module).__name__ for module in self.llm.modules() if _is_layer(module)})
 
     def train(self, mode: bool = True) -> AlarmModel:
-        """The front end and the dropout of LoRA layers follow ``mode``; the LLM itself stays in eval mode."""
+        """The audio embedder and the dropout of LoRA layers follow ``mode``; the LLM itself stays in eval mode."""
         super().train(mode)
         self.llm.eval()
         set_dropout(self.llm, mode)
@@ -61,42 +86,56 @@ class AlarmModel(nn.Module):
 
         Args:
             batch: ``features`` (encoder name -> EncoderFeatures, or None for text only), ``turns`` (sequence of
-                :class:`Turn` with outputs), optional ``keys`` (names of the rows, for messages).
+                :class:`TokenizedTurn` with targets), optional ``keys`` (names of the rows, for messages), and what
+                the objective needs besides.
 
         Returns:
-            ``loss`` (mean cross-entropy over the target tokens, float32, zero without any), ``loss_sum`` (their
-            sum), ``num_targets`` (a 0-d int64 tensor) and ``without_targets`` (items that gave none).
+            ``loss`` (mean over the target tokens, float32, zero without any), ``loss_sum`` (their sum),
+            ``num_targets`` (a 0-d int64 tensor), ``without_targets`` (items that gave none), ``positions`` (that the
+            LLM computes, padding included) and ``parts`` of the objective: name -> sum and number of positions, (2,),
+            without a gradient.
         """
         spliced = self.splice(batch["turns"], batch.get("features"))
         self._report(spliced, batch.get("keys"))
         if spliced.labels is None:
-            raise UserError("training batch: no turn has outputs; expected a target text in every row")
-        total, targets = self.target_loss(spliced)
-        count = torch.tensor(targets, device=total.device)
+            raise UserError("training batch: no turn has targets; expected a target text in every row")
+        found = self.objective(self, spliced, batch)
+        count = (spliced.labels[:, 1:] != IGNORE).sum()
         return {
-            "loss": total / count.clamp(min=1),
-            "loss_sum": total,
+            "loss": found.total / count.clamp(min=1),
+            "loss_sum": found.total,
             "num_targets": count,
             "without_targets": spliced.without_targets,
+            "positions": spliced.positions,
+            "parts": {
+                name: torch.stack([total.detach(), total.new_tensor(number)])
+                for name, (total, number) in found.parts.items()
+            },
         }
 
-    def splice(self, turns: Sequence[Turn], features: Mapping[str, Any] | None) -> Spliced:
-        """Audio and text of a batch as embeddings, padded on the right."""
-        return self.splice_audio(turns, None if features is None else self.front_end(features))
+    def splice(self, turns: Sequence[TokenizedTurn], features: Mapping[str, Any] | None) -> Spliced:
+        """Audio and text of a batch as embeddings, packed or padded on the right."""
+        return self.splice_audio(turns, None if features is None else self.audio_embedder(features))
 
-    def splice_audio(self, turns: Sequence[Turn], audio: Sequence[Tensor] | None) -> Spliced:
-        """As :meth:`splice`, with the front end's embeddings (frames_i, llm_dim) at hand."""
+    def splice_audio(self, turns: Sequence[TokenizedTurn], audio: Sequence[Tensor] | None) -> Spliced:
+        """As :meth:`splice`, with the audio embedder's embeddings (frames_i, llm_dim) at hand."""
         embed = self.llm.get_input_embeddings()
-        return splice_batch(
+        splice = pack_batch if self.packing else splice_batch
+        return splice(
             lambda ids: embed(ids.to(embed.weight.device)),
             turns,
             audio,
-            self.front_end.separators(),
+            self.audio_embedder.separators(),
             max_length=self.max_length,
         )
 
     def target_loss(self, spliced: Spliced) -> tuple[Tensor, int]:
-        """Summed cross-entropy at the positions that predict a target token (float32 scalar), and their number.
+        """Summed cross-entropy at the positions that predict a target token (float32 scalar), and their number."""
+        states = self.target_states(spliced)
+        return states.cross_entropy(), len(states)
+
+    def target_states(self, spliced: Spliced) -> TargetStates:
+        """Hidden states at the positions that predict a target token, in the order of rows and positions.
 
         Only these rows reach the LLM's output layer, in chunks: full logits over a real vocabulary would not fit.
         """
@@ -104,19 +143,28 @@ class AlarmModel(nn.Module):
         following = spliced.labels[:, 1:]
         rows = F.pad(following != IGNORE, (0, 1))
         targets = following[following != IGNORE]
+        head = self.llm.get_output_embeddings()
+        plain = self._has_plain_head(spliced.inputs_embeds)
         # Padding stands on the right, where a causal LLM never looks from a real position: without a mask attention
         # takes its fast kernels.
-        inputs = {"inputs_embeds": spliced.inputs_embeds, "use_cache": False}
-        head = self.llm.get_output_embeddings()
-        if self._has_plain_head(spliced.inputs_embeds):
-            hidden = self.llm.get_decoder()(**inputs).last_hidden_state
-            total = frozen_head_cross_entropy(hidden[rows], head.weight, head.bias, targets)
-        else:
+        inputs: dict[str, Any] = {"inputs_embeds": spliced.inputs_embeds}
+        if spliced.packed is not None:
+            self._check_packing(spliced.inputs_embeds)
+            inputs = packed_inputs(self.llm, spliced.inputs_embeds, spliced.packed)
+        with packed(spliced.packed):
+            if plain:
+                hidden = self.llm.get_decoder()(**inputs, use_cache=False).last_hidden_state
+                return TargetStates(hidden[rows], targets, head.weight, head.bias)
             with only_rows(head, rows):
-                logits = self.llm(**inputs).logits[0]
-            exact = torch.promote_types(logits.dtype, torch.float32)
-            total = F.cross_entropy(logits.to(exact), targets, reduction="sum")
-        return total, targets.numel()
+                return TargetStates(self.llm(**inputs, use_cache=False).logits[0], targets)
+
+    def _check_packing(self, embeds: Tensor) -> None:
+        """Try packing on the first row that is long enough for two items."""
+        if not self._packing_checked and embeds.shape[1] >= _PROBE:
+            set_dropout(self.llm, False)
+            check_packing(self.llm, embeds[0, :_PROBE].detach())
+            set_dropout(self.llm, self.training)
+            self._packing_checked = True
 
     @torch.no_grad()
     def _has_plain_head(self, embeds: Tensor) -> bool:
@@ -148,15 +196,23 @@ class AlarmModel(nn.Module):
         mode here. The arguments are the Trainer's: what goes to torch's ``checkpoint`` (the form that is not
         reentrant), which layers take part, and whether their inputs wait in the CPU's memory.
         """
-        options = {
-            key: value for key, value in (gradient_checkpointing_kwargs or {}).items() if key != "use_reentrant"
-        }
-        layers = [module for module in self.llm.modules() if _is_layer(module)]
-        chosen = {id(layer) for layer in layers[::every_n_layers]}
+        self.recompute(self.layers[::every_n_layers], gradient_checkpointing_kwargs, offload)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The LLM's repeated layers, in order."""
+        return [module for module in self.llm.modules() if _is_layer(module)]
+
+    def recompute(
+        self, layers: Sequence[nn.Module], options: Mapping[str, Any] | None = None, offload: bool = False
+    ) -> None:
+        """Keep only the inputs of these layers; see :meth:`gradient_checkpointing_enable`."""
+        kept = {key: value for key, value in (options or {}).items() if key != "use_reentrant"}
+        chosen = {id(layer) for layer in layers}
 
         def wrap(layer: nn.Module) -> nn.Module:
-            kept = checkpoint_wrapper(layer, **options)
-            return offload_wrapper(kept) if offload else kept
+            wrapped = checkpoint_wrapper(layer, **kept)
+            return offload_wrapper(wrapped) if offload else wrapped
 
         apply_activation_checkpointing(
             self.llm, checkpoint_wrapper_fn=wrap, check_fn=lambda module: id(module) in chosen
@@ -167,10 +223,6 @@ class AlarmModel(nn.Module):
         for layer in self.modules():
             if _is_layer(layer):
                 layer.compile(dynamic=True)
-
-    def trainable_state(self) -> dict[str, Tensor]:
-        """What a checkpoint's ``model.safetensors`` holds: adapters, fusion and separators."""
-        return self.front_end.trained_state()
 
     def _report(self, spliced: Spliced, keys: Sequence[Any] | None) -> None:
         cut = [index for index, count in enumerate(spliced.targets_cut) if count]
@@ -185,12 +237,12 @@ def _is_layer(module: nn.Module) -> bool:
     return isinstance(module, GradientCheckpointingLayer)
 
 
-def check_width(front_end: AudioFrontEnd, llm: Any) -> None:
-    """Raise :class:`UserError` when the front end's output does not fit the LLM's embeddings."""
+def check_width(audio_embedder: AudioEmbedder, llm: Any) -> None:
+    """Raise :class:`UserError` when the audio embedder's output does not fit the LLM's embeddings."""
     width = config_width(llm.config)
-    if front_end.llm_dim != width:
+    if audio_embedder.llm_dim != width:
         raise UserError(
-            f"the audio front end gives embeddings {front_end.llm_dim} wide, the LLM takes {width}: "
+            f"the audio embedder gives embeddings {audio_embedder.llm_dim} wide, the LLM takes {width}: "
             "use a checkpoint trained for this LLM, or set model.llm and model.llm_embedding_dim to match"
         )
 

@@ -13,26 +13,27 @@ from typing import Any
 from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData
 
 from src.common.errors import UserError
-from src.common.hub_upload import send_folder
-from src.common.markdown import markdown_table
+from src.common.files import write_json
+from src.common.hub_upload import markdown_table, send_folder
 from src.common.paths import REPO_ROOT
-from src.common.run_record import public_record, write_json
+from src.common.run_record import public_record
+from src.model import published
 from src.model.checkpoints import CONFIG_FILE, Checkpoint
 from src.model.config import ModelConfig
-from src.model.export import export_published
+from src.model.export import export_published, warn_of_local_sources
 from src.model.lora_files import FILES as LORA_FILES
 from src.model.tensor_files import WEIGHTS_FILE, one_line
 
 RECORD_FILE = "run.json"
 CARD_FILE = "README.md"
-TRAINED_PART = """An audio front end for a frozen reasoning language model, trained with ALARM (Audio-Language
+TRAINED_PART = """An audio embedder for a frozen reasoning language model, trained with ALARM (Audio-Language
 Alignment for Reasoning Models). This repository holds what was trained; the language model and the audio encoders are
 frozen and come from their own repositories.
 """
-WHOLE = """A frozen reasoning language model with an audio front end, trained with ALARM (Audio-Language Alignment for
+WHOLE = """A frozen reasoning language model with an audio embedder, trained with ALARM (Audio-Language Alignment for
 Reasoning Models): the whole model in one place.
 """
-OURS = (WEIGHTS_FILE, CONFIG_FILE, RECORD_FILE, *LORA_FILES)
+OURS = (WEIGHTS_FILE, CONFIG_FILE, published.CONFIG_FILE, RECORD_FILE, *LORA_FILES)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def model_card(
 ) -> ModelCard:
     """The card of a checkpoint: what it is made of and trained on, how to use it, scores, licence."""
     config, record = checkpoint.config, _record(checkpoint)
-    sources = [config.llm, *(spec.weights.source for spec in config.config.encoders.values())]
+    sources = [config.llm, *(spec.weights.source for spec in config.config.encoders.values() if spec.weights)]
     data = ModelCardData(
         license=licence,
         base_model=[source for source in sources if not (REPO_ROOT / source).exists()] or None,
@@ -83,7 +84,7 @@ def model_card(
     parts = [
         f"---\n{data.to_yaml()}\n---\n",
         f"# {repo.split('/')[-1]}\n",
-        WHOLE if whole or checkpoint.whole else TRAINED_PART,
+        WHOLE if whole or checkpoint.is_full_model else TRAINED_PART,
         "## Use\n",
         f'```bash\npython ask.py FILE.wav "What do you hear?" checkpoint_name={repo}\n'
         f"python generate_vllm.py dataset.name=DATASET checkpoint_name={repo}\n```\n",
@@ -118,9 +119,9 @@ def _parts_table(config: ModelConfig, prompts: Any) -> str:
     for name, spec in config.config.encoders.items():
         adapter = config.config.audio_adapter_config[name].adapter_name
         layers = ", ".join(map(str, config.config.layers(name)))
-        rows.append(
-            (f"{name} (frozen), layers {layers}, adapter {adapter}", spec.weights.source, spec.weights.revision or "")
-        )
+        weights = spec.weights
+        source = (spec.module_name, "") if weights is None else (weights.source, weights.revision or "")
+        rows.append((f"{name} (frozen), layers {layers}, adapter {adapter}", *source))
     if config.lora is not None:
         chosen = config.lora.target_modules
         layers = chosen if isinstance(chosen, str) else ", ".join(chosen)
@@ -200,6 +201,7 @@ def stage_upload(
                     write_json(folder / file, public_record(checkpoint.folder / file))
                 else:
                     shutil.copy2(checkpoint.folder / file, folder / file)
+        warn_of_local_sources(checkpoint.config, repo)
     model_card(checkpoint, repo, licence, scores, whole).save(folder / CARD_FILE)
     return folder
 

@@ -1,10 +1,10 @@
-"""Checkpoints: the trained state of a front end, and a config that names the frozen parts.
+"""Checkpoints: the trained state of an audio embedder, and a configuration that names the frozen parts.
 
 Our form is a folder with ``model.safetensors`` (adapters, fusion, separators; published names without ``model.``) and
-``alarm_config.json`` (the model configuration: LLM, encoders with source and revision, front end); LoRA on the LLM
-lies in ``lora/`` below it, in PEFT's format (:mod:`src.model.lora_files`). The published form is the whole model in
-one or many safetensors files (:mod:`src.model.published`); only the tensors that are needed are read. A Trainer's
-output folder stands for the last checkpoint in it; any other name is asked of the Hub.
+``alarm_config.json`` (LLM, encoders with source and revision, audio embedder); LoRA on the LLM is in ``lora/`` below
+it, in PEFT's format (:mod:`src.model.lora_files`). The published form is the whole model in one or many safetensors
+files (:mod:`src.model.published`); only the tensors that are needed are read. The output folder of a Trainer stands
+for the last checkpoint in it; any other name is looked up on the Hub.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ from src.audio.features import AudioFeatureExtractor
 from src.common.config import bind_dataclass
 from src.common.errors import ConfigError, UserError
 from src.model import published
-from src.model.build import build_feature_extractor
-from src.model.config import FrontEndConfig, ModelConfig
+from src.model.audio_embedder import AudioEmbedder, build_feature_extractor
+from src.model.config import AudioEmbedderConfig, ModelConfig
 from src.model.encoders.base import Encoder
-from src.model.encoders.weights import fill_encoder, load_encoder
-from src.model.front_end import AudioFrontEnd
+from src.model.encoders.load import fill_computed_buffers, fill_encoder, load_encoder
 from src.model.lora_files import Lora, find_lora, lora_of, read_lora, restore_lora, write_lora
 from src.model.shared_encoders import EncoderStore
 from src.model.tensor_files import (
@@ -38,15 +37,19 @@ from src.model.tensor_files import (
     Fetch,
     TensorFiles,
     folder_files,
+    gather_full,
     hub_files,
-    misfits,
     read_json,
+    tensor_mismatches,
     tensors_digest,
-    whole,
 )
 
 CONFIG_FILE = "alarm_config.json"
+ENSEMBLE_FOLDER = "ensemble"
+"""Folder of the audio embedders in an exported ensemble; each is a checkpoint."""
 FORMAT = 1
+MODEL_TYPE = "alarm"
+"""By this word in ``config.json`` the Auto classes of transformers find ours (:mod:`src.hf`)."""
 HUB_TIMEOUT_SECONDS = 10.0
 TRAINER_STATE = "trainer_state.json"
 
@@ -113,15 +116,15 @@ class Checkpoint:
         return {} if step is None else {"step": step}
 
     @property
-    def whole(self) -> bool:
+    def is_full_model(self) -> bool:
         """Whether the encoders are in it, as in the published form."""
         return bool(self.tensors.names(published.ENCODER_PREFIX))
 
     @property
     def trained(self) -> dict[str, str]:
-        """Names of adapters, fusion and separators, as in a front end, and the names that they are stored under."""
+        """Names of adapters, fusion and separators in the audio embedder -> names that they are stored under."""
         stored = self.tensors.names()
-        if self.whole:
+        if self.is_full_model:
             stored = [
                 name
                 for name in self.tensors.names(published.AUDIO_PREFIX)
@@ -130,14 +133,14 @@ class Checkpoint:
         return {name.removeprefix(published.PREFIX): name for name in stored}
 
     def state(self, prefix: str = "", dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-        """The trained tensors below ``prefix``, by their names in a front end."""
+        """The trained tensors below ``prefix``, by their names in an audio embedder."""
         own = {stored: name for name, stored in self.trained.items() if name.startswith(prefix)}
         return {own[stored]: value for stored, value in self.tensors.read(own, dtype)}
 
     def encoder(self, name: str, dtype: torch.dtype = torch.float32) -> Encoder:
         """A frozen encoder: its own, or the one that its configuration names."""
         spec = self.config.config.encoders[name]
-        if not self.whole:
+        if not self.is_full_model:
             return load_encoder(name, spec, dtype=dtype)
         return fill_encoder(name, spec, self.tensors, f"{published.ENCODER_PREFIX}{name}.", dtype)
 
@@ -160,11 +163,10 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class LoadedFrontEnd:
-    """A front end ready for inference, what computes its features, the configuration it was trained with, and the
-    checkpoint's name."""
+class LoadedEmbedder:
+    """An audio embedder ready for inference, its feature extractor, configuration, and the name of its checkpoint."""
 
-    front_end: AudioFrontEnd
+    audio_embedder: AudioEmbedder
     feature_extractor: AudioFeatureExtractor
     config: ModelConfig
     name: str
@@ -172,7 +174,7 @@ class LoadedFrontEnd:
 
 def save_checkpoint(
     directory: str | Path,
-    front_end: AudioFrontEnd,
+    audio_embedder: AudioEmbedder,
     config: ModelConfig,
     extra: Mapping[str, Any] | None = None,
     llm: Any = None,
@@ -183,11 +185,11 @@ def save_checkpoint(
     ``llm`` is the language model that holds the LoRA layers; it is not needed where ``config`` asks for none. Where
     the model is shared out, all processes must call this, and one of them with ``write``.
     """
-    state = {name: whole(value) for name, value in front_end.trained_state().items()}
+    state = {name: gather_full(value) for name, value in audio_embedder.trained_state().items()}
     lora = lora_of(llm)
     if not write:
         return Path(directory)
-    return write_checkpoint(directory, state, config.with_width(front_end.llm_dim), extra, lora)
+    return write_checkpoint(directory, state, config.with_width(audio_embedder.llm_dim), extra, lora)
 
 
 def write_checkpoint(
@@ -207,6 +209,7 @@ def write_checkpoint(
     save_file(dict(state), folder / WEIGHTS_FILE, metadata={"format": "pt"})
     write_lora(folder, lora)
     write_config(folder, config, extra)
+    (folder / published.CONFIG_FILE).write_text(json.dumps({"model_type": MODEL_TYPE}) + "\n", encoding="utf-8")
     return folder
 
 
@@ -216,15 +219,15 @@ def write_config(folder: Path, config: ModelConfig, extra: Mapping[str, Any] | N
     (folder / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def load_front_end(
+def load_audio_embedder(
     name: str | Path,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
     encoder_dtype: torch.dtype = torch.float32,
     shared: EncoderStore | None = None,
-) -> LoadedFrontEnd:
-    """Front end of a checkpoint (folder or Hub id, our form or the published one), in eval mode.
+) -> LoadedEmbedder:
+    """Audio embedder of a checkpoint (folder or Hub id, our form or the published one), in eval mode.
 
     ``dtype`` is that of the trained part. Encoders in ``shared`` are used, others added to it. Raises
     :class:`UserError` for a missing folder or file, and for tensors that do not fit the configuration.
@@ -234,13 +237,18 @@ def load_front_end(
     assert config.llm_embedding_dim is not None
     store = EncoderStore() if shared is None else shared
     encoders = {
-        name: store.get(name, spec, partial(checkpoint.encoder, name, encoder_dtype), checkpoint.whole)
+        name: store.get(name, spec, partial(checkpoint.encoder, name, encoder_dtype), checkpoint.is_full_model)
         for name, spec in config.config.encoders.items()
     }
-    front_end = published.build_on_meta(config, f"checkpoint {checkpoint.name}", encoders)
-    load_into(front_end, checkpoint.state(dtype=dtype), front_end.trained_state(), checkpoint.name, assign=True)
-    front_end.requires_grad_(False).eval().to(device)
-    return LoadedFrontEnd(front_end, build_feature_extractor(config.config, device), config, checkpoint.name)
+    audio_embedder = published.build_on_meta(config, f"checkpoint {checkpoint.name}", encoders)
+    load_checked(
+        audio_embedder, checkpoint.state(dtype=dtype), audio_embedder.trained_state(), checkpoint.name, assign=True
+    )
+    width = config.llm_embedding_dim
+    with torch.random.fork_rng(devices=[]):
+        fill_computed_buffers(audio_embedder, lambda: AudioEmbedder(config.config, width, encoders))
+    audio_embedder.requires_grad_(False).eval().to(device)
+    return LoadedEmbedder(audio_embedder, build_feature_extractor(config.config, device), config, checkpoint.name)
 
 
 def open_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint:
@@ -260,12 +268,12 @@ def open_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
         shared = None if own else fetch(published.CONFIG_FILE)
         return Checkpoint(str(name), tensors, own, folder, fetch=fetch, published_file=shared)
     text = str(name)
-    if not is_there(name):
+    if not may_be_checkpoint(name):
         raise UserError(f"checkpoint {text!r}: no such folder; expected a checkpoint folder or a Hub id OWNER/NAME")
     return _of_hub(text, revision)
 
 
-def is_there(name: str | Path) -> bool:
+def may_be_checkpoint(name: str | Path) -> bool:
     """Whether a checkpoint's name is that of a folder, or can be an id of the Hub; the Hub is not asked."""
     folder, text = Path(name).expanduser(), str(name)
     local = folder.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1 or folder.parent.is_dir()
@@ -273,6 +281,11 @@ def is_there(name: str | Path) -> bool:
 
 
 def _inside(folder: Path) -> Path:
+    if (members := folder / ENSEMBLE_FOLDER).is_dir():
+        raise UserError(
+            f"checkpoint {str(folder)!r}: an ensemble, which vLLM serves; here name its checkpoints, as in "
+            f"checkpoint_name=[{members / '0'},{members / '1'}]"
+        )
     if any((folder / file).is_file() for file in (CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE)):
         return folder
     steps = [
@@ -331,16 +344,16 @@ def read_config(path: Path) -> ModelConfig:
     return config
 
 
-def load_state(front_end: AudioFrontEnd, llm: Any, name: str | Path) -> None:
+def load_state(audio_embedder: AudioEmbedder, llm: Any, name: str | Path) -> None:
     """Load adapters, fusion, separators, and the weights of the LLM's LoRA layers, from a checkpoint of any form.
 
     Raises :class:`UserError` naming every tensor that does not fit, and every option that no tensor shows and the
     checkpoint was trained with otherwise.
     """
     checkpoint = open_checkpoint(name)
-    load_into(front_end, checkpoint.state(), front_end.trained_state(), str(name))
+    load_checked(audio_embedder, checkpoint.state(), audio_embedder.trained_state(), str(name))
     if not checkpoint.assumed:
-        differing = _differing_options(checkpoint.config.config, front_end.config)
+        differing = _differing_options(checkpoint.config.config, audio_embedder.config)
         if differing:
             raise UserError(
                 f"checkpoint {name} was trained with another model config: {'; '.join(differing)}; give the same, or "
@@ -353,16 +366,16 @@ _TRAINING_ONLY = ("dropout", "conf_dropout", "residual_dropout", "init_scale")
 """Options that may change from run to run: the weights mean the same."""
 
 
-def _differing_options(theirs: FrontEndConfig, ours: FrontEndConfig) -> list[str]:
+def _differing_options(theirs: AudioEmbedderConfig, ours: AudioEmbedderConfig) -> list[str]:
     """Options of adapters and fusion that change what a checkpoint computes, where two configurations differ."""
 
-    def options(config: FrontEndConfig) -> dict[str, Any]:
+    def options(config: AudioEmbedderConfig) -> dict[str, Any]:
         found = {f"audio_encoder_layers of {name}": config.layers(name) for name in config.encoders}
         for name, adapter in config.audio_adapter_config.items():
             common = {"pre_average": adapter.pre_average, "trim_extra_padding": adapter.trim_extra_padding}
-            found |= {f"{key} of {name}": value for key, value in (adapter.body_options() | common).items()}
+            found |= {f"{key} of {name}": value for key, value in (adapter.options() | common).items()}
         fusion = config.audio_fusion_config
-        width = len(fusion.conditional_encoders or ())
+        width = len(fusion.encoder_names()) - 1
         for key, value in fusion.options().items():
             listed = isinstance(value, tuple) or key in ("main_encoder", "fusion_type")
             found[key] = value if listed else (value,) * width
@@ -407,15 +420,15 @@ def adapter_prefix(name: str) -> str:
     return f"audio_adapter.adapters.{name}."
 
 
-def load_into(
-    front_end: AudioFrontEnd,
+def load_checked(
+    audio_embedder: AudioEmbedder,
     given: dict[str, Tensor],
     expected: Mapping[str, Tensor],
     where: str,
     assign: bool = False,
 ) -> None:
-    """Put tensors into a front end. Raises :class:`UserError` naming every one that does not fit ``expected``."""
-    problems = misfits(given, expected)
+    """Load tensors into an embedder. Raises :class:`UserError` naming every one that does not fit ``expected``."""
+    problems = tensor_mismatches(given, expected)
     if problems:
         raise UserError(f"checkpoint {where} does not fit the model config: {'; '.join(problems)}")
-    front_end.load_state_dict(given, strict=False, assign=assign)
+    audio_embedder.load_state_dict(given, strict=False, assign=assign)

@@ -16,11 +16,20 @@ from transformers import PretrainedConfig
 
 from src.common.errors import UserError
 from src.common.log import get_logger
+from src.common.paths import ASSETS
 from src.model import published
-from src.model.checkpoints import Checkpoint, adapter_prefix, open_checkpoint, write_checkpoint, write_config
+from src.model.checkpoints import (
+    CONFIG_FILE,
+    Checkpoint,
+    adapter_prefix,
+    open_checkpoint,
+    write_checkpoint,
+    write_config,
+)
+from src.model.config import ModelConfig
 from src.model.llm import llm_config, load_tokenizer, resolve_source
-from src.model.lora_files import Lora, load_merged, write_lora
-from src.model.published_config import published_from_model_config
+from src.model.lora_files import load_merged, write_lora
+from src.model.published_config import own_modules, published_from_model_config
 from src.model.tensor_files import INDEX_FILE, find_tensors
 
 SHARD_BYTES = 5 * 10**9
@@ -28,6 +37,25 @@ HEAD = "lm_head.weight"
 ARCHITECTURE = "Qwen3AudioWrappedForCausalLM"
 
 log = get_logger(__name__)
+
+
+def warn_of_local_sources(config: ModelConfig, where: str) -> None:
+    """Log one line if frozen parts are named by folders of this machine, which others do not have."""
+    sources = {
+        f"encoder {name}": spec.weights.source for name, spec in config.config.encoders.items() if spec.weights
+    }
+    local = [f"{part} ({source})" for part, source in {"LLM": config.llm, **sources}.items() if _is_local(source)]
+    if local:
+        log.warning(
+            "%s names folders of this machine: %s. Others need these folders under the same names, or Hub ids in "
+            "their place in %s", where, ", ".join(local), CONFIG_FILE,
+        )  # fmt: skip
+
+
+def _is_local(source: str) -> bool:
+    """Whether it is the path of a folder here, and not of one that comes with this repository."""
+    path = Path(source).expanduser()
+    return (path.is_absolute() or path.exists()) and not path.resolve().is_relative_to(ASSETS)
 
 
 def export_published(
@@ -41,7 +69,7 @@ def export_published(
     encoder are in memory at a time.
 
     LoRA is added to the LLM's weights; then the LLM is in memory as a whole. LoRA lies beside them too, because this
-    project's own programs read the front end and LoRA alone from the folder, and the LLM from its source. Raises
+    project's own programs read the audio embedder and LoRA alone from the folder, and the LLM from its source. Raises
     :class:`UserError` when a frozen part cannot be found.
     """
     folder, config = Path(out), checkpoint.config
@@ -52,15 +80,16 @@ def export_published(
     source = (config.llm, config.llm_revision) if tokenizer in (None, config.llm) else (str(tokenizer), None)
     words = load_tokenizer(*source)
     folder.mkdir(parents=True, exist_ok=True)
-    if checkpoint.whole:
+    if checkpoint.is_full_model:
         tensors = checkpoint.tensors.read(checkpoint.tensors.names())
     else:
-        tensors = _whole_model(checkpoint, bool(content.get("tie_word_embeddings")), lora)
+        tensors = _whole_model(checkpoint, bool(content.get("tie_word_embeddings")))
     write_shards(tensors, folder, shard_bytes)
     (folder / published.CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     words.save_pretrained(folder)
     write_lora(folder, lora)
     write_config(folder, config, checkpoint.extra)
+    warn_of_local_sources(config, str(folder))
     return folder
 
 
@@ -89,7 +118,13 @@ def published_config(checkpoint: Checkpoint) -> dict[str, Any]:
     if isinstance(dtype, str):
         content |= {"dtype": dtype, "torch_dtype": dtype}
     content |= {"model_type": f"{kind}_audio", "architectures": [ARCHITECTURE]}
-    content |= published_from_model_config(config)["config"]
+    if own := own_modules(config):
+        log.warning(
+            "the published code has no %s: config.json is the language model's, and the whole model is read by "
+            "alarm_config.json", ", ".join(own),
+        )  # fmt: skip
+    else:
+        content |= published_from_model_config(config)["config"]
     if not Path(config.llm).is_absolute():
         content |= {"llm": config.llm, "llm_revision": config.llm_revision}
     return json.loads(json.dumps(content, default=str))
@@ -101,6 +136,7 @@ def import_published(checkpoint: Checkpoint, out: str | Path, dtype: torch.dtype
     As stored, or in ``dtype``: ALARM-CA takes 489 MB in float32 and 245 MB in bfloat16, which rounds it.
     """
     state, extra = checkpoint.state(dtype=dtype), {**checkpoint.extra, "source": checkpoint.name}
+    warn_of_local_sources(checkpoint.config, str(out))
     return write_checkpoint(out, state, checkpoint.config, extra, checkpoint.lora())
 
 
@@ -131,15 +167,35 @@ def export_adapters(checkpoints: Sequence[str], out: str | Path, only: Sequence[
     return {encoder: checkpoint.name for encoder, checkpoint in found.items()}
 
 
-def _whole_model(checkpoint: Checkpoint, tied: bool, lora: Lora | None) -> Iterator[tuple[str, Tensor]]:
-    config = checkpoint.config
-    if lora is None:
+def llm_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of a checkpoint's language model: its own, or those of the one that it names, with its LoRA merged.
+
+    Raises :class:`UserError` if they cannot be found.
+    """
+    config, lora = checkpoint.config, checkpoint.lora()
+    if checkpoint.is_full_model:
+        names = checkpoint.tensors.names()
+        yield from checkpoint.tensors.read([name for name in names if not name.startswith(published.AUDIO_PREFIX)])
+    elif lora is None:
         llm = find_tensors("LLM", config.llm, config.llm_revision)
-        yield from llm.read([name for name in llm.names() if not (tied and name == HEAD)])
+        yield from llm.read(llm.names())
     else:
         merged, _ = load_merged(config.llm, config.llm_revision, lora, checkpoint.name)
-        yield from ((name, value) for name, value in merged.state_dict().items() if not (tied and name == HEAD))
-    for name in sorted(config.config.encoders):
+        yield from merged.state_dict().items()
+
+
+def _whole_model(checkpoint: Checkpoint, tied: bool) -> Iterator[tuple[str, Tensor]]:
+    # the output layer of tied embeddings is the same tensor again
+    yield from ((name, value) for name, value in llm_tensors(checkpoint) if not (tied and name == HEAD))
+    yield from audio_tensors(checkpoint)
+
+
+def audio_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of a checkpoint's audio embedder, under the published names.
+
+    Raises :class:`UserError` if an encoder cannot be found.
+    """
+    for name in sorted(checkpoint.config.config.encoders):
         encoder = checkpoint.encoder(name)
         prefix = f"{published.ENCODER_PREFIX}{name}."
         yield from ((prefix + inner, value) for inner, value in encoder.state_dict().items())

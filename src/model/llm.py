@@ -14,8 +14,9 @@ from src.common.errors import UserError
 from src.common.paths import REPO_ROOT
 from src.model.tensor_files import find_tensors, tensors_digest
 from src.prompts.chat import check_chat_template
+from src.prompts.find_reasoning import choose_reasoning
 
-EMBEDDING_NAMES = (["embed_tokens", "weight"], ["wte", "weight"], ["embed_in", "weight"])
+EMBEDDING_NAMES = tuple([name, "weight"] for name in ("embed_tokens", "wte", "embed_in", "word_embeddings"))
 """How transformers' decoder-only families end the name of their input embeddings."""
 
 
@@ -31,11 +32,12 @@ def load_llm(
     device: torch.device | str = "cpu",
     random: bool = False,
     revision: str | None = None,
+    reasoning: str | None = None,
 ) -> tuple[Any, Any]:
     """(model, tokenizer) from a folder or Hub id; the model is frozen and in eval mode.
 
-    ``dtype`` "auto" is that of the model's files. ``random`` builds the architecture with fresh weights. Raises
-    :class:`UserError` when nothing can be loaded.
+    ``dtype`` "auto" is that of the model's files. ``random`` builds the architecture with fresh weights.
+    ``reasoning`` as in :func:`load_tokenizer`. Raises :class:`UserError` when nothing can be loaded.
     """
     config = llm_config(name, revision)
     if not sys.stderr.isatty():
@@ -50,23 +52,27 @@ def load_llm(
             )
     except (OSError, ValueError) as error:
         raise UserError(f"LLM {name!r} cannot be loaded: {_one_line(error)}") from error
-    return freeze(model.to(device)), load_tokenizer(name, revision)
+    return freeze(model.to(device)), load_tokenizer(name, revision, reasoning)
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> Any:
-    """The tokenizer of an LLM. Raises :class:`UserError` when there is none."""
+def load_tokenizer(name: str, revision: str | None = None, reasoning: str | None = None) -> Any:
+    """The tokenizer of an LLM; ``reasoning`` names the format of its reasoning, where its template does not show it.
+
+    Raises :class:`UserError` when there is none, or for an unknown format.
+    """
     try:
-        return transformers.AutoTokenizer.from_pretrained(resolve_source(name), revision=revision)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(resolve_source(name), revision=revision)
     except (OSError, ValueError) as error:
         raise UserError(f"LLM {name!r}: no usable tokenizer ({_one_line(error)})") from error
+    return choose_reasoning(tokenizer, reasoning)
 
 
-def load_chat_tokenizer(name: str, revision: str | None = None) -> Any:
-    """The tokenizer of an LLM, with a chat template that audio can be placed in.
+def load_chat_tokenizer(name: str, revision: str | None = None, reasoning: str | None = None) -> Any:
+    """:func:`load_tokenizer`, with a chat template that audio can be placed in.
 
     Raises :class:`UserError` when there is none; programs call this before they load anything heavy.
     """
-    tokenizer = load_tokenizer(name, revision)
+    tokenizer = load_tokenizer(name, revision, reasoning)
     check_chat_template(tokenizer, name)
     return tokenizer
 
@@ -74,14 +80,41 @@ def load_chat_tokenizer(name: str, revision: str | None = None) -> Any:
 def load_input_embeddings(name: str, revision: str | None = None, dtype: torch.dtype | None = None) -> nn.Embedding:
     """The frozen input embeddings of an LLM or of a published checkpoint; none of its other tensors are read.
 
-    ``dtype`` is that of the file where it is not given. Raises :class:`UserError` when the table cannot be found.
+    ``dtype`` is that of the file where it is not given. Families that scale their embeddings (Gemma) get them scaled,
+    as audio embeddings were trained next to them. Raises :class:`UserError` when the table cannot be found.
     """
     tensors = find_tensors("LLM", name, revision)
     tables = [tensor for tensor in tensors.names() if tensor.split(".")[-2:] in EMBEDDING_NAMES]
     if len(tables) != 1:
         raise UserError(f"LLM {name!r}: expected one table of input embeddings, found {', '.join(tables) or 'none'}")
     [(_, table)] = tensors.read(tables, dtype)
-    return nn.Embedding.from_pretrained(table, freeze=True)
+    embeddings = _ScaledEmbedding.from_pretrained(table, freeze=True)
+    embeddings.scale = _embedding_scale(name, revision)
+    return embeddings
+
+
+class _ScaledEmbedding(nn.Embedding):
+    """Input embeddings times a fixed factor."""
+
+    scale = 1.0
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Embeddings of ids; the factor is rounded to their dtype, as transformers does."""
+        rows = super().forward(input)
+        return rows if self.scale == 1 else rows * torch.tensor(self.scale).to(rows)
+
+
+def _embedding_scale(name: str, revision: str | None) -> float:
+    """Factor of a family's input embeddings, 1 in most."""
+    try:
+        config = llm_config(name, revision).get_text_config(decoder=True)
+        if hasattr(config, "audio_encoder_configs"):  # a published checkpoint, which is a Qwen3
+            return 1.0
+        with torch.device("meta"):
+            table = transformers.AutoModelForCausalLM.from_config(config).get_input_embeddings()
+    except (UserError, ValueError):  # a published checkpoint before src.hf has registered its config
+        return 1.0
+    return float(getattr(table, "scalar_embed_scale", 1.0))
 
 
 def freeze(model: nn.Module) -> nn.Module:
@@ -107,11 +140,28 @@ def weights_digest(model: nn.Module) -> str:
 def llm_config(name: str, revision: str | None = None) -> Any:
     """The transformers config of an LLM. Raises :class:`UserError` when there is none."""
     try:
-        return transformers.AutoConfig.from_pretrained(resolve_source(name), revision=revision)
+        config = transformers.AutoConfig.from_pretrained(resolve_source(name), revision=revision)
     except (OSError, ValueError) as error:
         raise UserError(
             f"LLM {name!r}: no usable config.json; expected a folder or Hub id of a causal LM ({_one_line(error)})"
         ) from error
+    if getattr(config.get_text_config(decoder=True), "hidden_size_per_layer_input", None):
+        # https://ai.google.dev/gemma/docs/gemma-3n#ple-caching
+        raise UserError(
+            f"LLM {name!r} reads token ids in every layer (per-layer embeddings), which audio has not; use a model "
+            "without them, such as Gemma 3 in place of Gemma 3n"
+        )
+    return config
+
+
+def generation_settings(name: str, revision: str | None = None) -> dict[str, Any]:
+    """Generation config of an LLM (sampling, end tokens); empty where it has none."""
+    try:
+        config = transformers.GenerationConfig.from_pretrained(resolve_source(name), revision=revision)
+    except (OSError, ValueError):
+        return {}
+    stated: dict[str, Any] = config.to_diff_dict()
+    return stated
 
 
 def _one_line(error: Exception) -> str:

@@ -7,6 +7,8 @@ output layer goes on working. :mod:`src.model.lora_files` reads and writes them 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,6 +138,26 @@ def set_dropout(llm: nn.Module, on: bool) -> None:
     for name, module in llm.named_modules():
         if name.endswith(".lora_dropout"):
             module.train(on)
+
+
+@contextmanager
+def without_lora(llm: Any) -> Iterator[None]:
+    """While active, the model computes as without LoRA layers; which of its weights are trained stays as it is."""
+    if not has_lora(llm):
+        yield
+        return
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in llm.modules() if isinstance(module, BaseTunerLayer)]
+    # enable_adapters(False) of peft 0.21 also sets requires_grad of the weights, in the middle of a step that
+    # distributed training has already prepared for them
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 def lora_tensors(llm: nn.Module) -> dict[str, Tensor]:

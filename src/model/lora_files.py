@@ -16,7 +16,7 @@ from torch import Tensor
 from src.common.errors import UserError
 from src.model.llm import load_llm
 from src.model.lora import ADAPTER, copy_tensors, has_lora, inject, lora_tensors
-from src.model.tensor_files import Fetch, TensorFiles, misfits, read_json, whole
+from src.model.tensor_files import Fetch, TensorFiles, gather_full, read_json, tensor_mismatches
 
 FOLDER = "lora"
 WEIGHTS = "adapter_model.safetensors"
@@ -38,7 +38,7 @@ def lora_of(llm: Any) -> Lora | None:
         return None
     settings = llm.peft_config[ADAPTER].to_dict()
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
-    tensors = {name: whole(value) for name, value in lora_tensors(llm).items()}
+    tensors = {name: gather_full(value) for name, value in lora_tensors(llm).items()}
     return Lora(tensors, {**plain, "inference_mode": True})
 
 
@@ -112,7 +112,7 @@ def restore_lora(llm: Any, lora: Lora | None, where: str) -> None:
 
 
 def _check(lora: Lora, llm: Any, where: str) -> None:
-    problems = misfits(lora.tensors, lora_tensors(llm))
+    problems = tensor_mismatches(lora.tensors, lora_tensors(llm))
     if problems:
         raise UserError(f"checkpoint {where}: its LoRA does not fit the language model: {'; '.join(problems)}")
 

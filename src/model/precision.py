@@ -14,11 +14,11 @@ _MATMUL = (nn.Linear, nn.Conv1d, nn.Conv2d)
 def torch_dtype(name: str) -> torch.dtype:
     """torch's dtype of a name in a configuration. Raises :class:`ConfigError` for any other name."""
     if name not in _DTYPES:
-        raise ConfigError(f"{name!r} is no precision of a front end, expected one of {', '.join(_DTYPES)}")
+        raise ConfigError(f"{name!r} is no precision of an audio embedder, expected one of {', '.join(_DTYPES)}")
     return _DTYPES[name]
 
 
-def hold_as_autocast(module: nn.Module, dtype: torch.dtype = torch.bfloat16) -> nn.Module:
+def cast_frozen_weights(module: nn.Module, dtype: torch.dtype = torch.bfloat16) -> nn.Module:
     """Cast in place, once, what autocast would cast in every step: linear layers and convolutions.
 
     Under autocast to ``dtype`` the results stay equal bit for bit, as norms, embeddings and the residual stream keep

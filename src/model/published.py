@@ -22,10 +22,10 @@ import torch
 from src.common.config import CONFIG_DIR, compose
 from src.common.errors import ConfigError, UserError
 from src.common.log import get_logger
+from src.model.audio_embedder import AudioEmbedder
 from src.model.config import ModelConfig
-from src.model.encoders.build import build_encoder
 from src.model.encoders.config import EncoderSpec
-from src.model.front_end import AudioFrontEnd
+from src.model.encoders.load import build_encoder
 from src.model.published_config import bind_model, model_config_from_published, shipped_encoders
 from src.model.tensor_files import TensorFiles, one_line, read_json
 
@@ -35,6 +35,8 @@ ENCODER_PREFIX = AUDIO_PREFIX + "encoder.encoders."
 EMBEDDINGS = PREFIX + "embed_tokens.weight"
 GENERATION_SETTINGS = "default_inference"
 """The one file of ``src/configs/model`` that is not a model: it says how much a model may write."""
+SIZED_BY_SOURCE = ("hf_encoder", "small_whisper")
+"""Models whose encoder has the sizes that its source says: no checkpoint is recognised by them."""
 SHIPPED_MODELS = (
     *("alarm_ca", "alarm_p", "muq", "sslam", "w2vbert", "whisper_batch"),
     *("mini_alarm_ca", "mini_alarm_p", "mini_muq", "mini_sslam", "mini_w2vbert", "mini_whisper"),
@@ -78,7 +80,7 @@ def model_config(name: str) -> ModelConfig:
 
 def known_models() -> list[str]:
     """Names of the model configurations: the published ones first, then the miniatures, then the user's own."""
-    names = {path.stem for path in (CONFIG_DIR / "model").glob("*.yaml")} - {GENERATION_SETTINGS}
+    names = {path.stem for path in (CONFIG_DIR / "model").glob("*.yaml")} - {GENERATION_SETTINGS, *SIZED_BY_SOURCE}
     shipped = [name for name in SHIPPED_MODELS if name in names]
     return [*shipped, *sorted(names.difference(shipped))]
 
@@ -149,7 +151,7 @@ def _fitting_encoders(tensors: TensorFiles) -> dict[str, EncoderSpec]:
     """For each stored encoder the shipped specification of its kind (published size or miniature) that fits best."""
     chosen: dict[str, EncoderSpec] = {}
     for name in sorted(encoder_names(tensors.file_of)):
-        options = [spec for spec in shipped_encoders().values() if spec.kind == name]
+        options = [spec for spec in shipped_encoders().values() if spec.module_name == name]
         if not options:
             continue
         prefix = f"{ENCODER_PREFIX}{name}."
@@ -159,8 +161,8 @@ def _fitting_encoders(tensors: TensorFiles) -> dict[str, EncoderSpec]:
             chosen[name] = own
             continue
         shapes = {full.removeprefix(prefix): shape for full, shape in tensors.shapes(stored).items()}
-        misfits = [_misfits(_encoder_shapes(name, spec), shapes) for spec in options]
-        chosen[name] = options[misfits.index(min(misfits))]
+        misfit_counts = [_misfits(_encoder_shapes(name, spec), shapes) for spec in options]
+        chosen[name] = options[misfit_counts.index(min(misfit_counts))]
     return chosen
 
 
@@ -217,13 +219,14 @@ def recognise(trained: Shapes, encoders: Collection[str], width: int, where: str
 
 def _assumptions(config: ModelConfig) -> str:
     """Settings that no tensor shows: LLM, encoder layers, attention heads, order of streams, skip connections."""
-    front_end = config.config
+    audio_embedder = config.config
     parts = [f"LLM {config.llm}"]
-    parts += [f"layers of {name} {list(front_end.layers(name))}" for name in front_end.encoders]
-    for name, adapter in front_end.audio_adapter_config.items():
-        if adapter.use_conformer:
-            parts.append(f"conformer_heads of {name} {adapter.conformer_heads}")
-    for option, value in front_end.audio_fusion_config.options().items():
+    parts += [f"layers of {name} {list(audio_embedder.layers(name))}" for name in audio_embedder.encoders]
+    for name, adapter in audio_embedder.audio_adapter_config.items():
+        options = adapter.options()
+        if options.get("use_conformer"):
+            parts.append(f"conformer_heads of {name} {options['conformer_heads']}")
+    for option, value in audio_embedder.audio_fusion_config.options().items():
         if option.endswith("_heads") or option in ("use_skip_connection", "main_encoder", "conditional_encoders"):
             parts.append(f"{option} {', '.join(map(str, value)) if isinstance(value, tuple) else value}")
     return "; ".join(parts)
@@ -245,8 +248,8 @@ def trained_shapes(config: ModelConfig, where: str = "model config") -> dict[str
     return {name: tuple(value.shape) for name, value in state.items()}
 
 
-def build_on_meta(config: ModelConfig, where: str, encoders: Mapping[str, Any] | None = None) -> AudioFrontEnd:
-    """The front end of a configuration without memory for its tensors; ``encoders`` are used where they are given.
+def build_on_meta(config: ModelConfig, where: str, encoders: Mapping[str, Any] | None = None) -> AudioEmbedder:
+    """The audio embedder of a configuration on the meta device; ``encoders`` are used where they are given.
 
     Raises :class:`UserError` for a configuration that no model can be built from: widths that heads do not divide,
     sizes that no tensor can have.
@@ -256,6 +259,6 @@ def build_on_meta(config: ModelConfig, where: str, encoders: Mapping[str, Any] |
         with _on_meta():
             if encoders is None:
                 encoders = {name: build_encoder(name, spec) for name, spec in config.config.encoders.items()}
-            return AudioFrontEnd(config.config, config.llm_embedding_dim, encoders)
+            return AudioEmbedder(config.config, config.llm_embedding_dim, encoders)
     except (ValueError, TypeError, AssertionError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"{where}: no model can be built from its configuration ({one_line(error, 200)})") from error

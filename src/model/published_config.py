@@ -10,9 +10,8 @@ here. One that cannot be expressed is an error that names it.
 
 from __future__ import annotations
 
-import difflib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from typing import Any
@@ -20,9 +19,9 @@ from typing import Any
 import yaml
 
 from src.common.config import CONFIG_DIR, bind_dataclass
-from src.common.errors import ConfigError
+from src.common.errors import ConfigError, name_hint
 from src.common.log import get_logger
-from src.model.config import ADAPTER_OPTIONS, FUSION_OPTIONS, AdapterConfig, FrontEndConfig, ModelConfig
+from src.model.config import LAYER_FUSIONS, AdapterConfig, AudioEmbedderConfig, FusionConfig, ModelConfig
 from src.model.encoders.config import EncoderSpec, encoder_spec
 
 log = get_logger(__name__)
@@ -40,10 +39,18 @@ CONFIG_KEYS = (
 EXTRA_KEYS = ("mask_padding", "frozen_adapters_drift", "init_std")
 """Settings that the published code does not have; read where they stand next to the published ones."""
 
-_TOP_KEYS = ("llm", "llm_revision", "llm_embedding_dim", "from_pretrained", "feature_extractor_configs", "config")
-_SPEC_KEYS = tuple(field.name for field in fields(EncoderSpec))
+_TOP_KEYS = (
+    *("llm", "llm_revision", "llm_embedding_dim", "reasoning"),
+    *("from_pretrained", "feature_extractor_configs", "config"),
+)
+_SPEC_KEYS = ("features", "architecture", "layers", "weights")
+_SOURCE_KEYS = ("source", "revision", "chunk_seconds")
+"""Keys of an item ``encoder_name: hf``, which the published code does not have."""
+CLASS_KEY = "encoder_class"
+"""Class of an encoder, by short name or import path, where its features do not say it; ``encoder_name`` is the name
+that the encoder has in the model."""
 _ADAPTER_DEFAULTS: dict[str, dict[str, Any]] = {
-    "downsampler_conformer": {**ADAPTER_OPTIONS["downsampler_conformer"], "norm_type": "layer"},
+    "downsampler_conformer": {"norm_type": "layer"},
     "mlp": {"hidden_dim": 1024},
     "identity": {},
 }
@@ -110,12 +117,12 @@ def bind_model(mapping: Mapping[str, Any], where: str = "model", level: int = lo
 
 def describe(config: ModelConfig) -> str:
     """One line: encoders with their layers, adapters, fusion."""
-    front_end = config.config
+    audio_embedder = config.config
     parts = [
-        f"{name} (layers {', '.join(map(str, front_end.layers(name)))}; {adapter.adapter_name})"
-        for name, adapter in sorted(front_end.audio_adapter_config.items())
+        f"{name} (layers {', '.join(map(str, audio_embedder.layers(name)))}; {adapter.adapter_name})"
+        for name, adapter in sorted(audio_embedder.audio_adapter_config.items())
     ]
-    return f"{', '.join(parts)}, fusion {front_end.audio_fusion_config.fusion_type}"
+    return f"{', '.join(parts)}, fusion {audio_embedder.audio_fusion_config.fusion_type}"
 
 
 def model_config_from_published(
@@ -168,7 +175,7 @@ def model_config_from_published(
         problems.append(f"{where}.llm: missing, the language model's folder or Hub id")
     if problems:
         raise ConfigError("; ".join(problems))
-    front_end = {
+    audio_embedder = {
         "encoders": specs,
         "audio_adapter_config": adapters,
         "audio_fusion_config": fusion,
@@ -178,10 +185,25 @@ def model_config_from_published(
     plain = {
         "llm": mapping.get("llm") or llm,
         "llm_revision": mapping.get("llm_revision"),
+        "reasoning": mapping.get("reasoning"),
         "llm_embedding_dim": width,
-        "config": {**front_end, "encoders": {name: _spec_dict(spec) for name, spec in specs.items()}},
+        "config": {**audio_embedder, "encoders": {name: _spec_dict(spec) for name, spec in specs.items()}},
     }
     return bind_dataclass(ModelConfig, plain, where)
+
+
+def own_modules(config: ModelConfig) -> list[str]:
+    """Encoders, adapters, layer fusions and fusions of a configuration that the published code does not have."""
+    audio_embedder = config.config
+    adapters = audio_embedder.audio_adapter_config.values()
+    layer_fusions = [adapter.layer_fusion_config for adapter in adapters if adapter.layer_fusion_config is not None]
+    used: list[tuple[Any, Container[str]]] = [
+        *((spec, _ENCODER_RATES) for spec in audio_embedder.encoders.values()),
+        *((adapter, _ADAPTER_DEFAULTS) for adapter in adapters),
+        *((one, LAYER_FUSIONS) for one in layer_fusions),
+        (audio_embedder.audio_fusion_config, _FUSION_DEFAULTS),
+    ]
+    return [one.module_name for one, known in used if one.module_name not in known]
 
 
 def published_from_model_config(config: ModelConfig) -> dict[str, Any]:
@@ -192,25 +214,29 @@ def published_from_model_config(config: ModelConfig) -> dict[str, Any]:
     Reading it back gives an equal configuration. Raises :class:`ConfigError` for what the published code cannot
     build.
     """
-    width, front_end = config.llm_embedding_dim, config.config
+    width, audio_embedder = config.llm_embedding_dim, config.config
+    if own := own_modules(config):
+        raise ConfigError(f"model.config: the published code has no {', '.join(own)}")
     if width is None:
         raise ConfigError("model.llm_embedding_dim: missing; the published form states the width")
-    names = list(front_end.encoders)
-    encoder_items = [{"encoder_name": name, **_spec_extras(name, front_end.encoders[name])} for name in names]
+    names = list(audio_embedder.encoders)
+    encoder_items = [{"encoder_name": name, **_spec_extras(name, audio_embedder.encoders[name])} for name in names]
     adapters = [
-        _adapter_item(name, front_end.audio_adapter_config[name], front_end, width)
-        for name in front_end.audio_adapter_config
+        _adapter_item(name, audio_embedder.audio_adapter_config[name], audio_embedder, width)
+        for name in audio_embedder.audio_adapter_config
     ]
     inner: dict[str, Any] = {
-        "use_explicit_audio_tokens": front_end.use_explicit_audio_tokens,
+        "use_explicit_audio_tokens": audio_embedder.use_explicit_audio_tokens,
         "audio_sep_d_embed": width,
         ENCODERS_KEY: encoder_items,
         ADAPTERS_KEY: adapters,
-        "audio_fusion_config": _fusion_item(front_end, width),
+        "audio_fusion_config": _fusion_item(audio_embedder, width),
         "audio_postprocessing_config": {"postprocessing_type": "identity"},
     }
-    defaults = {field.name: field.default for field in fields(FrontEndConfig)}
-    inner |= {key: getattr(front_end, key) for key in EXTRA_KEYS if getattr(front_end, key) != defaults[key]}
+    defaults = {field.name: field.default for field in fields(AudioEmbedderConfig)}
+    inner |= {
+        key: getattr(audio_embedder, key) for key in EXTRA_KEYS if getattr(audio_embedder, key) != defaults[key]
+    }
     return {
         "llm": config.llm,
         "feature_extractor_configs": [{"encoder_name": name} for name in names],
@@ -222,11 +248,12 @@ def published_from_model_config(config: ModelConfig) -> dict[str, Any]:
 
 @cache
 def shipped_encoders() -> dict[str, EncoderSpec]:
-    """The specifications of ``src/configs/model/encoder``, by name."""
-    return {
-        path.stem: encoder_spec(path.stem, yaml.safe_load(path.read_text(encoding="utf-8")))
+    """The complete specifications of ``src/configs/model/encoder``, by name; one without sizes is left out."""
+    contents = {
+        path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
         for path in sorted((CONFIG_DIR / "model" / "encoder").glob("*.yaml"))
     }
+    return {name: encoder_spec(name, content) for name, content in contents.items() if "architecture" in content}
 
 
 def stream_width(adapter: AdapterConfig, spec: EncoderSpec, llm_dim: int) -> int:
@@ -256,9 +283,11 @@ def _encoders(
     problems: list[str],
 ) -> dict[str, EncoderSpec]:
     extractors = {}
+    own_names = {item.get("encoder_name") for item in inner[ENCODERS_KEY] if isinstance(item, Mapping)}
     for index, item in enumerate(mapping.get("feature_extractor_configs") or []):
         path = f"{wheres[0]}.feature_extractor_configs[{index}]"
-        if name := _encoder_name(item, path, given, problems):
+        named = isinstance(item, Mapping) and item.get("encoder_name") in own_names
+        if name := item["encoder_name"] if named else _encoder_name(item, path, given, problems):
             extractors[name] = (item, path)
     specs: dict[str, EncoderSpec] = {}
     for index, item in enumerate(inner[ENCODERS_KEY]):
@@ -270,9 +299,12 @@ def _encoders(
             problems.append(f"{path}.encoder_name: {name} is named twice")
         if extractors and name not in extractors:
             problems.append(f"{wheres[0]}.feature_extractor_configs: {name} is missing; its encoder needs features")
-        own = {key: item[key] for key in _SPEC_KEYS if key in item}
+        own = {key: item[key] for key in (*_SPEC_KEYS, *_SOURCE_KEYS) if key in item}
+        shipped = given.get(name) or shipped_encoders().get(name)
+        if CLASS_KEY in item or "source" in item:
+            own["encoder_name"] = item.get(CLASS_KEY, name)
         try:
-            spec = encoder_spec(path, {**_spec_dict(given.get(name) or shipped_encoders()[name]), **own})
+            spec = encoder_spec(path, {**(_spec_dict(shipped) if shipped else {}), **own})
         except ConfigError as error:
             problems.append(str(error))
             continue
@@ -286,7 +318,7 @@ def _encoder_name(item: Any, path: str, given: Mapping[str, EncoderSpec], proble
         return None
     name: str = item["encoder_name"]
     known = {**shipped_encoders(), **given}
-    if name not in known and not all(key in item for key in _SPEC_KEYS):
+    if name not in known and not all(key in item for key in _SPEC_KEYS) and "source" not in item:
         shown = [other for other in known if not other.startswith("mini_")]
         problems.append(f"{path}.encoder_name: unknown encoder {name!r}; known: {', '.join(shown)}")
         return None
@@ -302,13 +334,16 @@ def _with_chunks(
     problems: list[str],
 ) -> EncoderSpec:
     """``spec`` with the chunk length that the encoder's and the feature extractor's options ask for."""
-    kind, features = spec.kind, spec.features
+    kind, features = spec.module_name, spec.features
+    if kind not in _ENCODER_RATES or "source" in item:  # not one of the published system, whose options these are
+        _unknown_keys(item, ("encoder_name", CLASS_KEY, *_SPEC_KEYS, *_SOURCE_KEYS), path, problems)
+        return spec
     fixed = {
         "frame_rate": _ENCODER_RATES[kind],
         "feature_extractor_time_dim": _FEATURES_DIM[kind],
         **({"sample_rate": features.sample_rate} if kind == "muq" else {}),
     }
-    _unknown_keys(item, ("encoder_name", "max_time", *fixed, *_SPEC_KEYS), path, problems)
+    _unknown_keys(item, ("encoder_name", CLASS_KEY, "max_time", *fixed, *_SPEC_KEYS), path, problems)
     _only(item, fixed, path, problems)
     own = {"target_sr": features.sample_rate, **(_SSLAM_NORM if kind == "sslam" else {})}
     chunk_key = "max_frames" if kind == "sslam" else "max_time"
@@ -334,22 +369,16 @@ def _with_chunks(
 
 
 def _spec_dict(spec: EncoderSpec) -> dict[str, Any]:
-    weights = {"source": spec.weights.source, "revision": spec.weights.revision}
-    features = {field.name: getattr(spec.features, field.name) for field in fields(spec.features)}
-    return {
-        "features": features,
-        "architecture": dict(spec.architecture),
-        "layers": list(spec.layers),
-        "weights": weights,
-    }
+    return {**spec.as_dict(), "layers": list(spec.layers)}
 
 
 def _spec_extras(name: str, spec: EncoderSpec) -> dict[str, Any]:
+    plain = _spec_dict(spec)
+    if "encoder_name" in plain:
+        plain[CLASS_KEY] = plain.pop("encoder_name")
     shipped = shipped_encoders().get(name)
-    if shipped is None:
-        return _spec_dict(spec)
-    default = _spec_dict(shipped)
-    return {key: value for key, value in _spec_dict(spec).items() if value != default[key]}
+    default = {} if shipped is None else _spec_dict(shipped)
+    return {key: value for key, value in plain.items() if key not in default or value != default[key]}
 
 
 # Adapters
@@ -382,8 +411,8 @@ def _adapters(
 def _adapter(
     item: Mapping[str, Any], kind: str, spec: EncoderSpec, width: Any, path: str, problems: list[str]
 ) -> dict[str, Any]:
-    own = tuple(ADAPTER_OPTIONS[kind])
-    elsewhere = {option for options in ADAPTER_OPTIONS.values() for option in options}
+    own = AdapterConfig.option_names(kind)
+    elsewhere = {option for other in _ADAPTER_DEFAULTS for option in AdapterConfig.option_names(other)}
     _unknown_keys(item, (*_COMMON_ADAPTER, *elsewhere), path, problems)
     _without_effect(item, elsewhere.difference(own, _COMMON_ADAPTER), f"adapter_name {kind}", path)
     encoder_dim = spec.bound_architecture().width
@@ -392,7 +421,7 @@ def _adapter(
             f"{path}.encoder_embedding_dim: got {item['encoder_embedding_dim']}, the encoder is {encoder_dim} wide"
         )
     projected = item.get("use_llm_proj", True)
-    if projected and item.get("llm_embedding_dim") not in (None, width):
+    if projected and width is not None and item.get("llm_embedding_dim") not in (None, width):
         problems.append(f"{path}.llm_embedding_dim: got {item['llm_embedding_dim']}, the language model has {width}")
     result: dict[str, Any] = {"adapter_name": kind}
     layers = _layers(item.get("audio_encoder_layers"), spec, path, problems)
@@ -411,7 +440,7 @@ def _adapter(
     else:
         result["layer_fusion_config"] = None
     result |= {key: item[key] for key in ("pre_average", "trim_extra_padding", "use_llm_proj") if key in item}
-    options = {key: item.get(key, default) for key, default in _ADAPTER_DEFAULTS[kind].items()}
+    options = _ADAPTER_DEFAULTS[kind] | {key: item[key] for key in own if key in item}
     if kind == "mlp" and not projected:  # only a projection reads the adapter's width
         options["adapter_embedding_dim"] = options["hidden_dim"]
     elif kind != "identity" or projected:
@@ -427,28 +456,30 @@ def _layers(value: Any, spec: EncoderSpec, path: str, problems: list[str]) -> li
         problems.append(f"{path}.audio_encoder_layers: got {value!r}, expected a list of layer numbers")
         return list(spec.layers)
     # The stack of states begins with the encoder's input, but for SSLAM; negative numbers count from its end.
-    states = spec.bound_architecture().num_layers + (spec.kind != "sslam")
+    states = spec.bound_architecture().num_layers + (spec.module_name != "sslam")
     if wrong := [layer for layer in value if not -states <= layer < states]:
         problems.append(f"{path}.audio_encoder_layers: {wrong[0]} is not among the {states} states of the encoder")
         return list(spec.layers)
     return [layer % states for layer in value]
 
 
-def _adapter_item(name: str, adapter: AdapterConfig, front_end: FrontEndConfig, width: int) -> dict[str, Any]:
-    encoder_dim = front_end.encoders[name].bound_architecture().width
-    options = adapter.body_options()
+def _adapter_item(
+    name: str, adapter: AdapterConfig, audio_embedder: AudioEmbedderConfig, width: int
+) -> dict[str, Any]:
+    encoder_dim = audio_embedder.encoders[name].bound_architecture().width
+    options = {key: value for key, value in adapter.options().items() if (key, value) != ("frame_rate", None)}
     return {
         "encoder_name": name,
         "adapter_name": adapter.adapter_name,
         "layer_fusion_config": adapter.layer_fusion_config and {"layer_fusion_type": "weighted_average"},
-        "audio_encoder_layers": list(front_end.layers(name)),
+        "audio_encoder_layers": list(audio_embedder.layers(name)),
         "pre_average": adapter.pre_average,
         "trim_extra_padding": adapter.trim_extra_padding,
         "use_llm_proj": adapter.use_llm_proj,
         "encoder_embedding_dim": encoder_dim,
         "llm_embedding_dim": width,
         **options,
-        "adapter_embedding_dim": options.get("adapter_embedding_dim") or encoder_dim,
+        "adapter_embedding_dim": adapter.adapter_embedding_dim or encoder_dim,
     }
 
 
@@ -469,13 +500,13 @@ def _fusion(
         problems.append(f"{path}.fusion_type: unknown fusion {got!r}; known: {', '.join(_FUSION_DEFAULTS)}")
         return {}
     kind = str(item["fusion_type"])
-    own = tuple(FUSION_OPTIONS[kind])
-    elsewhere = {option for options in FUSION_OPTIONS.values() for option in options}
+    own = FusionConfig.option_names(kind)
+    elsewhere = {option for other in _FUSION_DEFAULTS for option in FusionConfig.option_names(other)}
     _unknown_keys(item, ("fusion_type", "llm_embedding_dim", *_MEMORY_ONLY, *elsewhere), path, problems)
     _without_effect(item, elsewhere.difference(own), f"fusion_type {kind}", path)
     if memory := [key for key in _MEMORY_ONLY if _any(item.get(key))]:
         log.info("%s.%s: saves memory in the published code and changes no number; not done here", path, memory[0])
-    if kind != "sum" and item.get("llm_embedding_dim", width) != width:
+    if kind != "sum" and width is not None and item.get("llm_embedding_dim", width) not in (None, width):
         problems.append(f"{path}.llm_embedding_dim: got {item['llm_embedding_dim']}, the language model has {width}")
     given = _FUSION_DEFAULTS[kind] | {key: item[key] for key in own if key in item}
     if kind == "sum":
@@ -495,12 +526,12 @@ def _fusion(
         stated = [expected] * count if not isinstance(expected, list) else expected
         for name, dim in zip(named[1:], stated, strict=False):
             real = _width_after(adapters[name], specs[name], width) if name in adapters else dim
-            if dim not in (None, real):
+            if dim not in (None, real) and real is not None:
                 problems.append(f"{path}.conditional_embedding_dim: got {dim} for {name}, its stream is {real} wide")
     if kind == "crossattention":
         for name in named:
             real = _width_after(adapters[name], specs[name], width) if name in adapters else width
-            if real != width:
+            if width is not None and real != width:
                 problems.append(f"{path}: crossattention reads streams {width} wide, that of {name} is {real}")
     return {"fusion_type": kind, **options}
 
@@ -534,14 +565,14 @@ def _value_channels(options: Mapping[str, Any], qk: str, v: str) -> dict[str, An
     return {v: [key if value is None else value for key, value in pairs]}
 
 
-def _fusion_item(front_end: FrontEndConfig, width: int) -> dict[str, Any]:
-    fusion = front_end.audio_fusion_config
+def _fusion_item(audio_embedder: AudioEmbedderConfig, width: int) -> dict[str, Any]:
+    fusion = audio_embedder.audio_fusion_config
     kind, options = fusion.fusion_type, fusion.options()
     if kind == "sum":
         return {"fusion_type": kind}
     conditional = tuple(options["conditional_encoders"])
     widths = {
-        name: stream_width(front_end.audio_adapter_config[name], front_end.encoders[name], width)
+        name: stream_width(audio_embedder.audio_adapter_config[name], audio_embedder.encoders[name], width)
         for name in (str(options["main_encoder"]), *conditional)
     }
     if kind == "crossattention" and (wrong := [name for name in widths if widths[name] != width]):
@@ -598,9 +629,7 @@ def _check_rest(inner: Mapping[str, Any], width: Any, where: str, problems: list
 def _unknown_keys(mapping: Mapping[str, Any], known: Sequence[str], where: str, problems: list[str]) -> None:
     for key in mapping:
         if key not in known:
-            close = difflib.get_close_matches(str(key), list(known), n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
-            problems.append(f"{where}.{key}: unknown key; {hint}")
+            problems.append(f"{where}.{key}: unknown key; {name_hint(str(key), sorted(known))}")
 
 
 def _only(mapping: Mapping[str, Any], fixed: Mapping[str, Any], where: str, problems: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Frozen encoders that several front ends have in common: held once, so that they can be loaded and run once.
+"""Frozen encoders that several audio embedders have in common: held once, so that they can be loaded and run once.
 
 Two encoders are the same if their configurations name the same features, architecture, source and revision, and
 their weights are equal. Encoders from one source are equal without looking; those that lie in whole checkpoints are
@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 import torch
 
 from src.common.log import get_logger
+from src.model.audio_embedder import AudioEmbedder
 from src.model.encoders.base import Encoder
 from src.model.encoders.config import EncoderSpec
-from src.model.front_end import AudioFrontEnd
 
 log = get_logger(__name__)
 
@@ -46,11 +46,11 @@ class EncoderStore:
         return same
 
 
-def share_encoders(front_ends: Iterable[tuple[AudioFrontEnd, dict[str, EncoderSpec]]]) -> None:
-    """Let front ends that were loaded apart use one module for encoders that are the same."""
+def share_encoders(audio_embedders: Iterable[tuple[AudioEmbedder, dict[str, EncoderSpec]]]) -> None:
+    """Let audio embedders that were loaded apart use one module for encoders that are the same."""
     store = EncoderStore()
-    for front_end, specs in front_ends:
-        encoders = front_end.audio_encoder.encoders
+    for audio_embedder, specs in audio_embedders:
+        encoders = audio_embedder.audio_encoder.encoders
         for name in list(encoders):
             own = encoders[name]
             encoders[name] = store.get(name, specs[name], lambda own=own: own, bundled=True)  # type: ignore[misc]

@@ -153,7 +153,7 @@ def _names(path: Path, where: str) -> list[str]:
         return list(file.keys())
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gather_full(tensor: Tensor) -> Tensor:
     """The tensor on the CPU; put together from all processes where it is shared out (then all must call this)."""
     gathered = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return gathered.detach().cpu().contiguous()
@@ -164,11 +164,11 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(whole(tensor).flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(gather_full(tensor).flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def misfits(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+def tensor_mismatches(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
     """Every way ``given`` differs from what ``expected`` asks: missing, extra, misshapen or non-finite tensors."""
     both = sorted(set(given) & set(expected))
     groups = {
@@ -190,12 +190,6 @@ def peak(tensor: Tensor) -> float:
     if not tensor.is_floating_point() or not tensor.numel():
         return 0.0
     return float(tensor.abs().amax())
-
-
-def num_bytes(header: tuple[tuple[int, ...], str]) -> int:
-    """Size of a tensor by its header."""
-    shape, dtype = header
-    return math.prod(shape) * int("".join(filter(str.isdigit, dtype)) or 8) // 8
 
 
 def folder_files(folder: Path) -> Fetch:
@@ -252,6 +246,30 @@ def find_tensors(what: str, source: str, revision: str | None = None) -> TensorF
     raise UserError(f"{what} {source} do not exist; give a folder with {WEIGHTS_FILE} or a Hub id (owner/name)")
 
 
+def find_stored_tensors(what: str, source: str, revision: str | None = None) -> TensorFiles | None:
+    """As :func:`find_tensors`, without downloads: ``None`` for a Hub repository that is not completely in the cache.
+
+    Raises :class:`UserError` also for a repository that the Hub does not have, or that has no safetensors.
+    """
+    local = any((base / source).exists() for base in (Path.cwd(), REPO_ROOT))
+    if local or source.count("/") != 1 or source.startswith((".", "/", "~")):
+        return find_tensors(what, source, revision)
+    from huggingface_hub import HfApi
+
+    stored = TensorFiles.open(source, hub_files(source, revision, offline=True))
+    if stored is not None:
+        fetch = stored.fetch
+        return stored if all(fetch(file) for file in set(stored.file_of.values())) else None
+    where = f"{what} {source}" + (f" at revision {revision}" if revision else "")
+    try:
+        siblings = HfApi().model_info(source, revision=revision, timeout=10).siblings or ()
+    except Exception as error:  # the Hub's client raises many kinds, those of its HTTP library among them
+        raise UserError(_not_fetched(where, one_line(error))) from error
+    if not any(each.rfilename.endswith(".safetensors") for each in siblings):
+        raise UserError(_not_fetched(where, f"it holds no {WEIGHTS_FILE}; only safetensors are read"))
+    return None
+
+
 def _find_on_hub(what: str, repo: str, revision: str | None) -> TensorFiles:
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -260,24 +278,24 @@ def _find_on_hub(what: str, repo: str, revision: str | None) -> TensorFiles:
     try:
         tensors = TensorFiles.open(repo, hub_files(repo, revision))
         if tensors is not None:
-            return dataclasses.replace(tensors, fetch=_told(tensors.fetch, where))
+            return dataclasses.replace(tensors, fetch=_with_user_errors(tensors.fetch, where))
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = one_line(error)
     raise UserError(_not_fetched(where, reason))
 
 
-def _told(fetch: Fetch, where: str) -> Fetch:
+def _with_user_errors(fetch: Fetch, where: str) -> Fetch:
     """``fetch`` with the Hub's errors as :class:`UserError`."""
 
     from huggingface_hub.errors import HfHubHTTPError
 
-    def told(file: str) -> Path | None:
+    def fetch_or_explain(file: str) -> Path | None:
         try:
             return fetch(file)
         except (HfHubHTTPError, OSError, ValueError) as error:
             raise UserError(_not_fetched(where, one_line(error))) from error
 
-    return told
+    return fetch_or_explain
 
 
 def _not_fetched(where: str, reason: str) -> str:

@@ -15,17 +15,15 @@ from typing import Any
 
 from src.common.errors import UserError
 from src.prompts.source_texts import (
-    Field,
-    Part,
     Repeated,
-    Text,
+    SourceField,
+    SourcePart,
+    SourceText,
     UnreadableSource,
-    find_function,
     returned_text,
     texts_within,
 )
-from src.prompts.templates import fill, literal
-from src.prompts.texts import LAYOUT_FIELDS, PUBLISHED
+from src.prompts.texts import LAYOUT_FIELDS, PUBLISHED, fill, literal
 
 FREE, CHOICE, TARGETS = "generate_vllm.py", "generate_vllm_mcqa.py", "scripts/alarm/generate_responses.py"
 NOT_PUBLISHED = ("writer_system", "writer_styles", "prompt_checker_system", "betraying_phrases")
@@ -87,13 +85,12 @@ class _Modules:
 
     def function(self, file: str, name: str) -> ast.FunctionDef:
         """A function at the top level of a file. Raises :class:`UnreadableSource`."""
-        module = self.module(file)
-        try:
-            return find_function(module, name)
-        except UnreadableSource as error:
-            raise UnreadableSource(f"{file}: {error}") from error
+        found = [node for node in self.module(file).body if isinstance(node, ast.FunctionDef) and node.name == name]
+        if not found:
+            raise UnreadableSource(f"{file}: no function {name}")
+        return found[-1]
 
-    def text(self, file: str, name: str, arguments: tuple[str, ...] = ()) -> Text:
+    def text(self, file: str, name: str, arguments: tuple[str, ...] = ()) -> SourceText:
         """Text that a function returns. Raises :class:`UnreadableSource`."""
         function = self.function(file, name)
         try:
@@ -109,12 +106,11 @@ class _Modules:
         return text.literal
 
 
-def _generation_system(modules: _Modules, found: PublishedTexts) -> dict[str, Any]:
-    return {"generation_system": modules.system(FREE, "get_system_prompt")}
+_Reader = Callable[[_Modules, PublishedTexts], dict[str, Any]]
 
 
-def _mcqa_system(modules: _Modules, found: PublishedTexts) -> dict[str, Any]:
-    return {"mcqa_system": modules.system(CHOICE, "get_system_prompt")}
+def _system(key: str, file: str) -> _Reader:
+    return lambda modules, found: {key: modules.system(file, "get_system_prompt")}
 
 
 def _mcqa_user(modules: _Modules, found: PublishedTexts) -> dict[str, Any]:
@@ -130,8 +126,8 @@ def _mcqa_user(modules: _Modules, found: PublishedTexts) -> dict[str, Any]:
         if not isinstance(after, str) or not after.startswith(options.separator):
             raise UnreadableSource(f"{where}: options that are joined need a line end behind the last one")
         parts[places[0] + 1] = after.removeprefix(options.separator)
-    line = Text(options.body) + Text((options.separator,) if options.separator else ())
-    parts[places[0]] = Field("options")
+    line = SourceText(options.body) + SourceText((options.separator,) if options.separator else ())
+    parts[places[0]] = SourceField("options")
     return {
         "mcqa_user": _template("mcqa_user", tuple(parts), {"question": "question", "options": "options"}, where),
         "option_line": _template("option_line", line.parts, {"number": "number", "item": "option"}, where),
@@ -143,10 +139,10 @@ def _ensemble(modules: _Modules, found: PublishedTexts) -> dict[str, Any]:
     for file in (FREE, CHOICE):
         function = modules.function(file, "get_response")
         where = f"{file}, get_response"
-        hearings = [hearing for hearing in _hearings(function) if hearing[2]]
-        if len(hearings) != 1:
-            raise UnreadableSource(f"{where}: expected one loop with a heading before each hearing")
-        which, how_many, headings = hearings[0]
+        loops = [loop for loop in _loops_over_checkpoints(function) if loop[2]]
+        if len(loops) != 1:
+            raise UnreadableSource(f"{where}: expected one loop with a heading before each audio")
+        which, how_many, headings = loops[0]
         counted = [text for text in texts_within(function) if how_many in text.fields and which not in text.fields]
         names = {which: "i", how_many: "n"}
         read[file] = {
@@ -156,7 +152,7 @@ def _ensemble(modules: _Modules, found: PublishedTexts) -> dict[str, Any]:
     return {**_first(read, found), "ensemble_tags": "around"}
 
 
-def _hearings(function: ast.FunctionDef) -> list[tuple[str, str, list[Text]]]:
+def _loops_over_checkpoints(function: ast.FunctionDef) -> list[tuple[str, str, list[SourceText]]]:
     """Loops over the places of an argument: the place from 1 and the length as written, and texts with the place."""
     found = []
     for node in ast.walk(function):
@@ -170,7 +166,7 @@ def _hearings(function: ast.FunctionDef) -> list[tuple[str, str, list[Text]]]:
     return found
 
 
-def _ensemble_text(key: str, texts: list[Text], names: Mapping[str, str], where: str) -> str:
+def _ensemble_text(key: str, texts: list[SourceText], names: Mapping[str, str], where: str) -> str:
     if len(texts) != 1:
         raise UnreadableSource(f"{where}: expected one text for {key}, found {len(texts)}")
     text = _template(key, texts[0].parts, names, where)
@@ -192,22 +188,18 @@ def _budget_closing(modules: _Modules, found: PublishedTexts) -> dict[str, Any]:
         if len(closings) == 1:
             read[file] = {"budget_closing": closings.pop()}
         elif file == FREE:
-            raise UnreadableSource(f"{file}, {name}: expected one sentence that holds {CLOSE}, found {len(closings)}")
+            raise UnreadableSource(f"{file}, {name}: expected one sentence with {CLOSE}, found {len(closings)}")
     return _first(read, found)
 
 
 def _first(read: Mapping[str, dict[str, str]], found: PublishedTexts) -> dict[str, str]:
-    """The texts of the first file; a note tells where another one's differ."""
+    """The texts of the first file; a note names another one that differs."""
     first = next(iter(read))
     for file, texts in read.items():
         differing = [key for key, text in texts.items() if text != read[first][key]]
         if differing:
             found.notes.append(f"{file} has another {', '.join(differing)} than {first}, whose text is used for both")
     return read[first]
-
-
-def _self_generation_system(modules: _Modules, found: PublishedTexts) -> dict[str, Any]:
-    return {"self_generation_system": modules.system(TARGETS, "get_system_prompt")}
 
 
 def _self_generation_user(modules: _Modules, found: PublishedTexts) -> dict[str, Any]:
@@ -224,24 +216,24 @@ def _rephrase(modules: _Modules, found: PublishedTexts) -> dict[str, Any]:
     system = modules.system(TARGETS, "get_rephrased_system_prompt")
     text = modules.text(TARGETS, "get_rephrased_main_prompt", arguments)
     tags: set[str] = set()
-    parts: list[Part] = []
+    parts: list[SourcePart] = []
     for part in text.parts:
-        if isinstance(part, Field) and part.name == "response" and part.changes:
+        if isinstance(part, SourceField) and part.name == "response" and part.changes:
             tags.add(_renamed_thoughts(part, where))
-            parts.append(Field("prepared"))
+            parts.append(SourceField("prepared"))
         else:
             parts.append(part)
     if len(tags) > 1:
         raise UnreadableSource(f"{where}: <think> gets several names: {', '.join(sorted(tags))}")
     return {
         "rephrase_system": system,
-        "rephrase_examples": [],
+        "rephrase_examples": [],  # the published system text contains its own
         "rephrase_user": _template("rephrase_user", tuple(parts), None, where),
         **({"reasoning_tag": tags.pop()} if tags else {}),
     }
 
 
-def _renamed_thoughts(part: Field, where: str) -> str:
+def _renamed_thoughts(part: SourceField, where: str) -> str:
     """The name that ``<think>`` and ``</think>`` get by ``replace``."""
     changes = dict(part.changes)
     opened = re.fullmatch(r"<([\w-]+)>", changes.get("<think>", ""))
@@ -258,14 +250,13 @@ def _checker(modules: _Modules, found: PublishedTexts) -> dict[str, Any]:
     }
 
 
-_Reader = Callable[[_Modules, PublishedTexts], dict[str, Any]]
 _READERS: tuple[tuple[tuple[str, ...], _Reader], ...] = (
-    (("generation_system",), _generation_system),
-    (("mcqa_system",), _mcqa_system),
+    (("generation_system",), _system("generation_system", FREE)),
+    (("mcqa_system",), _system("mcqa_system", CHOICE)),
     (("mcqa_user", "option_line"), _mcqa_user),
     (("ensemble_intro", "ensemble_heading", "ensemble_tags"), _ensemble),
     (("budget_closing",), _budget_closing),
-    (("self_generation_system",), _self_generation_system),
+    (("self_generation_system",), _system("self_generation_system", TARGETS)),
     (("self_generation_user",), _self_generation_user),
     # a system text names the tags of its user turn: one is not used without the other
     (("rephrase_system", "rephrase_user", "reasoning_tag"), _rephrase),
@@ -273,7 +264,7 @@ _READERS: tuple[tuple[tuple[str, ...], _Reader], ...] = (
 )
 
 
-def _template(key: str, parts: tuple[Part, ...], names: Mapping[str, str] | None, where: str) -> str:
+def _template(key: str, parts: tuple[SourcePart, ...], names: Mapping[str, str] | None, where: str) -> str:
     """A text as the template ``key``; ``names`` are source's fields and ours, the same ones if it is None.
 
     Raises :class:`UnreadableSource` for a field that the template does not know, and if it would not give the text.

@@ -2,7 +2,7 @@
 
 Enough of the language is understood to follow how a function puts a prompt together: literals, f-strings, ``+`` and
 ``+=``, ``replace``, ``join``, loops over literal lists (worked out) and over an argument (kept as a repeated part).
-Whatever else has a part in a text makes that text unreadable, with the line as the reason.
+A text that depends on anything else is unreadable, with the line as the reason.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class UnreadableSource(Exception):
 
 
 @dataclass(frozen=True)
-class Field:
+class SourceField:
     """A place that is filled when the source runs: an argument's name or an expression as written.
 
     ``changes`` are the literal ``replace`` calls that it goes through first.
@@ -32,26 +32,26 @@ class Field:
 class Repeated:
     """A part that is written for every item of an argument, ``separator`` between two."""
 
-    body: tuple[Part, ...]
+    body: tuple[SourcePart, ...]
     separator: str = ""
 
 
-Part = str | Field | Repeated
+SourcePart = str | SourceField | Repeated
 """A piece of a text."""
 
 
 @dataclass(frozen=True)
-class Text:
+class SourceText:
     """A text with fields, in order; no two neighbours are both ``str``."""
 
-    parts: tuple[Part, ...] = ()
+    parts: tuple[SourcePart, ...] = ()
 
-    def __add__(self, other: Text) -> Text:
+    def __add__(self, other: SourceText) -> SourceText:
         if self.parts and other.parts:
             last, first = self.parts[-1], other.parts[0]
             if isinstance(last, str) and isinstance(first, str):
-                return Text((*self.parts[:-1], last + first, *other.parts[1:]))
-        return Text((*self.parts, *other.parts))
+                return SourceText((*self.parts[:-1], last + first, *other.parts[1:]))
+        return SourceText((*self.parts, *other.parts))
 
     @property
     def literal(self) -> str | None:
@@ -64,36 +64,26 @@ class Text:
     @property
     def fields(self) -> list[str]:
         """Names of its fields, in order."""
-        return [part.name for part in self.parts if isinstance(part, Field)]
+        return [part.name for part in self.parts if isinstance(part, SourceField)]
 
-    def replaced(self, old: str, new: str) -> Text:
+    def replaced(self, old: str, new: str) -> SourceText:
         """As ``str.replace`` does, noted at fields."""
-        parts = [
-            part.replace(old, new)
-            if isinstance(part, str)
-            else replace(part, changes=(*part.changes, (old, new)))
-            if isinstance(part, Field)
-            else part
-            for part in self.parts
-        ]
-        if any(isinstance(part, Repeated) for part in parts):
-            raise UnreadableSource("replace on a repeated part")
-        return Text(tuple(part for part in parts if part != ""))
+        parts: list[SourcePart] = []
+        for part in self.parts:
+            if isinstance(part, Repeated):
+                raise UnreadableSource("replace on a repeated part")
+            if isinstance(part, str):
+                parts.append(part.replace(old, new))
+            else:
+                parts.append(replace(part, changes=(*part.changes, (old, new))))
+        return SourceText(tuple(part for part in parts if part != ""))
 
 
 Value = Any
-"""A :class:`Text`, an int, a list of values, or an :class:`UnreadableSource` that is raised when it is used."""
+"""A :class:`SourceText`, an int, a list of values, or an :class:`UnreadableSource` that is raised when it is used."""
 
 
-def find_function(module: ast.Module, name: str) -> ast.FunctionDef:
-    """The function of that name at the module's top level. Raises :class:`UnreadableSource`."""
-    found = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == name]
-    if not found:
-        raise UnreadableSource(f"no function {name}")
-    return found[-1]
-
-
-def returned_text(module: ast.Module, function: ast.FunctionDef, arguments: Sequence[str]) -> Text:
+def returned_text(module: ast.Module, function: ast.FunctionDef, arguments: Sequence[str]) -> SourceText:
     """Text that a function returns, with fields named ``arguments`` in place of its own arguments, in order.
 
     Constants of the module are known. Raises :class:`UnreadableSource`.
@@ -103,14 +93,14 @@ def returned_text(module: ast.Module, function: ast.FunctionDef, arguments: Sequ
         raise UnreadableSource(f"{function.name} has {len(own)} arguments, expected {len(arguments)}")
     names: dict[str, Value] = {}
     _run([node for node in module.body if isinstance(node, (ast.Assign, ast.AnnAssign))], names)
-    names |= {name: Text((Field(called),)) for name, called in zip(own, arguments, strict=True)}
+    names |= {name: SourceText((SourceField(called),)) for name, called in zip(own, arguments, strict=True)}
     returned = _run(function.body, names)
-    if not isinstance(returned, Text):
+    if not isinstance(returned, SourceText):
         raise UnreadableSource(f"{function.name} returns no text that can be followed")
     return returned
 
 
-def texts_within(node: ast.AST) -> Iterator[Text]:
+def texts_within(node: ast.AST) -> Iterator[SourceText]:
     """Every text below a node that is as long as it can be followed, but those that are only compared with."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Compare):
@@ -120,7 +110,7 @@ def texts_within(node: ast.AST) -> Iterator[Text]:
                 value = _evaluate(child, {})
             except UnreadableSource:
                 value = None
-            if isinstance(value, Text):
+            if isinstance(value, SourceText):
                 yield value
                 continue
         yield from texts_within(child)
@@ -173,25 +163,25 @@ def _loop(statement: ast.For, names: dict[str, Value]) -> None:
             _bind(statement.target, [number, item] if counted else item, names)
             _run(statement.body, names)
         return
-    if not (isinstance(items, Text) and len(items.fields) == len(items.parts) == 1):
+    if not (isinstance(items, SourceText) and len(items.fields) == len(items.parts) == 1):
         why = UnreadableSource(f"line {statement.lineno}: a loop over {ast.unparse(statement.iter)} is not followed")
         names.update(dict.fromkeys(_assigned(statement), why))
         return
     before = dict(names)
-    item = Text((Field("item"),))
-    _bind(statement.target, [Text((Field("number"),)), item] if counted else item, names)
+    item = SourceText((SourceField("item"),))
+    _bind(statement.target, [SourceText((SourceField("number"),)), item] if counted else item, names)
     _run(statement.body, names)
     for name, old in before.items():
         new = names[name]
         if new is old:
             continue
-        if isinstance(new, Text) and isinstance(old, Text):
-            names[name] = old + Text((Repeated(_appended(old, new, statement)),))
+        if isinstance(new, SourceText) and isinstance(old, SourceText):
+            names[name] = old + SourceText((Repeated(_appended(old, new, statement)),))
         else:
             names[name] = UnreadableSource(f"line {statement.lineno}: {name} changes in a loop that is not followed")
 
 
-def _appended(old: Text, new: Text, statement: ast.For) -> tuple[Part, ...]:
+def _appended(old: SourceText, new: SourceText, statement: ast.For) -> tuple[SourcePart, ...]:
     """Text that one turn of a loop appends to ``old``."""
     if old.literal == "":
         return new.parts
@@ -219,7 +209,7 @@ def _bind(target: ast.expr, value: Value, names: dict[str, Value]) -> None:
 def _evaluate(node: ast.expr, names: Mapping[str, Value]) -> Value:
     match node:
         case ast.Constant(value=str() as text):
-            return Text((text,) if text else ())
+            return SourceText((text,) if text else ())
         case ast.Constant(value=int() as number):
             return number
         case ast.Name(id=name) if name in names:
@@ -230,10 +220,10 @@ def _evaluate(node: ast.expr, names: Mapping[str, Value]) -> Value:
         case ast.List(elts=items) | ast.Tuple(elts=items):
             return [_evaluate(item, names) for item in items]
         case ast.JoinedStr(values=values):
-            return sum((_in_f_string(value, names) for value in values), Text())
+            return sum((_in_f_string(value, names) for value in values), SourceText())
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             first, second = _evaluate(left, names), _evaluate(right, names)
-            if isinstance(first, Text) and isinstance(second, Text):
+            if isinstance(first, SourceText) and isinstance(second, SourceText):
                 return first + second
             if isinstance(first, int) and isinstance(second, int):
                 return first + second
@@ -242,7 +232,7 @@ def _evaluate(node: ast.expr, names: Mapping[str, Value]) -> Value:
         case ast.Call(func=ast.Attribute(value=value, attr="replace"), args=[old, new], keywords=[]):
             literals = [_evaluate(each, names) for each in (old, new)]
             text = _evaluate(value, names)
-            if isinstance(text, Text) and all(isinstance(each, Text) for each in literals):
+            if isinstance(text, SourceText) and all(isinstance(each, SourceText) for each in literals):
                 before, after = (each.literal for each in literals)
                 if before is not None and after is not None:
                     return text.replaced(before, after)
@@ -253,15 +243,15 @@ def _evaluate(node: ast.expr, names: Mapping[str, Value]) -> Value:
     raise UnreadableSource(f"line {getattr(node, 'lineno', '?')}: {ast.unparse(node)[:60]} is not followed")
 
 
-def _as_text(value: Value) -> Text:
-    if isinstance(value, Text):
+def _as_text(value: Value) -> SourceText:
+    if isinstance(value, SourceText):
         return value
     if type(value) is int:
-        return Text((str(value),))
+        return SourceText((str(value),))
     raise UnreadableSource(f"{type(value).__name__} in a text")
 
 
-def _in_f_string(node: ast.expr, names: Mapping[str, Value]) -> Text:
+def _in_f_string(node: ast.expr, names: Mapping[str, Value]) -> SourceText:
     """A part of an f-string; an expression that is not understood becomes a field as it is written."""
     if not isinstance(node, ast.FormattedValue):
         return _as_text(_evaluate(node, names))
@@ -273,18 +263,18 @@ def _in_f_string(node: ast.expr, names: Mapping[str, Value]) -> Text:
     try:
         return _as_text(_evaluate(node.value, names))
     except UnreadableSource:
-        return Text((Field(written),))
+        return SourceText((SourceField(written),))
 
 
-def _joined(separator: Value, made: ast.GeneratorExp | ast.ListComp, names: Mapping[str, Value]) -> Text:
-    if not isinstance(separator, Text) or separator.literal is None or len(made.generators) != 1:
+def _joined(separator: Value, made: ast.GeneratorExp | ast.ListComp, names: Mapping[str, Value]) -> SourceText:
+    if not isinstance(separator, SourceText) or separator.literal is None or len(made.generators) != 1:
         raise UnreadableSource(f"line {made.lineno}: join is not followed")
     generator = made.generators[0]
     counted = isinstance(generator.iter, ast.Call) and ast.unparse(generator.iter.func) == "enumerate"
     iterated = generator.iter.args[0] if isinstance(generator.iter, ast.Call) and counted else generator.iter
     items, inner = _evaluate(iterated, names), dict(names)
-    if generator.ifs or not (isinstance(items, Text) and len(items.fields) == len(items.parts) == 1):
+    if generator.ifs or not (isinstance(items, SourceText) and len(items.fields) == len(items.parts) == 1):
         raise UnreadableSource(f"line {made.lineno}: join over {ast.unparse(generator.iter)} is not followed")
-    item = Text((Field("item"),))
-    _bind(generator.target, [Text((Field("number"),)), item] if counted else item, inner)
-    return Text((Repeated(_as_text(_evaluate(made.elt, inner)).parts, separator.literal),))
+    item = SourceText((SourceField("item"),))
+    _bind(generator.target, [SourceText((SourceField("number"),)), item] if counted else item, inner)
+    return SourceText((Repeated(_as_text(_evaluate(made.elt, inner)).parts, separator.literal),))

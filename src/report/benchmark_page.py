@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,25 +14,32 @@ from typing import Any
 
 from markupsafe import Markup
 
-from src.benchmarks.anchors import anchors
-from src.benchmarks.bootstrap import ROUNDS
-from src.benchmarks.intervals import Interval
-from src.common.run_record import write_text
-from src.prompts.choice import origin_of_run
-from src.report.benchmark_questions import choose_questions
-from src.report.benchmark_runs import RunSplit, Test, read_tests
+from src.audio.decode import cell_source
+from src.audio.roots import roots_of, stored_cell
+from src.benchmarks.intervals import ROUNDS, UNKNOWN
+from src.benchmarks.leaderboards import published_scores
+from src.benchmarks.scoring import is_unparsed
+from src.common.errors import UserError
+from src.common.files import write_text
+from src.common.log import get_logger
+from src.prompts.prompt_sets import origin_of_run
+from src.prompts.reasoning import FORMATS
+from src.report.benchmark_runs import RunSplit, SplitRuns, read_runs
 from src.report.charts import Series, line_chart
-from src.report.templating import inline, page_environment
+from src.report.templating import inline, page_environment, run_style
 
-STYLES = 8
+log = get_logger(__name__)
 MOST_BARS = 12
 """Groups that are drawn as bars; groupings with more are tables."""
 BINS = 24
+SEED = 7
+_END_OF_THOUGHTS = "|".join(sorted({re.escape(form.closing) for form in FORMATS.values() if form.closing}))
+MEDIA_TYPES = ((b"RIFF", "audio/wav"), (b"fLaC", "audio/flac"), (b"OggS", "audio/ogg"))
 
 
 @dataclass(frozen=True)
 class PageOptions:
-    """How much a page holds: questions of each split, megabytes of clips in all, bootstrap rounds."""
+    """Size of a page: questions of each split, megabytes of clips in all, bootstrap rounds."""
 
     questions: int = 40
     audio_mb: float = 30.0
@@ -37,18 +47,17 @@ class PageOptions:
 
 
 def write_page(folders: Sequence[Path], out: Path, options: PageOptions | None = None) -> None:
-    """Score the runs in ``folders`` and write the page, whole or not at all.
+    """Score the runs in ``folders`` and write the page atomically.
 
     Raises :class:`~src.common.errors.UserError` for a folder that is no run over a data set with known answers.
     """
     options = options or PageOptions()
-    tests = read_tests(folders, options.rounds)
     room = int(options.audio_mb * 1e6)
     sections = []
-    for test in tests:
-        questions, used = choose_questions(test, options.questions, room)
+    for split in read_runs(folders, options.rounds):
+        questions, used = choose_questions(split, options.questions, room)
         room -= used
-        sections.append(_section(test) | {"questions": questions})
+        sections.append(_section(split) | {"questions": questions})
     page = (
         page_environment()
         .get_template("benchmarks.html.j2")
@@ -63,70 +72,167 @@ def write_page(folders: Sequence[Path], out: Path, options: PageOptions | None =
     write_text(out, page)
 
 
-def _section(test: Test) -> dict[str, Any]:
+def _section(split: SplitRuns) -> dict[str, Any]:
+    origins = [origin_of_run(run.record) for run in split.runs]
+    others = [f"{origin.name} ({origin.source})" for origin in origins if not origin.published]
     return {
-        "test": test,
-        "title": f"{test.spec.title}, {test.split}",
-        "styles": [f"run{number % STYLES}" for number in range(len(test.runs))],
-        "rows": [_row(run) for run in test.runs],
-        "averages": list(test.runs[0].scores.averages),
-        "groupings": [_grouping(test, grouping.name) for grouping in test.spec.groupings],
-        "pairs": _pairs(test),
-        "anchors": anchors(test.spec.name, test.split),
-        "other_prompts": _other_prompts(test),
-        "lengths": _length_chart(test),
-        "statuses": [run.scores.statuses for run in test.runs],
+        "split": split,
+        "title": f"{split.spec.title}, {split.split}",
+        "styles": [run_style(number) for number in range(len(split.runs))],
+        "rows": [_run_row(run) for run in split.runs],
+        "averages": list(split.runs[0].scores.averages),
+        "groupings": [_grouping(split, grouping.name) for grouping in split.spec.groupings],
+        "pairs": [
+            {"first": first, "second": second, "found": found}
+            for first, second in combinations(range(len(split.runs)), 2)
+            if (found := split.compare(split.runs[first], split.runs[second])) is not None
+        ],
+        "published": (published := published_scores(split.spec.name, split.split)),
+        "published_groups": list(dict.fromkeys(name for score in published for name in score.groups)),
+        "other_prompts": list(dict.fromkeys(others)),
+        "lengths": _length_chart(split),
+        "statuses": [run.scores.statuses for run in split.runs],
     }
 
 
-def _row(run: RunSplit) -> dict[str, Any]:
+def _run_row(run: RunSplit) -> dict[str, Any]:
     config = run.record.get("config") or {}
     asked = {key: config.get(key) for key in ("seed", "options_seed", "greedy", "answer_fallback", "audio_input")}
     about = [f"{key} {value}" for key, value in asked.items() if value not in (None, False)]
     return {
         "run": run,
         "about": ", ".join([*about, f"prompts {origin_of_run(run.record)}"]),
-        "rules": [(named.title, named.ruling.published) for named in run.scores.rulings],
+        "rules": [(named.title, named.result.published) for named in run.scores.rules],
     }
 
 
-def _other_prompts(test: Test) -> list[str]:
-    """Prompt sets of the runs that are not the published one, each once."""
-    origins = (origin_of_run(run.record) for run in test.runs)
-    return list(dict.fromkeys(f"{origin.name} ({origin.source})" for origin in origins if not origin.published))
-
-
-def _grouping(test: Test, name: str) -> dict[str, Any]:
-    labels = list(dict.fromkeys(label for run in test.runs for label in run.scores.groups[name]))
-    nothing = Interval(float("nan"), 0.0, 1.0, 0)
-    found: list[dict[str, Any]] = [
-        {"label": label, "values": [run.scores.groups[name].get(label, nothing) for run in test.runs]}
+def _grouping(split: SplitRuns, name: str) -> dict[str, Any]:
+    labels = list(dict.fromkeys(label for run in split.runs for label in run.scores.groups[name]))
+    rows: list[dict[str, Any]] = [
+        {"label": label, "values": [run.scores.groups[name].get(label, UNKNOWN) for run in split.runs]}
         for label in labels
     ]
-    shown = [row for row in found if any(value.n for value in row["values"])]
+    shown = [row for row in rows if any(value.n for value in row["values"])]
     return {"name": name, "rows": shown, "bars": len(shown) <= MOST_BARS}
 
 
-def _pairs(test: Test) -> list[dict[str, Any]]:
-    pairs = []
-    for first, second in combinations(range(len(test.runs)), 2):
-        found = test.compare(test.runs[first], test.runs[second])
-        if found is not None:
-            pairs.append({"first": first, "second": second, "found": found})
-    return pairs
-
-
-def _length_chart(test: Test) -> Markup | None:
+def _length_chart(split: SplitRuns) -> Markup | None:
     """Shares of replies by their number of tokens, one line for each run."""
-    longest = max((max(run.tokens, default=0) for run in test.runs), default=0)
+    longest = max((max(run.tokens, default=0) for run in split.runs), default=0)
     if not longest:
         return None
-    width = max(1, -(-(longest + 1) // BINS))
+    width = -(-(longest + 1) // BINS)
     series = []
-    for number, run in enumerate(test.runs):
+    for number, run in enumerate(split.runs):
         counts = [0] * (longest // width + 1)
         for tokens in run.tokens:
             counts[tokens // width] += 1
         points = [((place + 0.5) * width, count / max(1, len(run.tokens))) for place, count in enumerate(counts)]
-        series.append(Series(run.name, points, f"run{number % STYLES}"))
-    return line_chart(series, "tokens of a reply", f"Lengths of replies, {test.spec.title}")
+        series.append(Series(run.name, points, run_style(number)))
+    return line_chart(series, "tokens of a reply", f"Lengths of replies, {split.spec.title}")
+
+
+@dataclass(frozen=True)
+class RunReply:
+    """Answer of one run to a question."""
+
+    run: int
+    thoughts: str
+    answer: str
+    verdict: str
+    status: str
+    tokens: int | None
+    budget_hit: bool
+
+
+@dataclass(frozen=True)
+class ShownQuestion:
+    """One question; ``audio`` is a data URI, empty if the clip is too large for the page or cannot be read.
+
+    ``marks`` are the words of the page's filters: wrong, unparsed, budget, differs.
+    """
+
+    row_id: str
+    text: str
+    options: tuple[str, ...]
+    gold: str
+    labels: tuple[str, ...]
+    audio: str
+    no_audio: str
+    marks: tuple[str, ...]
+    replies: tuple[RunReply, ...]
+
+
+def choose_questions(split: SplitRuns, count: int, budget: int) -> tuple[list[ShownQuestion], int]:
+    """Up to ``count`` questions, drawn by a fixed seed: half those that a run has wrong or that runs differ on.
+
+    ``budget`` is the room for clips in bytes; returns the questions and the bytes that their clips take.
+    """
+    keys = sorted({key for run in split.runs for key in run.rows})
+    random.Random(SEED).shuffle(keys)
+    wrong = [key for key in keys if not all(run.right.get(key, True) for run in split.runs)]
+    chosen = wrong[: max(count // 2, count - (len(keys) - len(wrong)))]
+    taken = set(chosen)
+    chosen += [key for key in keys if key not in taken][: count - len(chosen)]
+    places = {int(index): place for place, index in enumerate(split.data["dataset_index"])}
+    found, used = [], 0
+    roots = roots_of(split.data)
+    for key in sorted(chosen):
+        audio, reason, size = _clip(stored_cell(split.data[places[key]].get("audio"), roots), budget - used)
+        used += size
+        found.append(_question(split, key, audio, reason))
+    return found, used
+
+
+def _question(split: SplitRuns, key: int, audio: str, reason: str) -> ShownQuestion:
+    row = next(run.rows[key] for run in split.runs if key in run.rows)
+    made = split.spec.convert(row, key)
+    replies = tuple(_reply(number, run, key) for number, run in enumerate(split.runs) if key in run.rows)
+    verdicts = {reply.verdict for reply in replies}
+    marks: list[str] = [name for name in ("wrong", "unparsed") if name in verdicts]
+    marks += ["budget"] if any(reply.budget_hit for reply in replies) else []
+    marks += ["differs"] if len({reply.verdict == "right" for reply in replies}) > 1 else []
+    labels = (grouping.label(row) for grouping in split.spec.groupings)
+    return ShownQuestion(
+        str(made["id"]),
+        str(made["question"]),
+        tuple(made["choices"]),
+        str(made["answer"]),
+        tuple(dict.fromkeys(label for label in labels if label)),
+        audio,
+        reason,
+        tuple(marks),
+        replies,
+    )
+
+
+def _reply(number: int, run: RunSplit, key: int) -> RunReply:
+    saved = run.replies[key]
+    verdict = "unparsed" if is_unparsed(run.rows[key]) else "right" if run.right[key] else "wrong"
+    answer = saved.get("llm_answer")
+    if verdict == "unparsed":  # nothing was parsed: show the end of the text after the thoughts
+        answer = re.split(_END_OF_THOUGHTS, str(saved.get("response") or ""))[-1].strip()[-300:]
+    return RunReply(
+        number,
+        str(saved.get("thoughts") or ""),
+        str(answer or ""),
+        verdict,
+        str(saved.get("error") or saved.get("parse_status") or ""),
+        saved.get("num_tokens"),
+        bool(saved.get("budget_hit")),
+    )
+
+
+def _clip(cell: Any, room: int) -> tuple[str, str, int]:
+    """Data URI of a clip, the reason if there is none, and the bytes it takes."""
+    try:
+        source, _ = cell_source(cell)
+        data = source if isinstance(source, bytes) else source.read_bytes()
+    except (OSError, KeyError, TypeError, AttributeError, UserError) as error:
+        log.warning("a clip cannot be read: %s", error)
+        return "", "the clip cannot be read", 0
+    size = len(data) * 4 // 3
+    if size > room:
+        return "", "no room left for the clip (--audio-mb)", 0
+    kind = next((media for start, media in MEDIA_TYPES if data.startswith(start)), "audio/mpeg")
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}", "", size

@@ -1,4 +1,4 @@
-"""Benchmark runs read for a report: scores, verdicts and saved replies, grouped by benchmark and split."""
+"""Benchmark runs for a report: scores, verdicts and saved replies, grouped by benchmark and split."""
 
 from __future__ import annotations
 
@@ -10,28 +10,15 @@ from typing import Any
 import numpy as np
 
 from src.benchmarks.answer_files import join_run
-from src.benchmarks.bootstrap import ROUNDS
-from src.benchmarks.generic import usual_groups
-from src.benchmarks.outcomes import RIGHT, is_unread
-from src.benchmarks.paired import Paired, compare_pairs
-from src.benchmarks.registry import benchmark
+from src.benchmarks.intervals import ROUNDS, PairedComparison, compare_pairs
+from src.benchmarks.registry import benchmark, usual_groups
 from src.benchmarks.score import Scores, chance, score_rows
-from src.benchmarks.spec import Benchmark
+from src.benchmarks.scoring import RIGHT, Benchmark, BenchmarkRow
 from src.common.errors import UserError
+from src.common.existing import read_record
 from src.common.log import get_logger
-from src.report.load import read_json
 
 log = get_logger(__name__)
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """Tokens of whole replies, thoughts and answer together: median, 95th percentile, longest."""
-
-    median: float
-    high: float
-    longest: int
 
 
 @dataclass(frozen=True)
@@ -41,8 +28,8 @@ class RunSplit:
     name: str
     folder: Path
     scores: Scores
-    rows: dict[int, Row]
-    replies: dict[int, Row]
+    rows: dict[int, BenchmarkRow]
+    replies: dict[int, BenchmarkRow]
     right: dict[int, bool]
     record: dict[str, Any]
 
@@ -63,20 +50,16 @@ class RunSplit:
         return [int(reply["num_tokens"]) for reply in self.replies.values() if reply.get("num_tokens")]
 
     @property
-    def lengths(self) -> Lengths | None:
-        """Lengths of the replies; None if they were not recorded."""
+    def lengths(self) -> tuple[float, float, int] | None:
+        """Tokens of whole replies: median, 95th percentile, longest; None if they were not recorded."""
         if not self.tokens:
             return None
         median, high = np.quantile(self.tokens, [0.5, 0.95])
-        return Lengths(float(median), float(high), max(self.tokens))
-
-    def unread(self, index: int) -> bool:
-        """Whether the reply names no option."""
-        return is_unread(self.rows[index])
+        return float(median), float(high), max(self.tokens)
 
 
 @dataclass(frozen=True)
-class Test:
+class SplitRuns:
     """One benchmark's split and all runs over it; ``data`` has the questions' audio."""
 
     spec: Benchmark
@@ -90,32 +73,33 @@ class Test:
         """Name of the section in the page."""
         return "".join(letter if letter.isalnum() else "-" for letter in f"{self.spec.name}-{self.split}")
 
-    def compare(self, first: RunSplit, second: RunSplit) -> Paired | None:
+    def compare(self, first: RunSplit, second: RunSplit) -> PairedComparison | None:
         """The two runs on the questions that both answered; None if there are none."""
         common = [key for key in first.right if key in second.right]
         return compare_pairs([(first.right[key], second.right[key]) for key in common]) if common else None
 
 
-def read_tests(folders: Sequence[Path], rounds: int = ROUNDS) -> list[Test]:
+def read_runs(folders: Sequence[Path], rounds: int = ROUNDS) -> list[SplitRuns]:
     """Score the runs and put those over one split together.
 
-    A split without known answers, or a run over the first rows alone, is told and taken as far as it goes. Raises
-    :class:`UserError` for a folder that is no run, or if nothing can be scored.
+    A split without known answers is left out with a warning; a run over the first rows is taken as far as it goes.
+    Raises :class:`UserError` for a folder that is no run, or if nothing can be scored.
     """
     found: dict[tuple[str, str], list[tuple[RunSplit, Any, Benchmark, float]]] = {}
     for folder, name in zip(folders, _names(folders), strict=True):
-        record = read_json(folder / "run.json") or {}
+        record = read_record(folder)
         spec, splits = join_run(folder, partial=True)
         for part in splits:
             if not part.joined.rows:
                 continue
-            used = _grouped(spec, part.joined.rows)
+            # a generic benchmark gets the groups that its rows have
+            used = spec if spec.groupings else benchmark(spec.name, usual_groups(part.joined.rows))
             try:
                 scores = score_rows(used, part.joined.rows, rounds=rounds)
             except UserError as error:
                 log.warning("%s (%s): left out: %s", folder, part.split, error)
                 continue
-            strict = scores.rulings[0].ruling.strict
+            strict = scores.rules[0].result.per_row_strict
             run = RunSplit(
                 name.removeprefix(f"{spec.name}_"),
                 folder,
@@ -130,18 +114,13 @@ def read_tests(folders: Sequence[Path], rounds: int = ROUNDS) -> list[Test]:
     if not found:
         raise UserError(f"nothing to report: no split of {', '.join(map(str, folders))} has known answers")
     return [
-        Test(runs[0][2], split, runs[0][1], tuple(run for run, *_ in runs), runs[0][3])
+        SplitRuns(runs[0][2], split, runs[0][1], tuple(run for run, *_ in runs), runs[0][3])
         for (_, split), runs in found.items()
     ]
 
 
-def _grouped(spec: Benchmark, rows: Sequence[Row]) -> Benchmark:
-    """A generic benchmark with the groups its rows have; a known one as it is."""
-    return spec if spec.groupings else benchmark(spec.name, usual_groups(rows))
-
-
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' own names, with as many parents as it takes to tell them apart."""
+    """The folders' own names, with as many parents as it takes to make them differ."""
     parts = [folder.resolve().parts for folder in folders]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-depth:]) for part in parts]

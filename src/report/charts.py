@@ -53,12 +53,12 @@ def line_chart(series: Sequence[Series], x_label: str, title: str, scale: Scale 
     The vertical axis begins at zero; with ``wide`` it is logarithmic where values differ much, with ``near`` so too,
     and else begins near the smallest value.
     """
-    clean = [Series(item.label, _finite(item.points), item.style, item.dots) for item in series]
-    points = [point for item in clean for point in item.points]
+    finite = [[(x, y) for x, y in item.points if math.isfinite(x) and math.isfinite(y)] for item in series]
+    points = [point for each in finite for point in each]
     if not points:
         return Markup("")
     x_axis, y_axis = _horizontal([x for x, _ in points]), _vertical([y for _, y in points], scale)
-    lines = [_line(item, x_axis, y_axis) for item in clean if item.points]
+    lines = [_line(item, each, x_axis, y_axis) for item, each in zip(series, finite, strict=True) if each]
     return _chart(x_axis, y_axis, x_label, title, lines)
 
 
@@ -83,12 +83,13 @@ def histogram_chart(
 ) -> Markup:
     """SVG of histograms over each other, as percent of their values in bins of the widest one's width.
 
-    ``bands`` (label, low, high) are marked where they lie on the axis; empty markup without values.
+    ``bands`` (label, low, high) are marked where they are on the axis; empty markup without values.
     """
     found = [item for item in found if item.n and item.counts]
     if not found:
         return Markup("")
     widest = max(item.width for item in found)
+    # bins of different widths are comparable as densities: scale each to the widest
     heights = [[100 * count / item.n * widest / item.width for count in item.counts] for item in found]
     x_axis = _horizontal([item.edges[-1] for item in found])
     y_axis = _vertical([0.0, *(max(each) for each in heights)], "zero")
@@ -99,21 +100,24 @@ def histogram_chart(
 
 def _chart(x_axis: _Axis, y_axis: _Axis, x_label: str, title: str, drawn: Sequence[Markup], unit: str = "") -> Markup:
     """The frame around what is drawn: grid, labels of both axes."""
-    parts = [
-        Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, title),
-        *(_grid_line(y_axis(tick), tick, unit) for tick in y_axis.ticks),
-        *(_x_tick(x_axis(tick), tick) for tick in x_axis.ticks),
-        Markup('<text class="axis" x="{}" y="{}" text-anchor="end">{}</text>').format(
-            WIDTH - RIGHT, HEIGHT - 3, x_label
-        ),
-        *drawn,
-        Markup("</svg>"),
-    ]
-    return Markup("").join(parts)
+    svg = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, title)
+    for tick in y_axis.ticks:
+        svg += Markup(
+            '<line class="grid" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            '<text class="axis" x="{}" y="{:.1f}" text-anchor="end">{}</text>'
+        ).format(LEFT, WIDTH - RIGHT, LEFT - 6, y_axis(tick) + 3.5, _short(tick) + unit, y=y_axis(tick))
+    for tick in x_axis.ticks:
+        svg += Markup('<text class="axis" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
+            x_axis(tick), HEIGHT - BOTTOM + 14, _short(tick)
+        )
+    svg += Markup('<text class="axis" x="{}" y="{}" text-anchor="end">{}</text>').format(
+        WIDTH - RIGHT, HEIGHT - 3, x_label
+    )
+    return Markup("").join([svg, *drawn, Markup("</svg>")])
 
 
 def _band(x_axis: _Axis, label: str, low: float, high: float) -> Markup:
-    """A shaded part of the axis; nothing where it lies outside."""
+    """A shaded part of the axis; nothing if it is outside."""
     start, end = max(low, x_axis.start), min(high, x_axis.end)
     if start >= end:
         return Markup("")
@@ -133,10 +137,6 @@ def _steps(item: Histogram, heights: Sequence[float], x_axis: _Axis, y_axis: _Ax
     )
 
 
-def _finite(points: Sequence[Point]) -> list[Point]:
-    return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
-
-
 def _horizontal(values: Sequence[float]) -> _Axis:
     start, end = min(0.0, min(values)), max(values)
     ticks = nice_ticks(start, end, 4)
@@ -150,7 +150,7 @@ def _vertical(values: Sequence[float], scale: Scale) -> _Axis:
         start, end = max(10.0**first, low / 1.3), min(10.0**last, high * 1.3)
         powers = [10.0**power for power in range(first, last + 1)]
         ticks = [tick for tick in powers if start <= tick <= end]
-        if len(ticks) < 3:
+        if len(ticks) < 3:  # few powers of ten: label 2 and 5 as well
             finer = [round(factor * power, 12) for power in powers for factor in (1, 2, 5)]
             ticks = [tick for tick in finer if start <= tick <= end]
         return _Axis(start, end, HEIGHT - BOTTOM, TOP, True, tuple(ticks))
@@ -169,25 +169,13 @@ def nice_ticks(start: float, end: float, count: int) -> tuple[float, ...]:
     rough = span / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough)
+    # 1e-9: a tick that rounding moved just outside still counts
     first = math.ceil(start / step - 1e-9)
     return tuple(round(n * step, 12) for n in range(first, math.floor(end / step + 1e-9) + 1))
 
 
-def _grid_line(y: float, value: float, unit: str = "") -> Markup:
-    return Markup(
-        '<line class="grid" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        '<text class="axis" x="{}" y="{:.1f}" text-anchor="end">{}</text>'
-    ).format(LEFT, WIDTH - RIGHT, LEFT - 6, y + 3.5, _short(value) + unit, y=y)
-
-
-def _x_tick(x: float, value: float) -> Markup:
-    return Markup('<text class="axis" x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(
-        x, HEIGHT - BOTTOM + 14, _short(value)
-    )
-
-
-def _line(item: Series, x_axis: _Axis, y_axis: _Axis) -> Markup:
-    pixels = [(x_axis(x), y_axis(y)) for x, y in item.points]
+def _line(item: Series, points: Sequence[Point], x_axis: _Axis, y_axis: _Axis) -> Markup:
+    pixels = [(x_axis(x), y_axis(y)) for x, y in points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in pixels)
     line = Markup('<polyline class="line {}" points="{}"><title>{}</title></polyline>').format(
         item.style, path, item.label
@@ -198,12 +186,10 @@ def _line(item: Series, x_axis: _Axis, y_axis: _Axis) -> Markup:
         Markup(
             '<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="3"><title>{} {:.4g} at {:g}</title></circle>'
         ).format(item.style, px, py, item.label, y, x)
-        for (px, py), (x, y) in zip(pixels, item.points, strict=True)
+        for (px, py), (x, y) in zip(pixels, points, strict=True)
     )
     return line + Markup("").join(dots)
 
 
 def _short(value: float) -> str:
-    if abs(value) >= 10_000:
-        return f"{value / 1000:g}k"
-    return f"{value:.3g}"
+    return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:.3g}"

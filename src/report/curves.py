@@ -1,4 +1,4 @@
-"""The curves of training runs, finished, running or stopped, on one page that stands alone."""
+"""Curves of training runs, finished, running or stopped, on one page that needs no other file."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from typing import Any
 from markupsafe import Markup
 
 from src.common.errors import UserError
-from src.common.run_record import write_text
-from src.prompts.thoughts import split_response
+from src.common.existing import read_record
+from src.common.files import read_json_lines, write_text
+from src.prompts.reasoning import Reasoning, split_response
 from src.report.charts import Point, Series, line_chart
-from src.report.load import read_json, read_lines
-from src.report.templating import inline, page_environment, seconds_text
+from src.report.templating import inline, page_environment, run_style, seconds_text
 
 METRICS, SAMPLES, RECORD = "metrics.jsonl", "samples.jsonl", "run.json"
 MOST_POINTS = 400
 """Points of a curve at most: longer ones are averaged over neighbouring lines."""
-STYLES = 8
 TRAIN_TITLES = {
     "loss": "Training loss",
     "learning_rate": "Learning rate",
@@ -44,7 +43,7 @@ _NO_CURVE = {"step", "epoch", "train_loss"}
 
 @dataclass(frozen=True)
 class RunLog:
-    """What a run's folder tells: metric lines in order, the newest answers, the record (empty until the end)."""
+    """Contents of a run's folder: metric lines in order, the newest answers, the record (empty until the end)."""
 
     name: str
     folder: Path
@@ -55,7 +54,7 @@ class RunLog:
 
 
 def write_curves(folders: Sequence[Path], out: Path) -> None:
-    """Draw the curves of the runs in ``folders`` over each other into ``out``, whole or not at all.
+    """Draw the curves of the runs in ``folders`` over each other; ``out`` is written atomically.
 
     Raises :class:`UserError` for a folder without ``metrics.jsonl``.
     """
@@ -94,28 +93,29 @@ def _read_run(folder: Path, name: str) -> RunLog:
     metrics, record = folder / METRICS, folder / RECORD
     if not metrics.is_file():
         raise UserError(f"{folder}: no {METRICS} there; give the output folder of a training run")
-    samples = read_lines(folder / SAMPLES)
+    samples = list(read_json_lines(folder / SAMPLES, skip_broken=True))
     last = samples[-1].get("step") if samples else None
+    # a run that is resumed writes metrics again after the record of its first end
     finished = record.is_file() and record.stat().st_mtime >= metrics.stat().st_mtime
     newest = [line for line in samples if line.get("step") == last]
-    lines = [line for line in read_lines(metrics) if "step" in line]
-    return RunLog(name, folder, lines, newest, (read_json(record) if finished else None) or {}, finished)
+    lines = [line for line in read_json_lines(metrics, skip_broken=True) if "step" in line]
+    return RunLog(name, folder, lines, newest, read_record(folder) if finished else {}, finished)
 
 
 def _facts(run: RunLog, place: int) -> dict[str, Any]:
     config = run.record.get("config") or {}
     seconds = (run.record.get("seconds") or {}).get("run")
+    metrics = {"loss": "loss", "eval_loss": "eval_loss", "replaced": "rows_replaced"}
+    series = {name: [y for _, y in _points(run, metric)] for name, metric in metrics.items()}
     dataset, llm = (config.get("dataset") or {}).get("name"), (config.get("model") or {}).get("llm")
     return {
         "name": run.name,
-        "style": _style(place),
+        "style": run_style(place),
         "state": "finished" if run.finished else "running, or stopped before its end",
         "step": run.lines[-1]["step"] if run.lines else 0,
         "epoch": run.lines[-1].get("epoch") if run.lines else None,
-        "loss": _last(run, "loss"),
-        "eval_loss": _last(run, "eval_loss"),
-        "best": min((y for _, y in _points(run, "eval_loss")), default=None),
-        "replaced": _last(run, "rows_replaced"),
+        **{name: values[-1] if values else None for name, values in series.items()},
+        "best": min(series["eval_loss"], default=None),
         "took": None if seconds is None else seconds_text(seconds),
         "about": ", ".join(str(text) for text in (dataset, llm) if text),
     }
@@ -135,9 +135,9 @@ def _sections(runs: Sequence[RunLog]) -> list[dict[str, Any]]:
             runs,
             "evaluation",
             "Evaluation loss, mean and by group",
-            {"eval_loss": "All sets"} | {key: _between(key, "_group_loss") for key in groups},
+            {"eval_loss": "All sets"} | {key: key[len("eval_") : -len("_group_loss")] for key in groups},
         ),
-        _section(runs, "sets", "Evaluation loss by set", {key: _between(key, "_loss") for key in sets}),
+        _section(runs, "sets", "Evaluation loss by set", {key: key[len("eval_") : -len("_loss")] for key in sets}),
         _section(
             runs,
             "texts",
@@ -170,8 +170,10 @@ def _chart(runs: Sequence[RunLog], key: str, title: str, dots: bool) -> dict[str
     curves = [(place, run.name, _points(run, key)) for place, run in enumerate(runs)]
     if not any(points for _, _, points in curves):
         return None
-    series = [Series(name, thin(points), _style(place), dots or len(points) == 1) for place, name, points in curves]
-    last = [{"style": _style(place), "value": points[-1][1]} for place, _, points in curves if points]
+    series = [
+        Series(name, thin(points), run_style(place), dots or len(points) == 1) for place, name, points in curves
+    ]
+    last = [{"style": run_style(place), "value": points[-1][1]} for place, _, points in curves if points]
     return {
         "title": title,
         "last": last,
@@ -184,6 +186,7 @@ def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
     size = math.ceil(len(points) / most)
     if size <= 1:
         return list(points)
+    # means, not every n-th point, which may hide a spike
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
 
@@ -194,24 +197,12 @@ def _points(run: RunLog, key: str) -> list[Point]:
     return [(step, float(value)) for step, value in found if math.isfinite(value)]
 
 
-def _last(run: RunLog, key: str) -> float | None:
-    points = _points(run, key)
-    return points[-1][1] if points else None
-
-
-def _between(key: str, end: str) -> str:
-    return key.removeprefix("eval_").removesuffix(end)
-
-
-def _style(place: int) -> str:
-    return f"run{place % STYLES}"
-
-
 def _sample(line: Mapping[str, Any]) -> dict[str, Any]:
+    reasoning = Reasoning.of_record(line)
     return {
         "step": line.get("step"),
         "where": f"{line.get('set', '')} · {line.get('key', '')}",
         "prompt": str(line.get("prompt", "")),
-        "target": split_response(str(line.get("target", ""))),
-        "answer": split_response(str(line.get("answer", ""))),
+        "target": split_response(str(line.get("target", "")), reasoning),
+        "answer": split_response(str(line.get("answer", "")), reasoning),
     }

@@ -66,13 +66,14 @@ def spectrogram_uri(sound: Sound, most_columns: int | None = None) -> str:
 def log_spectrum(samples: NDArray[np.float32], rate: int, hop_seconds: float = HOP_SECONDS) -> NDArray[np.float64]:
     """Levels in [0, 1] of shape ``(HEIGHT, columns)``: 1 is the loudest point, 0 is ``RANGE_DB`` below it or less."""
     hop = max(1, round(rate * hop_seconds))
+    # half a window of zeros: the first column is centred on the first sample
     padded = np.pad(samples.astype(np.float64), (WINDOW // 2, WINDOW // 2 + hop))
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::hop] * np.hanning(WINDOW)
     power = np.abs(np.fft.rfft(frames, axis=1)).T ** 2
     wanted = np.geomspace(rate / 2, LOWEST_HZ, HEIGHT)
     bins = np.fft.rfftfreq(WINDOW, 1 / rate)
     rows = np.stack([np.interp(wanted, bins, column) for column in power.T], axis=1)
-    decibels = 10 * np.log10(rows + 1e-12)
+    decibels = 10 * np.log10(rows + 1e-12)  # digital silence has no logarithm
     return np.clip((decibels - decibels.max()) / RANGE_DB + 1, 0, 1)
 
 

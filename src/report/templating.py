@@ -1,28 +1,38 @@
-"""What all pages share: the template environment, texts of numbers, and files that stand inside a page."""
+"""Shared by all pages: template environment, texts of numbers, marked words, and inlined files."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from src.benchmarks.intervals import Interval
+from src.prompts.leakage import leak_spans
+from src.prompts.texts import Prompts
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
+STYLES = 8
+"""Colours of runs in the style sheet."""
 
 
-def page_environment() -> Environment:
-    """Templates of the folder, escaping what is put in, with the filters ``percent``, ``range``, ``seconds``."""
+def page_environment(folder: Path = TEMPLATES) -> Environment:
+    """Templates of a folder; inserted texts are escaped. Filters: ``percent``, ``range``, ``seconds``."""
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
+        loader=FileSystemLoader(folder),
+        autoescape=True,  # answers come from models, names from data sets
+        undefined=StrictUndefined,  # a misspelt name in a template is an error, not an empty cell
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(percent=percent, range=interval_text, seconds=seconds_text)
     return environment
+
+
+def run_style(number: int) -> str:
+    """Class of the style sheet for a run's colour."""
+    return f"run{number % STYLES}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -46,5 +56,24 @@ def seconds_text(value: float | None) -> str:
 
 
 def inline(name: str) -> Markup:
-    """A style sheet or script of the templates folder, to stand inside the page."""
+    """A style sheet or script of the templates folder, to be written into the page."""
     return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
+
+
+def mark_leaks(text: str, prompts: Prompts) -> Markup:
+    """Text for HTML with the words that show its author read a text in ``mark`` elements."""
+    parts, end = [], 0
+    for span in leak_spans(text, prompts):
+        parts += [escape(text[end : span.start]), Markup("<mark>{}</mark>").format(text[span.start : span.end])]
+        end = span.end
+    return Markup("").join([*parts, escape(text[end:])])
+
+
+def mark_words(text: str, words: str) -> Markup:
+    """Text for HTML with all places of these words marked, in any case and with any signs between them."""
+    pattern = r"\W+".join(map(re.escape, words.split()))
+    if not pattern:
+        return escape(text)
+    parts = re.split(rf"(?<!\w)({pattern})", text, flags=re.IGNORECASE)
+    marked = (Markup("<mark>{}</mark>").format(part) if n % 2 else escape(part) for n, part in enumerate(parts))
+    return Markup("").join(marked)

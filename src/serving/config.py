@@ -1,7 +1,8 @@
-"""Settings of the server, checked before anything heavy is loaded."""
+"""Settings of the server, validated before anything heavy is loaded."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,47 +11,44 @@ from typing import Any
 
 from src.common.config import bind_dataclass
 from src.common.errors import UserError
-from src.generation.config import ARCHITECTURE_KEYS, EngineConfig, ModelSettings
+from src.inference.config import EngineConfig, ModelSettings, bind_with_model
 
 QUICKSTART = ("saved/mini_whisper", "saved/mini_alarm_ca", "saved/mini_alarm_p")
 KEY_VARIABLE = "ALARM_API_KEY"
+GATE_VARIABLE = "ALARM_GATE"
+"""Settings of the middleware as JSON, without the key."""
 MIB = 2**20
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request, and all together, may ask for.
+    """Limits on the cost of one request, and of all requests together.
 
-    ``clip_seconds`` and ``clips`` bound the audio of a request, ``samples`` what one file may decode to over all its
-    channels (a few bytes of FLAC can hold hours of silence), ``request_samples`` what all clips of a request may
-    decode to, ``body_mib`` and ``body_seconds`` what is read and for how long, ``pending_mib`` all bodies that are
-    read or decoded at a time. ``concurrent`` requests are worked on, more are told to come back; ``decoders`` files
-    are decoded at a time. ``remote_hosts`` may be read from by ``audio_url``: none is.
+    ``clip_seconds`` bounds each clip and ``clips`` their number; ``samples`` bounds the decoded size of one file over
+    all its channels (a few bytes of FLAC can contain hours of silence), ``request_samples`` that of all clips of a
+    request. ``body_mib`` and ``body_seconds`` bound the size of a body and the time to read it, ``pending_mib`` all
+    bodies in memory. At most ``concurrent`` requests run (more get 429) and ``decoders`` files are decoded at a time.
+    ``audio_url`` may name files on ``remote_hosts``, by default on none. ``text_mib`` bounds what a body has besides
+    the base64 of its clips, ``clips_mib`` the decoded clips of all requests.
     """
 
     clip_seconds: float = 300.0
     clips: int = 16
     samples: int = 32_000_000
-    request_samples: int = 160_000_000
+    request_samples: int = 64_000_000
     body_mib: float = 48.0
     body_seconds: float = 30.0
-    pending_mib: float = 1024.0
+    pending_mib: float = 256.0
     concurrent: int = 128
     decoders: int = 4
     remote_hosts: list[str] = field(default_factory=list)
     remote_seconds: float = 10.0
+    text_mib: float = 1.0
+    clips_mib: float = 512.0
 
     def __post_init__(self) -> None:
-        for name in (
-            "clip_seconds",
-            "clips",
-            "samples",
-            "request_samples",
-            "body_mib",
-            "body_seconds",
-            "concurrent",
-            "decoders",
-        ):
+        positive = ("clip_seconds", "clips", "samples", "request_samples", "body_mib", "body_seconds")
+        for name in (*positive, "concurrent", "decoders"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
         if self.pending_mib < self.body_mib:
@@ -58,8 +56,36 @@ class Limits:
 
     @property
     def body_bytes(self) -> int:
-        """Longest body."""
+        """Size limit of a body in bytes."""
         return int(self.body_mib * MIB)
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """Settings of :class:`src.serving.gate.Gate`.
+
+    ``host`` is where the server listens, ``allowed_hosts`` are names by which clients may call it besides; ``system``
+    is the text of requests without a system message, ``defaults`` are fields of requests that do not have them.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    host: str = "127.0.0.1"
+    allowed_hosts: list[str] = field(default_factory=list)
+    key: str | None = None
+    system: str = ""
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_environment(cls) -> GateConfig:
+        """Settings for ``vllm serve --middleware``: JSON in :data:`GATE_VARIABLE`, the key in :data:`KEY_VARIABLE`.
+
+        Raises :class:`UserError` for mistakes in it.
+        """
+        try:
+            found = json.loads(os.environ.get(GATE_VARIABLE, "{}"))
+        except ValueError as error:
+            raise UserError(f"{GATE_VARIABLE} is not JSON ({error})") from error
+        return bind_dataclass(cls, {**found, "key": os.environ.get(KEY_VARIABLE) or None}, GATE_VARIABLE)
 
 
 @dataclass(frozen=True)
@@ -78,6 +104,9 @@ class ServeConfig:
     greedy: bool = False
     batch_size: int = 8
     demo: bool = False
+    demo_port: int | None = None
+    server: str | None = None
+    allowed_hosts: list[str] = field(default_factory=list)
     llm_url: str | None = None
     llm_name: str | None = None
     llm_api_key: str | None = None
@@ -88,6 +117,8 @@ class ServeConfig:
             raise ValueError(f"batch_size is {self.batch_size}, expected at least 1")
         if self.llm_url is not None and not self.llm_url.startswith(("http://", "https://")):
             raise ValueError(f"llm_url is {self.llm_url!r}, expected the http(s) address of a vLLM server")
+        if self.server is not None and not self.server.startswith(("http://", "https://")):
+            raise ValueError(f"server is {self.server!r}, expected the http(s) address of a server")
         if self.engine.workers not in (None, 1) or self.engine.cluster is not None:
             raise ValueError("engine.workers and engine.cluster: one engine is served; start one server for each GPU")
         for name, members in (self.models or {}).items():
@@ -96,14 +127,24 @@ class ServeConfig:
 
     @property
     def key(self) -> str | None:
-        """The key that clients must show, from here or from the environment."""
+        """The API key, from the configuration or from the environment."""
         return self.api_key or os.environ.get(KEY_VARIABLE) or None
 
-    def served(self) -> dict[str, list[str]]:
-        """Checkpoints by served name, the default model first.
+    @property
+    def page_port(self) -> int:
+        """Port of the page: next to a server of our own the one after its port, alone the one that is given."""
+        return self.demo_port or (self.port + 1 if self.server is None else self.port)
 
-        Every checkpoint of ``checkpoint_name`` is served by the name of its folder, several of them also together as
-        ``ensemble``. Raises :class:`UserError` where there is none.
+    @property
+    def gate(self) -> GateConfig:
+        """Settings of the middleware; requests keep their fields, models have their own system texts."""
+        return GateConfig(self.limits, self.host, self.allowed_hosts, self.key)
+
+    def served(self) -> dict[str, list[str]]:
+        """Checkpoints by model name, the default model first.
+
+        Every checkpoint of ``checkpoint_name`` is served under the name of its folder, several also together as
+        ``ensemble``. Raises :class:`UserError` if there is none.
         """
         own = self.models or {}
         found = {name: [given] if isinstance(given, str) else list(given) for name, given in own.items()}
@@ -128,6 +169,5 @@ class ServeConfig:
 
 
 def read_serve_config(raw: Mapping[str, Any]) -> ServeConfig:
-    """The checked configuration. Raises :class:`ConfigError` with all wrong keys."""
-    model = {name: value for name, value in raw.get("model", {}).items() if name not in ARCHITECTURE_KEYS}
-    return bind_dataclass(ServeConfig, {**raw, "model": model}, "config")
+    """Validate a resolved configuration. Raises :class:`ConfigError` with all wrong keys."""
+    return bind_with_model(ServeConfig, raw)

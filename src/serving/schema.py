@@ -1,14 +1,13 @@
-"""The body of ``POST /v1/chat/completions``: what is taken, and what is refused with a reason.
+"""Schema of ``POST /v1/chat/completions``.
 
 Field names and meanings are OpenAI's (https://platform.openai.com/docs/api-reference/chat), ``audio_url`` and
-``thinking_token_budget`` are vLLM's. Fields that change the answer and cannot be honoured are refused; fields that
-only describe the call are taken and ignored.
+``thinking_token_budget`` are vLLM's. Unsupported fields that would change the answer are refused; fields that only
+describe the call are accepted and ignored.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -23,12 +22,13 @@ from pydantic import (
     model_validator,
 )
 
-from src.serving.errors import ApiError
+from src.serving.clip_decoder import ApiError
+from src.serving.intake import parse_object
 
 AudioFormat = Literal["wav", "mp3", "flac", "ogg"]
 IGNORED = {"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user", "verbosity"}
 IGNORED |= {"parallel_tool_calls", "reasoning_effort"}
-ONLY: dict[str, Any] = {
+FIXED_VALUES: dict[str, Any] = {
     "n": 1,
     "logprobs": False,
     "top_logprobs": 0,
@@ -44,60 +44,62 @@ ONLY: dict[str, Any] = {
     "audio": None,
     "prompt_embeds": None,
 }
-"""Fields that are known and have one value that can be honoured."""
-TAGS = {"system", "developer", "user", "assistant", "text", "input_audio", "audio_url"}
-MOST_MESSAGES, MOST_PARTS, MOST_STOPS = 256, 256, 16
+"""Known fields that are supported with one value only."""
+UNION_TAGS = {"system", "developer", "user", "assistant", "text", "input_audio", "audio_url"}
+MAX_MESSAGES, MAX_PARTS, MAX_STOPS = 256, 256, 16
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-def _whole_characters(text: str) -> str:
+def _refuse_surrogates(text: str) -> str:
+    # JSON may escape half of a UTF-16 pair ("\\ud800"); Python keeps it, and encoding it later would raise
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("holds half a character (a lone surrogate)")
+        raise ValueError("contains half a character (a lone surrogate)")
     return text
 
 
-Text = Annotated[str, AfterValidator(_whole_characters)]
+ValidText = Annotated[str, AfterValidator(_refuse_surrogates)]
 
 
 class InputAudio(_Strict):
-    """An encoded file as base64."""
+    """An encoded audio file as base64."""
 
     data: str
     format: AudioFormat
 
 
 class Url(_Strict):
-    """A ``data:`` URL, or the address of a file on a host that the server allows."""
+    """A ``data:`` URL, or the address of a file on an allowed host."""
 
     url: str
 
 
 class TextPart(_Strict):
-    """Text."""
+    """ValidText."""
 
     type: Literal["text"]
-    text: Text
+    text: ValidText
 
 
 class InputAudioPart(_Strict):
-    """A clip in the body."""
+    """A clip in the request body."""
 
     type: Literal["input_audio"]
     input_audio: InputAudio
 
 
 class AudioUrlPart(_Strict):
-    """A clip by its address."""
+    """A clip by URL; the middleware writes every clip so, with an identity of its samples as ``uuid``."""
 
     type: Literal["audio_url"]
     audio_url: Url
+    uuid: str | None = None
 
 
 ClipPart = InputAudioPart | AudioUrlPart
-Part = Annotated[TextPart | InputAudioPart | AudioUrlPart, Field(discriminator="type")]
+ContentPart = Annotated[TextPart | InputAudioPart | AudioUrlPart, Field(discriminator="type")]
 
 
 def _as_parts(content: Any) -> Any:
@@ -108,12 +110,12 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Texts = Annotated[list[TextPart], Field(max_length=MOST_PARTS), BeforeValidator(_as_parts)]
-Parts = Annotated[list[Part], Field(max_length=MOST_PARTS), BeforeValidator(_as_parts)]
+Texts = Annotated[list[TextPart], Field(max_length=MAX_PARTS), BeforeValidator(_as_parts)]
+Parts = Annotated[list[ContentPart], Field(max_length=MAX_PARTS), BeforeValidator(_as_parts)]
 
 
 class SystemMessage(_Strict):
-    """The system turn, which is the first."""
+    """The system message, which must be the first."""
 
     role: Literal["system", "developer"]
     content: Texts
@@ -121,7 +123,7 @@ class SystemMessage(_Strict):
 
 
 class UserMessage(_Strict):
-    """A question, with clips."""
+    """A question, with or without clips."""
 
     role: Literal["user"]
     content: Parts
@@ -129,7 +131,7 @@ class UserMessage(_Strict):
 
 
 class AssistantMessage(_Strict):
-    """An earlier answer; its thoughts are not shown to the model again."""
+    """An earlier answer; its reasoning is not part of later prompts."""
 
     role: Literal["assistant"]
     content: Texts | None = None
@@ -139,40 +141,40 @@ class AssistantMessage(_Strict):
 
 
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
-Stop = Annotated[Text, StringConstraints(min_length=1, max_length=256)]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Stop = Annotated[ValidText, StringConstraints(min_length=1, max_length=256)]
+PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class StreamOptions(_Strict):
-    """``include_usage`` sends a last chunk with the numbers of tokens."""
+    """``include_usage`` adds a last chunk with token counts."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
 
 
 class ChatRequest(_Strict):
-    """A checked request. ``max_tokens`` bounds thoughts and answer together, as OpenAI's does."""
+    """A valid request. ``max_tokens`` bounds reasoning and answer together, as OpenAI's does."""
 
-    model: Text
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
+    model: ValidText
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     stream: bool = False
     stream_options: StreamOptions | None = None
-    max_tokens: Count | None = None
-    max_completion_tokens: Count | None = None
+    max_tokens: PositiveInt | None = None
+    max_completion_tokens: PositiveInt | None = None
     thinking_token_budget: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
     top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
-    stop: Annotated[list[Stop], Field(max_length=MOST_STOPS), BeforeValidator(_as_list)] = []
+    stop: Annotated[list[Stop], Field(max_length=MAX_STOPS), BeforeValidator(_as_list)] = []
 
     @property
-    def most_tokens(self) -> int | None:
-        """Bound of thoughts and answer together, under its new name or its old one."""
+    def total_tokens(self) -> int | None:
+        """Bound of reasoning and answer together, from the current field or from its deprecated name."""
         return self.max_completion_tokens or self.max_tokens
 
     @model_validator(mode="after")
-    def _turns_in_order(self) -> ChatRequest:
+    def _check_order(self) -> ChatRequest:
         if self.messages[-1].role != "user":
             raise ValueError("the last message must be the user's")
         late = [place for place, each in enumerate(self.messages) if isinstance(each, SystemMessage) and place]
@@ -184,43 +186,32 @@ class ChatRequest(_Strict):
 
 
 def parse_chat(body: bytes) -> ChatRequest:
-    """The request in ``body``. Raises :class:`ApiError` (400) naming what cannot be used."""
-    try:
-        raw = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
-    except RecursionError:
-        raise ApiError(400, "the body is nested too deeply", "invalid_json") from None
-    except ValueError as error:  # also bytes that are no UTF-8, and numbers of thousands of digits
-        raise ApiError(400, f"the body is not JSON: {str(error)[:200]}", "invalid_json") from None
-    if not isinstance(raw, dict):
-        raise ApiError(400, f"the body is {_kind(raw)}, expected an object", "invalid_json")
-    return checked({name: value for name, value in raw.items() if not _ignored(name, value)})
+    """Parse and validate a body. Raises :class:`ApiError` (400) that names the first invalid field."""
+    raw = parse_object(body)
+    return validate_chat({name: value for name, value in raw.items() if not _ignored(name, value)})
 
 
-def checked(fields: dict[str, Any]) -> ChatRequest:
-    """A request of these fields. Raises :class:`ApiError` (400) with the first that cannot be used."""
+def validate_chat(fields: dict[str, Any]) -> ChatRequest:
+    """Validate the fields of a request. Raises :class:`ApiError` (400) that names the first invalid one."""
     try:
         return ChatRequest.model_validate(fields)
     except ValidationError as error:
-        raise _told(error) from None
+        raise _first_mistake(error) from None
 
 
-def text_of(parts: Sequence[Part] | None) -> str:
-    """The text parts of a message, one a line."""
+def text_of(parts: Sequence[ContentPart] | None) -> str:
+    """Join the text parts of a message by line ends."""
     return "\n".join(part.text for part in parts or () if isinstance(part, TextPart))
 
 
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
-
-
 def _ignored(name: str, value: Any) -> bool:
-    """Whether a field is left out; refuses it if it is unknown or asks for what cannot be done."""
+    """Whether to drop a field. Raises :class:`ApiError` if it is unknown or has an unsupported value."""
     if name in ChatRequest.model_fields:
-        return value is None  # as if it was not given
+        return value is None  # null counts as not given
     if name in IGNORED:
         return True
-    if name in ONLY:
-        if value is None or value == ONLY[name]:
+    if name in FIXED_VALUES:
+        if value is None or value == FIXED_VALUES[name]:
             return True
         raise ApiError(400, f"{name}: not supported by this server; leave it out", "unsupported_parameter", name)
     close = difflib.get_close_matches(name[:64], list(ChatRequest.model_fields), n=1)
@@ -228,20 +219,16 @@ def _ignored(name: str, value: Any) -> bool:
     raise ApiError(400, f"{name[:64]!r}: unknown field{hint}", "unknown_parameter", name[:64])
 
 
-def _told(error: ValidationError) -> ApiError:
-    """The first mistake with its place, and how many there are."""
+def _first_mistake(error: ValidationError) -> ApiError:
+    """The first mistake with its place, and the number of the others."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
     place, after_index = "", False
     for step in found[0]["loc"]:
         if isinstance(step, int):
             place += f"[{step}]"
-        elif not (after_index and step in TAGS):  # which alternative pydantic tried
+        elif not (after_index and step in UNION_TAGS):  # the alternative of the union that pydantic tried
             place += ("." if place else "") + str(step)
         after_index = isinstance(step, int)
     message = found[0]["msg"].removeprefix("Value error, ")[:300]
     more = f" (and {len(found) - 1} more mistakes)" if len(found) > 1 else ""
     return ApiError(400, f"{place}: {message}{more}" if place else message, param=place or None)
-
-
-def _kind(value: Any) -> str:
-    return {list: "a list", str: "a string", type(None): "null", bool: "a boolean"}.get(type(value), "a number")

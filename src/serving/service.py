@@ -1,55 +1,85 @@
-"""One request from its checked body to the pieces of its answer; the page and the HTTP routes call this alone."""
+"""Answers validated requests with one engine; both the HTTP routes and the demo page use it."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from src.audio.budget import Allowance
+import torch
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
 from src.audio.waveform import Waveform
 from src.common.errors import UserError
-from src.generation.engine import Engine
-from src.generation.flight import hidden_tokens
-from src.generation.requests import Request, Result, Sampling, Segment, find_fault, prompt_length
+from src.inference.engine import Engine
+from src.inference.response_stream import ResponseStream, thought_tokens
+from src.inference.types import Request, Result, Sampling, Segment, prompt_length, validate_prompt
 from src.prompts import Prompts
-from src.prompts.chat import opens_thoughts, text_ids
-from src.prompts.parts import Part
-from src.prompts.thoughts import CLOSE_THOUGHTS
-from src.serving.bridge import Bridge, Ticket
-from src.serving.clips import read_clip
+from src.prompts.chat import text_ids
+from src.prompts.find_reasoning import find_reasoning, hidden_tokens
+from src.prompts.stream_splitter import ResponsePart
+from src.serving.async_engine import AsyncEngine, RequestHandle
+from src.serving.audio_batcher import AudioBatcher
+from src.serving.clip_decoder import CLIPS, ApiError
 from src.serving.config import ServeConfig
 from src.serving.conversation import Conversations, clip_parts
-from src.serving.errors import ApiError
-from src.serving.listener import Listener
-from src.serving.metrics import Metrics
-from src.serving.remote_clips import fetched
-from src.serving.schema import ChatRequest, TextPart
-from src.serving.writing import Writing, thought_tokens
+from src.serving.schema import AudioUrlPart, ChatRequest, TextPart
 
-CHARACTERS_A_TOKEN = 64
-"""More characters than these for each token of the context cannot fit, and are not even tokenised."""
-CLIENT_FAULTS = {"too_long": "context_length_exceeded", "bad_prompt": "bad_audio", "unencodable_audio": "bad_audio"}
+if TYPE_CHECKING:
+    from src.inference.ensemble import EmbedderEnsemble
+
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+"""Histogram buckets."""
+MAX_CHARACTERS_PER_TOKEN = 64
+"""Longer texts than this per token of the context are refused before they are tokenised."""
+CLIENT_ERRORS = {"too_long": "context_length_exceeded", "bad_prompt": "bad_audio", "unencodable_audio": "bad_audio"}
+
+
+class Metrics:
+    """Prometheus metrics of one server, in their own registry."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        here = self.registry
+        status = ["model", "status"]
+        self.requests = Counter("alarm_requests", "Chat requests by model and HTTP status", status, registry=here)
+        self.admitted = Gauge("alarm_requests_admitted", "Requests that are worked on", registry=here)
+        self.running = Gauge("alarm_requests_running", "Requests in the engine", registry=here)
+        self.waiting = Gauge("alarm_requests_waiting", "Requests that wait for the engine", registry=here)
+        self.prompt_tokens = Counter("alarm_prompt_tokens", "Tokens and embedding rows of prompts", registry=here)
+        self.completion_tokens = Counter("alarm_completion_tokens", "Tokens of responses", registry=here)
+        self.reasoning_tokens = Counter("alarm_reasoning_tokens", "Those of thoughts among them", registry=here)
+        self.budget_hits = Counter("alarm_thinking_budget_hits", "Thoughts closed at their budget", registry=here)
+        self.batches = Histogram("alarm_encode_batch_clips", "Clips encoded together", buckets=BATCHES, registry=here)
+        self.prepared = self._seconds("alarm_prepare_seconds", "Decoding and encoding of clips")
+        self.first_token = self._seconds("alarm_first_token_seconds", "To the first text of a response")
+        self.seconds = self._seconds("alarm_request_seconds", "To the end of a response")
+
+    def _seconds(self, name: str, about: str) -> Histogram:
+        return Histogram(name, about, buckets=SECONDS, registry=self.registry)
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus' text format, also those of the middleware and of the process."""
+        return generate_latest(self.registry) + generate_latest(REGISTRY)
 
 
 @dataclass(frozen=True)
 class Delta:
     """A piece of a response."""
 
-    part: Part
+    part: ResponsePart
     text: str
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The whole response; ``reasoning_tokens`` are among ``completion_tokens``."""
+    """A complete response; ``completion_tokens`` include ``reasoning_tokens``."""
 
     thoughts: str
     answer: str
@@ -61,8 +91,8 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A request whose clips have been heard."""
+class PreparedChat:
+    """A request whose clips are encoded and whose prompt is built."""
 
     request: Request
     sampling: Sampling
@@ -71,53 +101,49 @@ class Prepared:
 
 
 class Service:
-    """Models that answer. ``ears`` and ``prompts`` are by served name, the default model first; made on an event
-    loop."""
+    """Answers for several models over one engine. Create it on an event loop.
+
+    ``ensembles`` and ``prompts`` are by model name, the default model first.
+    """
 
     def __init__(
         self,
         engine: Engine,
-        ears: Mapping[str, Any],
+        ensembles: Mapping[str, EmbedderEnsemble],
         prompts: Mapping[str, Prompts],
         config: ServeConfig,
         metrics: Metrics,
     ) -> None:
         self.metrics = metrics
         self.limits = config.limits
-        self.models = list(ears)
+        self.models = list(ensembles)
         self.prompts = prompts
         self._engine, self._config = engine, config
         tokenizer = engine.tokenizer
         self._conversations = {
-            name: Conversations(tokenizer, prompts[name], each.explicit_tags) for name, each in ears.items()
+            name: Conversations(tokenizer, prompts[name], each.explicit_tags) for name, each in ensembles.items()
         }
-        self._hidden, self._inside = hidden_tokens(tokenizer), opens_thoughts(tokenizer)
-        self._close_ids = text_ids(tokenizer, CLOSE_THOUGHTS)
-        self._listener = Listener(ears, config.batch_size, on_batch=metrics.batches.observe)
-        self._decoders = ThreadPoolExecutor(self.limits.decoders, "decoder")
+        self._hidden, self._reasoning = hidden_tokens(tokenizer), find_reasoning(tokenizer)
+        self._close_ids = text_ids(tokenizer, self._reasoning.format.closing)
+        self._batcher = AudioBatcher(ensembles, config.batch_size, on_batch=metrics.batches.observe)
         self._texts = ThreadPoolExecutor(1, "texts")
-        self._bridge = Bridge(engine, self._on_step)
+        self._async_engine = AsyncEngine(engine, self._on_step)
         self._numbers = itertools.count()
         self._admitted = 0
-        self._durations: deque[float] = deque([1.0], maxlen=64)
 
     @property
     def admitted(self) -> int:
-        """Requests that are worked on."""
+        """Number of admitted requests."""
         return self._admitted
 
     @property
     def failure(self) -> str | None:
-        """Why nothing can be answered any more."""
-        return self._bridge.failure or self._listener.failure
+        """Reason why no request can be answered any more."""
+        return self._async_engine.failure or self._batcher.failure
 
     @contextmanager
     def admit(self) -> Iterator[None]:
-        """A place for one request. Raises :class:`ApiError` (429) if all are taken, with the time to come back."""
-        if self._admitted >= self.limits.concurrent:
-            wait = min(60, math.ceil(sum(self._durations) / len(self._durations) / 2))
-            reason = f"{self.limits.concurrent} requests are being answered; try again in {wait} s"
-            raise ApiError(429, reason, "too_many_requests", headers={"Retry-After": str(wait)})
+        """Count a request for as long as it is worked on; the middleware bounds their number."""
         self._admitted += 1
         self.metrics.admitted.set(self._admitted)
         try:
@@ -126,11 +152,10 @@ class Service:
             self._admitted -= 1
             self.metrics.admitted.set(self._admitted)
 
-    async def prepare(self, chat: ChatRequest) -> Prepared:
-        """Decode and encode the clips and write the prompt.
+    async def prepare(self, chat: ChatRequest) -> PreparedChat:
+        """Encode the clips and build the prompt.
 
-        Raises :class:`ApiError` for a model that is not served, for clips that cannot be used, and for a prompt that
-        does not fit the context.
+        Raises :class:`ApiError` for an unknown model, for invalid clips, and for a prompt longer than the context.
         """
         began = time.monotonic()
         if self.failure is not None:
@@ -139,82 +164,70 @@ class Service:
             known = ", ".join(self.models)
             raise ApiError(404, f"no model {chat.model[:100]!r}; known: {known}", "model_not_found", "model")
         self._check_sizes(chat)
-        clips = await self._decode(chat)
-        self.metrics.audio_seconds.inc(sum(clip.duration for clip in clips))
-        futures = [self._listener.hear(chat.model, clip) for clip in clips]
+        futures = [self._batcher.embed(chat.model, clip, identity) for clip, identity in _clips(chat)]
         try:
-            heard = [await asyncio.wrap_future(future) for future in futures]
+            embedded = [await asyncio.wrap_future(future) for future in futures]
         finally:
             for future in futures:
-                future.cancel()  # without effect on what is done
-        segments = await self._run(self._texts, self._write, chat, heard)
+                future.cancel()  # no effect on finished ones
+        segments = await self._run(self._texts, self._build_prompt, chat, embedded)
         self.metrics.prepared.observe(time.monotonic() - began)
         seed = self._config.model.seed if chat.seed is None else chat.seed
         request = Request(f"chat-{next(self._numbers)}", segments, seed)
-        return Prepared(request, self._sampling(chat), tuple(chat.stop), began)
+        return PreparedChat(request, self._sampling(chat), tuple(chat.stop), began)
 
-    async def answer(self, prepared: Prepared, streamed: bool) -> AsyncGenerator[Delta | Finished, None]:
-        """Pieces of the response as they are written, if it is streamed, and at last all of it.
+    async def answer(self, prepared: PreparedChat, streamed: bool) -> AsyncGenerator[Delta | Finished, None]:
+        """Yield pieces of the response while it is generated, if ``streamed``, and finally the complete response.
 
         Leaving the iteration early drops the request. Raises :class:`ApiError` if the engine fails.
         """
-        writing = Writing(self._engine.tokenizer, self._hidden, self._inside, prepared.stops)
-        ticket = self._bridge.submit(prepared.request, prepared.sampling, streamed or bool(prepared.stops))
+        stream = ResponseStream(self._engine.tokenizer, self._hidden, self._reasoning, prepared.stops)
+        handle = self._async_engine.submit(prepared.request, prepared.sampling, streamed or bool(prepared.stops))
         ids: list[int] = []
         result: Result | None = None
         try:
-            while result is None and not writing.stopped:
-                event = await ticket.events.get()
+            while result is None and not stream.stopped:
+                event = await handle.events.get()
                 if isinstance(event, Result):
                     result = event
-                    pieces = writing.end(self._rest(event, ids))
+                    pieces = stream.end(self._rest(event, ids))
                     ids = list(event.token_ids)
                 else:
-                    pieces = writing.feed(event)
+                    pieces = stream.feed(event)
                     ids += event
                 for part, text in pieces:
-                    self._first_text(prepared, writing)
+                    if not stream.sent:
+                        stream.sent = True
+                        self.metrics.first_token.observe(time.monotonic() - prepared.began)
                     yield Delta(part, text)
         finally:
             if result is None:
-                self._bridge.abort(ticket)
-        yield self._finished(prepared, ticket, writing, ids, result)
+                self._async_engine.abort(handle)
+        yield self._finished(prepared, handle, stream, ids, result)
 
     async def close(self) -> None:
-        """Finish what runs, and end the threads; the engine stays open."""
-        await self._bridge.close()
-        self._listener.close()
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        """Finish running requests and end the threads; the engine stays open."""
+        await self._async_engine.close()
+        self._batcher.close()
         self._texts.shutdown(wait=False, cancel_futures=True)
 
     def _check_sizes(self, chat: ChatRequest) -> None:
         parts = [part for message in chat.messages for part in message.content or ()]
-        clips = sum(not isinstance(part, TextPart) for part in parts)
-        if clips > self.limits.clips:
-            reason = f"{clips} clips in one request, this server takes up to {self.limits.clips}"
-            raise ApiError(400, reason, "too_many_clips", "messages")
         characters = sum(len(part.text) for part in parts if isinstance(part, TextPart))
-        context = self._engine.core.context
-        if characters > CHARACTERS_A_TOKEN * context:
+        context = self._engine.backend.context
+        if characters > MAX_CHARACTERS_PER_TOKEN * context:
             reason = f"{characters} characters of text do not fit the context of {context} tokens"
             raise ApiError(400, reason, "context_length_exceeded", "messages")
 
-    async def _decode(self, chat: ChatRequest) -> list[Waveform]:
-        placed = clip_parts(chat)
-        parts = [(where, await fetched(part, self.limits, where)) for where, part in placed]
-        together = Allowance(self.limits.request_samples)
-        tasks = [self._run(self._decoders, read_clip, part, self.limits, where, together) for where, part in parts]
-        return list(await asyncio.gather(*tasks))
-
-    def _write(self, chat: ChatRequest, heard: list[Any]) -> tuple[Segment, ...]:
+    def _build_prompt(self, chat: ChatRequest, embedded: list[Any]) -> tuple[Segment, ...]:
         try:
-            segments = self._conversations[chat.model].segments(chat.messages, heard)
-        except UserError as error:  # some templates take no conversation that does not alternate, for example
+            segments = self._conversations[chat.model].segments(chat.messages, embedded)
+        except UserError as error:  # for example, some templates require alternating roles
             raise ApiError(400, str(error), "bad_conversation", "messages") from error
-        core = self._engine.core
-        fault = find_fault(segments, core.width, core.vocabulary, core.context)
+        backend = self._engine.backend
+        fault = validate_prompt(segments, backend.width, backend.vocabulary, backend.context)
         if fault is not None:
-            raise ApiError(400, fault.reason, CLIENT_FAULTS[fault.status], "messages")
+            raise ApiError(400, fault.reason, CLIENT_ERRORS[fault.status], "messages")
         return segments
 
     def _sampling(self, chat: ChatRequest) -> Sampling:
@@ -227,44 +240,42 @@ class Service:
             top_k=chat.top_k,
             greedy=self._config.greedy if chat.temperature is None else chat.temperature == 0,
             budget_closing=self.prompts[chat.model].budget_closing,
-            max_total_tokens=chat.most_tokens,
+            max_total_tokens=chat.total_tokens,
         )
 
     def _rest(self, result: Result, ids: list[int]) -> list[int]:
-        """The tokens of a result that were not told before it. Raises :class:`ApiError` if it is none."""
+        """Tokens of a result that were not streamed before. Raises :class:`ApiError` if the request failed."""
         if result.error is not None:
-            if result.status in CLIENT_FAULTS:
-                raise ApiError(400, result.error, CLIENT_FAULTS[result.status], "messages")
+            if result.status in CLIENT_ERRORS:
+                raise ApiError(400, result.error, CLIENT_ERRORS[result.status], "messages")
             raise ApiError(502 if self._config.llm_url else 500, result.error, "engine_failed")
         return list(result.token_ids[len(ids) :])
 
-    def _first_text(self, prepared: Prepared, writing: Writing) -> None:
-        if not writing.told:
-            writing.told = True
-            self.metrics.first_token.observe(time.monotonic() - prepared.began)
-
     def _finished(
-        self, prepared: Prepared, ticket: Ticket, writing: Writing, ids: list[int], result: Result | None
+        self,
+        prepared: PreparedChat,
+        handle: RequestHandle,
+        stream: ResponseStream,
+        ids: list[int],
+        result: Result | None,
     ) -> Finished:
         took = time.monotonic() - prepared.began
-        self._durations.append(took)
-        thought = thought_tokens(ids, self._close_ids) if writing.thoughts else 0
-        made = Finished(
-            thoughts=writing.thoughts,
-            answer=writing.answer,
+        finished = Finished(
+            thoughts=stream.thoughts,
+            answer=stream.answer,
             finish_reason="length" if result is not None and result.finish_reason == "length" else "stop",
-            prompt_tokens=prompt_length(ticket.request.segments),
+            prompt_tokens=prompt_length(handle.request.segments),
             completion_tokens=len(ids),
-            reasoning_tokens=thought,
+            reasoning_tokens=thought_tokens(ids, self._close_ids) if stream.thoughts else 0,
             budget_hit=result is not None and result.budget_hit,
         )
         metrics = self.metrics
         metrics.seconds.observe(took)
-        metrics.prompt_tokens.inc(made.prompt_tokens)
-        metrics.completion_tokens.inc(made.completion_tokens)
-        metrics.reasoning_tokens.inc(made.reasoning_tokens)
-        metrics.budget_hits.inc(made.budget_hit)
-        return made
+        metrics.prompt_tokens.inc(finished.prompt_tokens)
+        metrics.completion_tokens.inc(finished.completion_tokens)
+        metrics.reasoning_tokens.inc(finished.reasoning_tokens)
+        metrics.budget_hits.inc(finished.budget_hit)
+        return finished
 
     def _on_step(self, running: int, waiting: int) -> None:
         self.metrics.running.set(running)
@@ -272,3 +283,12 @@ class Service:
 
     async def _run(self, pool: ThreadPoolExecutor, work: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
+
+
+def _clips(chat: ChatRequest) -> Iterator[tuple[Waveform, str]]:
+    """Clips of a request, which the middleware has decoded, and their identities. Raises :class:`ApiError`."""
+    for where, part in clip_parts(chat):
+        clip = CLIPS.get(part.audio_url.url) if isinstance(part, AudioUrlPart) else None
+        if clip is None or part.uuid is None:
+            raise ApiError(400, f"{where}: the clip was not decoded", "bad_audio", where)
+        yield Waveform(torch.from_numpy(clip.samples), clip.rate), part.uuid

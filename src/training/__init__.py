@@ -1,1 +1,1 @@
-"""Training the audio front end beside a frozen language model."""
+"""Training the audio embedder beside a frozen language model."""

@@ -1,4 +1,4 @@
-"""``training_args`` of the configuration -> transformers' ``TrainingArguments``, misspelt keys refused."""
+"""``training_args`` of the configuration -> transformers' ``TrainingArguments``; unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from src.common.errors import ConfigError, UserError
 from src.common.log import get_logger
 from src.dataset.sampler import StepPlan
 from src.training.config import TrainConfig
-from src.training.text_metrics import check_bertscore
+from src.training.text_metrics import METRICS, check_bertscore
 from src.training.trackers import check_trackers
 
 log = get_logger(__name__)
-_OWN = {
-    # Batches are made and placed by this project; the Trainer's column logic knows nothing of them.
+_FIXED = {
+    # The Trainer would drop columns by the names of forward's arguments; batches here have no columns.
     "remove_unused_columns": False,
-    # A loss that is not finite stops the run instead of being averaged away in the log.
+    # A loss that is not finite stops the run; the filter would replace it by a mean in the log.
     "logging_nan_inf_filter": False,
     "disable_tqdm": True,
-    # All that is trained takes part in every step, and frozen buffers need not be sent around.
+    # All trained parameters take part in every step, and frozen buffers are equal in all processes.
     "ddp_find_unused_parameters": False,
     "ddp_broadcast_buffers": False,
 }
-_NOT_ANSWERED = ("Timed out waiting", "Connection closed by peer", "Connection reset by peer")
-"""Messages of gloo about a process that is stopped, or gone."""
-_ELSEWHERE = {
+_NO_ANSWER = ("Timed out waiting", "Connection closed by peer", "Connection reset by peer")
+"""Messages of gloo about a process that is stopped, or has ended."""
+_REPLACED_BY = {
     "auto_find_batch_size": "set max_batch_positions instead",
     "torch_compile": "set compile_layers instead",
 }
@@ -46,20 +46,28 @@ def training_arguments(config: TrainConfig) -> Any:
 
     given = dict(config.training_args)
     fields = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
-    problems = [_unknown(key, fields) for key in given if key not in fields]
-    problems += [f"training_args.{key}: {hint}" for key, hint in _ELSEWHERE.items() if given.get(key)]
+    problems = []
+    for key in given:
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, n=1)  # the fields are too many to list
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            problems.append(f"training_args.{key}: unknown key{hint}")
+    problems += [f"training_args.{key}: {hint}" for key, hint in _REPLACED_BY.items() if given.get(key)]
     if problems:
         raise ConfigError("; ".join(problems))
     if config.not_finite == "skip" and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        raise ConfigError("not_finite=skip: DeepSpeed applies a step before it can be looked at; launch without it")
+        raise ConfigError(
+            "not_finite=skip: DeepSpeed applies a step before it can be checked; launch without DeepSpeed"
+        )
     check_trackers(given.get("report_to"))
     check_bertscore(config.bertscore_model)
-    values = {**_OWN, **given, "seed": config.seed}
+    for metric in config.sample_metrics:
+        METRICS.load(metric, "sample_metrics")
+    values = {**_FIXED, **given, "seed": config.seed}
     if values.get("dataloader_persistent_workers") is None:
         values["dataloader_persistent_workers"] = bool(values.get("dataloader_num_workers"))
-    plan = step_plan(config)
-    # The Trainer takes a whole optimizer step for a batch; the step is cut into micro-batches here.
-    values |= {"per_device_train_batch_size": plan.step_clips, "gradient_accumulation_steps": 1}
+    # A batch of the Trainer is a whole optimizer step, which AlarmTrainer cuts into micro-batches.
+    values |= {"per_device_train_batch_size": step_plan(config).step_clips, "gradient_accumulation_steps": 1}
     if not torch.cuda.is_available() and not values.get("use_cpu"):
         values["use_cpu"] = True
     if values.get("use_cpu"):
@@ -69,7 +77,7 @@ def training_arguments(config: TrainConfig) -> Any:
     if config.eval_mode or not config.dataset.eval:
         values["eval_strategy"] = "no"
     if not (values.get("bf16") or values.get("fp16")):
-        # What the run is told decides, not the launcher's file: its precision would go unrecorded.
+        # accelerate would take the precision of the launcher's file, which no record of the run mentions.
         os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
     try:
         _open_process_group(values)
@@ -77,13 +85,14 @@ def training_arguments(config: TrainConfig) -> Any:
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"training_args: {' '.join(str(error).split())}") from error
     if args.n_gpu > 1:
+        # The Trainer would use nn.DataParallel in one process.
         log.warning("one of %d GPUs is used; start with accelerate launch --num-processes %d", args.n_gpu, args.n_gpu)
         args._n_gpu = 1
     return args
 
 
 def _open_process_group(values: Mapping[str, Any]) -> None:
-    """Connect processes on the CPU with ``ddp_timeout``, which transformers hands on for accelerators alone."""
+    """Connect processes on the CPU with ``ddp_timeout``, which transformers passes on for accelerators only."""
     from torch import distributed
 
     launched = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ)
@@ -100,31 +109,42 @@ def timeout_as_one_line(seconds: float) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        said = " ".join(str(error).split())
-        if not any(sign in said for sign in _NOT_ANSWERED):
+        message = " ".join(str(error).split())
+        if not any(sign in message for sign in _NO_ANSWER):
             raise
         raise UserError(
-            "another process has ended, or did not answer for the "
-            f"{seconds:g} s of training_args.ddp_timeout ({said[:200]}); look at the output of the others, or raise "
-            "ddp_timeout; resume_from_checkpoint=true goes on from the last checkpoint"
+            f"another process has ended, or did not answer for the {seconds:g} s of training_args.ddp_timeout "
+            f"({message[:200]}); look at the output of the others, or raise ddp_timeout; "
+            "resume_from_checkpoint=true continues from the last checkpoint"
         ) from error
 
 
+@contextmanager
+def data_error_as_one_line() -> Iterator[None]:
+    """Raise the error of a data worker as it was; PyTorch puts the worker's traceback in front of its message."""
+    # https://github.com/pytorch/pytorch/blob/v2.13.0/torch/_utils.py, ExceptionWrapper.reraise
+    try:
+        yield
+    except UserError as error:
+        kind, text = type(error), str(error)
+        if not text.startswith(f"Caught {kind.__name__} in DataLoader worker"):
+            raise
+        raise kind(text.rsplit(f"{kind.__name__}: ", 1)[-1].strip()) from error
+
+
 def step_plan(config: TrainConfig) -> StepPlan:
-    """How optimizer steps are made and cut. Raises :class:`ConfigError` for numbers below one."""
+    """How optimizer steps are made and cut; without a bound of positions while it is ``auto``.
+
+    Raises :class:`ConfigError` for numbers below one.
+    """
     sizes = []
     for key, default in (("per_device_train_batch_size", 8), ("gradient_accumulation_steps", 1)):
         value = config.training_args.get(key, default)
         if not isinstance(value, int) or value < 1:
             raise ConfigError(f"training_args.{key} is {value!r}, expected a whole number of at least 1")
         sizes.append(value)
-    clips, micro_batches = sizes
     grouping = config.length_grouping
     if config.training_args.get("train_sampling_strategy") == "group_by_length":
         grouping = "across_steps"
-    return StepPlan(clips, micro_batches, grouping, config.max_batch_positions)
-
-
-def _unknown(key: str, fields: list[str]) -> str:
-    close = difflib.get_close_matches(key, fields, n=1)
-    return f"training_args.{key}: unknown key" + (f"; did you mean {close[0]!r}?" if close else "")
+    positions = None if config.max_batch_positions == "auto" else config.max_batch_positions
+    return StepPlan(sizes[0], sizes[1], grouping, positions, config.packing)

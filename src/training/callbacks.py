@@ -1,4 +1,4 @@
-"""What happens beside the steps: the epoch's order, and the log of metrics from which curves are drawn."""
+"""Callbacks of a run: order of each epoch, log of metrics, page with curves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback
 
 from src.common.errors import UserError
-from src.common.json_lines import json_lines, read_json_lines
+from src.common.files import json_lines, read_json_lines
 from src.common.log import get_logger
 from src.report.curves import write_curves
 
@@ -27,9 +27,10 @@ _NOT_KEPT = ("_runtime", "_samples_per_second", "_steps_per_second", "total_flos
 class RunCallback(TrainerCallback):
     """Sets the order of each epoch, measures speed, and writes ``metrics.jsonl``.
 
-    A line holds ``step`` and ``epoch`` and either ``loss`` (per target token), ``learning_rate``, ``grad_norm``,
+    A line contains ``step`` and ``epoch`` and either ``loss`` (per target token), ``learning_rate``, ``grad_norm``,
     ``clips_per_second``, ``rows_replaced`` and ``steps_skipped``, or evaluation losses, or scores of sample answers.
-    A resumed run drops the lines of steps that it does again. Callbacks that take time belong in front of this one.
+    A resumed run drops the lines of steps that it repeats. Callbacks that take time must be added before this one:
+    their time is then left out of the speed.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -40,35 +41,37 @@ class RunCallback(TrainerCallback):
         self._mark = time.perf_counter()
 
     def attach(self, trainer: AlarmTrainer) -> None:
-        """Name the trainer whose counts are logged."""
+        """Add this callback to the trainer whose counts are logged."""
         self.trainer = trainer
         trainer.measure = self._speed
         trainer.add_callback(self)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the log, or cut it back to the step from which the run goes on."""
+        """Start the log, or cut it back to the step from which the run continues."""
         self._mark = time.perf_counter()
         if state.is_world_process_zero:
             cut_back(self.path, state.global_step)
+        if self.trainer is not None:
+            cut_back(self.trainer.draws_file, state.global_step)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Tell the sampler which epoch it is; a run resumed amid an epoch comes here too."""
+        """Set the sampler's epoch; a run that is resumed within an epoch calls this too."""
         assert self.trainer is not None and self.trainer.train_steps is not None
         self.trainer.train_steps.set_epoch(int(state.epoch or 0))
         self.trainer.epoch_began_at = state.global_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Count the time of a step, the wait for its batches included."""
+        """Add the time of a step, including the wait for its batches."""
         now = time.perf_counter()
         self._seconds += now - self._mark
         self._mark = now
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave evaluation out of the speed."""
+        """Exclude evaluation from the speed."""
         self._mark = time.perf_counter()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave saving out of the speed."""
+        """Exclude saving from the speed."""
         self._mark = time.perf_counter()
 
     def on_log(
@@ -95,23 +98,23 @@ class RunCallback(TrainerCallback):
 
 
 class CurvesCallback(TrainerCallback):
-    """Draws ``curves.html`` from the run's files at evaluations and saves; belongs behind :class:`RunCallback`."""
+    """Draws ``curves.html`` from the run's files at evaluations and saves; must follow :class:`RunCallback`."""
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
     ) -> None:
-        """Draw once all evaluation sets are done: their mean is logged last."""
+        """Draw after the last evaluation set: the mean of all sets is logged last."""
         if state.is_world_process_zero and "eval_loss" in (logs or {}):
             draw_curves(Path(args.output_dir))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Draw, with the sample answers of this save."""
+        """Draw with the sample answers of this save."""
         if state.is_world_process_zero:
             draw_curves(Path(args.output_dir))
 
 
 def draw_curves(directory: Path) -> None:
-    """Write ``curves.html`` of a run; a page that cannot be written is no reason to stop a training."""
+    """Write ``curves.html`` of a run; a page that cannot be written is a warning, not an error."""
     try:
         write_curves([directory], directory / CURVES_FILE)
     except (OSError, ValueError, UserError) as error:
@@ -127,7 +130,7 @@ def cut_back(path: Path, step: int) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Lines of a ``metrics.jsonl`` in order; none if there is no such file. A line cut by a kill is left out."""
+    """Lines of a ``metrics.jsonl`` in order, none without the file; a line that a kill cut short is skipped."""
     return list(read_json_lines(path, skip_broken=True))
 
 

@@ -1,37 +1,39 @@
-"""Opening what a run reads."""
+"""Data of a run: training and evaluation examples, and the means over evaluation sets."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from src.common.errors import UserError
-from src.common.log import get_logger
-from src.dataset.examples import Examples
-from src.dataset.mixture import MixtureConfig, open_mixture, present_only
-from src.model.config import ModelConfig
-from src.prompts import choose_prompts
-from src.training.config import TrainConfig
-from src.training.trainer import Data
-
-log = get_logger(__name__)
+from src.dataset.examples import ExampleDataset
 
 
-def open_data(config: TrainConfig, tokenizer: Any, model_config: ModelConfig) -> Data:
-    """Training examples (none in ``eval_mode``) and evaluation sets. Raises :class:`UserError` for an empty one."""
-    tags = None
-    if model_config.config.use_explicit_audio_tokens:
-        prompts = choose_prompts(config.prompts, llm=model_config.llm)
-        tags = (prompts.description_open, prompts.description_close)
+@dataclass(frozen=True)
+class TrainingData:
+    """Training examples (``None`` to evaluate only), named evaluation sets and groups of them for mean losses.
 
-    def examples(name: str, mixture: MixtureConfig) -> Examples:
-        rows = open_mixture(mixture)
-        if not len(rows):
-            raise UserError(f"dataset {config.dataset.name}: {name} has no rows (split {mixture.split!r})")
-        return Examples(rows, tokenizer, tags, mixture.return_audio)
+    ``skipped`` are response sets that were left out because they are not on this machine.
+    """
 
-    dataset, skipped = present_only(config.dataset)
-    if skipped:
-        log.warning("%d response sets are not on this machine and left out: %s", len(skipped), ", ".join(skipped))
-    train = None if config.eval_mode else examples("train", dataset.train)
-    evaluation = {name: examples(name, mixture) for name, mixture in dataset.eval.items()}
-    return Data(train, evaluation, dataset.groups, skipped)
+    train: ExampleDataset | None
+    evaluation: Mapping[str, ExampleDataset]
+    groups: Mapping[str, Sequence[str]]
+    skipped: tuple[str, ...] = ()
+
+
+def mean_losses(
+    metrics: Mapping[str, float], data: TrainingData, prefix: str, kinds: Sequence[str]
+) -> dict[str, float]:
+    """Means over sets of each kind of loss: ``""`` is the objective's own, ``_NAME`` one of its parts."""
+
+    def mean(names: Sequence[str], kind: str) -> float | None:
+        found = [metrics[key] for name in names if (key := f"{prefix}_{name}{kind}_loss") in metrics]
+        return sum(found) / len(found) if found else None
+
+    means = {
+        f"{prefix}_{group}{kind}_group_loss": mean(names, kind)
+        for group, names in data.groups.items()
+        for kind in kinds
+    }
+    means |= {f"{prefix}{kind}_loss": mean(list(data.evaluation), kind) for kind in kinds}
+    return {name: value for name, value in means.items() if value is not None}

@@ -1,7 +1,7 @@
-"""Hidden states of the frozen encoders, kept between epochs and between runs: for small data, where it pays.
+"""Cache of the frozen encoders' hidden states between epochs and runs, for small data sets.
 
-A clip's states depend on its audio, the encoder's weights, its feature settings and the layers read, and on nothing
-else as long as padding is masked. So they are kept under a hash of the audio, below a hash of the rest.
+As long as padding is masked, a clip's states depend only on its audio, the encoder's weights, its feature settings
+and the layers read. The key of a clip is a hash of its audio, in a folder named by a hash of the other three.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from src.audio.features import AudioFeatureExtractor
 from src.audio.waveform import Waveform
 from src.common.errors import ConfigError
 from src.common.log import get_logger
-from src.model.front_end import AudioFrontEnd
+from src.model.audio_embedder import AudioEmbedder
 from src.model.llm import weights_digest
 
 log = get_logger(__name__)
@@ -30,18 +30,18 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True)
 class EncodedStates:
-    """States that stand for an encoder's features: ``states (layers, batch, frames, dim)``, ``lengths (batch,)``."""
+    """States in place of an encoder's features: ``states (layers, batch, frames, dim)``, ``lengths (batch,)``."""
 
     states: Tensor
     lengths: Tensor
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> EncodedStates:
-        """The states on another device; the lengths stay on the CPU, as the encoders give them."""
+        """The states on another device; the lengths stay on the CPU, like those of the encoders."""
         return EncodedStates(self.states.to(device, non_blocking=non_blocking), self.lengths)
 
 
 class EncodersOrStates(nn.Module):
-    """Stands in the place of a front end's encoders and lets ready states through."""
+    """Takes the place of an audio embedder's encoders and passes cached states through."""
 
     def __init__(self, encoders: nn.Module) -> None:
         super().__init__()
@@ -50,42 +50,42 @@ class EncodersOrStates(nn.Module):
     def forward(
         self, features: Mapping[str, Any], layers: Mapping[str, tuple[int, ...]]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """As the encoders: states name -> (layers, batch, frames, dim) and lengths name -> (batch,)."""
+        """Like the encoders: states name -> (layers, batch, frames, dim) and lengths name -> (batch,)."""
         ready = {name: item for name, item in features.items() if isinstance(item, EncodedStates)}
         if len(ready) < len(features):
             return self.computed(features, layers)
-        return {name: item.states for name, item in ready.items()}, {
-            name: item.lengths for name, item in ready.items()
-        }
+        states = {name: item.states for name, item in ready.items()}
+        return states, {name: item.lengths for name, item in ready.items()}
 
 
 class EncoderCache:
-    """States of every clip met so far, up to a size; what is in it need not be decoded again.
+    """States of all clips so far, up to a size; a clip in the cache need not be decoded again.
 
-    With a ``directory``, states of earlier runs are read from there (memory-mapped) and :meth:`write` adds what this
-    run computed.
+    With a ``directory``, states of earlier runs are read from it (memory-mapped) and :meth:`write` adds those that
+    this run computed.
     """
 
     def __init__(
         self,
-        front_end: AudioFrontEnd,
+        audio_embedder: AudioEmbedder,
         extractor: AudioFeatureExtractor,
         megabytes: int,
         directory: Path | None = None,
         precision: str = "float32",
     ) -> None:
-        """Take the place of the front end's encoders; ``precision`` keeps states of mixed precision apart.
+        """Replace the audio embedder's encoders; ``precision`` is part of the key of stored states.
 
         Raises :class:`ConfigError` if a clip's states are not independent of its batch.
         """
-        if not front_end.config.mask_padding:
+        if not audio_embedder.config.mask_padding:
             raise ConfigError(
                 "encoder_cache_mb needs model.config.mask_padding=true: otherwise a clip's states depend on its batch"
             )
         self.extractor = extractor
-        self.layers = {name: front_end.config.layers(name) for name in sorted(front_end.config.encoders)}
-        self._encoders = front_end.audio_encoder
-        front_end.audio_encoder = EncodersOrStates(front_end.audio_encoder)  # type: ignore[assignment]
+        self._specs = audio_embedder.config.encoders
+        self.layers = {name: audio_embedder.config.layers(name) for name in sorted(audio_embedder.config.encoders)}
+        self._encoders = audio_embedder.audio_encoder
+        audio_embedder.audio_encoder = EncodersOrStates(audio_embedder.audio_encoder)  # type: ignore[assignment]
         self._precision = precision
         self._room = megabytes * 2**20
         self._new: dict[str, dict[str, Tensor]] = {name: {} for name in self.layers}
@@ -95,28 +95,34 @@ class EncoderCache:
     def _digest(self, name: str) -> str:
         encoder = self._encoders.encoders[name]
         settings = f"{self.extractor.configs[name]} {self.layers[name]} {self._precision}"
+        if ":" in self._specs[name].module_name:  # weights alone do not tell classes of one's own apart
+            settings += f" {self._specs[name].module_name} {self._specs[name].architecture}"
         return hashlib.sha256(f"{weights_digest(encoder)} {settings}".encode()).hexdigest()[:16]
 
     def __contains__(self, clip: object) -> bool:
-        """Whether the states of all encoders are there."""
+        """Whether the states of all encoders are stored."""
         return all(clip in self._new[name] or clip in self._stored[name] for name in self.layers)
 
     def __call__(self, clips: Sequence[str], waveforms: Sequence[Waveform | None]) -> dict[str, EncodedStates]:
-        """States of a batch by encoder; clips with a waveform are encoded, the others are taken from the cache."""
+        """States of a batch by encoder: clips with a waveform are encoded, the others read from the cache."""
         fresh = [place for place, waveform in enumerate(waveforms) if waveform is not None]
         computed = self._encode([waveform for waveform in waveforms if waveform is not None])
         result = {}
         for name in self.layers:
-            new = dict(zip(fresh, computed[name], strict=True)) if fresh else {}
-            items = [new[place] if place in new else self._get(name, clip) for place, clip in enumerate(clips)]
-            for place, states in new.items():
-                self._keep(name, clips[place], states)
-            result[name] = _pad(items)
+            new, stored = self._new[name], self._stored[name]
+            states = dict(zip(fresh, computed[name], strict=True)) if fresh else {}
+            for place, clip in enumerate(clips):
+                if place not in states:
+                    states[place] = new[clip] if clip in new else stored[clip].get_tensor(clip)
+                elif clip not in new and clip not in stored and states[place].nbytes <= self._room:
+                    self._room -= states[place].nbytes
+                    new[clip] = states[place].detach().cpu().clone()
+            result[name] = _pad([states[place] for place in range(len(clips))])
         return result
 
     @torch.no_grad()
     def _encode(self, waveforms: list[Waveform]) -> dict[str, list[Tensor]]:
-        """Per encoder, a tensor (layers, frames_i, dim) a clip."""
+        """For each encoder a tensor (layers, frames_i, dim) per clip."""
         if not waveforms:
             return {}
         features = self.extractor(waveforms)
@@ -126,18 +132,8 @@ class EncoderCache:
             for name in self.layers
         }
 
-    def _get(self, name: str, clip: str) -> Tensor:
-        kept = self._new[name].get(clip)
-        return self._stored[name][clip].get_tensor(clip) if kept is None else kept
-
-    def _keep(self, name: str, clip: str, states: Tensor) -> None:
-        if clip in self._new[name] or clip in self._stored[name] or states.nbytes > self._room:
-            return
-        self._room -= states.nbytes
-        self._new[name][clip] = states.detach().cpu().clone()
-
     def write(self) -> None:
-        """Add this process's new states to the directory, in a part of their own. Nothing without a directory."""
+        """Store this process's new states in the directory, as one file per encoder; nothing without a directory."""
         for name, folder in self._folders.items():
             if not self._new[name]:
                 continue
@@ -150,7 +146,7 @@ class EncoderCache:
 
 
 def _open_parts(folder: Path | None) -> dict[str, Any]:
-    """Clip -> open file that holds it; a part that cannot be read is passed over, its clips are computed again."""
+    """Clip -> open file that contains it; clips of a file that cannot be read are computed again."""
     stored: dict[str, Any] = {}
     for path in sorted(folder.glob("*.safetensors")) if folder is not None else []:
         try:

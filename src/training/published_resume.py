@@ -1,8 +1,8 @@
 """Optimizer and schedule of a published ``checkpoint-N``, for a run that continues it.
 
-The published Trainer's optimizer has the trained parameters in the order of the published model: separators,
-adapters by encoder name, fusion, those with weight decay first. That is the order here too, so the state is taken
-over position by position, each shape compared. What cannot be read or does not fit is started fresh.
+The published Trainer's optimizer has the trained parameters in the order of the published model: separators, adapters
+by encoder name, fusion; those with weight decay first. This project's order is the same, so the state is loaded by
+position and each shape is compared. A state that cannot be read or does not fit is started fresh.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ log = get_logger(__name__)
 
 
 def load_published_state(folder: Path, optimizer: Any, scheduler: Any, step: int, sharded: bool) -> None:
-    """Continue the optimizer and the schedule of a published checkpoint; one line says what was started fresh.
+    """Continue the optimizer and the schedule of a published checkpoint; one line reports what was started fresh.
 
     Args:
         folder: ``checkpoint-N``.
-        optimizer: of this run, its groups made.
+        optimizer: of this run, with its parameter groups.
         scheduler: of this run.
         step: optimizer steps that were done.
-        sharded: whether processes share the optimizer's state (FSDP, DeepSpeed); then it is started fresh.
+        sharded: whether the optimizer's state is sharded (FSDP, DeepSpeed); then it is started fresh.
     """
-    fresh = "its state is shared over the processes" if sharded else _load_optimizer(folder / OPTIMIZER, optimizer)
+    fresh = "its state is sharded over the processes" if sharded else _load_optimizer(folder / OPTIMIZER, optimizer)
     if fresh:
         log.warning("%s: weights, step and schedule are continued; the optimizer starts fresh (%s)", folder, fresh)
     else:
@@ -43,7 +43,7 @@ def load_published_state(folder: Path, optimizer: Any, scheduler: Any, step: int
 
 
 def _load_optimizer(path: Path, optimizer: Any) -> str:
-    """Take the state over; returns why it cannot be, or nothing."""
+    """Load the state; returns why it cannot be loaded, or an empty text."""
     try:
         given = _read(path)
     except UserError as error:
@@ -81,7 +81,7 @@ def _misfit(given: Mapping[str, Any], groups: list[dict[str, Any]], parameters: 
 
 
 def _load_scheduler(path: Path, scheduler: Any, step: int) -> None:
-    """The schedule at ``step``: as it was saved, or counted when the file is missing or of another schedule."""
+    """Set the schedule to ``step``: as saved, or by counting if the file is missing or of another schedule."""
     own = scheduler.state_dict()
     try:
         given = _read(path)
@@ -103,7 +103,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path.name} is missing")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever a damaged or foreign file leads its reader to
+    except Exception as error:  # torch.load lets errors of zipfile, pickle and struct through for damaged files
         raise UserError(f"{path.name} cannot be read without running code from it: {one_line(error, 80)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path.name} contains a {type(content).__name__}")

@@ -1,4 +1,8 @@
-"""Which checkpoint a run goes on from."""
+"""Checkpoint from which a run continues, and how many rows of the epoch it has trained.
+
+The rows are recorded so that a run whose steps have another size (other processes, other batch) continues at the same
+row.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,31 @@ import json
 import re
 import socket
 import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from src.common.errors import ConfigError, UserError
+from src.common.files import write_json
 from src.common.log import get_logger
+from src.dataset.sampler import StepSampler, StepsDone
 from src.model.lora_files import FILES
 from src.model.tensor_files import INDEX_FILE, WEIGHTS_FILE, TensorFiles, folder_files, read_json
 
 log = get_logger(__name__)
 CONFIG_FILE = "alarm_config.json"
 STATE_FILE = "trainer_state.json"
+ROWS_FILE = "rows_done.json"
 _NEEDED = (WEIGHTS_FILE, CONFIG_FILE, "optimizer.pt", "scheduler.pt", STATE_FILE)
 
 
 def find_resume(choice: bool | str | None, output_dir: Path, eval_mode: bool = False) -> str | Path | None:
-    """The checkpoint folder to go on from, or ``None`` for a fresh start.
+    """The checkpoint folder to continue from, or ``None`` for a fresh start.
 
-    ``choice`` true means the last whole checkpoint below ``output_dir``, and a fresh start where there is none: so
-    the same command can be given again after a crash. A path must be a whole checkpoint, else :class:`UserError`;
-    with ``eval_mode`` only weights are read, so any checkpoint will do, and the name is returned as it is.
+    ``choice`` true means the last complete checkpoint below ``output_dir``, and a fresh start if there is none, so
+    that the same command can be given again after a crash. A path must be a complete checkpoint, else
+    :class:`UserError`; with ``eval_mode`` only weights are read: any checkpoint will do, and its name is returned.
     """
     if not choice:
         return None
@@ -50,10 +59,10 @@ def find_resume(choice: bool | str | None, output_dir: Path, eval_mode: bool = F
 
 
 def agreed_resume(choice: bool | str | None, output_dir: Path, eval_mode: bool = False) -> str | Path | None:
-    """:func:`find_resume`, the same for all processes of the run.
+    """Call :func:`find_resume` in all processes and compare the results.
 
-    Raises :class:`ConfigError` in every one of them where they would not go on from the same step, as on machines
-    whose output folders are not the same folder.
+    Raises :class:`ConfigError` in every process if they would not continue from the same step, for example on
+    machines that do not share the output folder.
     """
     from torch import distributed
 
@@ -69,35 +78,32 @@ def agreed_resume(choice: bool | str | None, output_dir: Path, eval_mode: bool =
         problem, place = str(error), ("", -1)
     answers: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(answers, (socket.gethostname(), *place, problem))
-    if len({answer[1:] for answer in answers}) == 1:  # nothing but the machines differs
+    if len({answer[1:] for answer in answers}) == 1:  # only the host names differ
         if problem is not None:
             raise ConfigError(problem)
         return found
-    said = [
+    listed = [
         f"process {rank} ({host}) " + (f"cannot go on ({why})" if why else f"from step {step} ({name})")
         for rank, (host, name, step, why) in enumerate(answers)
     ]
+    shortened = ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")
     shown = f"true in {output_dir}" if choice is True else choice
     raise ConfigError(
-        f"resume_from_checkpoint={shown}: the processes would not go on from one checkpoint: {_shortened(said)}; "
+        f"resume_from_checkpoint={shown}: the processes would not go on from one checkpoint: {shortened}; "
         "expected one for all: let training_args.output_dir be a folder that all machines share, or copy the same "
         "checkpoint-N to each of them"
     )
 
 
-def _shortened(said: list[str], most: int = 8) -> str:
-    return ", ".join(said[:most]) + (f" and {len(said) - most} more" if len(said) > most else "")
-
-
 def is_published(folder: Path) -> bool:
-    """Whether a checkpoint folder is one of the published system: the whole model, and no configuration of ours."""
+    """Whether a checkpoint folder is one of the published system: weights without a configuration of ours."""
     return not (folder / CONFIG_FILE).is_file() and any(
         (folder / file).is_file() for file in (INDEX_FILE, WEIGHTS_FILE)
     )
 
 
 def steps_done(folder: Path) -> int:
-    """Optimizer steps of a checkpoint folder. Raises :class:`UserError` when its trainer state does not say."""
+    """Optimizer steps of a checkpoint folder; :class:`UserError` if its trainer state does not say."""
     step = read_json(folder / STATE_FILE, "trainer state").get("global_step")
     if type(step) is not int or step < 0:
         raise UserError(f"{folder / STATE_FILE}: global_step is {step!r}, expected a number of steps")
@@ -105,9 +111,9 @@ def steps_done(folder: Path) -> int:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """Files that a checkpoint folder lacks for resuming, damaged ones included; the trainer state is written last.
+    """Files that a checkpoint folder lacks for resuming, damaged ones included.
 
-    Of a published one the weights and the trainer state are needed: optimizer and schedule can start fresh.
+    Of a published one only weights and trainer state are needed: optimizer and schedule can start fresh.
     """
     if is_published(folder):
         lacking = _lacking_weights(folder) + ([] if (folder / STATE_FILE).is_file() else [STATE_FILE])
@@ -151,10 +157,93 @@ def _of_lora(folder: Path) -> tuple[str, ...]:
     try:
         model = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["model"]
     except (OSError, ValueError, KeyError, TypeError):
-        return ()  # missing, or told when it is read
+        return ()  # missing or damaged: reported by missing_files
     return FILES if model.get("lora") is not None else ()
 
 
 def _step(folder: Path) -> int:
     match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
     return int(match[1]) if match else -1
+
+
+@dataclass(frozen=True)
+class RowsDone:
+    """``parts``: the steps of ``epoch`` that are done, in order; more than one where the size of a step changed."""
+
+    epoch: int
+    parts: tuple[StepsDone, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the epoch that are done."""
+        return sum(min(part.rows * part.steps, part.used) for part in self.parts)
+
+
+def write_rows_done(
+    folder: Path, epoch: int, parts: Sequence[StepsDone], stream: Mapping[str, Any] | None = None
+) -> None:
+    """Write the record into a checkpoint folder; ``stream`` is what the order of rows in shards depends on."""
+    record = {"epoch": epoch, "parts": [asdict(part) for part in parts]}
+    write_json(folder / ROWS_FILE, record if stream is None else record | {"stream": dict(stream)})
+
+
+def check_stream(folder: Path, stream: Mapping[str, Any] | None) -> None:
+    """Compare what the order of rows in shards depends on with the record of a checkpoint.
+
+    Raises :class:`UserError` if the order is another one: rows would be trained twice, and others not at all.
+    """
+    if stream is None or not (folder / ROWS_FILE).is_file():
+        return
+    before = read_json(folder / ROWS_FILE, "record of the rows that are done").get("stream")
+    if before != dict(stream):
+        raise UserError(
+            f"{folder}: its run had other shards, rows of them, shuffle_rows or seed ({before}, now {dict(stream)}), "
+            "so that its place in the data cannot be found again; give the same, or start a new run from its weights "
+            "with model.from_pretrained"
+        )
+
+
+def read_rows_done(folder: Path, steps: StepSampler) -> RowsDone | None:
+    """Record of a checkpoint folder; ``None`` for a published one, which does not say the size of its steps.
+
+    Raises :class:`UserError` for a record that cannot be read.
+    """
+    if is_published(folder):
+        return None
+    path = folder / ROWS_FILE
+    if not path.is_file():
+        return _rows_from_state(folder, steps)
+    record = read_json(path, "record of the rows that are done")
+    try:
+        return RowsDone(_number(record["epoch"]), tuple(_part(part) for part in record["parts"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: {error!r}, expected an epoch and parts of rows, steps, across_steps and used; resume from "
+            "another checkpoint, or remove the file if the size of a step did not change"
+        ) from error
+
+
+def _part(part: dict[str, Any]) -> StepsDone:
+    across = part["across_steps"]
+    if not isinstance(across, bool):
+        raise ValueError(f"across_steps is {across!r}")
+    return StepsDone(_number(part["rows"], 1), _number(part["steps"]), across, _number(part["used"]))
+
+
+def _number(value: Any, least: int = 0) -> int:
+    if type(value) is not int or value < least:
+        raise ValueError(f"{value!r} is not a whole number of at least {least}")
+    return value
+
+
+def _rows_from_state(folder: Path, steps: StepSampler) -> RowsDone | None:
+    """Rows done of a checkpoint that was written before there was ``rows_done.json``."""
+    # The trainer state has the clips of a process's step, and each process wrote the state of its random numbers.
+    state = read_json(folder / STATE_FILE, "trainer state")
+    processes = len(list(folder.glob("rng_state_*.pth")) or list(folder.glob("rng_state.pth")))
+    clips, done = state.get("train_batch_size"), state.get("global_step")
+    if type(clips) is not int or clips < 1 or type(done) is not int or not processes:
+        return None
+    steps_of_epoch = steps.steps_of(steps.used, clips * processes, processes)
+    epoch, part = divmod(done, max(1, steps_of_epoch))
+    return RowsDone(epoch, (StepsDone(clips * processes, part, steps.across, steps.used),))

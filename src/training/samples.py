@@ -1,4 +1,4 @@
-"""Answers while training: a few evaluation rows at every save, scored, and kept to be read beside the curves."""
+"""Sample answers during training: a few evaluation rows at every save, scored and stored next to the curves."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback
 
-from src.common.json_lines import json_lines
+from src.common.files import json_lines
 from src.common.log import get_logger
 from src.common.seeds import random_state_kept
-from src.dataset.examples import Examples, collate
+from src.dataset.examples import ExampleDataset, collate
 from src.model.alarm import AlarmModel
-from src.model.splice import Turn, splice_batch
-from src.prompts.chat import turn_ids
+from src.model.splice import TokenizedTurn, splice_batch
+from src.prompts.chat import end_of_turn_ids, turn_ids
+from src.prompts.find_reasoning import find_reasoning, hidden_tokens
 from src.training.callbacks import cut_back
-from src.training.text_metrics import TextScorer
+from src.training.text_metrics import METRICS, TextScorer
 
 if TYPE_CHECKING:
     from src.training.trainer import AlarmTrainer
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 SAMPLES_FILE = "samples.jsonl"
 DEFAULT_ROWS = 5
-KINDS = {"WithContext": "with_context", "NoContext": "no_context"}
+KINDS = {"WithContext": "with_context", "NoContext": "no_context", "Text": "text"}
 """Context mode of a row -> its name in metrics: ``eval_with_context_bleu``."""
 
 
 @dataclass(frozen=True)
-class Pick:
+class SampleRow:
     """A row to answer: evaluation set, context mode, position in the set."""
 
     set: str
@@ -45,14 +46,20 @@ class Pick:
 class SampleCallback(TrainerCallback):
     """Answers rows of the evaluation sets at every save and at the end of a run, and scores them.
 
-    Written to ``samples.jsonl``: ``step``, ``set``, ``mode``, ``key``, ``prompt``, ``target`` and the greedy
-    ``answer``, up to ``max_tokens`` tokens each. Scores (:class:`TextScorer`) go where all metrics go, as
-    ``eval_with_context_bleu`` and so on. The first process does it; the others wait at their next exchange of
-    gradients. Nothing random of the run is touched.
+    A line of ``samples.jsonl`` has ``step``, ``set``, ``mode``, ``key``, ``prompt``, ``target`` and the greedy
+    ``answer`` of at most ``max_tokens`` tokens. Scores (:class:`TextScorer`) are logged like all metrics, as
+    ``eval_with_context_bleu`` and so on. The first process does this; the others wait at their next exchange of
+    gradients. The state of random numbers is restored afterwards.
     """
 
     def __init__(
-        self, trainer: AlarmTrainer, tokenizer: Any, rows: int, max_tokens: int, bertscore_model: str | None = None
+        self,
+        trainer: AlarmTrainer,
+        tokenizer: Any,
+        rows: int,
+        max_tokens: int,
+        bertscore_model: str | None = None,
+        metrics: Sequence[str] = METRICS.names,
     ) -> None:
         self.trainer = trainer
         self.tokenizer = tokenizer
@@ -63,10 +70,10 @@ class SampleCallback(TrainerCallback):
         self._scorer: TextScorer | None = None
         if trainer.is_world_process_zero():
             with random_state_kept():
-                self._scorer = TextScorer(bertscore_model, trainer.args.device)
+                self._scorer = TextScorer(bertscore_model, trainer.args.device, metrics)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Keep the answers of steps that are not done again."""
+        """Drop the answers of steps that a resumed run repeats."""
         if state.is_world_process_zero:
             cut_back(self.path, state.global_step)
 
@@ -75,12 +82,12 @@ class SampleCallback(TrainerCallback):
         self.run()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The last state too, where no save came with the last step."""
+        """Answer with the last weights too, unless the last step was saved."""
         if self._done_at != state.global_step:
             self.run()
 
     def run(self) -> dict[str, float]:
-        """Answers with the present weights; returns the scores (nothing but in the first process)."""
+        """Answer with the current weights; returns the scores (empty except in the first process)."""
         step = self.trainer.state.global_step
         self._done_at = step
         if self._scorer is None and not self.trainer.is_fsdp_enabled:
@@ -89,7 +96,7 @@ class SampleCallback(TrainerCallback):
         try:
             with random_state_kept():
                 lines = [{"step": step} | line for batch in self._batches() for line in self._answer(batch)]
-                if self._scorer is None:  # it took part because the model is shared out
+                if self._scorer is None:  # with FSDP all processes take part in the forward passes
                     return {}
                 for mode, kind in KINDS.items():
                     chosen = [line for line in lines if line["mode"] == mode]
@@ -104,8 +111,8 @@ class SampleCallback(TrainerCallback):
         self.trainer.log(dict(scores))
         return scores
 
-    def _batches(self) -> Iterator[list[Pick]]:
-        """Picks of like kind, at most an evaluation batch together; audio and text-only sets are not mixed."""
+    def _batches(self) -> Iterator[list[SampleRow]]:
+        """Rows of one mode, at most an evaluation batch together; audio and text-only sets are not mixed."""
         size = self.trainer.args.eval_batch_size
         evaluation = self.trainer.data.evaluation
         for audio in (True, False):
@@ -113,35 +120,44 @@ class SampleCallback(TrainerCallback):
                 alike = [pick for pick in self.picks if pick.mode == mode and evaluation[pick.set].audio == audio]
                 yield from (alike[start : start + size] for start in range(0, len(alike), size))
 
-    def _answer(self, picks: Sequence[Pick]) -> list[dict[str, Any]]:
+    def _answer(self, picks: Sequence[SampleRow]) -> list[dict[str, Any]]:
         batch = collate([self.trainer.data.evaluation[pick.set][pick.index] for pick in picks])
-        inputs = self.trainer._prepare_inputs(batch)
+        inputs = self.trainer.model_inputs(batch)
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        turns = [Turn(turn.start, turn.main) for turn in inputs["turns"]]
-        with self.trainer.autocast(), _at_hand(model):
+        turns = [TokenizedTurn(turn.prefix_ids, turn.suffix_ids) for turn in inputs["turns"]]
+        with self.trainer.autocast(), _unsharded(model):
             answers = greedy_answers(model, turns, inputs["features"], self.tokenizer, self.max_tokens)
+        reasoning = find_reasoning(self.tokenizer).record()
         return [
             {
                 "set": pick.set,
                 "mode": pick.mode,
                 "key": key,
-                "prompt": self._prompt(turn.main),
-                "target": self.tokenizer.decode(outputs),
+                "prompt": self._prompt(turn.suffix_ids, self.trainer.data.evaluation[pick.set]),
+                "target": self.tokenizer.decode(self._without_ending(outputs)),
                 "answer": answer,
+                **reasoning,
             }
             for pick, key, turn, outputs, answer in zip(picks, batch.keys, turns, batch.outputs, answers, strict=True)
         ]
 
-    def _prompt(self, main: list[int]) -> str:
-        """The user's text alone, without the template's end of turn and the assistant's header."""
-        header = turn_ids(self.tokenizer, "").main
-        text = main[: -len(header)] if main[-len(header) :] == header else main
+    def _without_ending(self, outputs: list[int]) -> list[int]:
+        """A target without the end-of-turn token, which answers are shown without, too."""
+        ending = end_of_turn_ids(self.tokenizer)
+        return outputs[: -len(ending)] if outputs[-len(ending) :] == ending else outputs
+
+    def _prompt(self, main: list[int], examples: ExampleDataset) -> str:
+        """The user's text without the template's end of turn and the assistant's header."""
+        header = turn_ids(self.tokenizer, "").suffix_ids
+        closing = [] if examples.answers is None else examples.answers.closing_ids
+        ends = [end for end in (header + closing, header) if main[-len(end) :] == end]
+        text = main[: -len(ends[0])] if ends else main
         return self.tokenizer.decode(text, skip_special_tokens=True)
 
 
 @contextmanager
-def _at_hand(model: nn.Module) -> Iterator[None]:
-    """Parts of a shared-out model that are not called through its forward, whole on every process for a while."""
+def _unsharded(model: nn.Module) -> Iterator[None]:
+    """Gather the parameters of an FSDP model that are used outside its forward (embeddings, separators)."""
     if not isinstance(model, FSDPModule):
         yield
         return
@@ -152,32 +168,37 @@ def _at_hand(model: nn.Module) -> Iterator[None]:
         model.reshard()
 
 
-def pick_rows(evaluation: Mapping[str, Examples], count: int) -> list[Pick]:
+def pick_rows(evaluation: Mapping[str, ExampleDataset], count: int) -> list[SampleRow]:
     """The first rows of the evaluation sets: ``count`` with context and ``count`` without, as far as there are any.
 
-    Sets take turns; with more sets than rows, those chosen lie evenly over the list.
+    Sets take turns; with more sets than rows, the chosen sets are evenly spaced in the list.
     """
-    picks: list[Pick] = []
+    picks: list[SampleRow] = []
     for mode in KINDS:
         rows = {name: examples.rows.first_rows(mode, count) for name, examples in evaluation.items()}
         names = [name for name in rows if rows[name]]
         if len(names) > count:
             names = [names[place * len(names) // count] for place in range(count)]
         turns = [
-            Pick(name, mode, rows[name][turn]) for turn in range(count) for name in names if turn < len(rows[name])
+            SampleRow(name, mode, rows[name][turn])
+            for turn in range(count)
+            for name in names
+            if turn < len(rows[name])
         ]
         picks += turns[:count]
     return picks
 
 
 @torch.no_grad()
-def greedy_answers(model: AlarmModel, turns: list[Turn], features: Any, tokenizer: Any, max_tokens: int) -> list[str]:
-    """The most likely continuation of every turn, as text without the end token; the training mode is kept."""
+def greedy_answers(
+    model: AlarmModel, turns: list[TokenizedTurn], features: Any, tokenizer: Any, max_tokens: int
+) -> list[str]:
+    """Greedy continuation of every turn, as text without the end token; the training mode is restored."""
     training = model.training
     model.eval()
     try:
-        audio = None if features is None else model.front_end(features)
-        separators = None if audio is None else model.front_end.separators()
+        audio = None if features is None else model.audio_embedder(features)
+        separators = None if audio is None else model.audio_embedder.separators()
         spliced = splice_batch(model.llm.get_input_embeddings(), turns, audio, separators, "left", model.max_length)
         ids = model.llm.generate(
             inputs_embeds=spliced.inputs_embeds,
@@ -191,4 +212,8 @@ def greedy_answers(model: AlarmModel, turns: list[Turn], features: Any, tokenize
         )
     finally:
         model.train(training)
-    return [tokenizer.decode(row, skip_special_tokens=True) for row in ids]
+    hidden = hidden_tokens(tokenizer)
+    if not set(tokenizer.all_special_ids) - hidden:
+        return [tokenizer.decode(row, skip_special_tokens=True) for row in ids]
+    # the marks of some reasoning formats are control tokens
+    return [tokenizer.decode([token for token in row if token not in hidden]) for row in ids.tolist()]

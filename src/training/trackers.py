@@ -1,7 +1,7 @@
-"""Where metrics go besides the run's own files: TensorBoard and Weights & Biases, opened with the configuration.
+"""TensorBoard and Weights & Biases, opened with the run's configuration.
 
-transformers' callbacks write the metrics. What is done here: both keep their files inside the run's folder, hold the
-resolved configuration, and go on with a resumed run instead of beginning another.
+transformers' callbacks write the metrics. This module opens the trackers so that their files are stored in the run's
+folder, they contain the resolved configuration, and a resumed run continues its tracked run.
 """
 
 from __future__ import annotations
@@ -20,29 +20,18 @@ if TYPE_CHECKING:
 
 TENSORBOARD_FOLDER = "tensorboard"
 WANDB_ID_FILE = "wandb_id.txt"
-_PACKAGES = {
-    "tensorboard": "tensorboard",
-    "wandb": "wandb",
-    "trackio": "trackio",
-    "mlflow": "mlflow",
-    "comet_ml": "comet_ml",
-    "clearml": "clearml",
-    "swanlab": "swanlab",
-}
+_PACKAGES = ("tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "clearml", "swanlab")
+"""Trackers whose package has the same name."""
 
 
 def check_trackers(report_to: Any) -> None:
-    """Whether the packages of ``training_args.report_to`` (a name or several) are installed.
-
-    Raises :class:`ConfigError`: before a model is loaded, not after.
-    """
+    """Raise :class:`ConfigError` for trackers of ``training_args.report_to`` that are unknown or not installed."""
     names = [report_to] if isinstance(report_to, str) else list(report_to or [])
-    missing = [name for name in names if name in _PACKAGES and importlib.util.find_spec(_PACKAGES[name]) is None]
+    missing = [name for name in names if name in _PACKAGES and importlib.util.find_spec(name) is None]
     if missing:
-        packages = " ".join(_PACKAGES[name] for name in missing)
         raise ConfigError(
-            f"training_args.report_to asks for {', '.join(missing)}, not installed here: pip install {packages}, "
-            "or training_args.report_to=none"
+            f"training_args.report_to asks for {', '.join(missing)}, not installed here: "
+            f"pip install {' '.join(missing)}, or training_args.report_to=none"
         )
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
@@ -57,7 +46,8 @@ def wandb_run(args: Any, config: Mapping[str, Any], resume: Path | None) -> Iter
     """The W&B run of a training, with the resolved ``config``, where ``report_to`` asks for it; closed at the end.
 
     Project: ``WANDB_PROJECT``, else ``training_args.project``. Name: ``training_args.run_name``, else the output
-    folder's. Its files lie in the output folder (or ``WANDB_DIR``). Raises :class:`UserError` if W&B cannot start.
+    folder's. Its files are stored in the output folder (or ``WANDB_DIR``). Raises :class:`UserError` if W&B cannot
+    start.
     """
     if "wandb" not in args.report_to or args.process_index != 0:
         yield
@@ -91,7 +81,7 @@ def wandb_run(args: Any, config: Mapping[str, Any], resume: Path | None) -> Iter
 
 
 def _known_id(folder: Path, resume: Path | None) -> str | None:
-    """Id of the run that is resumed: W&B then goes on with it."""
+    """Id of the run that is resumed, which W&B then continues."""
     file = folder / WANDB_ID_FILE
     if resume is None or not file.is_file() or resume.resolve().parent != folder.resolve():
         return None
@@ -99,7 +89,7 @@ def _known_id(folder: Path, resume: Path | None) -> str | None:
 
 
 def open_tensorboard(trainer: AlarmTrainer, config: Mapping[str, Any], resume: Path | None) -> None:
-    """Let TensorBoard write below the output folder (or ``TENSORBOARD_LOGGING_DIR``), the configuration first.
+    """Let TensorBoard write the configuration and metrics below the output folder, or ``TENSORBOARD_LOGGING_DIR``.
 
     Steps that a resumed or repeated run does again replace those written before.
     """

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import threading
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from src.audio.budget import MemoryBudget
 from src.audio.decode import Cuts, DecodeLimits, cell_source, decode, measure
 from src.audio.errors import AudioError, NoMemory, NoSamples
+from src.audio.headers import begins_as_mp3
 from src.audio.mixing import to_mono
 from tests.support.decoding_check import by_ffmpeg, compare, every_way
 from tests.support.decoding_matrix import encode, make_cases, sound, wav
@@ -142,3 +145,45 @@ def test_cells() -> None:
     for cell in ({}, {"bytes": None, "path": None}, {"sound": 1}):
         with pytest.raises(AudioError, match="expected 'array'"):
             cell_source(cell)
+
+
+@pytest.mark.parametrize("tag", [b"", b"ID3\4\0\0\0\0\0\x14" + bytes(20)], ids=["bare", "ID3v2"])
+@pytest.mark.parametrize("rate", [8000, 12000, 16000, 22050, 32000, 44100, 48000])
+@pytest.mark.parametrize("layout", ["mono", "stereo"])
+def test_a_file_taken_for_mp3_without_a_probe_is_one_by_the_probe(rate: int, layout: str, tag: bytes) -> None:
+    data = tag + _encoded("libmp3lame", "mp3", rate, layout)
+    assert begins_as_mp3(data)
+    with av.open(io.BytesIO(data)) as container:
+        assert container.format.name == "mp3"
+
+
+@pytest.mark.parametrize(("codec", "container"), [("mp2", "mp2"), ("aac", "adts"), ("ac3", "ac3")])
+def test_other_frames_are_left_to_the_probe(codec: str, container: str) -> None:
+    data = _encoded(codec, container, 48000, "stereo")
+    assert not begins_as_mp3(data) and not begins_as_mp3(data[:3]) and not begins_as_mp3(b"")
+    assert decode(data).rate == 48000
+
+
+@pytest.mark.parametrize("damaged", [3, 1000], ids=["version", "later frame"])
+def test_damaged_frames_are_left_to_the_probe(damaged: int) -> None:
+    data = bytearray(_encoded("libmp3lame", "mp3", 44100, "stereo"))
+    data[damaged - 2 : damaged + 1] = bytes(3)
+    whole = begins_as_mp3(bytes(data))
+    assert whole == (damaged == 1000)  # bytes within a frame say nothing
+    data[417:421] = bytes(4)  # the header of the second frame of 128 kbit/s
+    assert not begins_as_mp3(bytes(data))
+
+
+def _encoded(codec: str, container: str, rate: int, layout: str) -> bytes:
+    """Half a second of noise without ID3 and Xing headers."""
+    file = io.BytesIO()
+    options = {"write_xing": "0", "id3v2_version": "0"} if container == "mp3" else {}
+    with av.open(file, "w", format=container, options=options) as output:
+        stream = output.add_stream(codec, rate=rate, layout=layout)
+        stream.bit_rate = 128_000 if rate >= 32000 else 32_000
+        noise = np.random.default_rng(0).normal(0, 3000, (1, rate)).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(np.repeat(noise, 1 if layout == "mono" else 2, 1), "s16", layout)
+        frame.sample_rate = rate
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            output.mux(packet)
+    return file.getvalue()

@@ -9,7 +9,7 @@ import torch
 
 from src.audio.features import AudioFeatureExtractor
 from src.audio.waveform import Waveform
-from src.model.encoders.build import build_encoder
+from src.model.encoders.load import build_encoder
 from tests.support.golden_features import FULL_SIZE, check_features
 from tests.support.golden_rules import goldens_dir
 

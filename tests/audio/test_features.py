@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from src.audio.config import MINIMUM_SECONDS, FeatureConfig
+from src.audio.config import FEATURE_LENGTHS, FEATURES, MINIMUM_SECONDS, FeatureConfig
 from src.audio.features import AudioFeatureExtractor
 from src.audio.resample import CACHE_BYTES, _bands, _Kept, _kept, resample
+from src.audio.spectral import prefix_mask
 from src.audio.waveform import Waveform
 from src.common.config import bind_dataclass
 from src.common.errors import ConfigError, UserError
@@ -44,6 +46,45 @@ def test_a_batch_equals_its_clips_one_by_one() -> None:
             assert not together.features[index, frames:].any(), name
             assert together.lengths[index] == alone.lengths[0] == together.mask[index].sum(), name
             assert together.mask[index, : together.lengths[index]].all(), name
+
+
+EVERY_KIND = {
+    **MINI,
+    "samples": FeatureConfig("samples", 16000, 64000),
+    "waveform": FeatureConfig("waveform", 16000, 64000),
+    "ast": FeatureConfig("spectrogram", 16000, 1024, extractor={"feature_extractor_type": "ASTFeatureExtractor"}),
+    "clap": FeatureConfig(
+        "spectrogram", 48000, 1001, 64, extractor={"feature_extractor_type": "ClapFeatureExtractor"}
+    ),
+    "own": FeatureConfig("tests.audio.test_features:every_third", 16000, 3),
+}
+
+
+def every_third(samples: Tensor, lengths: Tensor, config: FeatureConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """A kind of a user's own."""
+    frames = lengths // 3
+    return samples[:, ::3, None], prefix_mask(frames, -(-samples.shape[1] // 3)), frames
+
+
+def test_every_shipped_kind_has_lengths() -> None:
+    assert set(FEATURE_LENGTHS.names) == set(FEATURES.names)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 48000])
+@pytest.mark.parametrize("samples", [1, 399, 400, 401, 16000, 33333])
+def test_lengths_are_those_of_the_features(samples: int, rate: int) -> None:
+    extractor = AudioFeatureExtractor(EVERY_KIND)
+    features = extractor([clip(samples / rate, rate)])
+    lengths = extractor.lengths(samples, rate)
+    assert {name: each.tolist() for name, each in lengths.items()} == {
+        name: each.lengths.tolist() for name, each in features.items()
+    }
+
+
+def test_lengths_cost_no_computation() -> None:
+    with FlopCounterMode(display=False) as counter:
+        AudioFeatureExtractor(MINI).lengths(44100 * 300, 44100)
+    assert counter.get_total_flops() == 0
 
 
 @pytest.mark.parametrize("samples", [1, 2, 79, 80, 239, 240, 480, 481, 640])
@@ -143,7 +184,9 @@ def test_settings_are_checked() -> None:
     with pytest.raises(ConfigError, match="minimum_seconds"):
         settings = {"kind": "muq", "sample_rate": 24000, "chunk_frames": 96000, "minimum_seconds": 0.001}
         bind_dataclass(FeatureConfig, settings, "features")
-    with pytest.raises(ConfigError, match="known: whisper"):
+    with pytest.raises(
+        ConfigError, match="known: muq, samples, spectrogram, sslam, w2vbert, waveform, whisper; your own"
+    ):
         bind_dataclass(FeatureConfig, {"kind": "clap", "sample_rate": 1, "chunk_frames": 1}, "features")
     assert FeatureConfig("muq", 24000, 96000).minimum_samples == 24000 * MINIMUM_SECONDS
 

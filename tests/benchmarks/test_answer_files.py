@@ -12,8 +12,8 @@ from datasets import Dataset, DatasetDict
 
 from src.benchmarks.answer_files import find_run, parse_checkpoints, write_answers
 from src.common.errors import UserError
+from src.common.files import write_json
 from src.common.paths import generated_dir, raw_dir
-from src.common.run_record import write_json
 
 Row = dict[str, Any]
 

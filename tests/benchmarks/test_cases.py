@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from src.benchmarks.cases import CaseResult, check_cases
 from src.common.errors import UserError
 from src.common.paths import REPO_ROOT
+from tests.support.benchmark_cases import CaseResult, check_cases
 
 CASES = REPO_ROOT / "tests" / "reference" / "benchmark_cases"
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from src.benchmarks.intervals import bootstrap_mean, bootstrap_ratio, share, wilson
+from src.benchmarks.intervals import share, wilson
 
 
 @pytest.mark.parametrize(
@@ -46,26 +46,3 @@ def test_wilson_refuses_impossible_counts(successes: int, n: int) -> None:
 
 def test_share_counts_true_flags() -> None:
     assert share([True, False, True, True]) == wilson(3, 4)
-
-
-def test_bootstrap_mean_is_near_the_normal_interval_and_repeats() -> None:
-    values = [float(place % 10) for place in range(400)]
-    found = bootstrap_mean(values)
-    mean = sum(values) / len(values)
-    half = 1.96 * math.sqrt(sum((v - mean) ** 2 for v in values) / len(values) / len(values))
-    assert found.value == mean
-    assert found.low == pytest.approx(mean - half, abs=0.05) and found.high == pytest.approx(mean + half, abs=0.05)
-    assert found == bootstrap_mean(values)
-
-
-def test_paired_ratio_of_equal_lists_is_exactly_one() -> None:
-    flags = [1.0, 0.0, 1.0, 1.0, 0.0]
-    found = bootstrap_ratio(flags, flags)
-    assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
-
-
-def test_paired_ratio_refuses_unequal_lists_and_zero() -> None:
-    with pytest.raises(ValueError, match="equally long"):
-        bootstrap_ratio([1.0], [1.0, 0.0])
-    with pytest.raises(ValueError, match="zero"):
-        bootstrap_ratio([1.0, 1.0], [0.0, 0.0])

@@ -6,8 +6,8 @@ from math import comb
 
 import pytest
 
-from src.benchmarks.anchors import anchors
-from src.benchmarks.paired import compare_pairs, mcnemar
+from src.benchmarks.intervals import compare_pairs, mcnemar
+from src.benchmarks.leaderboards import published_scores
 
 
 @pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (10, 2), (5, 5), (3, 12), (600, 500)])
@@ -32,8 +32,15 @@ def test_pairs_are_counted_and_the_difference_has_an_interval() -> None:
 
 
 def test_published_scores_are_sorted_and_known_where_they_exist() -> None:
-    listed = anchors("mmau", "test-mini")
+    listed = published_scores("mmau", "test-mini")
     assert [anchor.overall for anchor in listed] == sorted((anchor.overall for anchor in listed), reverse=True)
-    assert listed[0].groups == {"speech": 66.37, "sound": 79.58, "music": 66.77}
-    assert {"GPT-4o Audio"} <= {anchor.system for anchor in anchors("mmar", "test")}
-    assert anchors("mini_mcqa", "known") == ()
+    first = next(anchor for anchor in listed if anchor.groups)
+    assert first.groups == {"speech": 66.37, "sound": 79.58, "music": 66.77} and first.edition == "v05.15.25"
+    rival = next(
+        anchor for anchor in published_scores("mmaupro", "test") if anchor.system == "MOSS-Audio-4B-Thinking"
+    )
+    assert rival.overall == 60.75 and "MOSS-Audio" in rival.source
+    for name in (("mmau", "test"), ("mmar", "test"), ("mmsu", "test"), ("airbench", "test")):
+        assert all(anchor.source.startswith("https://") for anchor in published_scores(*name))
+    assert {"GPT-4o Audio"} <= {anchor.system for anchor in published_scores("mmar", "test")}
+    assert published_scores("mini_mcqa", "known") == ()

@@ -14,8 +14,8 @@ from datasets import Dataset, DatasetDict
 
 from src.benchmarks.answer_files import find_run, parse_checkpoints, run_dataset
 from src.common.errors import UserError
+from src.common.files import write_json
 from src.common.paths import REPO_ROOT, generated_dir, raw_dir
-from src.common.run_record import write_json
 
 LLM, CHECKPOINT = "Qwen3-4B-Thinking-2507", "Blinorot/ALARM-CA"
 PAIR = ["Blinorot/ALARM-CA", "Blinorot/AL-Whisper-Instruct-R"]

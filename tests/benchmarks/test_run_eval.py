@@ -58,6 +58,17 @@ def test_options_reach_the_programs_as_published(tmp_path: Path) -> None:
     assert [first.split()[-1], second.split()[-1]] == ["R/metadata/a_metadata.json", "R/metadata/b_metadata.json"]
     assert first.startswith("scripts/benchmarks/evaluation/mmau.py --input")
     assert report == "scripts/benchmarks/report.py R --output R/report.html"
+    log.unlink()
+    call = [SCRIPT, "mmau", "none", "endpoint"]
+    done = subprocess.run(call, env={**environment, "ENDPOINT": "http://h/v1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    generate, join, *_ = log.read_text().replace(f"{REPO_ROOT}/", "").splitlines()
+    assert generate == (
+        "generate_vllm_mcqa.py engine=openai dataset.name=mmau dataset.split=null engine.base_url=http://h/v1 "
+        "engine.model=o/llm batch_size=8 seed=null model.max_tokens=16384 "
+        "model.max_thinking_tokens=8192 prompts=own.yaml"
+    )
+    assert "--checkpoint endpoint" in join and "--llm o/llm" in join
 
 
 @pytest.fixture
@@ -69,10 +80,10 @@ def world(tmp_path: Path) -> Path:
         [sys.executable, str(REPO_ROOT / "scripts/mini/make_scenes.py"), *sizes], env=environment, check=True
     )
     from src.model.checkpoints import save_checkpoint
-    from tests.support.tiny_models import mini_front_end, model_config
+    from tests.support.tiny_models import mini_audio_embedder, model_config
 
     config = model_config("mini_whisper", f"model.llm={ASSETS / 'mini' / 'llm'}")
-    save_checkpoint(tmp_path / "checkpoint", mini_front_end("mini_whisper").requires_grad_(False), config)
+    save_checkpoint(tmp_path / "checkpoint", mini_audio_embedder("mini_whisper").requires_grad_(False), config)
     return tmp_path
 
 

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.benchmarks.bootstrap import resample
-from src.benchmarks.generic import generic, usual_groups
-from src.benchmarks.registry import BENCHMARKS
+from src.benchmarks.intervals import resample
+from src.benchmarks.registry import benchmark, generic, usual_groups
 from src.benchmarks.score import chance, score_rows
 from src.common.errors import UserError
 from src.common.paths import REPO_ROOT
@@ -33,19 +32,19 @@ def air(task: str, prediction: str | None, status: str = "index", source: str = 
 def test_the_leaderboard_average_is_the_mean_of_domain_means() -> None:
     rows = [air("Speech_Grounding", "x")] * 9 + [air("Speaker_Age_Prediction", "y")] * 1
     rows += [air("Sound_AQA", "x")] * 4 + [air("Music_AQA", "y")] * 4
-    scores = score_rows(BENCHMARKS["airbench"], rows, rounds=50)
+    scores = score_rows(benchmark("airbench"), rows, rounds=50)
     assert scores.main.value == pytest.approx((0.5 + 1.0 + 0.0) / 3)
     assert scores.averages["mean over task names"].value == pytest.approx(0.5)
     assert scores.all_rows.value == pytest.approx(13 / 18)
 
 
-def test_an_unread_reply_is_wrong_for_us_whatever_the_rules_make_of_it() -> None:
+def test_an_unparsed_reply_is_wrong_for_us_whatever_the_rules_make_of_it() -> None:
     rows = [air("Sound_AQA", "x"), air("Sound_AQA", None, "empty"), air("Sound_AQA", "x", "letter")]
-    scores = score_rows(BENCHMARKS["airbench"], rows, rounds=50)
-    published, official = (named.ruling.published for named in scores.rulings)
+    scores = score_rows(benchmark("airbench"), rows, rounds=50)
+    published, official = (named.result.published for named in scores.rules)
     assert (published.right, published.n) == (3, 3), "None becomes the first choice; a fallback choice counts"
-    assert (official.right, official.n) == (1, 1), "unread replies leave the denominator"
-    assert scores.all_rows.value == pytest.approx(1 / 3) and scores.unread == 2
+    assert (official.right, official.n) == (1, 1), "unparsed replies leave the denominator"
+    assert scores.all_rows.value == pytest.approx(1 / 3) and scores.unparsed == 2
     assert scores.answered.value == 1.0 and scores.statuses == {"index": 1, "empty": 1, "letter": 1}
 
 
@@ -78,7 +77,7 @@ def generator_row(right: Any, group: Any, rng: np.random.Generator) -> list[floa
 )
 def test_files_that_cannot_be_scored_say_why(rows: list[Row], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        score_rows(BENCHMARKS["mmau"], rows)
+        score_rows(benchmark("mmau"), rows)
 
 
 def test_any_set_with_question_choices_and_answer() -> None:

@@ -58,6 +58,17 @@ def test_a_whole_number_is_not_guessed(value: Any) -> None:
         bind_dataclass(Outer, {"name": "x", "inner": {"size": value}}, "model")
 
 
+@dataclass
+class NumberOrWord:
+    positions: int | Literal["auto"] | None = None
+
+
+def test_a_number_or_a_word_is_named_as_both() -> None:
+    assert bind_dataclass(NumberOrWord, {"positions": "auto"}, "config") == NumberOrWord("auto")
+    with pytest.raises(ConfigError, match=r"^config.positions: got 'lots' \(str\), expected int or auto$"):
+        bind_dataclass(NumberOrWord, {"positions": "lots"}, "config")
+
+
 @pytest.mark.parametrize("override", ["lora.rang=3", "no_such_key=1", "model=mini_wisper"])
 def test_a_misspelt_key_or_group_is_one_line(override: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -65,6 +76,22 @@ def test_a_misspelt_key_or_group_is_one_line(override: str) -> None:
     assert "\n" not in str(caught.value)
     name = override.split("=")[1 if override.startswith("model") else 0].split(".")[-1]
     assert name in str(caught.value)
+
+
+TRAIN = ["model=whisper_batch", "dataset=mini", "training_args=mini"]
+
+
+def test_another_llm_on_the_command_line_brings_its_own_width(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        model = compose("train", [*TRAIN, "model.llm=some/llm", "model.llm_revision=abc"])["model"]
+    assert (model["llm"], model["llm_embedding_dim"], model["llm_revision"]) == ("some/llm", None, "abc")
+    assert caplog.messages == [
+        "model.llm is given: what that model says itself replaces model.llm_embedding_dim=2560"
+    ]
+    typed = compose("train", [*TRAIN, "model.llm=some/llm", "model.llm_embedding_dim=64"])["model"]
+    assert typed["llm_embedding_dim"] == 64  # compared with the model when it is known
+    assert compose("train", TRAIN)["model"]["llm_embedding_dim"] == 2560
+    assert compose("ask", ["model.llm=some/llm"])["model"]["llm_embedding_dim"] is None
 
 
 def test_configs_are_where_the_programs_look() -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from src.common.cli import run_cli
 from src.common.errors import ConfigError, UserError
-from src.common.run_record import write_json, write_run_record
+from src.common.files import write_json
+from src.common.run_record import write_run_record
 from src.common.seeds import row_seed
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,4 +1,4 @@
-"""From raw clips to a trained front end by the public commands, with real vLLM and the miniature language model."""
+"""From raw clips to a trained audio embedder by the public commands, with real vLLM and a miniature LLM."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from datasets import load_from_disk
 
+from examples.miniature.world.prompt_tasks import KIND_OF_SHAPE, shape_of
 from src.common.paths import REPO_ROOT, indexes_filtered_dir, prompts_dir, raw_dir, responses_dir
-from src.corpus.mini.prompt_tasks import KIND_OF_SHAPE, shape_of
 
 ROWS = {"train": 24, "validation": 6}
 LLM = ("--llm", "assets/mini/llm", "--prompts", "mini", "--max-model-len", "1024")
@@ -38,7 +38,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.vllm
 @pytest.mark.slow
-def test_from_clips_to_a_trained_front_end(command: Any, tmp_path: Path) -> None:
+def test_from_clips_to_a_trained_audio_embedder(command: Any, tmp_path: Path) -> None:
     command("scripts/mini/make_scenes.py", "--train-size", "24", "--validation-size", "6", "--test-size", "2",
             "--choice-size", "2")  # fmt: skip
     made = json.loads(

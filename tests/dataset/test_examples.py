@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from src.common.errors import UserError
-from src.dataset.examples import Examples, collate
+from src.dataset.examples import ExampleDataset, collate
 from src.dataset.mixture import MixtureConfig, open_mixture
 from tests.support.tiny_corpus import RATE, RESPONSES, make_rows, save_raw, save_responses
 from tests.support.tiny_llm import save_tiny_llm
@@ -34,7 +34,7 @@ def open_rows(rows: list[dict], return_audio: bool = True):  # noqa: ANN201
 
 
 def test_turn_audio_and_target(rows: list[dict], tokenizer) -> None:  # noqa: ANN001
-    example = Examples(open_rows(rows), tokenizer)[2]
+    example = ExampleDataset(open_rows(rows), tokenizer)[2]
     assert tokenizer.decode(example.start) == "<|im_start|>user\n"
     assert tokenizer.decode(example.main) == f"{rows[2]['prompt']}<|im_end|>\n<|im_start|>assistant\n<think>\n"
     assert tokenizer.decode(example.outputs) == rows[2]["llm_answer_with_context"]
@@ -43,13 +43,13 @@ def test_turn_audio_and_target(rows: list[dict], tokenizer) -> None:  # noqa: AN
 
 
 def test_explicit_tags_stand_around_the_audio(rows: list[dict], tokenizer) -> None:  # noqa: ANN001
-    example = Examples(open_rows(rows), tokenizer, ("<a>", "</a>"))[0]
+    example = ExampleDataset(open_rows(rows), tokenizer, ("<a>", "</a>"))[0]
     assert tokenizer.decode(example.start).endswith("user\n<a>")
     assert tokenizer.decode(example.main).startswith(f"</a>{rows[0]['prompt']}")
 
 
 def test_text_only_reads_the_description(rows: list[dict], tokenizer) -> None:  # noqa: ANN001
-    examples = Examples(open_rows(rows, return_audio=False), tokenizer, audio=False)
+    examples = ExampleDataset(open_rows(rows, return_audio=False), tokenizer, audio=False)
     text = tokenizer.decode(examples[1].main)
     assert text.startswith(f"{rows[1]['prompt']}\n{rows[1]['audio_description']}<|im_end|>")
     batch = collate([examples[0], examples[1]])
@@ -60,7 +60,7 @@ def test_broken_audio_and_empty_targets_are_replaced_and_counted(rows: list[dict
     broken = [dict(row) for row in rows]
     broken[3]["audio"] = {"bytes": b"not audio", "path": "3.wav"}
     broken[5]["llm_answer_with_context"] = ""
-    examples = Examples(open_rows(broken), tokenizer)
+    examples = ExampleDataset(open_rows(broken), tokenizer)
     batch = collate([examples[index] for index in range(8)])
     assert batch.num_replaced >= 2 and len(batch) == 8
     assert not {"mini/3", "mini/5"} & set(batch.keys)
@@ -71,11 +71,11 @@ def test_broken_audio_and_empty_targets_are_replaced_and_counted(rows: list[dict
 def test_nothing_usable_stops(rows: list[dict], tokenizer) -> None:  # noqa: ANN001
     broken = [row | {"audio": {"bytes": b"", "path": "x.wav"}} for row in rows]
     with pytest.raises(UserError, match="20 rows tried in place of mini/0"):
-        Examples(open_rows(broken), tokenizer)[0]
+        ExampleDataset(open_rows(broken), tokenizer)[0]
 
 
 def test_known_clips_are_not_decoded(rows: list[dict], tokenizer) -> None:  # noqa: ANN001
-    examples = Examples(open_rows(rows), tokenizer)
+    examples = ExampleDataset(open_rows(rows), tokenizer)
     assert examples[0].clip == ""
     examples.known_clips = set()
     clip = examples[0].clip

@@ -10,7 +10,7 @@ import torch
 from src.common.errors import ConfigError
 from src.dataset import HFDataset
 from src.dataset.mixture import MixtureConfig, open_mixture
-from src.model.build import build_feature_extractor
+from src.model.audio_embedder import build_feature_extractor
 from src.model.llm import load_tokenizer
 from src.model.wrapped_llms.qwen3 import ClipFeatures
 from src.prompts.chat import split_turn

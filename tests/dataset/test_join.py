@@ -9,8 +9,11 @@ import pytest
 
 from src.common.errors import UserError
 from src.common.paths import indexes_dir, prompts_dir, responses_dir
+from src.dataset.examples import ExampleDataset
 from src.dataset.response_rows import ResponseRows
 from src.dataset.tables import check_same_text, find_rows, text_sizes
+from src.model.llm import load_tokenizer
+from src.prompts.chat import end_of_turn_ids
 from tests.support.tiny_corpus import (
     RESPONSE_COLUMNS,
     RESPONSES,
@@ -116,6 +119,21 @@ def test_prompts_of_their_own_set_are_joined_too(rows: list[dict]) -> None:
     save_split(prompts_dir("mini"), rows[::-1], ("dataset_index", "prompt"))
     data = ResponseRows(RESPONSES)
     assert [data[index].context for index in range(12)] == [row["prompt"] for row in rows]
+
+
+def test_responses_that_were_cut_are_marked(rows: list[dict]) -> None:
+    save_raw(rows)
+    ends = ["length" if row["dataset_index"] % 3 == 0 else "stop" for row in rows]
+    made = [row | {"finish_reason": end} for row, end in zip(rows, ends, strict=True)]
+    save_responses(made, RESPONSES, [*RESPONSE_COLUMNS, "finish_reason"])
+    data = ResponseRows(RESPONSES)
+    assert [data[index].cut for index in range(12)] == [end == "length" for end in ends]
+    tokenizer = load_tokenizer("assets/mini/llm")
+    (end,) = end_of_turn_ids(tokenizer)
+    assert tokenizer.decode([end]) == "<|im_end|>"
+    lasts = [ExampleDataset(data, tokenizer, audio=False, targets_end=how)[place].outputs[-1]  # type: ignore[arg-type]
+             for how in ("end_of_turn", "none") for place in (0, 1)]  # fmt: skip
+    assert [last == end for last in lasts] == [ends[0] == "stop", ends[1] == "stop", False, False]
 
 
 def test_no_context_and_text_only(rows: list[dict]) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from src.common.config import bind_dataclass, compose
 from src.common.errors import ConfigError
-from src.dataset.mixture import DatasetConfig, MixtureConfig, open_mixture
+from src.dataset.mixture import MixtureConfig, TrainDatasetConfig, open_mixture
 from tests.support.tiny_corpus import RESPONSES, make_rows, save_raw, save_responses
 
 PLAIN = "mini_llm_512"
@@ -59,7 +59,7 @@ def test_configuration_errors_come_together() -> None:
         "eval": {"dev": {"rows": [["a_llm_1", "WithContext", 1.0]]}},
     }
     with pytest.raises(ConfigError, match=r"train\.splt: unknown key; did you mean 'split'.*") as caught:
-        bind_dataclass(DatasetConfig, config, "dataset")
+        bind_dataclass(TrainDatasetConfig, config, "dataset")
     assert "rows[0]" in str(caught.value) or "splt" in str(caught.value)
     with pytest.raises(ConfigError, match=r"rows\[0\]"):
         bind_dataclass(MixtureConfig, {"rows": [["a_llm_1", "WithContent", 1.0, False]]}, "dataset.train")
@@ -68,13 +68,13 @@ def test_configuration_errors_come_together() -> None:
 def test_groups_name_evaluation_sets() -> None:
     train = MixtureConfig([["a_llm_1", "WithContext", 1.0, False]])
     with pytest.raises(ValueError, match="group 'speech' names cameo"):
-        DatasetConfig("x", train, {}, {"speech": ["cameo"]})
+        TrainDatasetConfig("x", train, {}, {"speech": ["cameo"]})
 
 
 @pytest.mark.parametrize("name", ["mini", "mini_no_rephrase"])
 def test_shipped_configurations_bind(name: str) -> None:
     composed = compose("train", ["model=mini_whisper", f"dataset={name}", "training_args.output_dir=x"])
-    config = bind_dataclass(DatasetConfig, composed["dataset"], "dataset")
+    config = bind_dataclass(TrainDatasetConfig, composed["dataset"], "dataset")
     assert config.train.split == "train" and config.eval["mini"].split == "validation"
     assert config.train.rows == config.eval["mini"].rows
     assert ("rephrased" in config.train.rows[0][0]) == (name == "mini")

@@ -11,7 +11,7 @@ import pytest
 from src.common.config import compose
 from src.common.errors import ConfigError
 from src.common.paths import REPO_ROOT
-from src.dataset.corpora import expand_mixture
+from src.dataset.corpus_names import expand_mixture
 from src.dataset.published import from_published, is_published
 from src.training.config import bind_train_config
 

@@ -1,4 +1,4 @@
-"""The order of steps: every row once, the same for any number of processes, micro-batches of like length."""
+"""The order of steps: every row once, the same for any number of processes, micro-batches of similar length."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from src.dataset.sampler import Grouping, StepPlan, StepSampler, split_by_positions
+from src.dataset.sampler import LengthGrouping, StepPlan, StepSampler, split_by_positions
 
 LENGTHS = np.random.default_rng(0).uniform(1, 30, 1003).astype(np.float32)
 PLANS = [
@@ -77,7 +77,7 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 
 
 @pytest.mark.parametrize(("grouping", "spread"), [("within_step", 5.0), ("across_steps", 1.0), ("none", 15.0)])
-def test_like_lengths(grouping: Grouping, spread: float) -> None:
+def test_like_lengths(grouping: LengthGrouping, spread: float) -> None:
     steps = list(StepSampler(960, StepPlan(4, 8, grouping), LENGTHS[:960]))
     spreads = [np.ptp(LENGTHS[batch]) for step in steps for batch in step]
     means = [LENGTHS[flat(step)].mean() for step in steps]

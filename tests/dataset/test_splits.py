@@ -43,7 +43,7 @@ def test_answers_of_another_model_do_not_count() -> None:
 def test_a_folder_without_the_split_is_an_error() -> None:
     save_indexes(indexes_filtered_dir("mini"), train=[1])
     save_indexes(indexes_dir("mini"), validation=[1])
-    with pytest.raises(UserError, match=r"'validation'.*holds train_indexes\.npy but no validation_indexes\.npy"):
+    with pytest.raises(UserError, match=r"'validation'.*contains train_indexes\.npy but no validation_indexes\.npy"):
         find_split_indexes("mini", NAME, "validation")
 
 

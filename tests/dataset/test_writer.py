@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from datasets import Features, Value, load_from_disk
 
-from src.common import folders
+from src.common import files
 from src.dataset import writer
 from src.dataset.writer import move_in, write_set
 
@@ -52,7 +52,7 @@ def kill_after(patch: pytest.MonkeyPatch, steps: int, exchange: bool) -> None:
     patch.setattr(Path, "replace", counted(Path.replace))
     patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
     if exchange:
-        patch.setattr(folders, "_exchange", counted(folders._exchange))
+        patch.setattr(files, "_exchange", counted(files._exchange))
 
 
 def test_tables_become_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ def test_a_kill_at_any_step_leaves_the_old_set_or_the_new_one(
 ) -> None:
     folder = tmp_path / "set"
     if not exchange:
-        monkeypatch.setattr(folders, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     left: list[str] = []
     for steps in range(30):
         shutil.rmtree(tmp_path, ignore_errors=True)
@@ -79,7 +79,7 @@ def test_a_kill_at_any_step_leaves_the_old_set_or_the_new_one(
                 break
             except Killed:
                 pass
-        folders.recover(folder)
+        files.recover(folder)
         left += texts(folder)
         write(folder, "again")
         assert texts(folder) == {"again"}
@@ -94,7 +94,7 @@ def test_p6_a_kill_while_splits_move_into_a_folder_loses_none(
     """A kill between two moves left a listed split missing (answers, responses, raw sets)."""
     folder, fresh = tmp_path / "answers", tmp_path / "answers" / ".assembling"
     if not exchange:
-        monkeypatch.setattr(folders, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     replaced = 0
     for steps in range(30):
         shutil.rmtree(tmp_path, ignore_errors=True)
@@ -111,6 +111,6 @@ def test_p6_a_kill_while_splits_move_into_a_folder_loses_none(
                 pass
         if not exchange:  # without the system call, the next writer brings the split back
             for split in ("train", "validation"):
-                folders.recover(folder / split)
+                files.recover(folder / split)
         assert texts(folder) <= {"old", "new"} and (folder / "run.json").exists()
     assert replaced > 2 and texts(folder) == {"new"}

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from src.common.paths import raw_dir
-from src.model.build import build_feature_extractor
-from src.model.checkpoints import LoadedFrontEnd, save_checkpoint
+from src.model.audio_embedder import build_feature_extractor
+from src.model.checkpoints import LoadedEmbedder, save_checkpoint
 from tests.support.tiny_corpus import make_rows
 from tests.support.tiny_llm import save_tiny_llm
-from tests.support.tiny_models import mini_front_end, model_config
+from tests.support.tiny_models import mini_audio_embedder, model_config
 
 
 @pytest.fixture(scope="session")
@@ -22,12 +22,12 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def loaded(llm: Path) -> LoadedFrontEnd:
-    """A front end with random weights, saved as a checkpoint."""
+def loaded(llm: Path) -> LoadedEmbedder:
+    """An audio embedder with random weights, saved as a checkpoint."""
     config = model_config("mini_whisper", f"model.llm={llm}")
-    front_end = mini_front_end("mini_whisper").requires_grad_(False)
-    folder = save_checkpoint(llm.parent / "checkpoint", front_end, config)
-    return LoadedFrontEnd(front_end, build_feature_extractor(config.config), config, str(folder))
+    audio_embedder = mini_audio_embedder("mini_whisper").requires_grad_(False)
+    folder = save_checkpoint(llm.parent / "checkpoint", audio_embedder, config)
+    return LoadedEmbedder(audio_embedder, build_feature_extractor(config.config), config, str(folder))
 
 
 @pytest.fixture

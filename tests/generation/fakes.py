@@ -1,4 +1,4 @@
-"""A scripted core: what each prompt is answered is decided by a function, one token a step, as a real one would."""
+"""A scripted backend: a function decides the answer to each prompt; it decodes one token per step."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from src.generation.flight import Pass
-from src.generation.requests import Sampling, Segment
+from src.inference.scheduler import StepOutput
+from src.inference.types import Sampling, Segment
 from tests.prompts.fakes import CharTokenizer
 
 WIDTH = 8
@@ -36,7 +36,7 @@ def shown(segments: Sequence[Segment]) -> str:
     return "".join(parts)
 
 
-class ScriptedCore:
+class ScriptedBackend:
     """Answers ``script(prompt text)``, ended by the end-of-turn token, cut at ``max_tokens``."""
 
     def __init__(
@@ -46,11 +46,18 @@ class ScriptedCore:
         self.script = script
         self.refuse = refuse
         self.calls: list[Call] = []
-        self.active: dict[str, tuple[int, Pass]] = {}
+        self.active: dict[str, tuple[int, StepOutput]] = {}
         self.streamed: set[str] = set()
         self.most_active = 0
         self.steps = 0
         self.closed = False
+        self.scored: list[str] = []
+
+    def score(self, key: str, segments: Sequence[Segment], target_ids: Sequence[int]) -> None:
+        """Minus 1 for every letter e, minus 2 for any other."""
+        self.scored.append(f"{shown(segments)}|{shown([target_ids])}")
+        logprobs = tuple(-1.0 if token == ord("e") else -2.0 for token in target_ids)
+        self.active[key] = (1, StepOutput(key, [], "stop", logprobs=logprobs))
 
     def add(
         self, key: str, segments: Sequence[Segment], sampling: Sampling, max_tokens: int, seed: int | None
@@ -63,25 +70,29 @@ class ScriptedCore:
         ids = [*map(ord, self.script(shown(segments))), END]
         reason = "stop" if len(ids) <= max_tokens else "length"
         ids = ids[:max_tokens]
-        self.active[key] = (len(ids), Pass(key, ids, reason))  # type: ignore[arg-type]
+        self.active[key] = (len(ids), StepOutput(key, ids, reason))  # type: ignore[arg-type]
         if sampling.streamed:
             self.streamed.add(key)
         self.most_active = max(self.most_active, len(self.active))
 
-    def step(self) -> list[Pass]:
+    def step(self) -> list[StepOutput]:
         """One token of all."""
         self.steps += 1
         done = []
         for key, (left, finished) in list(self.active.items()):
+            if finished.logprobs is not None:
+                del self.active[key]
+                done.append(finished)
+                continue
             token = finished.token_ids[len(finished.token_ids) - left]
             if left > 1:
                 self.active[key] = (left - 1, finished)
                 if key in self.streamed:
-                    done.append(Pass(key, [token], None))
+                    done.append(StepOutput(key, [token], None))
             else:
                 del self.active[key]
                 streamed = key in self.streamed
-                done.append(Pass(key, [token], finished.finish_reason) if streamed else finished)
+                done.append(StepOutput(key, [token], finished.finish_reason) if streamed else finished)
         return done
 
     def abort(self, keys: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from datasets import Dataset, DatasetDict, load_from_disk
 
 from src.common.paths import raw_dir
-from src.model.checkpoints import LoadedFrontEnd
+from src.model.checkpoints import LoadedEmbedder
 from tests.generation.conftest import free_rows, save_set
 from tests.generation.test_run import World
 from tests.support.broken_audio import KINDS
@@ -20,7 +20,7 @@ EACH = 10
 
 
 @pytest.fixture
-def world(loaded: LoadedFrontEnd, llm: Path, data_root: Path) -> World:
+def world(loaded: LoadedEmbedder, llm: Path, data_root: Path) -> World:
     made = World(loaded, llm)
     made.script = lambda prompt: "hm</think>yes"
     return made

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from src.common.config import CONFIG_DIR, compose, hydra_cli
+from src.common.config import CONFIG_DIR, compose
 from src.common.errors import ConfigError
+from src.common.hydra_cli import hydra_cli
 from src.common.naming import generated_name
 from src.generation.config import DEFAULT_CHECKPOINT, RunConfig, read_run_config
-from src.generation.job import check_width
+from src.inference.config import LlmSource
+from src.inference.load import check_embedder_widths, check_width
+from tests.support.tiny_llm import save_tiny_llm
+from tests.support.tiny_models import model_config
 
 FREE_COMMAND = """
 dataset.name="yijingwu/HeySQuAD_human" dataset.limit=100 dataset.split="validation" dataset.shuffle=True
@@ -99,7 +104,7 @@ def test_a_users_published_configuration_is_read_by_its_name(tmp_path: Path, mon
     (tmp_path / "mine.yaml").write_text(PUBLISHED_FILE)
     for group in ("model", "prompts", "engine"):
         (tmp_path / group).symlink_to(CONFIG_DIR / group)
-    monkeypatch.setattr("src.common.config.CONFIG_DIR", tmp_path)
+    monkeypatch.setattr("src.common.hydra_cli.CONFIG_DIR", tmp_path)
     found: list[dict[str, Any]] = []
     for flags in (["--config-name", "mine"], ["-cn", "mine.yaml"], ["--config-name=mine"]):
         monkeypatch.setattr("sys.argv", ["generate_vllm.py", *flags, "seed=1"])
@@ -125,3 +130,14 @@ def test_the_stated_width_is_compared_with_the_language_model(llm: Path) -> None
     check_width(192, str(llm))
     with pytest.raises(ConfigError, match=r"llm_embedding_dim=2560: the embeddings of .*tiny-llm have 192 values"):
         check_width(2560, str(llm))
+
+
+def test_another_llm_of_another_width_is_refused_before_anything_loads(llm: Path, tmp_path: Path) -> None:
+    other = save_tiny_llm(tmp_path / "other", width=32)
+    trained = SimpleNamespace(
+        name="saved/run", config=model_config("mini_whisper", f"model.llm={llm}").with_width(192)
+    )
+    for source in (LlmSource(str(llm)), LlmSource(str(save_tiny_llm(tmp_path / "same")))):
+        check_embedder_widths([trained], source)  # type: ignore[list-item]
+    with pytest.raises(ConfigError, match=r"'saved/run' was trained for .* 192 wide, .*other takes 32: leave"):
+        check_embedder_widths([trained], LlmSource(str(other)))  # type: ignore[list-item]

@@ -1,4 +1,4 @@
-"""What is sent to the Hub, to whom it is shown, and what happens when the Hub refuses."""
+"""Uploads to the Hub: their files, their visibility, and refusals of the Hub."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from huggingface_hub import DatasetCard, constants
 from src.common.config import compose
 from src.common.errors import UserError
 from src.generation.run import generate
-from src.generation.tasks import FREE
+from src.generation.task_types import FREE
 from tests.generation.conftest import free_rows, save_set
 from tests.generation.test_run import World
 from tests.support.hub_imitation import Imitation, hub_imitation

@@ -16,27 +16,27 @@ from src.common.paths import REPO_ROOT
 from src.model.checkpoints import open_checkpoint, save_checkpoint
 from src.model.export import export_published
 from tests.generation.conftest import free_rows, save_set
-from tests.support.tiny_models import mini_front_end, model_config
+from tests.support.tiny_models import mini_audio_embedder, model_config
 
 LLM = "assets/mini/llm"
 PROBE = """
 import gc, json, sys, torch
 from src.common.config import compose
-from src.generation import vllm_core, work
+from src.generation import worker
 from src.generation.config import read_run_config
 from src.generation.job import prepare
-from src.generation.tasks import FREE
+from src.generation.task_types import FREE
 from src.model.llm import load_llm
 from src.model.wrapped_llms.qwen3 import Qwen3AudioWrappedFeatureExtractor
 from tests.generation.test_memory import digest
 from tests.generation.workers import start_scripted
 
-vllm_core.VllmEngine = lambda *args: start_scripted_engine(*args)
+worker.load_vllm = lambda *args: start_scripted_engine(*args)
 def start_scripted_engine(*args):
-    from src.generation.engine import Engine
-    from tests.generation.fakes import ScriptedCore
+    from src.inference.engine import Engine
+    from tests.generation.fakes import ScriptedBackend
     from tests.prompts.fakes import CharTokenizer
-    return Engine(ScriptedCore(lambda prompt: "a", width=192), CharTokenizer())
+    return Engine(ScriptedBackend(lambda prompt: "a", width=192), CharTokenizer())
 read = []
 import src.model.tensor_files as tensor_files
 opened = tensor_files.TensorFiles.read
@@ -47,10 +47,10 @@ tensor_files.TensorFiles.read = reading
 overrides = ["dataset.name=sounds", "prompts=mini", f"checkpoint_name={sys.argv[1]}"]
 job = prepare(read_run_config(compose("generate", overrides)), FREE)
 job.settings()
-models = work.start_models(job)
-list(work.answer_rows(job, models, [job.pending({})]))
-extractor = Qwen3AudioWrappedFeatureExtractor({"llm": job.llm}, sys.argv[1], None)
-kept = load_llm(job.llm) if sys.argv[2] == "control" else None
+models = worker.start_models(job)
+list(worker.answer_rows(job, models, [job.pending({})]))
+extractor = Qwen3AudioWrappedFeatureExtractor({"llm": job.llm.name}, sys.argv[1], None)
+kept = load_llm(job.llm.name) if sys.argv[2] == "control" else None
 held = {digest(each) for each in gc.get_objects() if isinstance(each, torch.Tensor) and each.ndim == 2}
 print("RESULT" + json.dumps({"read": sorted(set(read)), "held": sorted(held)}))
 """
@@ -60,7 +60,7 @@ print("RESULT" + json.dumps({"read": sorted(set(read)), "held": sorted(held)}))
 def checkpoints(tmp_path: Path) -> dict[str, Path]:
     """Our form, and the published one, which holds the language model."""
     config = model_config("mini_whisper")
-    ours = save_checkpoint(tmp_path / "ours", mini_front_end("mini_whisper"), config)
+    ours = save_checkpoint(tmp_path / "ours", mini_audio_embedder("mini_whisper"), config)
     return {"ours": ours, "whole": export_published(open_checkpoint(ours), tmp_path / "whole")}
 
 

@@ -14,19 +14,19 @@ from omegaconf import OmegaConf
 
 from src.common.errors import UserError
 from src.common.paths import REPO_ROOT
-from src.generation import response
-from src.generation.engine import Engine
+from src.generation import get_response
+from src.inference.engine import Engine
 from src.model.alarm import AlarmModel
-from src.model.checkpoints import LoadedFrontEnd
+from src.model.checkpoints import LoadedEmbedder
 from src.model.llm import load_llm
-from src.model.splice import Turn
+from src.model.splice import TokenizedTurn
 from src.model.wrapped_llms.qwen3 import (
     Qwen3AudioWrappedConfig,
     Qwen3AudioWrappedFeatureExtractor,
     Qwen3AudioWrappedForCausalLM,
 )
 from src.prompts import load_prompts
-from tests.generation.fakes import ScriptedCore
+from tests.generation.fakes import ScriptedBackend
 from tests.prompts.fakes import CharTokenizer
 from tests.support.tiny_corpus import wav_bytes
 
@@ -91,7 +91,7 @@ def test_prompts() -> None:
 
 
 @pytest.fixture
-def extractor(loaded: LoadedFrontEnd, llm: Path) -> Qwen3AudioWrappedFeatureExtractor:
+def extractor(loaded: LoadedEmbedder, llm: Path) -> Qwen3AudioWrappedFeatureExtractor:
     tokenizer = load_llm(str(llm))[1]
     return Qwen3AudioWrappedFeatureExtractor({"llm": str(llm)}, loaded.name, tokenizer)
 
@@ -137,7 +137,7 @@ def test_the_extractor_embeds_whole_prompts_as_published(extractor: Qwen3AudioWr
         extractor(inputs_start=IDS["inputs_start"], inputs_main=IDS["inputs_main"])
 
 
-def test_the_whole_model(extractor: Qwen3AudioWrappedFeatureExtractor, loaded: LoadedFrontEnd, llm: Path) -> None:
+def test_the_whole_model(extractor: Qwen3AudioWrappedFeatureExtractor, loaded: LoadedEmbedder, llm: Path) -> None:
     model = Qwen3AudioWrappedForCausalLM.from_pretrained(loaded.name)
     config = model.get_config()
     assert isinstance(config, Qwen3AudioWrappedConfig) and config.model_type == "qwen3_audio"
@@ -150,10 +150,10 @@ def test_the_whole_model(extractor: Qwen3AudioWrappedFeatureExtractor, loaded: L
     with torch.no_grad():
         result, labels, counted = model(**given, outputs=outputs, return_labels_and_loss_mask=True)
         turns = [
-            Turn(start.tolist(), main.tolist(), output.tolist(), system.tolist())
+            TokenizedTurn([*system.tolist(), *start.tolist()], main.tolist(), output.tolist())
             for system, start, main, output in zip(*IDS.values(), outputs, strict=True)
         ]
-        alarm = AlarmModel(model.front_end, load_llm(str(llm), dtype=torch.float32)[0])
+        alarm = AlarmModel(model.audio_embedder, load_llm(str(llm), dtype=torch.float32)[0])
         features = extractor.loaded.feature_extractor
         from src.audio.waveform import load_waveform
 
@@ -171,8 +171,8 @@ def test_multiple_choice_answers(
 ) -> None:
     import generate_vllm_mcqa
 
-    core = ScriptedCore(lambda prompt: f"hm.</think>so <answer> {len(prompt)} </answer>", width=192)
-    monkeypatch.setattr(response, "_engine_over", lambda *given: Engine(core, CharTokenizer(), 2, 1))
+    backend = ScriptedBackend(lambda prompt: f"hm.</think>so <answer> {len(prompt)} </answer>", width=192)
+    monkeypatch.setattr(get_response, "_engine_over", lambda *given: Engine(backend, CharTokenizer(), 2, 1))
     common = {"llm": None, "sample": SimpleNamespace(seed=3, max_tokens=50), "tokenizer": CharTokenizer()}
     questions, choices = ["Which?", "Where?"], [["a", "b"], [1, 2, 3]]
     clips = [wav_bytes(0.5, 0), wav_bytes(0.5, 0)]
@@ -180,7 +180,7 @@ def test_multiple_choice_answers(
         questions, choices, clips, feature_extractor=extractor, system_prompt="listen.", **common
     )
     turns = [generate_vllm_mcqa.get_main_prompt(*pair) for pair in zip(questions, choices, strict=True)]
-    expected = response.get_response(turns, clips, feature_extractor=extractor, system_prompt="listen.", **common)
+    expected = get_response.get_response(turns, clips, feature_extractor=extractor, system_prompt="listen.", **common)
     assert answers == expected and answers[0] != answers[1]
     with pytest.raises(UserError, match="2 questions and 1 lists"):
         generate_vllm_mcqa.get_response(

@@ -14,38 +14,40 @@ from datasets import Dataset, load_from_disk
 
 from src.common.config import compose
 from src.common.errors import ConfigError, UserError
-from src.generation.ears import Ears
-from src.generation.engine import Engine
-from src.generation.flight import Pass
+from src.generation.input_dataset import Table, mismatched_rows
 from src.generation.job import Job
 from src.generation.run import generate
-from src.generation.tables import Table, other_rows
-from src.generation.tasks import FREE, MULTIPLE_CHOICE, Task
-from src.generation.work import Models
-from src.model.checkpoints import LoadedFrontEnd
+from src.generation.task_types import FREE, MULTIPLE_CHOICE, Task, find_task
+from src.generation.worker import Models
+from src.inference.engine import Engine
+from src.inference.ensemble import EmbedderEnsemble
+from src.inference.scheduler import StepOutput
+from src.model.checkpoints import LoadedEmbedder
 from tests.generation.conftest import choice_rows, free_rows, save_set
-from tests.generation.fakes import ScriptedCore
+from tests.generation.fakes import ScriptedBackend
 from tests.prompts.fakes import CharTokenizer
 
 
 class World:
     """A scripted run: starts it and remembers the prompts."""
 
-    def __init__(self, loaded: LoadedFrontEnd, llm: Path) -> None:
+    def __init__(self, loaded: LoadedEmbedder, llm: Path) -> None:
         self.loaded, self.llm = loaded, llm
         self.script: Callable[[str], str] = lambda prompt: "i hear it.\n</think>\n\na kick."
         self.prompts: list[str] = []
         self.kill_after: int | None = None
 
     def start(self, job: Job) -> Models:
-        """Fake engine, real front end."""
+        """Fake engine, real audio embedder."""
 
         def script(prompt: str) -> str:
             self.prompts.append(prompt)
             return self.script(prompt)
 
-        core = _MortalCore(script, self.kill_after, width=192)
-        return Models(Engine(core, CharTokenizer(), 4, 2), Ears([self.loaded]) if job.config.hears else None)
+        backend = _MortalBackend(script, self.kill_after, width=192)
+        return Models(
+            Engine(backend, CharTokenizer(), 4, 2), EmbedderEnsemble([self.loaded]) if job.config.uses_audio else None
+        )
 
     def run(self, name: str, *overrides: str, task: Task = FREE, code: int = 0, fold: str = "") -> Path:
         """Run and return the output folder."""
@@ -62,12 +64,12 @@ class World:
         return max(folders, key=lambda path: path.stat().st_mtime_ns)
 
 
-class _MortalCore(ScriptedCore):
+class _MortalBackend(ScriptedBackend):
     def __init__(self, script: Callable[[str], str], steps: int | None, width: int) -> None:
         super().__init__(script, width=width)
         self.left = steps
 
-    def step(self) -> list[Pass]:
+    def step(self) -> list[StepOutput]:
         if self.left is not None:
             self.left -= 1
             if self.left < 0:
@@ -76,7 +78,7 @@ class _MortalCore(ScriptedCore):
 
 
 @pytest.fixture
-def world(loaded: LoadedFrontEnd, llm: Path, data_root: Path) -> World:
+def world(loaded: LoadedEmbedder, llm: Path, data_root: Path) -> World:
     return World(loaded, llm)
 
 
@@ -123,6 +125,28 @@ def test_bad_rows_are_saved_with_their_reason(world: World) -> None:
     run = json.loads((world.folder("sounds") / "run.json").read_text())
     assert run["splits"]["train"]["outcomes"]["ok"] == 2 and len(run["splits"]["train"]["outcomes"]) == 5
     world.run("sounds", "strict=true", code=3)
+
+
+def test_augmented_clips_are_seeded_recorded_and_stored_apart(world: World) -> None:
+    save_set("sounds", {"train": free_rows(4)})
+    plain = world.run("sounds", "seed=0")
+    noisy = ("seed=0", "augment=noise", "augment.speed={factor:[0.5,0.5]}")
+    folder = world.run("sounds", *noisy)
+    assert folder != plain and "_augment_" in folder.name
+    drawn = [json.loads(row["augmentation"]) for row in rows(folder, "train")]
+    assert [[each["effect"] for each in draw] for draw in drawn] == [["speed", "noise"]] * 4
+    assert all(draw[1]["snr"] == 10 for draw in drawn) and len({draw[1]["seed"] for draw in drawn}) == 4
+    assert "augmentation" not in rows(plain, "train")[0]
+
+    def frames(prompts: list[str]) -> list[int]:
+        return sorted(int(found[1]) for prompt in prompts if (found := re.search(r"\{(\d+)\}", prompt)))
+
+    for slow, usual in zip(frames(world.prompts[4:]), frames(world.prompts[:4]), strict=True):
+        assert slow == pytest.approx(2 * usual, abs=2)  # half the speed: twice the audio
+    again = world.run("sounds", *noisy, "batch_size=1", "overwrite=true")
+    assert [json.loads(row["augmentation"]) for row in rows(again, "train")] == drawn
+    with pytest.raises(ConfigError, match="augment changes clips"):
+        world.run("sounds", *noisy, "audio_input=none", f"model.llm={world.llm}")
 
 
 def test_multiple_choice_is_read_with_a_status(world: World) -> None:
@@ -187,6 +211,22 @@ def test_limit_can_grow_and_rows_are_not_asked_twice(world: World) -> None:
     assert [row["dataset_index"] for row in shuffled] == published["dataset_index"] != [0, 1, 2]
 
 
+def test_another_chat_template_does_not_mix(world: World, tmp_path: Path) -> None:
+    save_set("sounds", {"train": free_rows(4)})
+    copied = f"model.llm={shutil.copytree(world.llm, tmp_path / 'tiny-llm')}"
+    world.kill_after = 1
+    with pytest.raises(KeyboardInterrupt):
+        world.run("sounds", copied)
+    world.kill_after = None
+    template = tmp_path / "tiny-llm" / "chat_template.jinja"
+    before = template.read_text(encoding="utf-8")
+    template.write_text(before + "{# another #}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"other settings \(chat_template\)"):
+        world.run("sounds", copied)
+    template.write_text(before, encoding="utf-8")
+    world.run("sounds", copied)
+
+
 def test_other_settings_do_not_mix(world: World) -> None:
     save_set("sounds", {"train": free_rows(2)})
     world.run("sounds")
@@ -228,12 +268,12 @@ def test_other_clip_is_a_seeded_derangement() -> None:
 
     clips = [f"clip {number // 2}" for number in range(20)]  # two questions a clip
     table = Table("test", Data(clips), tuple(range(20)))
-    others = other_rows(table, 1)
+    others = mismatched_rows(table, 1)
     assert all(clips[other] != clips[row] for row, other in enumerate(others))
     assert len(set(others)) >= 18
-    assert others == other_rows(table, 1) != other_rows(table, 2)
+    assert others == mismatched_rows(table, 1) != mismatched_rows(table, 2)
     with pytest.raises(UserError, match="there is no other"):
-        other_rows(Table("test", Data(["a", "a"]), (0, 1)), 1)
+        mismatched_rows(Table("test", Data(["a", "a"]), (0, 1)), 1)
 
 
 def test_rows_keep_their_seed_whatever_is_run_with_them(world: World) -> None:
@@ -404,3 +444,20 @@ def test_answers_in_the_nested_folder_of_a_hub_id_are_found(
     given = ["dataset.name=someone/quiz", "prompts=mini", f"checkpoint_name={world.loaded.name}"]
     assert generate(compose("generate", given), MULTIPLE_CHOICE, world.start) == 0
     assert not world.prompts and files_of(data_root / "generated") == before
+
+
+def test_a_choice_run_by_likelihood_answers_where_nothing_readable_is_written(world: World) -> None:
+    save_set("choices", {"test": choice_rows(4)})
+    world.script = lambda prompt: "well.\n</think>\n\nsome sound"
+    written = world.run("choices", task=MULTIPLE_CHOICE)
+    assert {row["llm_answer"] for row in rows(written, "test")} == {None}
+    task = find_task("mcqa", {"answers": "likelihood"})
+    folder = world.run("choices", "answers=likelihood", task=task)
+    assert folder.name == f"{written.name}_likelihood"
+    for row in rows(folder, "test"):
+        assert (row["llm_answer"], row["parse_status"]) == ("green", "likelihood")  # by the fake's letters e
+        assert (row["written_answer"], row["written_status"]) == (None, "not_a_number")
+        assert row["option_logprobs"] == [-5.0, -8.0, -7.0] and row["likelihood_sum_answer"] == "red"
+    assert json.loads((folder / "run.json").read_text())["splits"]["test"]["statuses"] == {"likelihood": 4}
+    with pytest.raises(ConfigError, match="answers are for multiple choice"):
+        world.run("choices", "answers=likelihood", task=FREE)

@@ -20,16 +20,21 @@ from src.common.config import compose
 from src.common.errors import UserError
 from src.common.paths import REPO_ROOT, data_root
 from src.generation.config import RunConfig, read_run_config
-from src.generation.dispatch import choose_workers, dispatch
-from src.generation.local_workers import LocalWorkers, worker_environment
+from src.generation.input_dataset import RowRef, row_key
 from src.generation.run import generate
-from src.generation.tables import RowRef, row_key
-from src.generation.tasks import FREE
-from src.generation.work import Lost, Message, Ready
+from src.generation.task_types import FREE
+from src.inference.config import choose_workers
+from src.inference.local_workers import LocalWorkers, worker_environment
+from src.inference.workers import Dispatcher, Message, Ready, WorkerDied
 from tests.generation.conftest import free_rows, save_set
 from tests.generation.workers import start_mortal, start_never, start_scripted
 
 ROWS = 40
+
+
+def dispatch(workers: FakeWorkers, rows: list[RowRef]) -> Iterator[dict[str, str]]:
+    """Records of the rows."""
+    return Dispatcher(workers, row_key, lambda record: record["key"]).run(rows)
 
 
 class FakeWorkers:
@@ -54,7 +59,7 @@ class FakeWorkers:
                 self.rows[worker] = []
                 if self.deaths.pop(worker, None) is not None:
                     self.answered[worker] = ROWS
-                    yield worker, Lost("killed")
+                    yield worker, WorkerDied("killed")
             elif rows:
                 self.answered[worker] += 1
                 yield worker, {"key": row_key(rows.pop(0))}
@@ -88,13 +93,13 @@ def test_when_all_are_lost_the_run_says_so() -> None:
     assert len(done) == 3
 
 
-def serve_nothing(inbox: Any, tell: Any) -> None:
-    """No service."""
+def serve_nothing(work: Any, send: Any) -> None:
+    """No body."""
 
 
 def choose(config: RunConfig) -> Any:
-    """What a run opens workers with."""
-    return choose_workers(config.engine.cluster, config.engine.workers, config.devices, config.engine.ray_address)
+    """Arguments with which a run opens workers."""
+    return choose_workers(config.engine, config.devices)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +114,7 @@ def choose(config: RunConfig) -> Any:
 )
 def test_one_worker_for_each_device(overrides: list[str], count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr("src.generation.local_workers.LocalWorkers", lambda *args: asked.append(args))
+    monkeypatch.setattr("src.inference.local_workers.LocalWorkers", lambda *args: asked.append(args))
     config = read_run_config(compose("generate", ["dataset.name=x", "checkpoint_name=y", *overrides]))
     chosen = choose(config)
     if count == 0:
@@ -117,13 +122,13 @@ def test_one_worker_for_each_device(overrides: list[str], count: int, monkeypatc
     else:
         assert chosen is not None
         chosen(serve_nothing)
-        assert asked[0] == (serve_nothing, count, config.devices)
+        assert asked[0] == (serve_nothing, count, config.devices, 120.0)
     assert worker_environment(2, "GPU-7") == {"CUDA_VISIBLE_DEVICES": "GPU-7"}
 
 
 def test_a_ray_cluster_is_asked_for_as_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr("src.generation.ray_workers.RayWorkers", lambda *args: asked.append(args))
+    monkeypatch.setattr("src.inference.ray_workers.RayWorkers", lambda *args: asked.append(args))
     given = [
         "dataset.name=x",
         "checkpoint_name=y",
@@ -134,11 +139,11 @@ def test_a_ray_cluster_is_asked_for_as_configured(monkeypatch: pytest.MonkeyPatc
     chosen = choose(read_run_config(compose("generate", given)))
     assert chosen is not None
     chosen(serve_nothing)
-    assert asked == [(serve_nothing, 3, "10.1.1.1:6379")]
+    assert asked == [(serve_nothing, 3, "10.1.1.1:6379", 120.0)]
 
 
 def test_ray_is_asked_for_only_where_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    from src.generation.ray_workers import RayWorkers
+    from src.inference.ray_workers import RayWorkers
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match="pip install ray"):
@@ -190,10 +195,11 @@ def test_workers_end_with_the_run_that_is_killed(llm: Path, data_root: Path, tmp
     code = (
         "import functools, os, sys\nfrom tests.generation.test_workers import config\n"
         "from tests.generation.workers import start_scripted\n"
-        "from src.generation.local_workers import LocalWorkers\n"
-        "from src.generation.work import serve\n"
+        "from src.inference.local_workers import LocalWorkers\n"
+        "from src.generation.worker import answer_queue\n"
         "if __name__ == '__main__':\n"
-        "    workers = LocalWorkers(functools.partial(serve, config(sys.argv[1]), 'free', start_scripted), 2)\n"
+        "    main = functools.partial(answer_queue, config(sys.argv[1]), 'free', start_scripted)\n"
+        "    workers = LocalWorkers(main, 2)\n"
         "    ready = 0\n"
         "    while ready < 2:\n"
         "        ready += len(list(workers.wait()))\n"
@@ -214,9 +220,10 @@ def test_workers_end_with_the_run_that_is_killed(llm: Path, data_root: Path, tmp
 
 @pytest.mark.slow
 @pytest.mark.launch
+@pytest.mark.usefixtures("alone_with_ray")
 def test_two_workers_of_ray(llm: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
-    from src.generation.ray_workers import RayWorkers
+    from src.inference.ray_workers import RayWorkers
 
     monkeypatch.chdir(REPO_ROOT)
     save_set("sounds", {"train": free_rows(ROWS)})

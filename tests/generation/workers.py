@@ -7,16 +7,16 @@ import signal
 import time
 from pathlib import Path
 
-from src.generation.engine import Engine
-from src.generation.flight import Pass
 from src.generation.job import Job
-from src.generation.work import Models
-from tests.generation.fakes import ScriptedCore
+from src.generation.worker import Models
+from src.inference.engine import Engine
+from src.inference.scheduler import StepOutput
+from tests.generation.fakes import ScriptedBackend
 from tests.prompts.fakes import CharTokenizer
 
 
-class _SlowCore(ScriptedCore):
-    def step(self) -> list[Pass]:
+class _SlowBackend(ScriptedBackend):
+    def step(self) -> list[StepOutput]:
         time.sleep(0.002)
         return super().step()
 
@@ -24,18 +24,18 @@ class _SlowCore(ScriptedCore):
 def start_scripted(job: Job) -> Models:
     """Text alone; the answer tells the question and the process that gave it. Two workers wait for each other."""
     _meet(Path(job.directory).parent, 2)
-    core = _SlowCore(lambda prompt: f"{os.getpid()}</think>{prompt}", width=192)
-    return Models(Engine(core, CharTokenizer(), 3, 2), None)
+    backend = _SlowBackend(lambda prompt: f"{os.getpid()}</think>{prompt}", width=192)
+    return Models(Engine(backend, CharTokenizer(), 3, 2), None)
 
 
 def start_mortal(job: Job) -> Models:
     """One of the workers is killed after its first answer, without a word."""
     models = start_scripted(job)
-    core = models.engine.core
-    assert isinstance(core, ScriptedCore)
+    backend = models.engine.backend
+    assert isinstance(backend, ScriptedBackend)
     if os.environ.get("WORKER_TO_KILL") is None or not _first():
         return models
-    step = core.step
+    step = backend.step
 
     def deadly() -> list:
         finished = step()
@@ -43,7 +43,7 @@ def start_mortal(job: Job) -> Models:
             os.kill(os.getpid(), signal.SIGKILL)
         return finished
 
-    core.step = deadly  # type: ignore[method-assign]
+    backend.step = deadly  # type: ignore[method-assign]
     return models
 
 

@@ -10,22 +10,22 @@ import torch.nn.functional as F
 
 from src.common.errors import UserError
 from src.model.alarm import AlarmModel
-from src.model.front_end import AudioFrontEnd
+from src.model.audio_embedder import AudioEmbedder
 from src.model.llm import llm_width, load_llm, weights_digest
-from src.model.splice import Turn
+from src.model.splice import TokenizedTurn
 from tests.support.tiny_models import StandInEncoder, model_config, stand_in_features, tiny_llm
 
 TURNS = [
-    Turn([1, 2], [3], [5, 6, 7, 8]),
-    Turn([1, 2], [3, 4, 9], [10]),
-    Turn([1], [3], [11, 12], system=[20, 21]),
+    TokenizedTurn([1, 2], [3], [5, 6, 7, 8]),
+    TokenizedTurn([1, 2], [3, 4, 9], [10]),
+    TokenizedTurn([20, 21, 1], [3], [11, 12]),
 ]
 
 
-def front_end() -> AudioFrontEnd:
+def audio_embedder() -> AudioEmbedder:
     torch.manual_seed(0)
     config = model_config("mini_whisper").config
-    return AudioFrontEnd(config, 192, {"whisper": StandInEncoder(96)})
+    return AudioEmbedder(config, 192, {"whisper": StandInEncoder(96)})
 
 
 def batch() -> dict[str, object]:
@@ -34,7 +34,7 @@ def batch() -> dict[str, object]:
 
 
 def model(**options: int) -> AlarmModel:
-    return AlarmModel(front_end(), tiny_llm(), **options).double()
+    return AlarmModel(audio_embedder(), tiny_llm(), **options).double()
 
 
 def test_loss_is_the_shifted_cross_entropy_over_targets() -> None:
@@ -68,15 +68,15 @@ def test_loss_sums_do_not_depend_on_how_rows_are_batched() -> None:
 def test_the_llm_stays_as_it_is() -> None:
     alarm = model().train()
     before = weights_digest(alarm.llm)
-    assert not alarm.llm.training and alarm.front_end.training
+    assert not alarm.llm.training and alarm.audio_embedder.training
     optimiser = torch.optim.SGD([p for p in alarm.parameters() if p.requires_grad], lr=0.1)
     alarm(batch())["loss"].backward()
     assert all(parameter.grad is None for parameter in alarm.llm.parameters())
     trained = [name for name, p in alarm.named_parameters() if p.grad is not None]
-    assert "front_end.audio_start_emb" in trained and any("adapters.whisper" in name for name in trained)
+    assert "audio_embedder.audio_start_emb" in trained and any("adapters.whisper" in name for name in trained)
     optimiser.step()
     assert weights_digest(alarm.llm) == before
-    assert not any(name.startswith("llm") for name in alarm.trainable_state())
+    assert not any(name.startswith("llm") for name in alarm.audio_embedder.trained_state())
 
 
 def test_digest_sees_any_change() -> None:
@@ -104,8 +104,8 @@ def test_a_batch_without_any_target_left_is_zero_not_nan() -> None:
 
 
 def test_a_batch_without_outputs_is_an_error() -> None:
-    with pytest.raises(UserError, match="no turn has outputs"):
-        model()({**batch(), "turns": [Turn([1], [2])] * 3})
+    with pytest.raises(UserError, match="no turn has targets"):
+        model()({**batch(), "turns": [TokenizedTurn([1], [2])] * 3})
 
 
 def test_text_only() -> None:
@@ -114,7 +114,7 @@ def test_text_only() -> None:
 
 def test_widths_must_agree() -> None:
     with pytest.raises(UserError, match="192 wide, the LLM takes 64"):
-        AlarmModel(front_end(), tiny_llm(width=64))
+        AlarmModel(audio_embedder(), tiny_llm(width=64))
 
 
 def test_llm_by_name(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -136,12 +136,12 @@ def test_other_families_lose_by_their_own_logits(family: str, plain: bool) -> No
         config = transformers.Gemma2Config(**small, intermediate_size=32, num_key_value_heads=2, head_dim=8)
         config.final_logit_softcapping = 0.05
     llm = transformers.AutoModelForCausalLM.from_config(config)
-    alarm = AlarmModel(front_end(), llm).double().eval()
+    alarm = AlarmModel(audio_embedder(), llm).double().eval()
     spliced = alarm.splice(TURNS, batch()["features"])  # type: ignore[arg-type]
     total, targets = alarm.target_loss(spliced)
     assert alarm._has_plain_head(spliced.inputs_embeds) is plain and targets == 7
     full = llm(inputs_embeds=spliced.inputs_embeds, attention_mask=spliced.attention_mask).logits
     expected = F.cross_entropy(full[:, :-1].flatten(0, 1), spliced.labels[:, 1:].flatten(), reduction="sum")
     torch.testing.assert_close(total, expected)
-    [separator] = torch.autograd.grad(total, [alarm.front_end.audio_start_emb], retain_graph=True)
-    torch.testing.assert_close(separator, torch.autograd.grad(expected, [alarm.front_end.audio_start_emb])[0])
+    [separator] = torch.autograd.grad(total, [alarm.audio_embedder.audio_start_emb], retain_graph=True)
+    torch.testing.assert_close(separator, torch.autograd.grad(expected, [alarm.audio_embedder.audio_start_emb])[0])

@@ -14,7 +14,7 @@ from src.common.errors import UserError
 from src.model.card import read_scores, stage_upload, upload
 from src.model.checkpoints import CONFIG_FILE, Checkpoint, open_checkpoint, save_checkpoint
 from src.model.tensor_files import INDEX_FILE, WEIGHTS_FILE
-from tests.support.tiny_models import mini_front_end, model_config
+from tests.support.tiny_models import mini_audio_embedder, model_config
 
 ROWS = [
     {"system": "ALARM-CA", "metric": "choice_accuracy/known", "value": 0.9083, "low": 0.865, "high": 0.939, "n": 240},
@@ -25,7 +25,7 @@ ROWS = [
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Checkpoint:
-    folder = save_checkpoint(tmp_path / "run", mini_front_end("mini_whisper"), model_config("mini_whisper"))
+    folder = save_checkpoint(tmp_path / "run", mini_audio_embedder("mini_whisper"), model_config("mini_whisper"))
     run = {
         "config": {
             "dataset": {"name": "mini", "train": {"rows": [["mini_rephrased_512", "WithContext", 1.0, False]]}},
@@ -49,7 +49,8 @@ def test_the_card_says_what_made_the_checkpoint(checkpoint: Checkpoint, tmp_path
     (tmp_path / "results.json").write_text(json.dumps({"rows": ROWS}))
     scores = read_scores(tmp_path / "results.json", "ALARM-CA")
     folder = stage_upload(checkpoint, tmp_path / "out", "me/my-model", "apache-2.0", scores)
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", CONFIG_FILE, WEIGHTS_FILE, "run.json"]
+    files = ["README.md", CONFIG_FILE, "config.json", WEIGHTS_FILE, "run.json"]
+    assert sorted(path.name for path in folder.iterdir()) == files
     card = ModelCard.load(folder / "README.md")
     assert card.data.license == "apache-2.0" and card.data.base_model is None, "folders are no repositories"
     assert "assets/mini/llm" in card.text

@@ -13,11 +13,11 @@ import torch
 from huggingface_hub import constants
 
 from src.common.errors import ConfigError, UserError
-from src.model.build import build_front_end
+from src.model.audio_embedder import build_audio_embedder
 from src.model.checkpoints import open_checkpoint, save_checkpoint
 from tests.support.hub_server import hub_server
 from tests.support.published_checkpoint import RECORDED, WIDTH, by_hand, save_published
-from tests.support.tiny_models import mini_front_end, model_config
+from tests.support.tiny_models import mini_audio_embedder, model_config
 
 Program = Callable[..., str]
 
@@ -38,14 +38,14 @@ def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ``checkpoint-7`` of the published system with the encoders whisper and muq."""
     torch.manual_seed(3)
-    front_end = build_front_end(by_hand(), WIDTH, encoder_weights=False)
-    return save_published(tmp_path_factory.mktemp("run") / "checkpoint-7", front_end, RECORDED)
+    audio_embedder = build_audio_embedder(by_hand(), WIDTH, encoder_weights=False)
+    return save_published(tmp_path_factory.mktemp("run") / "checkpoint-7", audio_embedder, RECORDED)
 
 
 def test_adapters_of_both_forms_as_the_published_command_takes_them(
     program: Program, published: Path, tmp_path: Path
 ) -> None:
-    ours = save_checkpoint(tmp_path / "ours", mini_front_end("mini_w2vbert"), model_config("mini_w2vbert"))
+    ours = save_checkpoint(tmp_path / "ours", mini_audio_embedder("mini_w2vbert"), model_config("mini_w2vbert"))
     out = tmp_path / "weights"
     done = program("get_pretrained_adapters", "--whisper", str(published), "--w2vbert", str(ours),
                    "--sslam", str(tmp_path / "nothing"), "--save-dir", str(out))  # fmt: skip

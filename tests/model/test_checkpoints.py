@@ -9,21 +9,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import src.model.build
+import src.model.audio_embedder
 import src.model.checkpoints
 from src.common.errors import ConfigError, UserError
 from src.model.adapter_files import load_adapters
+from src.model.audio_embedder import AudioEmbedder
 from src.model.checkpoints import (
     CONFIG_FILE,
-    load_front_end,
+    load_audio_embedder,
     open_checkpoint,
     read_config,
     save_checkpoint,
 )
 from src.model.config import ModelConfig
-from src.model.front_end import AudioFrontEnd
 from src.model.tensor_files import WEIGHTS_FILE
-from tests.support.tiny_models import mini_front_end, model_config
+from tests.support.tiny_models import mini_audio_embedder, model_config
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def random_encoders(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def encoder(name: str, spec: object, dtype: torch.dtype) -> object:
         torch.manual_seed(7)
-        return src.model.build.build_encoder(name, spec).to(dtype)  # type: ignore[arg-type]
+        return src.model.audio_embedder.build_encoder(name, spec).to(dtype)  # type: ignore[arg-type]
 
     monkeypatch.setattr(src.model.checkpoints, "load_encoder", encoder)
 
@@ -43,24 +43,24 @@ def config() -> ModelConfig:
 
 
 @pytest.fixture
-def saved(tmp_path: Path, config: ModelConfig) -> tuple[Path, AudioFrontEnd]:
-    front_end = mini_front_end("mini_alarm_p")
-    return save_checkpoint(tmp_path / "run", front_end, config, {"step": 3}), front_end
+def saved(tmp_path: Path, config: ModelConfig) -> tuple[Path, AudioEmbedder]:
+    audio_embedder = mini_audio_embedder("mini_alarm_p")
+    return save_checkpoint(tmp_path / "run", audio_embedder, config, {"step": 3}), audio_embedder
 
 
-def test_round_trip(saved: tuple[Path, AudioFrontEnd], config: ModelConfig) -> None:
-    folder, front_end = saved
-    loaded = load_front_end(folder)
+def test_round_trip(saved: tuple[Path, AudioEmbedder], config: ModelConfig) -> None:
+    folder, audio_embedder = saved
+    loaded = load_audio_embedder(folder)
     assert loaded.config == config
-    assert not loaded.front_end.training
-    expected = front_end.trained_state()
-    assert loaded.front_end.trained_state().keys() == expected.keys()
-    for name, value in loaded.front_end.trained_state().items():
+    assert not loaded.audio_embedder.training
+    expected = audio_embedder.trained_state()
+    assert loaded.audio_embedder.trained_state().keys() == expected.keys()
+    for name, value in loaded.audio_embedder.trained_state().items():
         assert torch.equal(value, expected[name]), name
     assert sorted(loaded.feature_extractor.configs) == ["muq", "sslam", "w2vbert", "whisper"]
 
 
-def test_a_checkpoint_is_small_and_names_the_frozen_parts(saved: tuple[Path, AudioFrontEnd]) -> None:
+def test_a_checkpoint_is_small_and_names_the_frozen_parts(saved: tuple[Path, AudioEmbedder]) -> None:
     folder, _ = saved
     names = set(load_file(folder / WEIGHTS_FILE))
     assert names and not any(name.startswith("audio_encoder") for name in names)
@@ -70,7 +70,7 @@ def test_a_checkpoint_is_small_and_names_the_frozen_parts(saved: tuple[Path, Aud
     assert content["model"]["config"]["encoders"]["muq"]["weights"]["source"] == "assets/mini/encoders/muq"
 
 
-def test_the_last_checkpoint_of_a_run(saved: tuple[Path, AudioFrontEnd], config: ModelConfig, tmp_path: Path) -> None:
+def test_the_last_checkpoint_of_a_run(saved: tuple[Path, AudioEmbedder], config: ModelConfig, tmp_path: Path) -> None:
     run = tmp_path / "trainer"
     for step in (9, 100, 20):
         save_checkpoint(run / f"checkpoint-{step}", saved[1], config)
@@ -92,7 +92,7 @@ def test_a_name_that_the_hub_does_not_give(monkeypatch: pytest.MonkeyPatch, tmp_
         open_checkpoint("somebody/nothing-of-that-name")
 
 
-def test_missing_folders_and_files(saved: tuple[Path, AudioFrontEnd], tmp_path: Path) -> None:
+def test_missing_folders_and_files(saved: tuple[Path, AudioEmbedder], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         open_checkpoint(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -100,20 +100,20 @@ def test_missing_folders_and_files(saved: tuple[Path, AudioFrontEnd], tmp_path: 
         open_checkpoint(tmp_path / "empty")
     (saved[0] / WEIGHTS_FILE).unlink()
     with pytest.raises(UserError, match=f"{WEIGHTS_FILE} is missing"):
-        load_front_end(saved[0])
+        load_audio_embedder(saved[0])
 
 
-def test_broken_files(saved: tuple[Path, AudioFrontEnd]) -> None:
+def test_broken_files(saved: tuple[Path, AudioEmbedder]) -> None:
     folder, _ = saved
     (folder / WEIGHTS_FILE).write_bytes(b"nonsense")
     with pytest.raises(UserError, match="not a readable safetensors file"):
-        load_front_end(folder)
+        load_audio_embedder(folder)
     (folder / CONFIG_FILE).write_text("{")
     with pytest.raises(UserError, match="checkpoint configuration: .*alarm_config.json cannot be read as JSON"):
         read_config(folder / CONFIG_FILE)
 
 
-def test_every_misfit_is_named_at_once(saved: tuple[Path, AudioFrontEnd]) -> None:
+def test_every_misfit_is_named_at_once(saved: tuple[Path, AudioEmbedder]) -> None:
     folder, _ = saved
     state = load_file(folder / WEIGHTS_FILE)
     del state["audio_start_emb"]
@@ -122,7 +122,7 @@ def test_every_misfit_is_named_at_once(saved: tuple[Path, AudioFrontEnd]) -> Non
     state["audio_adapter.adapters.muq.layer_fusion.layer_weights"] = torch.tensor([float("nan"), 0.0])
     save_file(state, folder / WEIGHTS_FILE)
     with pytest.raises(UserError) as caught:
-        load_front_end(folder)
+        load_audio_embedder(folder)
     message = str(caught.value)
     assert "does not fit the model config" in message
     for part in ("missing: audio_start_emb", "not expected: stranger", "(1, 3) instead of (1, 192)", "not finite: "):
@@ -131,23 +131,23 @@ def test_every_misfit_is_named_at_once(saved: tuple[Path, AudioFrontEnd]) -> Non
 
 def test_adapters_from_other_runs(tmp_path: Path) -> None:
     for name in ("whisper", "muq"):
-        single = mini_front_end(f"mini_{name}", seed=hash(name) % 100)
+        single = mini_audio_embedder(f"mini_{name}", seed=hash(name) % 100)
         save_checkpoint(tmp_path / "runs" / name, single, model_config(f"mini_{name}"))
-    front_end = mini_front_end("mini_alarm_ca", seed=5)
-    load_adapters(front_end, tmp_path / "runs", ["whisper", "muq"])
+    audio_embedder = mini_audio_embedder("mini_alarm_ca", seed=5)
+    load_adapters(audio_embedder, tmp_path / "runs", ["whisper", "muq"])
     for name in ("whisper", "muq"):
         given = load_file(tmp_path / "runs" / name / WEIGHTS_FILE)
         for key, value in given.items():
             if key.startswith("audio_adapter."):
-                assert torch.equal(front_end.trained_state()[key], value)
+                assert torch.equal(audio_embedder.trained_state()[key], value)
 
 
 def test_adapters_that_do_not_fit(tmp_path: Path) -> None:
-    run = save_checkpoint(tmp_path / "muq", mini_front_end("mini_muq"), model_config("mini_muq"))
-    front_end = mini_front_end("mini_alarm_ca")
+    run = save_checkpoint(tmp_path / "muq", mini_audio_embedder("mini_muq"), model_config("mini_muq"))
+    audio_embedder = mini_audio_embedder("mini_alarm_ca")
     with pytest.raises(UserError, match="does not fit the model config: missing: audio_adapter.adapters.whisper"):
-        load_adapters(front_end, run, ["whisper"])
+        load_adapters(audio_embedder, run, ["whisper"])
     with pytest.raises(ConfigError, match="clap"):
-        load_adapters(front_end, run, ["clap"])
+        load_adapters(audio_embedder, run, ["clap"])
     with pytest.raises(ConfigError, match="2 folders for 1"):
-        load_adapters(front_end, [run, run], ["muq"])
+        load_adapters(audio_embedder, [run, run], ["muq"])

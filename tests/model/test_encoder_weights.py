@@ -12,7 +12,7 @@ from torch import Tensor
 
 from src.common.errors import UserError
 from src.model.encoders.base import Encoder
-from src.model.encoders.weights import load_encoder, save_encoder
+from src.model.encoders.load import load_encoder, save_encoder
 from tests.model.test_encoders import MINI, config, mini
 
 

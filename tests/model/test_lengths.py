@@ -10,9 +10,9 @@ import torch
 from src.audio.features import AudioFeatureExtractor, EncoderFeatures
 from src.audio.waveform import Waveform
 from src.common.config import bind_dataclass
-from src.model.adapters import AudioAdapter
+from src.model.adapter import AudioAdapter
 from src.model.config import AdapterConfig
-from src.model.encoders.build import build_encoder
+from src.model.encoders.load import build_encoder
 from src.model.published import model_config
 
 BODIES = {

@@ -21,9 +21,9 @@ from src.model.export import export_adapters, export_published, import_published
 from src.model.llm import load_llm, weights_digest
 from src.model.lora import LoraConfig, add_lora, base_digest, has_lora, lora_tensors
 from src.model.lora_files import FOLDER, SETTINGS, WEIGHTS, attach_lora, lora_of, read_lora, write_merged
-from tests.model.test_alarm import batch, front_end
+from tests.model.test_alarm import audio_embedder, batch
 from tests.support.tiny_llm import save_tiny_llm
-from tests.support.tiny_models import mini_front_end, model_config, tiny_llm
+from tests.support.tiny_models import mini_audio_embedder, model_config, tiny_llm
 
 LORA = LoraConfig(r=4, target_modules=("q_proj", "down_proj"))
 
@@ -38,7 +38,7 @@ def stir(llm: nn.Module, seed: int = 3, scale: float = 0.3) -> None:
 def model(config: LoraConfig = LORA, llm: Any = None) -> AlarmModel:
     llm = llm or tiny_llm()
     add_lora(llm, config, "tiny")
-    return AlarmModel(front_end(), llm)
+    return AlarmModel(audio_embedder(), llm)
 
 
 def half_of_the_batch() -> dict[str, Any]:
@@ -52,7 +52,7 @@ def loss(alarm: AlarmModel) -> torch.Tensor:
 
 
 def test_new_layers_change_nothing() -> None:
-    plain = AlarmModel(front_end(), tiny_llm()).eval()
+    plain = AlarmModel(audio_embedder(), tiny_llm()).eval()
     alarm = model().eval()
     assert torch.equal(loss(plain), loss(alarm))
     assert base_digest(alarm.llm) == weights_digest(plain.llm) != weights_digest(alarm.llm)
@@ -87,9 +87,9 @@ def test_layers_are_held_in_float32_beside_a_half_precision_model() -> None:
 def test_dropout_of_lora_follows_the_mode_and_the_model_does_not() -> None:
     alarm = model(dataclasses.replace(LORA, dropout=0.5))
     stir(alarm.llm)
-    alarm.front_end.requires_grad_(False).eval()
+    alarm.audio_embedder.requires_grad_(False).eval()
     alarm.train()
-    alarm.front_end.eval()
+    alarm.audio_embedder.eval()
     assert not alarm.llm.training and not alarm.llm.model.layers[0].self_attn.q_proj.base_layer.training
     torch.manual_seed(1)
     first = alarm(half_of_the_batch())["loss"]
@@ -137,7 +137,7 @@ def test_layers_that_cannot_be_chosen() -> None:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Path, Any, Any]:
-    """(checkpoint, front end, LLM with LoRA) on the disk and in memory."""
+    """(checkpoint, audio embedder, LLM with LoRA) on the disk and in memory."""
     source = save_tiny_llm(tmp_path / "llm")
     return make(tmp_path / "run", source)
 
@@ -147,7 +147,7 @@ def make(folder: Path, source: Path, seed: int = 3) -> tuple[Path, Any, Any]:
     add_lora(llm, LORA, str(source))
     stir(llm, seed)
     config = dataclasses.replace(model_config("mini_whisper", f"model.llm={source}"), lora=LORA)
-    front = mini_front_end("mini_whisper")
+    front = mini_audio_embedder("mini_whisper")
     return save_checkpoint(folder, front, config, llm=llm), front, llm
 
 
@@ -183,10 +183,10 @@ def test_round_trip_is_bit_equal(saved: tuple[Path, Any, Any], tmp_path: Path) -
 
 
 def plain_of(folder: Path) -> Path:
-    """The same front end without LoRA."""
+    """The same audio embedder without LoRA."""
     checkpoint = open_checkpoint(folder)
     config = dataclasses.replace(checkpoint.config, lora=None)
-    return save_checkpoint(folder.parent / "plain", mini_front_end("mini_whisper"), config)
+    return save_checkpoint(folder.parent / "plain", mini_audio_embedder("mini_whisper"), config)
 
 
 def test_a_checkpoint_without_lora_is_as_before(saved: tuple[Path, Any, Any]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from src.common.errors import ConfigError
 from src.model.llm import load_llm
 from src.model.lora import LoraConfig, add_lora, train_lora
-from src.model.precision import hold_as_autocast, torch_dtype
+from src.model.precision import cast_frozen_weights, torch_dtype
 from tests.support.tiny_llm import save_tiny_llm
 
 
@@ -57,7 +57,7 @@ def test_held_as_autocast_computes_the_same_bit_for_bit(llms: dict[str, Path], n
     for held in (False, True):
         llm, _ = load_llm(str(llms[name]), torch.float32)
         if held:
-            hold_as_autocast(llm)
+            cast_frozen_weights(llm)
         if lora:
             torch.manual_seed(0)
             add_lora(llm, LoraConfig(r=2))
@@ -99,5 +99,7 @@ def test_auto_is_what_the_published_training_assembles(llms: dict[str, Path], na
 
 def test_an_unknown_precision_is_named() -> None:
     assert torch_dtype("bfloat16") is torch.bfloat16
-    with pytest.raises(ConfigError, match="'half' is no precision of a front end, expected one of float32, bfloat16"):
+    with pytest.raises(
+        ConfigError, match="'half' is no precision of an audio embedder, expected one of float32, bfloat16"
+    ):
         torch_dtype("half")

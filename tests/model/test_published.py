@@ -16,26 +16,26 @@ from src.model.adapter_files import load_adapters
 from src.model.checkpoints import (
     CONFIG_FILE,
     Checkpoint,
-    load_front_end,
+    load_audio_embedder,
     open_checkpoint,
     save_checkpoint,
 )
-from src.model.encoders.weights import load_encoder
+from src.model.encoders.load import load_encoder
 from src.model.export import export_adapters, export_published, import_published
 from src.model.llm import load_input_embeddings, load_llm
 from src.model.published import known_models, model_config
 from src.model.tensor_files import INDEX_FILE, WEIGHTS_FILE, TensorFiles
-from tests.support.tiny_models import FULL_MODELS, MINI_MODELS, mini_front_end
+from tests.support.tiny_models import FULL_MODELS, MINI_MODELS, mini_audio_embedder
 
 SHARD_BYTES = 3_000_000
 
 
 def make(folder: Path, name: str = "mini_alarm_ca", *, explicit: bool = False) -> Path:
     overrides = ["model.config.use_explicit_audio_tokens=true"] if explicit else []
-    front_end = mini_front_end(name, *overrides)
+    audio_embedder = mini_audio_embedder(name, *overrides)
     from tests.support.tiny_models import model_config as with_overrides
 
-    return save_checkpoint(folder, front_end, with_overrides(name, *overrides))
+    return save_checkpoint(folder, audio_embedder, with_overrides(name, *overrides))
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +89,8 @@ def test_there_and_back_without_loss(exported: tuple[Path, Path], tmp_path: Path
     assert open_checkpoint(again).digest() == open_checkpoint(whole).digest() == open_checkpoint(ours).digest()
 
 
-def test_front_ends_of_both_forms_compute_the_same(exported: tuple[Path, Path]) -> None:
-    ours, whole = (load_front_end(folder).front_end for folder in exported)
+def test_audio_embedders_of_both_forms_compute_the_same(exported: tuple[Path, Path]) -> None:
+    ours, whole = (load_audio_embedder(folder).audio_embedder for folder in exported)
     expected, state = ours.state_dict(), whole.state_dict()
     assert expected.keys() == state.keys()
     assert all(torch.equal(expected[name], state[name]) for name in expected)
@@ -166,10 +166,10 @@ def test_only_the_files_with_needed_tensors_are_fetched(exported: tuple[Path, Pa
     checkpoint.state()
     checkpoint.encoder("muq")
     assert set(asked) <= needed | {INDEX_FILE}
-    load_front_end(partial)
+    load_audio_embedder(partial)
     (partial / sorted(needed)[0]).unlink()
     with pytest.raises(UserError, match=r"is missing, it should hold model\.audio_"):
-        load_front_end(partial)
+        load_audio_embedder(partial)
 
 
 def test_every_misfit_of_an_encoder_is_named(exported: tuple[Path, Path], tmp_path: Path) -> None:
@@ -184,24 +184,26 @@ def test_every_misfit_of_an_encoder_is_named(exported: tuple[Path, Path], tmp_pa
     del index["weight_map"][f"{prefix}conv1.bias"]
     (whole / INDEX_FILE).write_text(json.dumps(index))
     with pytest.raises(UserError, match=r"missing: encoder\.conv1\.bias; misshapen: encoder\.conv2\.bias is \(5,\)"):
-        load_front_end(whole)
+        load_audio_embedder(whole)
 
 
-def test_bfloat16_front_end_is_close_and_half_the_size(exported: tuple[Path, Path]) -> None:
-    loaded = load_front_end(exported[1], dtype=torch.bfloat16, encoder_dtype=torch.bfloat16)
-    kept = {name for name, tensor in loaded.front_end.state_dict().items() if tensor.dtype == torch.float32}
+def test_bfloat16_audio_embedder_is_close_and_half_the_size(exported: tuple[Path, Path]) -> None:
+    loaded = load_audio_embedder(exported[1], dtype=torch.bfloat16, encoder_dtype=torch.bfloat16)
+    kept = {name for name, tensor in loaded.audio_embedder.state_dict().items() if tensor.dtype == torch.float32}
     assert kept == {name for name in kept if name.endswith("inv_freq")}
-    exact = load_front_end(exported[1])
+    exact = load_audio_embedder(exported[1])
     from src.audio.waveform import Waveform
 
     clip = [Waveform(torch.randn(1, 40000, generator=torch.Generator().manual_seed(0)) * 0.1, 16000)]
     with torch.inference_mode():
-        short = loaded.front_end(loaded.feature_extractor(clip))[0].float()
-        long = exact.front_end(exact.feature_extractor(clip))[0]
+        short = loaded.audio_embedder(loaded.feature_extractor(clip))[0].float()
+        long = exact.audio_embedder(exact.feature_extractor(clip))[0]
     assert torch.nn.functional.cosine_similarity(short, long, dim=-1).min() > 0.98
 
 
 def test_input_embeddings_alone(exported: tuple[Path, Path]) -> None:
+    import src.hf  # noqa: F401  # the config of the published form is then one that transformers knows
+
     llm, _ = load_llm("assets/mini/llm")
     for source in ("assets/mini/llm", str(exported[1])):
         table = load_input_embeddings(source)
@@ -222,10 +224,10 @@ def test_adapters_taken_out_of_checkpoints(exported: tuple[Path, Path], tmp_path
     single = make(tmp_path / "single", "mini_muq")
     written = export_adapters([str(exported[1])], tmp_path / "adapters", ["whisper", "sslam"])
     assert set(written) == {"whisper", "sslam"}
-    front_end = mini_front_end("mini_alarm_ca", seed=9)
-    load_adapters(front_end, tmp_path / "adapters", ["whisper", "sslam"])
+    audio_embedder = mini_audio_embedder("mini_alarm_ca", seed=9)
+    load_adapters(audio_embedder, tmp_path / "adapters", ["whisper", "sslam"])
     expected = load_file(exported[0] / WEIGHTS_FILE)
-    for name, value in front_end.trained_state().items():
+    for name, value in audio_embedder.trained_state().items():
         if name.startswith(("audio_adapter.adapters.whisper.", "audio_adapter.adapters.sslam.")):
             assert torch.equal(value, expected[name]), name
     with pytest.raises(UserError, match="the adapter muq is in"):
@@ -241,7 +243,7 @@ def test_encoders_load_from_the_shipped_folders_in_bfloat16() -> None:
         assert {p.dtype for p in encoder.parameters()} == {torch.bfloat16}
 
 
-def test_from_the_hub_only_the_shards_of_the_front_end_come(
+def test_from_the_hub_only_the_shards_of_the_audio_embedder_come(
     exported: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import huggingface_hub
@@ -262,7 +264,7 @@ def test_from_the_hub_only_the_shards_of_the_front_end_come(
 
     monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", info)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
-    loaded = load_front_end("someone/ALARM-CA")
+    loaded = load_audio_embedder("someone/ALARM-CA")
     assert loaded.config.config.audio_fusion_config.fusion_type == "crossattention"
     weight_map = json.loads((whole / INDEX_FILE).read_text())["weight_map"]
     needed = {file for name, file in weight_map.items() if name.startswith("model.audio_")}

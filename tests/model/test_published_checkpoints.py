@@ -17,41 +17,40 @@ from src.audio.waveform import Waveform
 from src.common.errors import UserError
 from src.common.paths import REPO_ROOT
 from src.model.adapter_files import load_adapters, read_adapter, write_adapter
-from src.model.build import build_feature_extractor, build_front_end
-from src.model.checkpoints import CONFIG_FILE, load_front_end, open_checkpoint, save_checkpoint
+from src.model.audio_embedder import AudioEmbedder, build_audio_embedder, build_feature_extractor
+from src.model.checkpoints import CONFIG_FILE, load_audio_embedder, open_checkpoint, save_checkpoint
 from src.model.export import export_published, import_published
-from src.model.front_end import AudioFrontEnd
 from src.model.published import build_on_meta
 from src.model.tensor_files import INDEX_FILE, WEIGHTS_FILE
 from tests.support.published_checkpoint import RECORDED, WIDTH, by_hand, save_published
-from tests.support.tiny_models import FULL_MODELS, mini_front_end, model_config
+from tests.support.tiny_models import FULL_MODELS, mini_audio_embedder, model_config
 
 
 @pytest.fixture(scope="module")
-def built() -> AudioFrontEnd:
+def built() -> AudioEmbedder:
     """The model of the recorded configuration, built by hand."""
     torch.manual_seed(3)
-    front_end = build_front_end(by_hand(), WIDTH, encoder_weights=False).eval()
-    for parameter in front_end.parameters():  # large weights: another layer or head gives other numbers
+    audio_embedder = build_audio_embedder(by_hand(), WIDTH, encoder_weights=False).eval()
+    for parameter in audio_embedder.parameters():  # large weights: another layer or head gives other numbers
         parameter.data.mul_(2.0)
-    return front_end
+    return audio_embedder
 
 
 @pytest.fixture(scope="module")
-def folder(built: AudioFrontEnd, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(built: AudioEmbedder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_published(tmp_path_factory.mktemp("published") / "checkpoint-7", built, RECORDED)
 
 
-def embeddings(front_end: AudioFrontEnd) -> Tensor:
+def embeddings(audio_embedder: AudioEmbedder) -> Tensor:
     clips = [Waveform(torch.randn(1, 40000, generator=torch.Generator().manual_seed(0)) * 0.1, 16000)]
     with torch.inference_mode():
-        return front_end(build_feature_extractor(front_end.config)(clips))[0]
+        return audio_embedder(build_feature_extractor(audio_embedder.config)(clips))[0]
 
 
-def test_config_json_gives_the_model_built_by_hand(built: AudioFrontEnd, folder: Path) -> None:
-    loaded = load_front_end(folder)
+def test_config_json_gives_the_model_built_by_hand(built: AudioEmbedder, folder: Path) -> None:
+    loaded = load_audio_embedder(folder)
     assert loaded.config.config == by_hand() and loaded.config.llm == "assets/mini/llm"
-    assert torch.equal(embeddings(loaded.front_end), embeddings(built))
+    assert torch.equal(embeddings(loaded.audio_embedder), embeddings(built))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +64,7 @@ def test_config_json_gives_the_model_built_by_hand(built: AudioFrontEnd, folder:
     ids=["layers", "conformer heads", "fusion heads", "skip connection"],
 )
 def test_what_no_tensor_shows_is_taken_from_config_json(
-    change: Callable[[Any], None], built: AudioFrontEnd, folder: Path, tmp_path: Path
+    change: Callable[[Any], None], built: AudioEmbedder, folder: Path, tmp_path: Path
 ) -> None:
     content = copy.deepcopy(RECORDED)
     change(content)
@@ -75,12 +74,12 @@ def test_what_no_tensor_shows_is_taken_from_config_json(
         (other / file.name).symlink_to(file)
     (other / "config.json").unlink()
     (other / "config.json").write_text(json.dumps(content))
-    assert (embeddings(load_front_end(other).front_end) - embeddings(built)).abs().max() > 1e-3
+    assert (embeddings(load_audio_embedder(other).audio_embedder) - embeddings(built)).abs().max() > 1e-3
 
 
 def test_the_step_of_a_checkpoint_and_what_is_recorded_go_there_and_back(tmp_path: Path) -> None:
     config = model_config("mini_whisper")
-    ours = save_checkpoint(tmp_path / "ours", mini_front_end("mini_whisper"), config, {"step": 30, "seed": 7})
+    ours = save_checkpoint(tmp_path / "ours", mini_audio_embedder("mini_whisper"), config, {"step": 30, "seed": 7})
     whole = export_published(open_checkpoint(ours), tmp_path / "whole")
     again = import_published(open_checkpoint(whole), tmp_path / "again")
     content = json.loads((again / CONFIG_FILE).read_text())
@@ -93,7 +92,7 @@ def test_the_step_of_a_checkpoint_and_what_is_recorded_go_there_and_back(tmp_pat
 
 def test_the_exported_config_has_what_the_published_code_reads(tmp_path: Path) -> None:
     """The names of its constructor's arguments, the fields of Qwen3 under the names of transformers 4.57."""
-    ours = save_checkpoint(tmp_path / "ours", mini_front_end("mini_alarm_ca"), model_config("mini_alarm_ca"))
+    ours = save_checkpoint(tmp_path / "ours", mini_audio_embedder("mini_alarm_ca"), model_config("mini_alarm_ca"))
     whole = export_published(open_checkpoint(ours), tmp_path / "whole")
     content = json.loads((whole / "config.json").read_text())
     assert set(RECORDED) - {"transformers_version"} <= set(content)
@@ -181,7 +180,7 @@ def test_a_config_that_is_wrong_or_disagrees_ends_in_one_line(
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = value
-    one_line(lambda: load_front_end(changed(folder, tmp_path, content)), "changed", *parts)
+    one_line(lambda: load_audio_embedder(changed(folder, tmp_path, content)), "changed", *parts)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +194,7 @@ def test_a_config_that_is_wrong_or_disagrees_ends_in_one_line(
     ],
 )
 def test_a_file_that_is_no_config_ends_in_one_line(text: str, part: str, folder: Path, tmp_path: Path) -> None:
-    one_line(lambda: load_front_end(changed(folder, tmp_path, text)), "config.json", part)
+    one_line(lambda: load_audio_embedder(changed(folder, tmp_path, text)), "config.json", part)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +212,7 @@ def test_an_index_names_files_of_its_folder_only(weight_map: Any, folder: Path, 
     other = changed(folder, tmp_path, RECORDED)
     (other / INDEX_FILE).unlink()
     (other / INDEX_FILE).write_text(json.dumps({"weight_map": weight_map}))
-    one_line(lambda: load_front_end(other), INDEX_FILE)
+    one_line(lambda: load_audio_embedder(other), INDEX_FILE)
 
 
 @pytest.mark.parametrize(
@@ -232,23 +231,23 @@ def test_an_index_names_files_of_its_folder_only(weight_map: Any, folder: Path, 
 def test_our_configuration_may_come_from_anybody_too(
     path: tuple[str, ...], value: Any, part: str, tmp_path: Path
 ) -> None:
-    ours = save_checkpoint(tmp_path / "ours", mini_front_end("mini_whisper"), model_config("mini_whisper"))
+    ours = save_checkpoint(tmp_path / "ours", mini_audio_embedder("mini_whisper"), model_config("mini_whisper"))
     content = json.loads((ours / CONFIG_FILE).read_text())
     inner = content["model"]
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = value
     (ours / CONFIG_FILE).write_text(json.dumps(content))
-    one_line(lambda: load_front_end(ours), part)
+    one_line(lambda: load_audio_embedder(ours), part)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
 def test_weights_that_no_training_gives_are_named(value: float, tmp_path: Path) -> None:
-    ours = save_checkpoint(tmp_path / "ours", mini_front_end("mini_whisper"), model_config("mini_whisper"))
+    ours = save_checkpoint(tmp_path / "ours", mini_audio_embedder("mini_whisper"), model_config("mini_whisper"))
     state = load_file(ours / WEIGHTS_FILE)
     state["audio_start_emb"][0, 0] = value
     save_file(state, ours / WEIGHTS_FILE)
-    one_line(lambda: load_front_end(ours), "audio_start_emb", "not finite" if value != 3e38 else "beyond")
+    one_line(lambda: load_audio_embedder(ours), "audio_start_emb", "not finite" if value != 3e38 else "beyond")
 
 
 class Trap:
@@ -263,28 +262,28 @@ class Trap:
 
 def test_adapters_as_pth_files(tmp_path: Path) -> None:
     """The state dict of the published module has the names that ours has, without prefix."""
-    ours = save_checkpoint(tmp_path / "ours", mini_front_end("mini_muq", seed=4), model_config("mini_muq"))
+    ours = save_checkpoint(tmp_path / "ours", mini_audio_embedder("mini_muq", seed=4), model_config("mini_muq"))
     path = write_adapter(open_checkpoint(ours), "muq", tmp_path / "adapters" / "muq.pth")
     stored = torch.load(path, weights_only=True)
     assert set(stored) == {"layer_fusion.layer_weights", "llm_proj.weight", "llm_proj.bias", "adapter.model.0.weight",
                            "adapter.model.0.bias", "adapter.model.2.weight", "adapter.model.2.bias"}  # fmt: skip
-    front_end = mini_front_end("mini_alarm_ca", seed=9)
-    load_adapters(front_end, tmp_path / "adapters", ["muq"])
+    audio_embedder = mini_audio_embedder("mini_alarm_ca", seed=9)
+    load_adapters(audio_embedder, tmp_path / "adapters", ["muq"])
     for name, value in load_file(ours / WEIGHTS_FILE).items():
         if name.startswith("audio_adapter."):
-            assert torch.equal(front_end.trained_state()[name], value)
+            assert torch.equal(audio_embedder.trained_state()[name], value)
     one_line(
         lambda: write_adapter(open_checkpoint(ours), "whisper", tmp_path / "whisper.pth"), "no adapter of whisper"
     )
 
 
 def test_a_pth_file_that_is_no_state_dict_of_the_adapter(tmp_path: Path) -> None:
-    front_end = mini_front_end("mini_alarm_ca")
+    audio_embedder = mini_audio_embedder("mini_alarm_ca")
     trap = tmp_path / "executed"
     path = tmp_path / "muq.pth"
 
     def load() -> None:
-        load_adapters(front_end, tmp_path, ["muq"])
+        load_adapters(audio_embedder, tmp_path, ["muq"])
 
     for content, parts in (
         (Trap(trap), ("objects other than tensors", "the muq adapter")),
@@ -301,14 +300,14 @@ def test_a_pth_file_that_is_no_state_dict_of_the_adapter(tmp_path: Path) -> None
         path.write_bytes(data)
         one_line(load, "muq.pth", "cannot be read")
     one_line(lambda: read_adapter(tmp_path / "none.pth", "muq"), "no such file")
-    one_line(lambda: load_adapters(front_end, tmp_path, ["whisper"]), "no whisper.pth and no folder whisper")
-    one_line(lambda: load_adapters(front_end, tmp_path / "no", ["whisper"]), "no folder")
+    one_line(lambda: load_adapters(audio_embedder, tmp_path, ["whisper"]), "no whisper.pth and no folder whisper")
+    one_line(lambda: load_adapters(audio_embedder, tmp_path / "no", ["whisper"]), "no folder")
 
 
 @pytest.mark.parametrize("name", FULL_MODELS)
 def test_trained_parameters_are_in_the_published_order(name: str) -> None:
     """The recorded list is in the order of the published model, which is that of its optimizer's state."""
     recorded = json.loads((REPO_ROOT / "tests" / "reference" / f"state_dict_{name}.json").read_text())["entries"]
-    front_end = build_on_meta(model_config(name), name)
-    own = [f"model.{key}" for key, _ in front_end.named_parameters() if not key.startswith("audio_encoder.")]
+    audio_embedder = build_on_meta(model_config(name), name)
+    own = [f"model.{key}" for key, _ in audio_embedder.named_parameters() if not key.startswith("audio_encoder.")]
     assert [key for key in recorded if key in set(own)] == own and own

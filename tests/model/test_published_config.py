@@ -11,7 +11,7 @@ import torch
 
 from src.common.errors import ConfigError
 from src.model.config import ModelConfig
-from src.model.fusion.resampler import Resampler, ResamplerOptions
+from src.model.perceiver import Resampler, ResamplerOptions
 from src.model.published import known_models, model_config
 from src.model.published_config import (
     bind_model,
@@ -253,7 +253,18 @@ def test_a_config_json_names_no_language_model() -> None:
 
 
 def test_dropout_of_a_resampler_acts_in_training_only() -> None:
-    options = ResamplerOptions(4, 8, 1, 2, None, None, 1, True, 2, 1, 2, None, None, 1, True, 0.5, 0.5, 3.0)
+    options = ResamplerOptions(
+        num_latents=4,
+        num_latent_channels=8,
+        num_cross_attention_heads=2,
+        first_cross_attention_layer_shared=True,
+        num_self_attention_blocks=2,
+        num_self_attention_layers_per_block=1,
+        num_self_attention_heads=2,
+        dropout=0.5,
+        residual_dropout=0.5,
+        init_scale=3.0,
+    )
     torch.manual_seed(0)
     resampler = Resampler(8, options)
     assert resampler.latent_provider._query.std() > 1

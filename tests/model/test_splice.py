@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from src.common.errors import UserError
-from src.model.splice import IGNORE, Turn, splice_batch
+from src.model.splice import IGNORE, TokenizedTurn, splice_batch
 
 PAD = 0
 EMBED = nn.Embedding(50, 4).requires_grad_(False)
 START, END = torch.full((1, 4), 100.0), torch.full((1, 4), 200.0)
 TURNS = [
-    Turn(start=[1, 2], main=[3, 4], outputs=[5, PAD, 6]),
-    Turn(start=[1], main=[7], outputs=[8], system=[9, 10, 11]),
+    TokenizedTurn(prefix_ids=[1, 2], suffix_ids=[3, 4], target_ids=[5, PAD, 6]),
+    TokenizedTurn(prefix_ids=[9, 10, 11, 1], suffix_ids=[7], target_ids=[8]),
 ]
 AUDIO = [torch.full((3, 4), 50.0), torch.full((5, 4), 60.0)]
 
@@ -34,8 +34,8 @@ def test_labels_have_the_embeddings_lengths_and_places(side: str) -> None:
     assert spliced.labels.shape == spliced.inputs_embeds.shape[:2]
     for index, turn in enumerate(TURNS):
         wanted = spliced.labels[index] != IGNORE
-        assert spliced.labels[index][wanted].tolist() == turn.outputs  # a pad id in an answer is a target too
-        assert torch.equal(spliced.inputs_embeds[index][wanted], EMBED(torch.tensor(turn.outputs)))
+        assert spliced.labels[index][wanted].tolist() == turn.target_ids  # a pad id in an answer is a target too
+        assert torch.equal(spliced.inputs_embeds[index][wanted], EMBED(torch.tensor(turn.target_ids)))
     padding = spliced.attention_mask == 0
     assert (spliced.inputs_embeds[padding] == 0).all() and (spliced.labels[padding] == IGNORE).all()
     assert padding[0, 0 if side == "left" else -1]
@@ -49,7 +49,7 @@ def test_text_only_and_explicit_tags() -> None:
 
 
 def test_without_outputs_there_are_no_labels() -> None:
-    spliced = splice_batch(EMBED, [Turn([1], [2])], [AUDIO[0]], (START, END), padding_side="left")
+    spliced = splice_batch(EMBED, [TokenizedTurn([1], [2])], [AUDIO[0]], (START, END), padding_side="left")
     assert spliced.labels is None and spliced.without_targets == ()
 
 

@@ -3,7 +3,9 @@
 import pytest
 
 from src.common.errors import UserError
-from src.prompts.chat import chat_ids, opens_thoughts, split_turn, turn_ids
+from src.prompts.chat import chat_ids, split_turn, turn_ids
+from src.prompts.find_reasoning import find_reasoning
+from src.prompts.reasoning import THINKING, Reasoning
 from tests.prompts.fakes import CharTokenizer
 
 
@@ -26,8 +28,8 @@ def test_empty_content_leaves_the_audio_as_the_whole_message() -> None:
 
 def test_explicit_tags_stand_around_the_audio() -> None:
     turn = turn_ids(CharTokenizer(), "what?", ("<start_audio>", "<end_audio>"))
-    assert text(turn.start) == "<|im_start|>user\n<start_audio>"
-    assert text(turn.main).startswith("<end_audio>what?<|im_end|>")
+    assert text(turn.prefix_ids) == "<|im_start|>user\n<start_audio>"
+    assert text(turn.suffix_ids).startswith("<end_audio>what?<|im_end|>")
 
 
 def test_text_conversation_equals_the_template() -> None:
@@ -38,8 +40,8 @@ def test_text_conversation_equals_the_template() -> None:
 
 
 def test_header_tells_whether_thoughts_are_open() -> None:
-    assert opens_thoughts(CharTokenizer())
-    assert not opens_thoughts(CharTokenizer(header="<|im_start|>assistant\n"))
+    assert find_reasoning(CharTokenizer()) == THINKING
+    assert find_reasoning(CharTokenizer(header="<|im_start|>assistant\n")) == Reasoning(expected=False)
 
 
 class OneLine(CharTokenizer):

@@ -17,12 +17,13 @@ from src.common.config import compose
 from src.common.errors import UserError
 from src.prompts import Prompts, choose_prompts, load_prompts
 from src.prompts.published import read_published
+from src.prompts.reasoning import THINKING
 from src.prompts.texts import write_set
 from tests.support import published_clone as clone
 
 ROOT = Path(__file__).resolve().parents[2]
 AUDIO = "audio"
-"""Stands for a front end's embeddings in a list of ids."""
+"""Stands for an audio embedder's embeddings in a list of ids."""
 HEADER = "<|im_end|>\n<|im_start|>assistant\n<think>\n"
 
 
@@ -43,6 +44,8 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
         env={**os.environ, "PYTHONPATH": ""},
     )
+    digest = yaml.safe_load((folder / "set.yaml").read_text(encoding="utf-8"))["digest"]
+    assert made.stdout.splitlines()[0].endswith(f"digest {digest}")
     assert "not found" not in made.stdout and "note:" not in made.stdout
     assert "ours stay: writer_system, writer_styles, prompt_checker_system, betraying_phrases" in made.stdout
     return folder / "set.yaml"
@@ -89,8 +92,8 @@ def prompts_of_run(name: str, imported: Path) -> Prompts:
 def test_questions_by_one_checkpoint_and_ensembles(
     imported: Path, tokenizer: Any, task: str, count: int, explicit: bool
 ) -> None:
-    from src.generation.respond import Turns
-    from src.generation.tasks import FREE, MULTIPLE_CHOICE
+    from src.generation.task_types import FREE, MULTIPLE_CHOICE
+    from src.inference.prompt_builder import PromptBuilder
     from src.serving.conversation import Conversations
     from src.serving.schema import ChatRequest
 
@@ -114,7 +117,10 @@ def test_questions_by_one_checkpoint_and_ensembles(
             expected += ids(tokenizer, heading, AUDIO, "\n")
     expected += ids(tokenizer, f"{end}{content}{HEADER}")
     clips = [torch.zeros(3, 4)] * count
-    assert flat(Turns(tokenizer, prompts, kind.system(prompts), [explicit] * count).hearing(made, clips)) == expected
+    assert (
+        flat(PromptBuilder(tokenizer, prompts, kind.system(prompts), [explicit] * count).with_audio(made, clips))
+        == expected
+    )
 
     body = {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
     asked = [
@@ -127,19 +133,19 @@ def test_questions_by_one_checkpoint_and_ensembles(
 
 
 def test_a_spent_budget_is_closed_by_the_published_sentence(imported: Path, tokenizer: Any) -> None:
-    from src.generation.engine import Engine
-    from src.generation.requests import Request, Sampling
+    from src.inference.engine import Engine
+    from src.inference.types import Request, Sampling
 
-    prompts, core = prompts_of_run("generate", imported), _Core(tokenizer)
+    prompts, backend = prompts_of_run("generate", imported), _Backend(tokenizer)
     sampling = Sampling(max_tokens=50, max_thinking_tokens=4, budget_closing=prompts.budget_closing)
     prompt = ids(tokenizer, "what is it?")
-    (result,) = Engine(core, tokenizer).run(iter([Request("r", (prompt,))]), sampling)
-    first = ids(tokenizer, _Core.THOUGHTS)[:4]
-    assert core.prompts == [prompt, [*prompt, *first, *ids(tokenizer, clone.CLOSING)]]
+    (result,) = Engine(backend, tokenizer).run(iter([Request("r", (prompt,))]), sampling)
+    first = ids(tokenizer, _Backend.THOUGHTS)[:4]
+    assert backend.prompts == [prompt, [*prompt, *first, *ids(tokenizer, clone.CLOSING)]]
     assert result.text == tokenizer.decode(first) + clone.CLOSING + "a dog." and result.budget_hit
 
 
-class _Core:
+class _Backend:
     """Thinks on and on, and answers once the thoughts are closed."""
 
     THOUGHTS = "i hear a low tone and then a bark and then nothing more for a while"
@@ -155,9 +161,9 @@ class _Core:
         self.due.append((key, [*written, self.tokenizer.eos_token_id] if closed else written, closed))
 
     def step(self) -> list[Any]:
-        from src.generation.flight import Pass
+        from src.inference.scheduler import StepOutput
 
-        done = [Pass(key, written, "stop" if closed else "length") for key, written, closed in self.due]
+        done = [StepOutput(key, written, "stop" if closed else "length") for key, written, closed in self.due]
         self.due = []
         return done
 
@@ -170,9 +176,9 @@ def test_targets_are_generated_rephrased_and_checked(
     imported: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from src.common.paths import responses_dir
-    from src.corpus.stages.response_settings import ResponseSettings
-    from src.corpus.stages.responses import generate_responses
-    from tests.corpus.stages.fakes import FakeEngine, save_prompts
+    from src.corpus.targets.llm_settings import ResponseSettings
+    from src.corpus.targets.responses import generate_responses
+    from tests.corpus.targets.fakes import FakeEngine, save_prompts
 
     monkeypatch.setenv("ALARM_DATA_ROOT", str(tmp_path))
     save_prompts("any", 3)
@@ -197,9 +203,15 @@ def test_targets_are_generated_rephrased_and_checked(
         return engine
 
     settings = ResponseSettings(
-        llm="org/tiny", prompts=str(imported), rephrase=True, checker_llm="org/judge", max_tokens=64, tries=1
+        llm="org/tiny",
+        prompts=str(imported),
+        rephrase=True,
+        checker_llm="org/judge",
+        max_tokens=64,
+        tries=1,
+        tokens_min=1,
     )
-    (_, final) = generate_responses(["any"], settings, start_engine=start)
+    (_, final) = generate_responses(["any"], settings, start_engine=start, reasoning=THINKING)
 
     def both(system: str, user: str) -> list[int]:
         return ids(tokenizer, f"{system_turn(system)}<|im_start|>user\n{user}{HEADER}")
@@ -238,6 +250,20 @@ def test_the_set_says_that_it_is_published_until_it_is_changed(imported: Path, t
     edited.write_text(yaml.safe_dump({**data, "mcqa_system": "pick."}), encoding="utf-8")
     assert load_prompts(str(edited)).source == f"published {clone.COMMIT[:12]}, changed"
     assert not load_prompts("full").published
+
+
+def test_the_digest_in_the_file_is_that_of_the_run_record(imported: Path, tmp_path: Path) -> None:
+    data = yaml.safe_load(imported.read_text(encoding="utf-8"))
+    assert data["digest"] == load_prompts(str(imported)).record()["digest"]
+    older = tmp_path / "older.yaml"  # before there were two digests, the file had only that of its own texts
+    older.write_text(
+        yaml.safe_dump({"digest": data.pop("file_digest"), **{k: v for k, v in data.items() if k != "digest"}}),
+        encoding="utf-8",
+    )
+    assert "file_digest" not in yaml.safe_load(older.read_text(encoding="utf-8"))
+    assert load_prompts(str(older)).published
+    older.write_text(older.read_text(encoding="utf-8") + "\nmcqa_system: pick.\n", encoding="utf-8")
+    assert load_prompts(str(older)).source.endswith(", changed")
 
 
 def test_what_is_not_found_stays_ours_and_is_named(tmp_path: Path) -> None:

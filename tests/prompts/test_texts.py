@@ -6,7 +6,7 @@ import pytest
 
 from src.common.errors import ConfigError, UserError
 from src.prompts import Prompts, load_prompts
-from src.prompts.betrayal import betraying_phrases
+from src.prompts.leakage import leaks_text_source
 
 
 @pytest.mark.parametrize("name", ["full", "mini"])
@@ -29,8 +29,8 @@ def test_worked_pairs_follow_their_own_rules() -> None:
         assert pair.original.count("\n\n") == pair.rewritten.count("\n\n"), pair.title
         assert 0.8 < len(pair.rewritten) / len(pair.original) < 1.25, pair.title
         assert pair.original[-20:] == pair.rewritten[-20:], pair.title  # what was cut stays cut
-        assert not betraying_phrases(pair.rewritten, prompts), pair.title
-        assert betraying_phrases(pair.original, prompts), pair.title
+        assert not leaks_text_source(pair.rewritten, prompts), pair.title
+        assert leaks_text_source(pair.original, prompts), pair.title
 
 
 def test_single_texts_can_be_replaced_and_change_the_digest() -> None:

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
+from examples.miniature.report.scoring import chance_level
 from src.benchmarks.answers import join_answers
-from src.benchmarks.choice import chance_level
-from src.benchmarks.generic import generic
-from src.benchmarks.registry import BENCHMARKS
+from src.benchmarks.registry import benchmark, generic
 from src.benchmarks.score import chance, score_rows
 from src.common.errors import UserError
-from src.generation.tasks import MULTIPLE_CHOICE, shuffled_choice
+from src.generation.task_types import MULTIPLE_CHOICE, shuffled_choice
 from src.prompts import load_prompts
-from src.prompts.options import choice_texts, read_choices, read_reply
+from src.prompts.multiple_choice import choice_texts, read_choices, read_reply
+from src.prompts.reasoning import THINKING, Reasoning
 
 COLOURS = ["red", "green", "blue", "grey"]
 REPLIES = [
@@ -35,15 +35,15 @@ def test_t4_only_what_follows_the_thoughts_is_an_answer(
     response: str, inside: bool, option: str | None, status: str, published: str
 ) -> None:
     """Answer tags of a thought that was cut by length were scored as the answer."""
-    read = read_reply(response, COLOURS, "none", inside)
+    read = read_reply(response, COLOURS, "none", Reasoning(opened=inside))
     assert (read.choice, read.status) == (option, status)
-    theirs = read_reply(response, COLOURS, "option_0", inside)
+    theirs = read_reply(response, COLOURS, "option_0", Reasoning(opened=inside))
     assert (theirs.choice, theirs.status) == (published, status), "the published choice, still counted as unparsed"
 
 
 def test_t4_in_saved_rows() -> None:
     row = {"question": "q", "choices": COLOURS}
-    saved = MULTIPLE_CHOICE.columns(row, "question", {"response": REPLIES[0][0]}, "none", True)
+    saved = MULTIPLE_CHOICE.columns(row, "question", {"response": REPLIES[0][0]}, "none", THINKING)
     assert (saved["llm_answer"], saved["parse_status"]) == (None, "unfinished_thoughts")
     assert saved["thoughts"] == saved["response"] == REPLIES[0][0]
 
@@ -94,7 +94,7 @@ def test_t5_unusable_options_are_refused_by_row(value: Any, reason: str) -> None
     for task in (MULTIPLE_CHOICE, shuffled_choice(1)):
         with pytest.raises(ValueError, match=reason):
             task.content({"question": "q", "choices": value}, "question", load_prompts("mini"))
-        saved = task.columns({"question": "q", "choices": value}, "question", {"response": None}, "none", True)
+        saved = task.columns({"question": "q", "choices": value}, "question", {"response": None}, "none", THINKING)
         assert saved["llm_answer"] is None and all(isinstance(text, str) for text in saved["choices"])
 
 
@@ -117,13 +117,13 @@ def test_t5_such_a_set_is_answered_joined_and_scored(form: str) -> None:
             response = "hm</think><answer>0</answer>"
         except ValueError:
             response = None
-        columns = MULTIPLE_CHOICE.columns(row, "question", {"response": response}, "none", True)
+        columns = MULTIPLE_CHOICE.columns(row, "question", {"response": response}, "none", THINKING)
         answers.append({"dataset_index": row["dataset_index"], **columns})
     joined = join_answers(generic("quiz"), base, answers[::-1], base, where="run")
     last = "yes" if form == "struct" else ""  # a struct's null is a key that the row does not have
     assert [row["model_prediction"] for row in joined.rows] == ["yes", "yes", last]
     scores = score_rows(generic("quiz"), joined.rows, rounds=20)
-    assert scores.all_rows.n == 3 and scores.unread == (0 if form == "struct" else 1)
+    assert scores.all_rows.n == 3 and scores.unparsed == (0 if form == "struct" else 1)
     assert 0.5 <= chance(generic("quiz"), base) <= 2 / 3
 
 
@@ -138,7 +138,7 @@ HIDDEN = [
 @pytest.mark.parametrize("name", ["mmau", "mmar", "mmaupro", "quiz"])
 def test_t6_hidden_answers_are_no_known_answers(name: str) -> None:
     """The test split of MMAU, whose answers are blank, was printed as 0.00 %."""
-    spec = BENCHMARKS.get(name) or generic(name)
+    spec = benchmark(name)
     with pytest.raises(UserError, match="none of the 2 rows has a known answer"):
         score_rows(spec, HIDDEN, rounds=20)
     known = {**HIDDEN[0], "id": "c", "answer": "one"}
@@ -153,4 +153,4 @@ def test_t6_for_letters(name: str) -> None:
         "task_name": "Sound_AQA", "dataset_name": "d", "model_prediction": "x",
     }  # fmt: skip
     with pytest.raises(UserError, match="none of the 1 rows has a known answer"):
-        score_rows(BENCHMARKS[name], [row], rounds=20)
+        score_rows(benchmark(name), [row], rounds=20)

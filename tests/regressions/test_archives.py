@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from src.collection import unpack as unpacker
-from src.collection.sources import WebFile
-from src.collection.unpack import unpack, unpack_volumes
 from src.common.errors import UserError
 from src.common.paths import REPO_ROOT
 from src.corpus.collect import sources
 from src.corpus.collect.sources import Workspace, gather
 from src.corpus.recipe import Files, Options, web
+from src.download import unpack as unpacker
+from src.download.sources import WebFile
+from src.download.unpack import unpack, unpack_volumes
 from tests.corpus.collect.test_sources import with_sources
 from tests.support.archives import FILES, TARS, ZIPS, found, member, packed, tarred
 
@@ -216,15 +216,15 @@ def test_r1_volumes_exchanged_missing_or_doubled(tmp_path: Path, kind: str, cut:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from src.collection import unpack
-write, count = unpack._write, 0
-def dying(member, target):
+from src.download import unpack
+write, count = unpack._MemberWriter.write, 0
+def dying(self, member):
     global count
     count += 1
-    write(member, target)
-    if count == 3:
+    if count == 4:
         os.kill(os.getpid(), signal.SIGKILL)
-unpack._write = dying
+    return write(self, member)
+unpack._MemberWriter.write = dying
 unpack.unpack(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 

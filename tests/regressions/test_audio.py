@@ -17,12 +17,12 @@ from src.audio.resample import resample
 from src.audio.roots import VARIABLE, StoredCell
 from src.audio.waveform import AudioError, load_waveform
 from src.common.paths import indexes_dir, indexes_filtered_dir, raw_dir
-from src.corpus.collect.audio import read, seconds_of
-from src.corpus.sets.audio_filter import filter_by_audio
+from src.corpus.postprocess.audio_filter import filter_by_audio
+from src.corpus.rows.audio import seconds_of
 from src.dataset.splits import read_indexes, write_indexes
-from src.serving.clips import decode as decode_clip
+from src.serving.clip_decoder import ApiError
+from src.serving.clip_decoder import decode as decode_clip
 from src.serving.config import Limits
-from src.serving.errors import ApiError
 from tests.support.decoding_check import by_ffmpeg
 from tests.support.decoding_matrix import encode, sound, wav
 from tests.support.hostile_clips import SDP, Cost, hls, with_picture
@@ -39,11 +39,11 @@ def as_ffmpeg(path: Path, data: bytes | None = None) -> None:
     loaded = load_waveform(path)
     assert loaded.sample_rate == rate and loaded.samples.shape == expected.shape
     np.testing.assert_allclose(loaded.samples.numpy(), expected, atol=2e-3)
-    collected, _ = read(path)
+    collected = decode(path).samples
     np.testing.assert_array_equal(collected, loaded.samples.numpy())
     assert round(seconds_of(path) * rate) == expected.shape[1]
     served = decode_clip(path.read_bytes(), Limits(clip_seconds=100))
-    torch.testing.assert_close(served.samples[0], loaded.mono)
+    torch.testing.assert_close(torch.from_numpy(served.samples[0]), loaded.mono)
 
 
 @needs_ffmpeg
@@ -153,7 +153,7 @@ def test_a10_antiphase_is_not_silence() -> None:
     """Two channels that are each other's negative became silence by averaging."""
     samples = np.stack([SCENE, -SCENE], axis=1)
     data = wav((samples * 32767).astype("<i2").tobytes(), channels=2)
-    for mono in (load_waveform(data).mono, decode_clip(data, Limits()).samples[0]):
+    for mono in (load_waveform(data).mono, torch.from_numpy(decode_clip(data, Limits()).samples[0])):
         np.testing.assert_allclose(mono.numpy(), SCENE, atol=1e-3)
     ordinary = load_waveform(np.stack([SCENE, 0.5 * SCENE]), 16000)
     torch.testing.assert_close(ordinary.mono, ordinary.samples.mean(dim=0), rtol=0, atol=0)
@@ -176,19 +176,11 @@ def test_a12_pictures_are_not_decoded(tmp_path: Path) -> None:
     assert time.process_time() - began < 1.0
 
 
-def test_a13_clips_share_one_bound_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits held for each clip alone: eight of 180 kB took 3.9 GB."""
-    import src.serving.clips as clips
-    from src.audio.budget import Allowance, MemoryBudget
+def test_a13_clips_of_a_request_share_one_bound() -> None:
+    """Limits held for each clip alone: eight of 180 kB took 3.9 GB. Those of all requests: ``tests/serving``."""
+    from src.audio.budget import Allowance
 
     data = wav(bytes(2 * 100_000))
-    monkeypatch.setattr(clips, "MEMORY", MemoryBudget(1_000_000))
-    kept = [decode_clip(data, Limits()), decode_clip(data, Limits())]
-    with pytest.raises(ApiError, match="clips in work hold") as caught:
-        decode_clip(data, Limits())
-    assert caught.value.status == 503
-    kept.clear()
-    decode_clip(data, Limits())
     together = Allowance(150_000)
     decode_clip(data, Limits(), allowance=together)
     with pytest.raises(ApiError, match="clips of one request"):
@@ -239,8 +231,8 @@ def test_a15_rows_name_files_of_their_own_data_set_only(tmp_path: Path, monkeypa
 
 def test_a15_files_outside_are_not_stored_with_answers(tmp_path: Path, data_root: Path) -> None:
     """The library puts every file that a cell names into what it saves and publishes."""
-    from src.generation.assemble import _audio_of
-    from src.generation.tables import Table
+    from src.generation.input_dataset import Table
+    from src.generation.output_dataset import _audio_of
 
     secret = tmp_path / "secret.wav"
     shutil.copy(CASES / "scene_pcm.wav", secret)
@@ -257,6 +249,7 @@ def test_a15_files_outside_are_not_stored_with_answers(tmp_path: Path, data_root
 
 
 @needs_ffmpeg
+@pytest.mark.slow  # eight threads decode until their limits, in a process of their own
 def test_hostile_clips_at_once_stay_small(tmp_path: Path) -> None:
     """All kinds at once from eight threads, in a process of its own."""
     from tests.support.hostile_clips import _in_process, make_hostile

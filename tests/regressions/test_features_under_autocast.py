@@ -13,7 +13,7 @@ from src.audio.waveform import Waveform
 from src.model.encoders.muq import MuQEncoder
 from src.training.encoder_cache import EncoderCache
 from tests.audio.test_features import MINI, clip
-from tests.support.tiny_models import mini_front_end
+from tests.support.tiny_models import mini_audio_embedder
 from tests.training.conftest import Run, run, world  # noqa: F401 - fixtures
 from tests.training.test_run import losses
 
@@ -39,10 +39,10 @@ def test_features_are_float32_and_the_same_whatever_autocast_is_on(clips: list[W
 
 
 def test_the_encoder_cache_computes_its_features_outside_autocast() -> None:
-    front_end, other = mini_front_end("mini_alarm_ca"), mini_front_end("mini_alarm_ca")
-    extractor = AudioFeatureExtractor({name: spec.features for name, spec in front_end.config.encoders.items()})
+    audio_embedder, other = mini_audio_embedder("mini_alarm_ca"), mini_audio_embedder("mini_alarm_ca")
+    extractor = AudioFeatureExtractor({name: spec.features for name, spec in audio_embedder.config.encoders.items()})
     expected = extractor(mixed())
-    cache = EncoderCache(front_end, extractor, megabytes=100, precision="bfloat16")
+    cache = EncoderCache(audio_embedder, extractor, megabytes=100, precision="bfloat16")
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         kept = cache([str(rate) for rate in RATES], mixed())
         states, _ = other.audio_encoder(expected, other.layers)
@@ -52,7 +52,7 @@ def test_the_encoder_cache_computes_its_features_outside_autocast() -> None:
 
 def test_the_mel_spectrogram_inside_muq_is_float32_too(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    encoder = mini_front_end("mini_muq").audio_encoder.encoders["muq"]
+    encoder = mini_audio_embedder("mini_muq").audio_encoder.encoders["muq"]
     assert isinstance(encoder, MuQEncoder)
     from src.model.encoders import muq
 

@@ -22,8 +22,9 @@ import pytest
 
 from src.common.errors import UserError
 from src.common.paths import REPO_ROOT
-from src.dataset.sampler import Grouping, StepPlan, StepSampler
-from tests.support.hub_server import HubServer, hub_server
+from src.corpus.postprocess.merge import NEEDED
+from src.dataset.sampler import LengthGrouping, StepPlan, StepSampler
+from tests.support.hub_server import COMMIT, HubServer, hub_server
 from tests.training.conftest import Run, run, world  # noqa: F401  fixtures
 
 LENGTHS = np.random.default_rng(1).uniform(1, 30, 203).astype(np.float32)
@@ -107,6 +108,7 @@ def checkpoint(folder: Path, step: int) -> Path:
     return made
 
 
+@pytest.mark.slow  # starts processes that join over the network
 def test_m1_machines_agree_on_the_checkpoint(tmp_path: Path) -> None:
     """M1: the first process went on at step 20, the other at 0: wrong weights, and then both waited for ever.
 
@@ -142,7 +144,9 @@ def rows(steps: list[list[list[int]]]) -> list[int]:
     return [row for step in steps for batch in step for row in batch]
 
 
-def epoch_from(sizes: list[tuple[int, int]], grouping: Grouping, steps: int, **options: Any) -> tuple[list[int], int]:
+def epoch_from(
+    sizes: list[tuple[int, int]], grouping: LengthGrouping, steps: int, **options: Any
+) -> tuple[list[int], int]:
     """Rows of one epoch begun with each (clips, processes) in turn for ``steps`` steps; the last goes to its end."""
     seen: list[int] = []
     done: tuple[Any, ...] = ()
@@ -156,7 +160,7 @@ def epoch_from(sizes: list[tuple[int, int]], grouping: Grouping, steps: int, **o
             sampler.set_epoch(3)
             skipped = 0
             if done:
-                epoch, skipped = sampler.go_on(3, done)
+                epoch, skipped = sampler.resume(3, done)
                 assert epoch == 3
             order = list(sampler)
             assert len(order) == len(sampler)
@@ -172,7 +176,7 @@ def epoch_from(sizes: list[tuple[int, int]], grouping: Grouping, steps: int, **o
 )
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_m2_every_row_once_whatever_the_steps(
-    grouping: Grouping, sizes: list[tuple[int, int]], drop_last: bool
+    grouping: LengthGrouping, sizes: list[tuple[int, int]], drop_last: bool
 ) -> None:
     """M2: steps were skipped by their count, so with twice the processes half of an epoch's rows came again."""
     seen, count = epoch_from(sizes, grouping, 5, drop_last=drop_last)
@@ -182,17 +186,17 @@ def test_m2_every_row_once_whatever_the_steps(
 
 
 @pytest.mark.parametrize("grouping", ["none", "within_step", "across_steps"])
-def test_m2_the_same_rows_follow_with_steps_of_the_same_size(grouping: Grouping) -> None:
+def test_m2_the_same_rows_follow_with_steps_of_the_same_size(grouping: LengthGrouping) -> None:
     """M2: processes and clips that make the same step are no change: each step holds the rows it would have held."""
     whole = StepSampler(203, StepPlan(4, 2, grouping), LENGTHS, 5)
     expected = list(whole)
     again = [StepSampler(203, StepPlan(2, 2, grouping), LENGTHS, 5, rank=rank, world=2) for rank in (0, 1)]
-    assert [sampler.go_on(0, whole.done(7)) for sampler in again] == [(0, 7)] * 2
+    assert [sampler.resume(0, whole.done(7)) for sampler in again] == [(0, 7)] * 2
     parts = [list(sampler) for sampler in again]
     for number in range(7, len(again[0])):
         assert sorted(rows([parts[0][number], parts[1][number]])) == sorted(rows([expected[number]]))
     assert whole.done(7)[0] == dataclasses.replace(again[0].done(3)[0], steps=7)
-    assert whole.go_on(0, whole.done(len(whole))) == (1, 0)  # an epoch that is done is not begun again
+    assert whole.resume(0, whole.done(len(whole))) == (1, 0)  # an epoch that is done is not begun again
 
 
 def trained_rows(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
@@ -234,11 +238,12 @@ def test_m2_a_run_goes_on_at_the_same_row(
     keys = [key for step in steps for key in step]
     epoch = len(keys) // 2
     assert len(steps[0]) == 4 and len(steps[5]) == 8
-    assert len(warned) == 1 and "had 4 rows" in warned[0] and "behind row 20 of 32 of epoch 1" in warned[0]
+    assert len(warned) == 1 and "had 4 rows" in warned[0] and "after row 20 of 32 of epoch 1" in warned[0]
     assert len(set(keys[:epoch])) == epoch == len(set(keys[epoch:]))
     assert set(keys[:epoch]) == set(keys[epoch:])
 
 
+@pytest.mark.slow  # waits until the timeout has passed
 def test_m7_the_timeout_holds_on_a_cpu(tmp_path: Path) -> None:
     """M7: ``ddp_timeout`` reached accelerators alone; a stopped process held the others for 30 minutes."""
     started = processes(WAITS, [[str(tmp_path)], [str(tmp_path)]])
@@ -309,3 +314,69 @@ def test_m6_a_commit_that_is_never_answered_has_an_end(
         answered.set()
     assert 1 <= len(commits) <= 6
     assert get_session().timeout.read is None  # others wait as they did
+
+
+LOADS = """
+import sys
+from src.common.cli import run_cli
+from src.common.log import setup_logging
+def main():
+    setup_logging()
+    from src.common import retry
+    retry.HUB_RETRIES = retry.RetryPolicy(attempts=3, first_wait=0.1)
+    name = sys.argv[1]
+    from src.benchmarks.run_loader import open_hub
+    from src.corpus.postprocess.merge import open_published
+    from src.generation.config import DatasetConfig
+    from src.generation.input_dataset import open_tables
+    ways = {
+        "run": lambda: open_tables(DatasetConfig(name), 0)[0].data,
+        "report": lambda: open_hub(name)["train"],
+        "merge": lambda: open_published(name).splits["train"],
+    }
+    print("rows", len(ways[sys.argv[2]]()), flush=True)
+run_cli(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("way", "statuses", "rows"),
+    [
+        ("run", [200, 500], 4),
+        ("report", [200, 503], 4),
+        ("merge", [200, 500], 4),
+        ("run", [429, 200, 502], 4),
+        ("run", [200, 0, 0], 4),
+        ("run", [502] * 50, None),
+        ("run", [404] * 50, None),
+        ("report", [401] * 50, None),
+    ],
+    ids=lambda value: str(value)[:14],
+)
+def test_m6_a_failing_request_of_a_data_set_is_tried_again(
+    tmp_path: Path, way: str, statuses: list[int], rows: int | None
+) -> None:
+    """M6: one 500 on a shard ended the run, which said that the set was not on the Hub."""
+    from datasets import Dataset
+
+    Dataset.from_dict({name: list("abcd") for name in ("prompt", *NEEDED)}).to_parquet(tmp_path / "x.parquet")
+    path = "data/train-00000-of-00001.parquet"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    with hub_server() as hub:
+        hub.repos["me/set"] = {path: (tmp_path / "x.parquet").read_bytes()}
+        hub.failures[f"/datasets/me/set/resolve/{COMMIT}/{path}"] = list(statuses)
+        done = subprocess.run(
+            [sys.executable, "-c", LOADS, "me/set", way],
+            cwd=REPO_ROOT,
+            env={**environment, "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"},
+            capture_output=True,
+            text=True,
+        )
+        left = len(next(iter(hub.failures.values())))
+    if rows is not None:
+        assert done.stdout.split() == ["rows", str(rows)], done.stderr[-2000:]
+        return
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-3000:]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert ("3 attempts failed" in line) == (statuses[0] == 502)
+    assert 20 <= left < 50

@@ -12,7 +12,7 @@ import torch
 
 from src.common import config as common_config
 from src.common.errors import ConfigError, UserError
-from src.corpus.stages.answer_filter import token_counter
+from src.corpus.targets.answer_filter import token_counter
 from src.model import published
 from src.model.adapter_files import read_adapter
 from src.training.config import bind_model_config, bind_train_config
@@ -53,7 +53,7 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_the_shipped_models_are_named() -> None:
     """The order in which a checkpoint without config.json is compared depends on this list."""
     files = {path.stem for path in (common_config.CONFIG_DIR / "model").glob("*.yaml")}
-    assert files - {published.GENERATION_SETTINGS} == set(published.SHIPPED_MODELS)
+    assert files - {published.GENERATION_SETTINGS, *published.SIZED_BY_SOURCE} == set(published.SHIPPED_MODELS)
 
 
 def test_a_users_model_file_changes_no_published_checkpoint(configs: Path) -> None:
@@ -103,3 +103,14 @@ def test_a_run_says_once_that_a_model_was_translated(configs: Path, caplog: pyte
         bound = bind_train_config(mapping)
         bind_model_config(bound)
     assert caplog.text.count("model: in the published form") == 1
+
+
+def test_another_llm_beside_a_model_file_with_its_width_in_several_places(configs: Path) -> None:
+    """``model.llm=OTHER`` was refused: the widths of the file belonged to its own language model."""
+    (configs / "model" / "own.yaml").write_text(OTHER_LAYERS)
+    given = ["model=own", "dataset=mini", "training_args.output_dir=somewhere", "model.llm=some/llm"]
+    model = bind_model_config(bind_train_config(common_config.compose("train", given)))
+    assert (model.llm, model.llm_embedding_dim) == ("some/llm", None)
+    with pytest.raises(ConfigError, match="llm_embedding_dim: got 2560, the language model has 64"):
+        typed = common_config.compose("train", [*given[:3], "model.llm_embedding_dim=64"])
+        bind_train_config(typed)

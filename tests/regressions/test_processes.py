@@ -6,13 +6,14 @@ The rows P3, P5 and P8 of the list of inputs that were handled wrongly.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from datasets import load_from_disk
+from datasets import Dataset, load_from_disk
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -29,29 +30,35 @@ from src.audio.waveform import Waveform
 from src.common import lock
 from src.common.cli import run_cli
 from src.common.config import compose
-from src.common.errors import UserError
-from src.common.lock import held, hold_folder, holder_file
-from src.common.machine import MachineError, explain, machine_fault
-from src.common.paths import REPO_ROOT, raw_dir
+from src.common.errors import MachineError, UserError, explain, machine_fault
+from src.common.lock import holder_file, lock_folder, locked_folders
+from src.common.paths import REPO_ROOT, indexes_dir, indexes_filtered_dir, merged_dir, raw_dir, responses_dir
 from src.corpus.collect.build import CollectSettings, collect
-from src.corpus.stages.transcribe import Clips, hear_rows
-from src.generation.ears import Ears
-from src.generation.engine import Engine
+from src.corpus.postprocess.merge import MergeSettings, Published, merge_corpus
+from src.corpus.postprocess.merged_set import merge_to_one_set
+from src.corpus.postprocess.split import SplitSettings, create_split
+from src.corpus.postprocess.transcribe import Clips, transcribe_rows
+from src.corpus.targets.llm_settings import PromptSettings, work_dir
+from src.corpus.targets.prompts import create_prompts
+from src.dataset.row_log import SHARDS, ResultLog
 from src.generation.job import Job
 from src.generation.run import generate
-from src.generation.shards import FOLDER, Shards
-from src.generation.tasks import FREE
-from src.generation.work import Models
-from src.model.build import build_feature_extractor
-from src.model.checkpoints import LoadedFrontEnd, save_checkpoint
+from src.generation.task_types import FREE
+from src.generation.worker import Models
+from src.inference.engine import Engine
+from src.inference.ensemble import EmbedderEnsemble
+from src.model.audio_embedder import build_feature_extractor
+from src.model.checkpoints import LoadedEmbedder, save_checkpoint
+from tests.corpus.targets.fakes import FakeEngine
 from tests.generation.conftest import free_rows, save_set
-from tests.generation.fakes import ScriptedCore
+from tests.generation.fakes import ScriptedBackend
 from tests.prompts.fakes import CharTokenizer
 from tests.serving.client import running
-from tests.serving.fakes import FakeEars
+from tests.serving.fakes import FakeEnsemble
 from tests.serving.sounds import chat, encoded, input_audio
+from tests.support.tiny_corpus import make_rows, save_raw
 from tests.support.tiny_llm import save_tiny_llm
-from tests.support.tiny_models import mini_front_end, model_config
+from tests.support.tiny_models import mini_audio_embedder, model_config
 from tests.support.toy_corpus import RECIPE, write_toy
 
 LOST = [
@@ -116,14 +123,14 @@ def test_p5_a_broken_disk_is_no_clips_fault(monkeypatch: pytest.MonkeyPatch, dat
 
     monkeypatch.setattr(Clips, "load", broken)
     with pytest.raises(OSError, match="Input/output") as caught:
-        list(hear_rows(Clips("set"), lambda clips: [""] * len(clips), [[("train", 0)]]))
+        list(transcribe_rows(Clips("set"), lambda clips: [""] * len(clips), [[("train", 0)]]))
     assert "/data/a.arrow: the disk cannot be read" in str(explain(caught.value))
     with pytest.raises(MachineError):
         list(each_clip(lambda clips: broken(None, None), [("a", clip(10))]))  # type: ignore[arg-type, return-value]
 
 
-class _MortalEars(Ears):
-    """Front ends on a device that is lost after some clips."""
+class _MortalEars(EmbedderEnsemble):
+    """Audio embedders on a device that is lost after some clips."""
 
     left = 5
 
@@ -136,21 +143,21 @@ class _MortalEars(Ears):
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedFrontEnd:
-    """A front end with random weights, saved as a checkpoint."""
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedEmbedder:
+    """An audio embedder with random weights, saved as a checkpoint."""
     llm = save_tiny_llm(tmp_path_factory.mktemp("processes") / "tiny-llm")
     config = model_config("mini_whisper", f"model.llm={llm}")
-    front_end = mini_front_end("mini_whisper").requires_grad_(False)
-    folder = save_checkpoint(llm.parent / "checkpoint", front_end, config)
-    return LoadedFrontEnd(front_end, build_feature_extractor(config.config), config, str(folder))
+    audio_embedder = mini_audio_embedder("mini_whisper").requires_grad_(False)
+    folder = save_checkpoint(llm.parent / "checkpoint", audio_embedder, config)
+    return LoadedEmbedder(audio_embedder, build_feature_extractor(config.config), config, str(folder))
 
 
-def answer(loaded: LoadedFrontEnd, ears: type[Ears], *overrides: str) -> int:
+def answer(loaded: LoadedEmbedder, ensemble: type[EmbedderEnsemble], *overrides: str) -> int:
     """A scripted run over the set ``sounds``."""
 
     def start(job: Job) -> Models:
-        core = ScriptedCore(lambda prompt: "i hear it.\n</think>\n\na kick.", width=192)
-        return Models(Engine(core, CharTokenizer(), 2, 1), ears([loaded]))
+        backend = ScriptedBackend(lambda prompt: "i hear it.\n</think>\n\na kick.", width=192)
+        return Models(Engine(backend, CharTokenizer(), 2, 1), ensemble([loaded]))
 
     given = ["dataset.name=sounds", "prompts=mini", "batch_size=2", f"checkpoint_name={loaded.name}", *overrides]
     return generate(compose("generate", given), FREE, start)
@@ -158,13 +165,13 @@ def answer(loaded: LoadedFrontEnd, ears: type[Ears], *overrides: str) -> int:
 
 def shards(root: Path) -> dict[str, dict[str, Any]]:
     """Records of the one run below the data root."""
-    (folder,) = (root / "generated" / "tiny-llm").glob(f"sounds_*/{FOLDER}")
+    (folder,) = (root / "generated" / "tiny-llm").glob(f"sounds_*/{SHARDS}")
     lines = [line for part in folder.glob("part-*.jsonl") for line in part.read_text().splitlines()]
     return {record["key"]: record for record in map(json.loads, lines)}
 
 
 def test_p5_a_run_with_a_lost_device_ends_in_one_line_and_its_rows_are_done_again(
-    data_root: Path, loaded: LoadedFrontEnd, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    data_root: Path, loaded: LoadedEmbedder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_set("sounds", {"train": free_rows(12)})
     monkeypatch.setattr(_MortalEars, "left", 7)
@@ -175,13 +182,13 @@ def test_p5_a_run_with_a_lost_device_ends_in_one_line_and_its_rows_are_done_agai
     assert len(told) == 1 and "the device failed" in told[0] and "unspecified launch failure" in told[0]
     before = shards(data_root)
     assert len(before) < 12 and all(record["status"] == "ok" for record in before.values())
-    assert answer(loaded, Ears) == 0
+    assert answer(loaded, EmbedderEnsemble) == 0
     assert len(shards(data_root)) == 12
     (saved,) = (data_root / "generated" / "tiny-llm").glob("sounds_*/dataset_dict.json")
     assert set(load_from_disk(str(saved.parent))["train"]["status"]) == {"ok"}
 
 
-class _LostEars(FakeEars):
+class _LostEnsemble(FakeEnsemble):
     def encode(self, waveforms: Sequence[Waveform]) -> list[list[Tensor]]:
         """Encodes two batches."""
         if len(self.batches) == 2:
@@ -191,7 +198,7 @@ class _LostEars(FakeEars):
 
 def test_p5_a_server_with_a_lost_device_says_so_and_is_not_healthy() -> None:
     bodies = [chat(input_audio(encoded(seconds=seconds))) for seconds in (0.5, 0.6, 0.7, 0.8)]
-    with running(ears={"m": _LostEars()}) as (url, _), httpx.Client(base_url=url, timeout=20) as client:
+    with running(ensembles={"m": _LostEnsemble()}) as (url, _), httpx.Client(base_url=url, timeout=20) as client:
         answers = [client.post("/v1/chat/completions", json=body) for body in bodies]
         assert [each.status_code for each in answers] == [200, 200, 503, 503]
         assert "device failed" in answers[2].json()["error"]["message"]
@@ -240,10 +247,11 @@ SAVE = {
     "weights": "from safetensors.torch import save_file; save_file({'a': torch.ones(99999)}, 'a.safetensors')",
     "optimizer": "torch.save({'a': torch.ones(99999)}, 'a.pt')",
     "set": "from datasets import Dataset; Dataset.from_dict({'a': ['x' * 99] * 9999}).save_to_disk('a')",
-    "records": "import pathlib; src.common.run_record.write_json(pathlib.Path('a'), 'x' * 99999)",
+    "records": "import pathlib; src.common.files.write_json(pathlib.Path('a'), 'x' * 99999)",
 }
 
 
+@pytest.mark.slow  # one process with torch and datasets for each library
 def test_p8_what_the_libraries_raise_at_a_limit_of_file_size_is_one_line(tmp_path: Path) -> None:
     program = (
         "import os, resource, sys, torch\n"
@@ -265,16 +273,16 @@ def test_p8_what_the_libraries_raise_at_a_limit_of_file_size_is_one_line(tmp_pat
 
 
 def test_p8_a_full_disk_ends_a_generation_run_in_one_line(
-    data_root: Path, loaded: LoadedFrontEnd, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    data_root: Path, loaded: LoadedEmbedder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_set("sounds", {"train": free_rows(4)})
 
-    def full(self: Shards, record: Any) -> None:
+    def full(self: ResultLog, record: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Shards, "append", full)
+    monkeypatch.setattr(ResultLog, "append", full)
     with pytest.raises(SystemExit) as ended:
-        run_cli(lambda: answer(loaded, Ears))
+        run_cli(lambda: answer(loaded, EmbedderEnsemble))
     assert ended.value.code == 1
     (told,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert (
@@ -289,9 +297,9 @@ def test_p8_a_full_disk_ends_a_generation_run_in_one_line(
 def another_process(folder: Path, seconds: float, wrote: str = "") -> Iterator[subprocess.Popen[str]]:
     """A process that holds the folder for a while and writes a file in the end."""
     program = (
-        "import sys, time; from pathlib import Path; from src.common.lock import held\n"
+        "import sys, time; from pathlib import Path; from src.common.lock import locked_folders\n"
         "folder = Path(sys.argv[1])\n"
-        "with held([folder]):\n"
+        "with locked_folders([folder]):\n"
         "    print('held', flush=True); time.sleep(float(sys.argv[2]))\n"
         "    if sys.argv[3]: (folder / sys.argv[3]).write_text('{}')\n"
     )
@@ -315,18 +323,18 @@ def test_p3_who_holds_a_folder_is_said(tmp_path: Path, monkeypatch: pytest.Monke
     folder = tmp_path / "out"
     with another_process(folder, 60) as process:
         with pytest.raises(UserError, match=rf"another run is writing here \(process {process.pid} on .*since 20"):
-            hold_folder(folder)
+            lock_folder(folder)
         process.kill()
         process.wait()
-    hold_folder(folder).close()  # what a killed run has left behind holds nothing
+    lock_folder(folder).close()  # what a killed run has left behind holds nothing
     assert not holder_file(folder).exists() and folder.is_dir()
 
 
 def test_p3_a_folder_that_was_removed_or_exchanged_while_waiting_is_held_anew(tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    first = hold_folder(folder)
-    found: list[lock.Hold] = []
-    waiting = threading.Thread(target=lambda: found.append(hold_folder(folder)))
+    first = lock_folder(folder)
+    found: list[lock.FolderLock] = []
+    waiting = threading.Thread(target=lambda: found.append(lock_folder(folder)))
     waiting.start()
     time.sleep(0.3)
     folder.rename(tmp_path / "old")
@@ -340,13 +348,13 @@ def test_p3_a_folder_that_was_removed_or_exchanged_while_waiting_is_held_anew(tm
 
 def test_p3_an_overwriting_run_that_waited_keeps_what_the_first_wrote(tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    Shards(folder, {"seed": 0}).close()
-    first = Shards(folder, {"seed": 1}, overwrite=True)
+    ResultLog(folder, {"seed": 0}).close()
+    first = ResultLog(folder, {"seed": 1}, overwrite=True)
     outcome: list[BaseException] = []
 
     def second() -> None:
         try:
-            Shards(folder, {"seed": 2}, overwrite=True)
+            ResultLog(folder, {"seed": 2}, overwrite=True)
         except UserError as error:
             outcome.append(error)
 
@@ -357,16 +365,16 @@ def test_p3_an_overwriting_run_that_waited_keeps_what_the_first_wrote(tmp_path: 
     first.close()
     waiting.join(10)
     assert "other settings (seed)" in str(outcome[0])
-    with Shards(folder, {"seed": 1}) as shards:
+    with ResultLog(folder, {"seed": 1}) as shards:
         assert list(shards.read()) == ["a"]
-    with Shards(folder, {"seed": 2}, overwrite=True) as shards:  # alone, it replaces them
+    with ResultLog(folder, {"seed": 2}, overwrite=True) as shards:  # alone, it replaces them
         assert not shards.read()
 
 
 def test_p3_waiting_for_a_run_that_writes_nothing_leaves_the_choice_to_overwrite(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     for wrote in ("", "run.json"):
-        with another_process(folder, 0.5, wrote), held([folder]) as changed:
+        with another_process(folder, 0.5, wrote), locked_folders([folder]) as changed:
             assert changed == bool(wrote)
 
 
@@ -380,6 +388,56 @@ def test_p3_two_collections_of_one_set(tmp_path: Path, data_root: Path, monkeypa
     assert sorted(path.name for path in raw_dir("toy").parent.iterdir()) == ["toy"]
 
 
+def _create_prompts() -> Any:
+    return create_prompts(["esc50"], PromptSettings(llm="org/tiny", prompts="mini"), lambda llm: FakeEngine(no_reply))
+
+
+def _merge() -> Any:
+    return merge_corpus("esc50", Published(published_splits()), MergeSettings("tiny"))
+
+
+WRITERS: dict[str, tuple[Callable[[], Path], Callable[[], Any]]] = {
+    "create_prompts_offline.py": (lambda: work_dir("esc50"), _create_prompts),
+    "create_train_val_split.py": (lambda: indexes_dir("esc50"), lambda: create_split("esc50", SplitSettings())),
+    "merge_with_online_alarm_corpora.py": (lambda: indexes_filtered_dir("esc50"), _merge),
+    "merge_with_online_alarm_corpora.py, prompts": (lambda: work_dir("esc50"), _merge),
+    "merge_with_online_alarm_corpora.py, responses": (
+        lambda: responses_dir("tiny", "esc50_rephrased_1536_tiny_512"), _merge,
+    ),
+    "merge_with_online_alarm_corpora.py --save-name": (
+        lambda: merged_dir("one"),
+        lambda: merge_to_one_set("one", Published(published_splits()), filtered=True),
+    ),
+}  # fmt: skip
+"""A folder that each command writes, and the command."""
+
+
+def published_splits() -> dict[str, Any]:
+    names = ("audio_description", "unique_id_1", "unique_id_2")
+    texts = {"dataset_name": "esc50", "context": "?", "llm_answer_with_context": "!", "llm_answer_no_context": ""}
+    rows = [{name: row[name] for name in names} | texts for row in make_rows(3)]
+    return {"train": Dataset.from_list(rows[:2]), "validation": Dataset.from_list(rows[2:])}
+
+
+def no_reply(prompt: str, request: Any) -> str:
+    raise AssertionError("another run has this work")
+
+
+@pytest.mark.parametrize("command", WRITERS)
+def test_p3_two_of_one_command_on_a_corpus(command: str, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "LOCK_SECONDS", 0.3)
+    save_raw(make_rows(3), "esc50")
+    find_folder, run = WRITERS[command]
+    before = {path for path in data_root.rglob("*") if path.is_file()}
+    with another_process(find_folder(), 60) as process:
+        with pytest.raises(UserError, match=rf"another run is writing here \(process {process.pid} on .*since 20"):
+            run()
+        holder = {holder_file(find_folder())}
+        assert {path for path in data_root.rglob("*") if path.is_file()} == before | holder, "nothing is written"
+    if "prompts" not in command or "merge" in command:
+        assert run()
+
+
 def test_p3_two_trainings_with_one_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from src.training.run import run_training
 
@@ -388,3 +446,25 @@ def test_p3_two_trainings_with_one_output(tmp_path: Path, monkeypatch: pytest.Mo
     given = ["model=mini_whisper", "dataset=mini", "training_args=mini", f"training_args.output_dir={output}"]
     with another_process(output, 60) as process, pytest.raises(UserError, match=f"process {process.pid} on"):
         run_training(compose("train", given))
+
+
+def test_p6_a_folder_replaced_by_a_killed_run_is_restored_before_it_is_locked(tmp_path: Path) -> None:
+    """P6, file systems without exchange: the lock made an empty folder, and the set under its other name was lost."""
+    folder, old = tmp_path / "name", tmp_path / ".name.old"
+    old.mkdir()
+    (old / "rows.txt").write_text("all")
+    lock_folder(folder).close()
+    assert (folder / "rows.txt").read_text() == "all" and not old.exists()
+
+    folder.rename(old)  # now by a process that is alive and holds the lock: its new folder is about to follow
+    with old_folder_locked(old):
+        lock_folder(folder).close()
+    assert old.exists() and not any(folder.iterdir())
+
+
+@contextmanager
+def old_folder_locked(old: Path) -> Iterator[None]:
+    descriptor = os.open(old, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    yield
+    os.close(descriptor)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,19 +22,23 @@ import torch
 from src.common.config import compose
 from src.common.errors import UserError
 from src.common.paths import ASSETS
-from src.dataset.examples import Examples
-from src.dataset.response_rows import Row
-from src.generation.engine import Engine
-from src.generation.requests import Fault
-from src.generation.respond import Item, Turns, text_requests
+from src.dataset.examples import ExampleDataset
+from src.dataset.response_rows import ResponseRow
+from src.inference.config import LlmSource
+from src.inference.engine import Engine
+from src.inference.prompt_builder import PromptBuilder, RowInput, text_requests
+from src.inference.response_stream import ResponseStream
+from src.inference.scheduler import StepOutput
+from src.inference.types import RequestError, Sampling
 from src.model.llm import load_chat_tokenizer, load_tokenizer
 from src.prompts import load_prompts
-from src.prompts.chat import chat_ids, opens_thoughts, render_chat, split_turn, turn_ids
-from src.prompts.layouts import ensemble_heading, ensemble_intro
+from src.prompts.chat import chat_ids, render_chat, split_turn, turn_ids
+from src.prompts.find_reasoning import find_reasoning, hidden_tokens
+from src.prompts.messages import ensemble_heading, ensemble_intro
+from src.prompts.reasoning import Reasoning
 from src.serving.conversation import Conversations
 from src.serving.schema import ChatRequest
-from src.serving.writing import Writing
-from tests.generation.fakes import ScriptedCore
+from tests.generation.fakes import ScriptedBackend
 from tests.prompts.fakes import CharTokenizer
 from tests.serving.client import running
 from tests.serving.sounds import chat, encoded, input_audio
@@ -168,12 +173,12 @@ class OneRow:
     """A training set of one row."""
 
     def __init__(self, context: str) -> None:
-        self.row = Row("a/0", {"bytes": encoded(), "path": None}, context, "a kick", "it is a kick")
+        self.row = ResponseRow("a/0", {"bytes": encoded(), "path": None}, context, "a kick", "it is a kick")
 
     def __len__(self) -> int:
         return 1
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> ResponseRow:
         return self.row
 
 
@@ -183,23 +188,22 @@ def asked_with(monkeypatch: pytest.MonkeyPatch, tokenizer: Any, clip: Path, syst
 
     prompts: list[Any] = []
 
-    class Writer:
-        def __init__(self, *_: Any) -> None: ...
-
-        def write(self, segments: Any) -> Iterator[str]:
-            prompts.extend(flat(segments))
-            yield from ()
+    def stream_response(_: Any, tokenizer: Any, segments: Any, sampling: Any) -> Iterator[str]:
+        prompts.extend(flat(segments))
+        yield from ()
 
     opened = SimpleNamespace(name="c", extra={}, config=SimpleNamespace(llm="l", llm_revision=None))
     heard = SimpleNamespace(explicit_tags=[False], encode=lambda clips: [[torch.zeros(2, 4)]])
     imitated = {
         "open_checkpoint": lambda name: opened,
-        "shared_lora": lambda checkpoints: None,
-        "load_llm": lambda *_, **__: (None, tokenizer),
+        "resolve_llm": lambda *_: LlmSource("l"),
+        "load_transformers": lambda *_: (None, tokenizer),
+        "TransformersBackend": lambda *_: nullcontext(),
+        "closing": nullcontext,
         "load_chat_tokenizer": lambda *_: tokenizer,
         "choose_prompts": lambda *_: PROMPTS.__class__(**{**vars(PROMPTS), "generation_system": system}),
-        "Ears": SimpleNamespace(load=lambda *_: heard),
-        "Writer": Writer,
+        "load_ensemble": lambda *_: heard,
+        "stream_response": stream_response,
     }
     for name, value in imitated.items():
         monkeypatch.setattr(module, name, value)
@@ -214,7 +218,7 @@ def test_t1_t2_t3_training_places_audio_in_the_users_turn(
 ) -> None:
     """Audio stood behind the first line end of the render: in a default system turn, or in the user's own text."""
     tags = ("<start_audio>", "<end_audio>") if explicit else None
-    example = Examples(OneRow(content), tokenizer, tags)[0]  # type: ignore[arg-type]
+    example = ExampleDataset(OneRow(content), tokenizer, tags)[0]  # type: ignore[arg-type]
     inside = (tags[0], AUDIO, tags[1]) if tags else ()
     assert [*example.start, AUDIO, *example.main] == expected(tokenizer, family, None, *inside, content=content)
 
@@ -226,7 +230,7 @@ def test_t1_t2_t3_runs_server_and_ask_place_audio_alike(
     """Runs and ask put the clip elsewhere than the server."""
     right, clip = expected(tokenizer, family, system or None), [torch.zeros(2, 4)]
     assert right.count(AUDIO) == 1
-    assert flat(Turns(tokenizer, PROMPTS, system).hearing(QUESTION, clip)) == right
+    assert flat(PromptBuilder(tokenizer, PROMPTS, system).with_audio(QUESTION, clip)) == right
     body = chat(input_audio(b"abc"), QUESTION)
     body["messages"].insert(0, {"role": "system", "content": system})
     served = Conversations(tokenizer, PROMPTS, [False])
@@ -247,7 +251,7 @@ def test_t1_t2_t3_ensembles_stand_at_the_same_place(tokenizer: Any, family: str,
         opening, closes = ("<start_audio>", "<end_audio>") if own else ("", "")
         inside += [f"{ensemble_heading(PROMPTS, number, count)}{opening}", AUDIO, f"{closes}\n"]
     right = expected(tokenizer, family, "listen.", *inside, closing)
-    assert flat(Turns(tokenizer, PROMPTS, "listen.", explicit).hearing(QUESTION, clips)) == right
+    assert flat(PromptBuilder(tokenizer, PROMPTS, "listen.", explicit).with_audio(QUESTION, clips)) == right
     body = chat(input_audio(b"abc"), QUESTION)
     body["messages"].insert(0, {"role": "system", "content": "listen."})
     messages = ChatRequest.model_validate(body).messages
@@ -258,12 +262,12 @@ def test_t2_text_alone_is_the_templates_own_render(tokenizer: Any, family: str) 
     """Prompts without audio are what the template gives, with one token at the beginning."""
     right = tokenizer(reference(family, QUESTION, "listen."), add_special_tokens=False)["input_ids"]
     assert chat_ids(tokenizer, "listen.", QUESTION) == right
-    assert flat(Turns(tokenizer, PROMPTS, "listen.").deaf(QUESTION)) == right
+    assert flat(PromptBuilder(tokenizer, PROMPTS, "listen.").text_only(QUESTION)) == right
     body = chat(QUESTION)
     body["messages"].insert(0, {"role": "system", "content": "listen."})
     messages = ChatRequest.model_validate(body).messages
     assert flat(Conversations(tokenizer, PROMPTS, [False]).segments(messages, [])) == right
-    example = Examples(OneRow(QUESTION), tokenizer, audio=False)[0]  # type: ignore[arg-type]
+    example = ExampleDataset(OneRow(QUESTION), tokenizer, audio=False)[0]  # type: ignore[arg-type]
     described = tokenizer(reference(family, f"{QUESTION}\na kick", None), add_special_tokens=False)["input_ids"]
     assert [*example.start, *example.main] == described
 
@@ -272,10 +276,10 @@ def test_t3_a_conversation_that_a_template_refuses_costs_one_row(plain: Any, mon
     """Templates that raise ended a run, and were an internal error of the server."""
     strict = "{%- if 'bad' in messages[-1].content %}{{ raise_exception('not\nthis') }}{%- endif %}"
     monkeypatch.setattr(plain, "chat_template", strict + TEMPLATES["default system"])
-    items = [Item("a", "good"), Item("b", "bad"), Item("c", "good")]
-    good, bad, other = text_requests(items, Turns(plain, PROMPTS, "s"), read=False)
-    assert good.segments == other.segments and good.fault is None
-    assert bad.fault == Fault(
+    items = [RowInput("a", "good"), RowInput("b", "bad"), RowInput("c", "good")]
+    good, bad, other = text_requests(items, PromptBuilder(plain, PROMPTS, "s"), read=False)
+    assert good.segments == other.segments and good.error is None
+    assert bad.error == RequestError(
         "bad_prompt", "the chat template of the language model refuses the conversation: not this"
     )
 
@@ -295,7 +299,8 @@ def _never(*_: Any, **__: Any) -> None:
 
 def test_t3_no_template_is_told_before_anything_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A base model ended in a traceback after all models had been loaded."""
-    from src.generation import ask, ears, job, run, shared_engine
+    from src.generation import ask, job, run
+    from src.inference import ensemble, worker_pool_engine
     from src.serving import start
     from src.serving.config import ServeConfig
     from src.training import build
@@ -304,13 +309,12 @@ def test_t3_no_template_is_told_before_anything_loads(tmp_path: Path, monkeypatc
     with pytest.raises(UserError, match=NO_TEMPLATE) as raised:
         load_chat_tokenizer(llm)
     assert "\n" not in str(raised.value) and "chat_template.jinja" in str(raised.value)
-    opened = SimpleNamespace(name="c", extra={}, config=SimpleNamespace(llm=llm, llm_revision=None))
+    opened = SimpleNamespace(name="c", extra={}, config=SimpleNamespace(llm=llm, llm_revision=None, reasoning=None))
     monkeypatch.setattr("src.model.checkpoints.open_checkpoint", lambda name: opened)
-    monkeypatch.setattr("src.model.checkpoints.shared_lora", lambda checkpoints: None)
-    for name, value in (("open_checkpoint", lambda name: opened), ("shared_lora", lambda checkpoints: None)):
-        monkeypatch.setattr(ask, name, value)
-    monkeypatch.setattr(ears.Ears, "load", _never)
-    monkeypatch.setattr(shared_engine, "VllmEngine", _never)
+    monkeypatch.setattr("src.inference.load.shared_lora", lambda checkpoints: None)
+    monkeypatch.setattr(ask, "open_checkpoint", lambda name: opened)
+    monkeypatch.setattr(ensemble.EmbedderEnsemble, "load", _never)
+    monkeypatch.setattr(worker_pool_engine, "load_vllm", _never)
     monkeypatch.setattr(build, "load_llm", _never)
     clip = tmp_path / "clip.wav"
     clip.write_bytes(encoded())
@@ -319,14 +323,14 @@ def test_t3_no_template_is_told_before_anything_loads(tmp_path: Path, monkeypatc
     with pytest.raises(UserError, match=NO_TEMPLATE):
         start.load(ServeConfig(checkpoint_name="c"))
     with pytest.raises(UserError, match=NO_TEMPLATE):
-        shared_engine.start_engine(llm, None)  # type: ignore[arg-type]
+        worker_pool_engine.start_engine(llm, None)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=NO_TEMPLATE):
-        checked = job.Job(None, None, None, llm, None, [], [], tmp_path)  # type: ignore[arg-type]
-        run._records(checked, {}, [("test", 0)], _never, None)  # type: ignore[arg-type]
+        checked = job.Job(SimpleNamespace(endpoint=None), None, None, LlmSource(llm), [], [], tmp_path)  # type: ignore[arg-type]
+        list(run._answer(checked, {}, [("test", 0)], _never, None))  # type: ignore[arg-type]
     from src.training.config import bind_train_config
 
     config = bind_train_config(compose("train", ["dataset=mini", "model=mini_whisper", f"model.llm={llm}"]))
-    monkeypatch.setattr(build, "_find_adapters", lambda *_: {})
+    monkeypatch.setattr(build, "find_adapters", lambda *_: {})
     with pytest.raises(UserError, match=NO_TEMPLATE):
         build.build_model(config)
 
@@ -378,24 +382,22 @@ def test_t7_the_model_opens_its_thoughts_itself(
     tmp_path: Path, special: bool, size: int, written: str, thoughts: str, answer: str
 ) -> None:
     """An opening tag that is a control token was hidden, so thoughts were shown as answer with the closing tag."""
-    from src.generation.ask import _VisibleStreamer, mark_parts
-    from src.generation.flight import hidden_tokens
+    from src.generation.ask import stream_response
 
     tokenizer = _with_tags(tmp_path, special)
-    assert not opens_thoughts(tokenizer)
+    assert not find_reasoning(tokenizer).opened
     ids = [*tokenizer(written, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    writing = Writing(tokenizer, hidden_tokens(tokenizer), opens_thoughts(tokenizer))
+    writing = ResponseStream(tokenizer, hidden_tokens(tokenizer), find_reasoning(tokenizer))
     for place in range(0, len(ids), size):
         writing.feed(ids[place : place + size])
     writing.end()
     assert (writing.thoughts, writing.answer) == (thoughts, answer)
-    streamer = _VisibleStreamer(tokenizer, [])
-    streamer.put(torch.tensor([[1, 2]]))
-    for token in ids:
-        streamer.put(torch.tensor([token]))
-    streamer.end()
+    backend = ScriptedBackend(lambda prompt: "")
+    pieces = [ids[place : place + size] for place in range(0, len(ids), size)]
+    outputs = [StepOutput("1:question", piece, "stop" if piece is pieces[-1] else None) for piece in pieces]
+    backend.step = lambda: [outputs.pop(0)]  # type: ignore[method-assign]
     shown = {"thoughts": "", "answer": ""}
-    for part, text in mark_parts((piece for piece in streamer if piece), False):
+    for part, text in stream_response(backend, tokenizer, [[1, 2]], Sampling(1000)):
         shown[part] += text
     assert shown == {"thoughts": thoughts, "answer": answer}
 
@@ -405,7 +407,7 @@ def test_t7_a_closing_tag_without_an_opening_one_is_never_shown(tmp_path: Path, 
     """``</think>`` was part of the answer."""
     tokenizer = _with_tags(tmp_path, False)
     ids = tokenizer("hm, a </thing.\n</think>\n\na kick", add_special_tokens=False)["input_ids"]
-    writing = Writing(tokenizer, (), False)
+    writing = ResponseStream(tokenizer, (), Reasoning())
     pieces = [piece for place in range(0, len(ids), size) for piece in writing.feed(ids[place : place + size])]
     pieces += writing.end()
     assert "</think>" not in "".join(text for _, text in pieces)
@@ -435,7 +437,7 @@ def test_t3_t7_server_over_another_template() -> None:
     def script(prompt: str) -> str:
         return next(text for name, text in written.items() if name in prompt)
 
-    with running(over=Engine(ScriptedCore(script), PlainHeader())) as (address, _):
+    with running(over=Engine(ScriptedBackend(script), PlainHeader())) as (address, _):
 
         def ask(body: dict[str, Any]) -> httpx.Response:
             return httpx.post(f"{address}/v1/chat/completions", json=body, timeout=20)

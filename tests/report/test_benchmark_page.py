@@ -15,14 +15,13 @@ import pytest
 import soundfile
 from datasets import Audio, Dataset, DatasetDict
 
-from src.benchmarks.anchors import Anchor
+from src.benchmarks.leaderboards import PublishedScore
 from src.common.errors import UserError
+from src.common.files import write_json
 from src.common.paths import REPO_ROOT, generated_dir, raw_dir
-from src.common.run_record import write_json
 from src.report import benchmark_page
-from src.report.benchmark_page import PageOptions, write_page
-from src.report.benchmark_questions import choose_questions
-from src.report.benchmark_runs import read_tests
+from src.report.benchmark_page import PageOptions, choose_questions, write_page
+from src.report.benchmark_runs import read_runs
 from tests.support.html_checker import HtmlChecker
 
 COUNT = 24
@@ -42,12 +41,12 @@ def question(number: int) -> Row:
     }  # fmt: skip
 
 
-def answer(row: Row, right: bool, unread: bool = False, hit: bool = False) -> Row:
+def answer(row: Row, right: bool, unparsed: bool = False, hit: bool = False) -> Row:
     return {
         "dataset_index": row["dataset_index"], "question": row["question"], "choices": row["choices"],
-        "llm_answer": None if unread else "bell" if right else "wind", "thoughts": f"i think <{row['id']}>",
-        "response": "i think</think>\n<answer>x</answer>" if unread else "i think</think>\n<answer>0</answer>",
-        "parse_status": "not_a_number" if unread else "index", "finish_reason": "stop", "budget_hit": hit,
+        "llm_answer": None if unparsed else "bell" if right else "wind", "thoughts": f"i think <{row['id']}>",
+        "response": "i think</think>\n<answer>x</answer>" if unparsed else "i think</think>\n<answer>0</answer>",
+        "parse_status": "not_a_number" if unparsed else "index", "finish_reason": "stop", "budget_hit": hit,
         "num_tokens": 10 + row["dataset_index"], "seconds": 0.1, "error": None,
     }  # fmt: skip
 
@@ -66,7 +65,7 @@ def save_set(name: str, rows: list[Row]) -> None:
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """One run that is right but for six questions, one unread; another that has only the first half right."""
+    """One run that is right but for six questions, one unparsed; another that has only the first half right."""
     monkeypatch.setenv("ALARM_DATA_ROOT", str(tmp_path / "data"))
     rows = [question(number) for number in range(COUNT)]
     save_set("mini_mcqa", rows)
@@ -75,13 +74,13 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def test_runs_are_scored_and_compared(runs: list[Path]) -> None:
-    test = read_tests(runs, rounds=100)[0]
+    test = read_runs(runs, rounds=100)[0]
     assert [run.name for run in test.runs] == ["a_64_32", "b_64_32"]
     assert [run.scores.main.value for run in test.runs] == [0.75, 0.5]
-    assert (test.runs[0].scores.unread, test.runs[0].budget_hits, test.runs[1].budget_hits) == (1, COUNT, 0)
+    assert (test.runs[0].scores.unparsed, test.runs[0].budget_hits, test.runs[1].budget_hits) == (1, COUNT, 0)
     paired = test.compare(*test.runs)
     assert paired is not None and (paired.both, paired.first, paired.second, paired.neither) == (6, 12, 6, 0)
-    assert test.runs[0].lengths is not None and test.runs[0].lengths.longest == 10 + COUNT - 1
+    assert test.runs[0].lengths is not None and test.runs[0].lengths[2] == 10 + COUNT - 1
     assert test.chance == pytest.approx(1 / 3)
 
 
@@ -103,14 +102,14 @@ def test_the_page_stands_alone_and_shows_everything(runs: list[Path], tmp_path: 
     ):  # fmt: skip
         assert text in page, text
     marks = re.findall(r'data-marks="([^"]*)"', page)
-    assert [marks.count(kind) for kind in ("unread budget differs", "wrong budget differs", "budget")] == [1, 17, 6]
+    assert [marks.count(kind) for kind in ("unparsed budget differs", "wrong budget differs", "budget")] == [1, 17, 6]
     assert "Published scores" not in page
 
 
 def test_published_scores_come_with_what_the_runs_were_asked(
     runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(benchmark_page, "anchors", lambda benchmark, split: (Anchor("Other", 50.0),))
+    monkeypatch.setattr(benchmark_page, "published_scores", lambda benchmark, split: (PublishedScore("Other", 50.0),))
     imported = {"name": "published", "digest": "12ab", "source": "published 67c6776"}
     record = json.loads((runs[0] / "run.json").read_text())
     write_json(runs[0] / "run.json", {**record, "prompts": {**imported, "name": "full", "source": "shipped"}})
@@ -126,12 +125,12 @@ def test_published_scores_come_with_what_the_runs_were_asked(
 
 
 def test_clips_that_do_not_fit_are_told(runs: list[Path]) -> None:
-    test = read_tests(runs, rounds=20)[0]
+    test = read_runs(runs, rounds=20)[0]
     size = len(clip()["bytes"]) * 4 // 3
     questions, used = choose_questions(test, 10, 3 * size)
     assert used == 3 * size and sum(bool(item.audio) for item in questions) == 3 and len(questions) == 10
     assert "no room left" in questions[-1].no_audio
-    told = sum(bool({"wrong", "unread"} & set(item.marks)) for item in questions)
+    told = sum(bool({"wrong", "unparsed"} & set(item.marks)) for item in questions)
     assert told >= 5, "half of the questions are such that a run has wrong"
 
 

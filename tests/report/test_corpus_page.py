@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from src.common.paths import REPO_ROOT
-from src.corpus.survey.survey import SurveySettings, survey
+from src.corpus.analysis.analyze import AnalysisSettings, analyze_corpora
 from src.report.charts import Histogram, histogram_chart
 from src.report.corpus_page import write_corpus_page
-from src.report.corpus_words import mark_words
+from src.report.templating import mark_words
 from tests.support.html_checker import HtmlChecker
 from tests.support.reported_corpus import FINAL, PLAIN, make_reported_corpus
 from tests.support.tiny_corpus import make_rows, save_raw
@@ -71,7 +71,7 @@ def test_clips_that_are_broken_or_do_not_fit_are_told(tmp_path: Path) -> None:
     (tmp_path / "gone.wav").write_bytes(b"soon gone")
     save_raw(rows, "esc50")
     (tmp_path / "gone.wav").unlink()
-    findings = survey(["esc50"], SurveySettings())
+    findings = analyze_corpora(["esc50"], AnalysisSettings())
     write_corpus_page(findings, tmp_path / "a.html")
     page = (tmp_path / "a.html").read_text()
     assert page.count("<audio") == 1 and page.count("the clip cannot be read") == 2

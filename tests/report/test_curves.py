@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from src.common.errors import UserError
-from src.common.run_record import write_json
+from src.common.files import write_json
 from src.report.charts import Series, line_chart
 from src.report.curves import thin, write_curves
 from tests.support.fake_runs import make_training

@@ -11,12 +11,12 @@ from typing import Any
 
 import uvicorn
 
-from src.generation.engine import Engine
+from src.inference.engine import Engine
 from src.prompts import load_prompts
+from src.serving.app import Server
 from src.serving.config import ServeConfig
-from src.serving.server import Server
 from src.serving.start import Loaded, make_app
-from tests.serving.fakes import FakeEars, engine
+from tests.serving.fakes import FakeEnsemble, engine
 
 THOUGHTS, ANSWER = "it sounds\nlike a drum. ", "a kick, then a snare"
 
@@ -30,12 +30,12 @@ def script(prompt: str) -> str:
 
 @contextmanager
 def running(
-    config: ServeConfig | None = None, over: Engine | None = None, ears: dict[str, Any] | None = None
+    config: ServeConfig | None = None, over: Engine | None = None, ensembles: dict[str, Any] | None = None
 ) -> Iterator[tuple[str, uvicorn.Server]]:
     """Address and server; it is shut down at the end."""
     config = config or ServeConfig()
-    ears = ears or {"m": FakeEars()}
-    loaded = Loaded(over or engine(script, context=20_000), ears, dict.fromkeys(ears, load_prompts("mini")))
+    ensembles = ensembles or {"m": FakeEnsemble()}
+    loaded = Loaded(over or engine(script, context=20_000), ensembles, dict.fromkeys(ensembles, load_prompts("mini")))
     app = make_app(loaded, config)
     with listening(app, Server(app, config)) as served:
         yield served

@@ -13,20 +13,20 @@ from src.model.checkpoints import save_checkpoint
 from src.serving.config import ServeConfig, read_serve_config
 from src.serving.start import Loaded, load
 from tests.support.tiny_llm import save_lively_llm, save_tiny_llm
-from tests.support.tiny_models import mini_front_end, model_config
+from tests.support.tiny_models import mini_audio_embedder, model_config
 
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of two front ends with random weights for one lively language model, and of that."""
+    """Folders of two audio embedders with random weights for one lively language model, and of that."""
     folder = tmp_path_factory.mktemp("served")
     llm = save_lively_llm(save_tiny_llm(folder / "tiny-llm"), folder / "lively-llm")
     config = model_config("mini_whisper", f"model.llm={llm}")
     made = {"llm": llm}
     for number, name in enumerate(("one", "two")):
         torch.manual_seed(number)
-        front_end = mini_front_end("mini_whisper").requires_grad_(False)
-        made[name] = save_checkpoint(folder / name, front_end, config)
+        audio_embedder = mini_audio_embedder("mini_whisper").requires_grad_(False)
+        made[name] = save_checkpoint(folder / name, audio_embedder, config)
     return made
 
 

@@ -1,4 +1,4 @@
-"""Front ends and engines that answer by a script, for tests that need no model."""
+"""Audio embedders and engines that answer by a script, for tests that need no model."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from src.audio.waveform import Waveform
-from src.generation.engine import Engine
-from tests.generation.fakes import WIDTH, ScriptedCore
+from src.inference.engine import Engine
+from tests.generation.fakes import WIDTH, ScriptedBackend
 from tests.prompts.fakes import CharTokenizer
 
 
-class FakeEars:
+class FakeEnsemble:
     """Hears ten frames a second, all with the loudest sample; clips louder than ``loudest`` break it."""
 
     explicit_tags = [False]
@@ -35,7 +35,7 @@ class FakeEars:
         ]
 
 
-class SlowCore(ScriptedCore):
+class SlowBackend(ScriptedBackend):
     """Takes a while for each token; fails at the step ``fails_at``."""
 
     def __init__(
@@ -53,6 +53,6 @@ class SlowCore(ScriptedCore):
 
 
 def engine(script: Callable[[str], str], max_in_flight: int = 64, **options: float) -> Engine:
-    """An engine over a scripted core."""
-    core = SlowCore(script, **options)  # type: ignore[arg-type]
-    return Engine(core, CharTokenizer(), max_in_flight)
+    """An engine over a scripted backend."""
+    backend = SlowBackend(script, **options)  # type: ignore[arg-type]
+    return Engine(backend, CharTokenizer(), max_in_flight)

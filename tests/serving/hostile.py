@@ -64,7 +64,7 @@ class Attack:
     statuses: tuple[int, ...] = (400,)
 
     def content(self) -> bytes:
-        """What is sent."""
+        """Bytes of the request."""
         return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
 
 
@@ -121,8 +121,8 @@ def _files() -> Iterator[Attack]:
     for name, broken in {
         "cut": text[:-3],
         "cut by one": text[:-1],
-        "spaces": text[:50] + " " + text[50:],
-        "lines": text[:50] + "\n" + text[50:],
+        "semicolons": text[:50] + ";" + text[50:],
+        "data URL": "data:audio/wav;base64," + text,
         "unicode": "é" + text[1:],
         "url-safe": "-_" + text[2:],
         "empty": "",
@@ -209,7 +209,7 @@ def _bodies() -> Iterator[Attack]:
         "form": b"model=m&messages=hi",
         "surrogate": b'{"model": "\\ud800", "messages": [{"role": "user", "content": "hi"}]}',
     }.items():
-        yield Attack(f"body: {name}", body, kind, (400, 404))
+        yield Attack(f"body: {name}", body, kind, (400, 404, 413))
     for content_type in ("text/plain", "", "multipart/form-data; boundary=x", "application/x-www-form-urlencoded"):
         yield Attack(f"content-type {content_type!r}", good, {"Content-Type": content_type}, (415,))
     yield Attack("3 MB of spaces", b" " * 3_000_000, kind, (413,))

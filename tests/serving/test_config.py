@@ -11,7 +11,7 @@ import pytest
 from src.common.config import compose
 from src.common.errors import ConfigError, UserError
 from src.serving.config import Limits, ServeConfig, read_serve_config
-from src.serving.start import bound, serve
+from src.serving.start import bind_socket, serve
 
 
 def read(*overrides: str) -> ServeConfig:
@@ -54,6 +54,7 @@ def test_defaults_of_yaml_and_dataclass_agree() -> None:
         ("batch_size=0", "at least 1"),
         ("llm_url=gpu-host", "expected the http"),
         ("engine.workers=2", "one engine is served"),
+        ("server=gpu-host", "expected the http"),
         ("models={a: []}", "names no checkpoint"),
     ],
 )
@@ -71,4 +72,9 @@ def test_an_address_that_is_taken_is_told_before_models_are_loaded(tmp_path: Pat
         with pytest.raises(UserError, match=f"cannot serve at 127.0.0.1:{port} .*in use"):
             serve(raw)
     with pytest.raises(UserError, match="cannot serve at 127.0.0.1:70000"):
-        bound("127.0.0.1", 70_000)
+        bind_socket("127.0.0.1", 70_000)
+
+
+def test_the_page_has_the_port_that_is_given_or_the_next() -> None:
+    assert read("port=9000").page_port == 9001 and read("port=9000", "demo_port=7000").page_port == 7000
+    assert read("server=http://gpu-host:8000", "port=9000").page_port == 9000

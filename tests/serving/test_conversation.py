@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from src.common.paths import ASSETS
-from src.generation.respond import Turns
+from src.inference.prompt_builder import PromptBuilder
 from src.model.llm import load_tokenizer
 from src.prompts import load_prompts
 from src.serving.conversation import Conversations, clip_parts
@@ -39,7 +39,7 @@ def test_one_clip_in_one_turn_is_the_offline_prompt(which: int, explicit: list[b
     tokenizer = tokenizers()[which]
     heard = [torch.randn(3 + number, 4) for number in range(len(explicit))]
     question = "which sound comes first?\n and  then? </think> "
-    expected = Turns(tokenizer, PROMPTS, PROMPTS.generation_system, explicit).hearing(question, heard)
+    expected = PromptBuilder(tokenizer, PROMPTS, PROMPTS.generation_system, explicit).with_audio(question, heard)
     conversations = Conversations(tokenizer, PROMPTS, explicit)
     for parts in ([CLIP, question], [question, CLIP]):  # it is heard first wherever it stands
         asked = ChatRequest.model_validate(chat(*parts))
@@ -49,7 +49,7 @@ def test_one_clip_in_one_turn_is_the_offline_prompt(which: int, explicit: list[b
 @pytest.mark.parametrize("which", [0, 1])
 def test_text_alone_is_the_offline_prompt(which: int) -> None:
     tokenizer = tokenizers()[which]
-    expected = Turns(tokenizer, PROMPTS, PROMPTS.generation_system).deaf("hello")
+    expected = PromptBuilder(tokenizer, PROMPTS, PROMPTS.generation_system).text_only("hello")
     asked = ChatRequest.model_validate(chat("hello"))
     assert flat(Conversations(tokenizer, PROMPTS, [False]).segments(asked.messages, [])) == flat(expected)
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from openai import AuthenticationError, BadRequestError, NotFoundError, OpenAI
 
-from src.generation.requests import Result, Sampling
-from src.generation.respond import Item, Turns, hearing_requests, in_batches
-from src.prompts.thoughts import split_response
+from src.inference.prompt_builder import PromptBuilder, RowInput, audio_requests, in_batches
+from src.inference.types import Result, Sampling
+from src.prompts.reasoning import split_response
 from src.serving.start import Loaded, make_app
 from tests.serving.client import listening
 from tests.serving.conftest import tiny_config
@@ -34,14 +34,15 @@ def cases() -> list[tuple[bytes, str]]:
 
 
 def offline(loaded: Loaded, model: str, budget: int = 12) -> list[Result]:
-    """What a run over a data set answers."""
-    ears = loaded.ears[model]
+    """Answers of a run over a data set."""
+    ensembles = loaded.ensembles[model]
     prompts = loaded.prompts[model]
-    turns = Turns(loaded.engine.tokenizer, prompts, prompts.generation_system, ears.explicit_tags)
-    items = [Item(str(number), question, clip) for number, (clip, question) in enumerate(cases())]
+    builder = PromptBuilder(loaded.engine.tokenizer, prompts, prompts.generation_system, ensembles.explicit_tags)
+    items = [RowInput(str(number), question, clip) for number, (clip, question) in enumerate(cases())]
     sampling = Sampling(24, budget, greedy=True, budget_closing=prompts.budget_closing)
     results = {
-        each.key: each for each in loaded.engine.run(hearing_requests(in_batches(items, 4), ears, turns), sampling)
+        each.key: each
+        for each in loaded.engine.run(audio_requests(in_batches(items, 4), ensembles, builder), sampling)
     }
     return [results[item.key] for item in items]
 

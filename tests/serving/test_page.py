@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from src.serving.config import Limits, ServeConfig
-from src.serving.errors import ApiError
-from tests.serving.client import ANSWER, running, script
-from tests.serving.fakes import FakeEars, engine
+from src.serving.clip_decoder import ApiError
+from src.serving.config import GateConfig, Limits, ServeConfig
+from tests.serving.client import ANSWER, listening, running, script, wait_until
+from tests.serving.fakes import FakeEnsemble, engine
 from tests.serving.sounds import encoded
 
 pytest.importorskip("gradio", reason="needs requirements-serve.txt")
@@ -24,11 +26,25 @@ FAKE_MICROPHONE = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-medi
 OFFLINE = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
 
+@contextmanager
+def page_for(server: str, config: ServeConfig | None = None) -> Iterator[str]:
+    """Address of a page for a server."""
+    from src.serving.page import page_app
+
+    with listening(page_app(config or ServeConfig(), server)) as (address, _):
+        yield address
+
+
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    ears = {"single": FakeEars(loudest=2.0), "ensemble": FakeEars(2)}  # a false microphone is loud
-    config = ServeConfig(demo=True, model=ServeConfig().model)
-    with running(config, engine(script, context=20_000, seconds=0.005), ears) as (address, _):
+def server() -> Iterator[str]:
+    ensembles = {"single": FakeEnsemble(loudest=2.0), "ensemble": FakeEnsemble(2)}  # a false microphone is loud
+    with running(over=engine(script, context=20_000, seconds=0.005), ensembles=ensembles) as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def address(server: str) -> Iterator[str]:
+    with page_for(server) as address:
         yield address
 
 
@@ -41,19 +57,77 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-def test_the_page_stands_beside_the_api(address: str) -> None:
+async def asked(handlers: Any, question: str) -> list[Any]:
+    """History after a question, and the turns that it leaves."""
+    steps = [step async for step in handlers.answer(None, question, None, 30, 0.0, False, [], [])]
+    return list(steps[-1])
+
+
+def test_the_page_is_a_client_of_the_server(server: str, address: str) -> None:
+    from src.serving.page import PageHandlers
+
     assert httpx.get(f"{address}/").status_code == 200
     assert httpx.get(f"{address}/config").json()["title"] == "ALARM"
-    assert httpx.get(f"{address}/health").json() == {"status": "ok"}
-    assert [card["id"] for card in httpx.get(f"{address}/v1/models").json()["data"]] == ["single", "ensemble"]
+    handlers = PageHandlers(server, ServeConfig())
+    assert asyncio.run(handlers.models()) == ["single", "ensemble"]
+    history, turns = asyncio.run(asked(handlers, "what?"))
+    assert history[0] == {"role": "user", "content": "what?"} and history[-1]["content"] == ANSWER
+    assert history[1]["metadata"] == {"title": "Thoughts", "status": "done"} and len(turns) == 2
 
 
-def test_the_page_is_behind_the_key_too() -> None:
-    with running(ServeConfig(demo=True, api_key="sesame")) as (address, _):
-        for path in ("/", "/config", "/gradio_api/info", "/gradio_api/upload"):
+def test_a_server_that_does_not_answer_is_told() -> None:
+    from src.serving.page import PageHandlers
+
+    handlers = PageHandlers("http://127.0.0.1:9", ServeConfig())
+    assert asyncio.run(handlers.models()) == []
+    history, turns = asyncio.run(asked(handlers, "what?"))
+    assert "does not answer" in history[-1]["content"] and turns == []
+
+
+def test_the_page_has_the_checks_of_the_server() -> None:
+    with page_for("http://127.0.0.1:9", ServeConfig(api_key="sesame")) as address:
+        for path in ("/", "/config", "/gradio_api/info", "/gradio_api/upload", "/health"):
             refused = httpx.get(f"{address}{path}")
             assert refused.status_code == 401 and "Basic" in refused.headers["www-authenticate"]
         assert httpx.get(f"{address}/", auth=("me", "sesame")).status_code == 200
+
+
+def test_s7_uploads_and_questions_are_bounded(address: str) -> None:
+    from src.serving.page import WAITING, PageBounds, PageHandlers, _folder_bytes, _temporary_folder, build_page
+
+    assert httpx.get(f"{address}/", headers={"Host": "evil.example"}).status_code == 403
+    clip = encoded("wav", 2.0)
+    sent = httpx.post(f"{address}/gradio_api/upload", files={"files": ("a.wav", clip)})
+    assert sent.status_code == 200
+    chunked = httpx.post(f"{address}/gradio_api/upload", content=iter([b"x"]))
+    assert chunked.status_code == 411  # its size would not be known
+    large = httpx.post(f"{address}/gradio_api/queue/join", content=bytes(2**20 + 1))
+    assert large.status_code == 413
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    stored = _folder_bytes(Path(_temporary_folder().name))
+    assert stored > len(clip)
+    bounds = PageBounds(app, GateConfig(Limits(body_mib=0.5)), (stored + 100_000) / 2**20)
+    assert [asyncio.run(upload(bounds, size)) for size in (1000, 200_000, 600_000)] == [200, 507, 413]
+    config = ServeConfig()
+    page = build_page(pytest.importorskip("gradio"), PageHandlers("http://127.0.0.1:9", config), config)
+    assert page._queue.max_size == WAITING
+
+
+async def upload(app: Any, size: int) -> int:
+    """Status for an upload of a size."""
+    statuses: list[int] = []
+
+    async def send(message: Any) -> None:
+        statuses.extend([message["status"]] if "status" in message else [])
+
+    headers = [(b"host", b"localhost"), (b"content-length", str(size).encode())]
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": headers, "query_string": b""}
+    await app(scope, None, send)
+    return statuses[0]
 
 
 @needs_browser
@@ -118,7 +192,7 @@ def test_a_clip_is_recorded_and_a_conversation_goes_on(address: str, browser: An
 
 @needs_browser
 @pytest.mark.slow
-def test_a_running_answer_is_stopped(address: str, browser: Any) -> None:
+def test_a_running_answer_is_stopped(server: str, address: str, browser: Any) -> None:
     from playwright.sync_api import expect
 
     page = browser.new_page()
@@ -132,7 +206,7 @@ def test_a_running_answer_is_stopped(address: str, browser: Any) -> None:
     told = history.inner_text()
     page.wait_for_timeout(1000)
     assert history.inner_text() == told and ANSWER not in told and "a long question?" in told
-    assert "alarm_requests_admitted 0.0" in httpx.get(f"{address}/metrics").text
+    assert "alarm_requests_admitted 0.0" in httpx.get(f"{server}/metrics").text
     page.close()
 
 
@@ -187,7 +261,8 @@ def test_a_clip_that_is_gone_or_too_large_is_told(tmp_path: Path) -> None:
 def test_a_browser_asks_for_the_key(browser: Any) -> None:
     from playwright.sync_api import expect
 
-    with running(ServeConfig(demo=True, api_key="sesame")) as (address, _):
+    keyed = ServeConfig(api_key="sesame")
+    with running(keyed) as (server, _), page_for(server, keyed) as address:
         context = browser.new_context(http_credentials={"username": "me", "password": "sesame"})
         page = context.new_page()
         page.goto(address)
@@ -195,3 +270,25 @@ def test_a_browser_asks_for_the_key(browser: Any) -> None:
         page.locator("#ask").click()
         expect(page.locator("#history")).to_contain_text(ANSWER, timeout=30_000)
         context.close()
+
+
+@pytest.mark.slow
+def test_the_page_is_a_process_that_ends_with_the_server(server: str) -> None:
+    import socket
+
+    from src.serving.page import page_process
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = ServeConfig(port=int(server.rpartition(":")[2]), demo_port=port)
+
+    def answers() -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/config", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    with page_process(config):
+        wait_until(answers, 120)
+    assert not answers()

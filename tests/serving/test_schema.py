@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from src.serving.errors import ApiError
+from src.serving.clip_decoder import ApiError
 from src.serving.schema import AssistantMessage, InputAudioPart, SystemMessage, parse_chat, text_of
 from tests.serving.sounds import chat, input_audio
 
@@ -32,12 +32,12 @@ def test_a_whole_request() -> None:
     assert isinstance(system, SystemMessage) and isinstance(assistant, AssistantMessage)
     assert text_of(system.content) == "you hear" and text_of(user.content) == "first?"
     assert isinstance(user.content[1], InputAudioPart) and text_of(last.content) == "and then?"
-    assert (found.stop, found.temperature, found.most_tokens, found.seed) == (["."], 1.0, 5, None)
+    assert (found.stop, found.temperature, found.total_tokens, found.seed) == (["."], 1.0, 5, None)
 
 
 def test_the_new_name_of_max_tokens_counts() -> None:
     body = chat("hi", max_tokens=5, max_completion_tokens=7)
-    assert parse_chat(json.dumps(body).encode()).most_tokens == 7
+    assert parse_chat(json.dumps(body).encode()).total_tokens == 7
 
 
 @pytest.mark.parametrize(

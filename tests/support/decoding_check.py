@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import re
 import subprocess
-import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from src.common.errors import UserError
 from tests.support.decoding_matrix import Case
+from tests.support.loopback import running
 
 Found = tuple[NDArray[np.float32], int]
 _OUTPUT = re.compile(rb"Output #0.*?Audio: pcm_f32le[^,]*, (\d+) Hz, ([^,\n]+)", re.DOTALL)
@@ -43,19 +43,21 @@ def every_way(folder: Path) -> Iterator[dict[str, Callable[[Path], Found | None]
     """
     import torch
 
+    from src.audio.decode import decode
     from src.audio.roots import StoredCell
     from src.audio.waveform import Waveform, load_waveform
-    from src.corpus.collect.audio import Cuts, read, read_mono, seconds_of
+    from src.corpus.rows.audio import Cuts, read_mono, seconds_of
     from src.report.spectrogram import read_sound
-    from src.serving.clips import decode as decode_clip
+    from src.serving.clip_decoder import ApiError
+    from src.serving.clip_decoder import decode as decode_clip
     from src.serving.config import Limits
-    from src.serving.errors import ApiError
 
     def plain(waveform: Waveform) -> Found:
         return waveform.samples.numpy(), waveform.sample_rate
 
     def measured(path: Path) -> Found:
-        samples, rate = read(path)
+        found = decode(path)
+        samples, rate = found.samples, found.rate
         seconds = seconds_of(path.read_bytes(), path.name)
         assert round(seconds * rate) == samples.shape[1], f"measured {seconds * rate}, read {samples.shape[1]}"
         return samples, rate
@@ -70,7 +72,8 @@ def every_way(folder: Path) -> Iterator[dict[str, Callable[[Path], Found | None]
 
     def by_server(path: Path) -> Found | None:
         try:
-            return plain(decode_clip(path.read_bytes(), Limits(clip_seconds=100, samples=10**9)))
+            found = decode_clip(path.read_bytes(), Limits(clip_seconds=100, samples=10**9))
+            return found.samples, found.rate
         except ApiError as error:
             if path.suffix not in (".wav", ".mp3", ".flac", ".ogg", ".opus") or "its codec is" in error.message:
                 return None
@@ -123,13 +126,8 @@ def _serving(folder: Path) -> Iterator[str]:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with running(server):
         yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
 
 
 def by_ffmpeg(path: Path) -> Found | None:
@@ -190,7 +188,7 @@ def _compare_one(path: Path, expected: Found | None, name: str, way: Callable[[P
     samples, rate = found
     wanted, wanted_rate = expected
     if name == "collector, mono":
-        from src.corpus.collect.audio import mono, to_rate
+        from src.corpus.rows.audio import mono, to_rate
 
         wanted, wanted_rate = to_rate(mono(wanted.copy()), wanted_rate), 16000
     elif samples.shape[0] == 1 and wanted.shape[0] > 1:

@@ -18,11 +18,11 @@ import numpy as np
 import soundfile
 from datasets import Audio, Dataset, DatasetDict, Features, Value
 
-from src.common.run_record import write_json
-from src.corpus.mini.questions import make_choice_question, make_question
-from src.corpus.mini.scene import Event, Scene, describe
-from src.corpus.mini.vocabulary import BACKGROUNDS, LOUDNESS, SOUND_NAMES
-from src.report.manifest import Manifest, SystemRuns, TargetSet, TextSkill, TrainingRun, write_manifest
+from examples.miniature.report.manifest import Manifest, SystemRuns, TargetSet, TextSkill, TrainingRun, write_manifest
+from examples.miniature.world.questions import make_choice_question, make_question
+from examples.miniature.world.scene import Event, Scene, describe
+from examples.miniature.world.vocabulary import BACKGROUNDS, LOUDNESS, SOUND_NAMES
+from src.common.files import write_json
 
 RATE = 24_000
 SKILLS: dict[str, tuple[str, dict[str, float]]] = {
@@ -263,7 +263,7 @@ def make_fake_job(folder: Path, count: int = 60, seeds: int = 0) -> Manifest:
 
 
 if __name__ == "__main__":
-    from src.report.build import build_report
+    from examples.miniature.report.build import build_report
 
     target = Path(sys.argv[1])
     build_report(make_fake_job(target, seeds=3), target / "report.html")

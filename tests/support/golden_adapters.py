@@ -12,14 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from src.common.config import bind_dataclass
-from src.model.adapters import AudioAdapter
-from src.model.config import AdapterConfig, FusionConfig
+from src.model.adapter import AudioAdapter, WeightedAverage
+from src.model.config import AdapterConfig, FusionConfig, LayerFusionConfig
 from src.model.fusion import AudioFusion
-from src.model.layer_fusion import WeightedAverage
 from tests.support.golden_rules import CaseResult, compare, fill_module
 
 TOLERANCE = 1e-4
-FUSION_WIDTH = 48
 Stored = dict[str, Tensor]
 
 
@@ -69,7 +67,7 @@ def _adapter(name: str, rule: str, case: dict[str, Any], stored: Stored) -> Iter
 
 @torch.no_grad()
 def _layer_fusion(name: str, rule: str, case: dict[str, Any], stored: Stored) -> Iterator[CaseResult]:
-    fusion = WeightedAverage(case["config"]["n_layers"])
+    fusion = WeightedAverage(LayerFusionConfig(), case["config"]["n_layers"])
     assert fill_module(fusion, case["params"], rule) == [], name
     output = fusion(stored[f"{name}/input"])
     yield compare(f"adapters/{name}/{rule}", output, stored[f"{name}/{rule}/output"], TOLERANCE)
@@ -80,7 +78,7 @@ def _fusion(name: str, rule: str, case: dict[str, Any], stored: Stored) -> CaseR
     config = bind_dataclass(FusionConfig, _settings(case), name)
     streams = {encoder: stored[f"{case['inputs']}/input/{encoder}"] for encoder in case["lengths_in"]}
     dims = {encoder: stream.shape[-1] for encoder, stream in streams.items()}
-    fusion = AudioFusion(config, dims, FUSION_WIDTH, mask_padding=False).eval()
+    fusion = AudioFusion(config, dims, case["output_shape"][-1], mask_padding=False).eval()
     assert fill_module(fusion, case.get("params") or {}, rule) == [], name
     output, lengths = fusion(streams, {key: torch.tensor(value) for key, value in case["lengths_in"].items()})
     assert lengths.tolist() == case["lengths_out"], name

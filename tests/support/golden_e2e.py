@@ -15,15 +15,13 @@ from torch import Tensor
 from src.audio.features import AudioFeatureExtractor, EncoderFeatures
 from src.audio.waveform import Waveform
 from src.common.config import bind_dataclass
-from src.model.build import build_front_end
-from src.model.config import FrontEndConfig
-from src.model.front_end import ENCODER_PREFIX, AudioFrontEnd
+from src.model.audio_embedder import ENCODER_PREFIX, AudioEmbedder, build_audio_embedder
+from src.model.config import AudioEmbedderConfig
+from src.model.encoders.config import EncoderSpec
 from tests.support.golden_encoders import golden_spec
-from tests.support.golden_features import FULL_SIZE
 from tests.support.golden_multimodal import named_configs
 from tests.support.golden_rules import CaseResult, compare, rule_waveform, rule_weights
 
-LLM_WIDTH = 48
 TOLERANCE, MEAN_TOLERANCE = 5e-3, 5e-4
 SHORT_SECONDS, SHORT_FACTOR = 0.5, 10
 """Clips shorter than this may differ ten times as much: their features have few frames to be normalised over."""
@@ -35,18 +33,21 @@ def check_e2e(folder: Path) -> Iterator[CaseResult]:
         manifest = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         stored = load_file(folder / f"{name}.safetensors")
         model = manifest.pop("_model")
+        specs = {encoder: _spec(encoder, model) for encoder in model["encoders"]}
+        extractor = AudioFeatureExtractor({encoder: spec.features for encoder, spec in specs.items()})
         for pair, case in manifest.items():
             clips = [Waveform(rule_waveform(rule), rule["sr"]) for rule in case["waveforms"]]
-            features = AudioFeatureExtractor(FULL_SIZE)(clips)
+            features = extractor(clips)
             for rule in ("A", "B"):
                 yield from _pair(f"{name}/{pair}/{rule}", f"{pair}/{rule}", model, rule, case, features, stored)
 
 
-def _front_end(entry: dict[str, Any], rule: str) -> AudioFrontEnd:
-    encoders = {}
-    for name, settings in entry["encoders"].items():
-        spec = dataclasses.asdict(golden_spec({"encoder": name, "encoder_config": settings}))
-        encoders[name] = spec
+def _spec(encoder: str, entry: dict[str, Any]) -> EncoderSpec:
+    return golden_spec({"encoder": encoder, "encoder_config": entry["encoders"][encoder]})
+
+
+def _audio_embedder(entry: dict[str, Any], rule: str) -> AudioEmbedder:
+    encoders = {name: dataclasses.asdict(_spec(name, entry)) for name in entry["encoders"]}
     recorded = entry["config"]
     fusion = {key: value for key, value in recorded["audio_fusion_config"].items() if key != "llm_embedding_dim"}
     config = {
@@ -55,13 +56,16 @@ def _front_end(entry: dict[str, Any], rule: str) -> AudioFrontEnd:
         "audio_fusion_config": fusion,
         "mask_padding": False,
     }
-    front_end = build_front_end(bind_dataclass(FrontEndConfig, config, "golden"), LLM_WIDTH, encoder_weights=False)
+    (width,) = {adapter["llm_embedding_dim"] for adapter in recorded["audio_adapter_configs"]}
+    audio_embedder = build_audio_embedder(
+        bind_dataclass(AudioEmbedderConfig, config, "golden"), width, encoder_weights=False
+    )
     weights = {name.removeprefix("model."): value for name, value in rule_weights(entry["params"], rule).items()}
-    state = front_end.state_dict()
-    front_end.load_state_dict({name: value for name, value in weights.items() if name in state}, strict=False)
+    state = audio_embedder.state_dict()
+    audio_embedder.load_state_dict({name: value for name, value in weights.items() if name in state}, strict=False)
     own = {name for name in state if not name.startswith(ENCODER_PREFIX) and not name.endswith("num_batches_tracked")}
     assert own == {name for name in weights if not name.startswith(ENCODER_PREFIX)}
-    return front_end.eval()
+    return audio_embedder.eval()
 
 
 @torch.no_grad()
@@ -74,7 +78,7 @@ def _pair(
     features: dict[str, EncoderFeatures],
     stored: dict[str, Tensor],
 ) -> Iterator[CaseResult]:
-    for index, item in enumerate(_front_end(model, rule)(features)):
+    for index, item in enumerate(_audio_embedder(model, rule)(features)):
         factor = SHORT_FACTOR if case["waveforms"][index]["seconds"] < SHORT_SECONDS else 1
         expected = stored[f"{prefix}/audio_embeddings/{index}"]
         yield compare(f"{label}/{index}", item, expected, factor * TOLERANCE, factor * MEAN_TOLERANCE)

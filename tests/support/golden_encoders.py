@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from src.audio.features import AudioFeatureExtractor
-from src.audio.muq import muq_mel
+from src.audio.muq import HOP, muq_mel
 from src.model.encoders.base import Encoder
-from src.model.encoders.build import build_encoder
 from src.model.encoders.config import EncoderSpec, encoder_spec
+from src.model.encoders.load import build_encoder
 from src.model.encoders.sslam import position_table
 from tests.support.golden_features import FULL_SIZE, golden_waveforms
 from tests.support.golden_rules import CaseResult, compare, fill_module, rule_waveform
@@ -23,6 +23,7 @@ from tests.support.golden_rules import CaseResult, compare, fill_module, rule_wa
 TOLERANCE = 1e-4
 CHUNK_FRAMES = {"whisper": 3000, "w2vbert": 1500, "sslam": 1024, "muq": 720000}
 MUQ_RATE = 24000
+POSITION_BANDS = 8
 
 
 def check_encoders(folder: Path) -> Iterator[CaseResult]:
@@ -117,22 +118,24 @@ def _inputs(name: str, rule: str, case: dict[str, Any], stored: dict[str, Tensor
 
 
 def check_positions(folder: Path) -> Iterator[CaseResult]:
-    """Recorded rows of the SSLAM position table."""
+    """Recorded rows of the SSLAM position table, of every recorded width."""
     stored = load_file(folder / "sslam_positions.safetensors")
-    for width in (16, 768):
-        table = position_table(768, 8, width)[0]
-        rows = table[stored[f"dim{width}/rows"]]
-        yield compare(f"sslam_positions/dim{width}", rows, stored[f"dim{width}/values"], 1e-6)
+    for name in sorted({key.split("/")[0] for key in stored}):
+        rows, values = stored[f"{name}/rows"], stored[f"{name}/values"]
+        table = position_table(int(rows.max()) // POSITION_BANDS + 1, POSITION_BANDS, values.shape[1])[0]
+        yield compare(f"sslam_positions/{name}", table[rows], values, 1e-6)
 
 
 def check_muq_mel(folder: Path) -> Iterator[CaseResult]:
-    """The normalised mel spectrogram of the first 30 s of each recorded waveform."""
+    """The normalised mel spectrogram of the first recorded frames of each waveform."""
     manifest = json.loads((folder / "features_muq.json").read_text(encoding="utf-8"))
     stored = load_file(folder / "features_muq.safetensors")
     waveforms = golden_waveforms(folder)
     extractor = AudioFeatureExtractor({"muq": FULL_SIZE["muq"]})
     for name, case in manifest.items():
-        samples = extractor([waveforms[case["waveform"]]])["muq"].features[:, : CHUNK_FRAMES["muq"]]
-        mel = muq_mel(samples, 128, 2048, MUQ_RATE)[0].T
-        stride = case["normalized_mel"]["subset_stride"]
-        yield compare(f"muq_mel/{name}", mel[::stride], stored[f"{name}/normalized_mel_subset"], 1e-3, 1e-4)
+        recorded = case["normalized_mel"]
+        _, mels, frames = recorded["shape"]
+        samples = extractor([waveforms[case["waveform"]]])["muq"].features[:, : frames * HOP]
+        mel = muq_mel(samples, mels, 2048, MUQ_RATE)[0].T
+        subset = mel[recorded["subset_start"] :: recorded["subset_stride"]]
+        yield compare(f"muq_mel/{name}", subset, stored[f"{name}/normalized_mel_subset"], 1e-3, 1e-4)

@@ -16,14 +16,13 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from src.audio.features import EncoderFeatures
 from src.common.config import bind_dataclass
 from src.model.alarm import AlarmModel
-from src.model.build import build_front_end
-from src.model.config import FrontEndConfig
-from src.model.splice import IGNORE, Turn, splice_batch, splice_items
+from src.model.audio_embedder import build_audio_embedder
+from src.model.config import AudioEmbedderConfig
+from src.model.splice import IGNORE, TokenizedTurn, splice_batch, splice_items
 from tests.support.golden_encoders import golden_spec
 from tests.support.golden_rules import CaseResult, compare, rule_weights
 
 TOLERANCE = 1e-4
-ITEMS = 3
 Stored = dict[str, Tensor]
 
 
@@ -65,35 +64,37 @@ def _model(entry: dict[str, Any], rule: str) -> AlarmModel:
         "mask_padding": False,
     }
     width = entry["llm"]["hidden_size"]
-    front_end = build_front_end(bind_dataclass(FrontEndConfig, config, "golden"), width, encoder_weights=False)
+    audio_embedder = build_audio_embedder(
+        bind_dataclass(AudioEmbedderConfig, config, "golden"), width, encoder_weights=False
+    )
     settings = {key: value for key, value in entry["llm"].items() if key != "rope_theta"}
     rope = {"rope_type": "default", "rope_theta": entry["llm"]["rope_theta"]}
     llm = Qwen3ForCausalLM(Qwen3Config(**settings, rope_parameters=rope))
     weights = rule_weights(entry["params"], rule)
-    own = {f"model.{name}": name for name in front_end.state_dict()}
+    own = {f"model.{name}": name for name in audio_embedder.state_dict()}
     assert set(own) | set(llm.state_dict()) == set(entry["params"])
-    front_end.load_state_dict({own[name]: value for name, value in weights.items() if name in own})
+    audio_embedder.load_state_dict({own[name]: value for name, value in weights.items() if name in own})
     llm.load_state_dict({name: value for name, value in weights.items() if name not in own}, strict=False)
     llm.tie_weights()
-    return AlarmModel(front_end, llm).eval()
+    return AlarmModel(audio_embedder, llm).eval()
 
 
-def _features(stored: Stored) -> dict[str, EncoderFeatures]:
-    return {"w2vbert": EncoderFeatures(stored["in/audio"], stored["in/audio_attention"], stored["in/audio_lengths"])}
+def _features(stored: Stored, model: AlarmModel) -> dict[str, EncoderFeatures]:
+    features = EncoderFeatures(stored["in/audio"], stored["in/audio_attention"], stored["in/audio_lengths"])
+    return dict.fromkeys(model.audio_embedder.audio_encoder.encoders, features)
 
 
-def _turns(case: dict[str, Any], stored: Stored) -> list[Turn]:
+def _turns(case: dict[str, Any], stored: Stored) -> list[TokenizedTurn]:
     def ids(name: str, index: int) -> list[int]:
         return stored[f"in/{name}/{index}"].tolist()
 
     return [
-        Turn(
-            start=ids("inputs_start", index),
-            main=ids("inputs_main", index),
-            outputs=ids("outputs", index) if case["outputs"] else None,
-            system=ids("inputs_system", index) if case["system"] else None,
+        TokenizedTurn(
+            prefix_ids=[*(ids("inputs_system", index) if case["system"] else []), *ids("inputs_start", index)],
+            suffix_ids=ids("inputs_main", index),
+            target_ids=ids("outputs", index) if case["outputs"] else None,
         )
-        for index in range(ITEMS)
+        for index in range(len(stored["in/audio_lengths"]))
     ]
 
 
@@ -104,7 +105,7 @@ def _published(labels: Tensor, pad_id: int) -> Tensor:
 
 @torch.no_grad()
 def _embeddings(model: AlarmModel, prefix: str, stored: Stored) -> Iterator[CaseResult]:
-    for index, item in enumerate(model.front_end(_features(stored))):
+    for index, item in enumerate(model.audio_embedder(_features(stored, model))):
         expected = stored[f"{prefix}/audio_embeds/{index}"]
         yield compare(f"multimodal/{prefix}/audio_embeds/{index}", item, expected, TOLERANCE)
 
@@ -114,8 +115,12 @@ def _splice(
     model: AlarmModel, name: str, case: dict[str, Any], prefix: str, stored: Stored, pad_id: int
 ) -> Iterator[CaseResult]:
     label = f"multimodal/{name}/{prefix}"
-    audio = model.front_end(_features(stored)) if case["audio"] else None
-    embed, separators, turns = model.llm.get_input_embeddings(), model.front_end.separators(), _turns(case, stored)
+    audio = model.audio_embedder(_features(stored, model)) if case["audio"] else None
+    embed, separators, turns = (
+        model.llm.get_input_embeddings(),
+        model.audio_embedder.separators(),
+        _turns(case, stored),
+    )
     limit = case["model_max_length"]
     if not case["return_batch"]:
         items, _ = splice_items(embed, turns, audio, separators, limit)
@@ -131,7 +136,7 @@ def _splice(
     labels = _published(spliced.labels, pad_id)
     assert labels.shape == spliced.inputs_embeds.shape[:2], label
     if case["system"]:  # the recorded labels are short by the system turn; ours are aligned
-        system = len(turns[0].system or [])
+        system = len(stored["in/inputs_system/0"])
         assert (labels[:, :system] == IGNORE).all(), label
         labels = labels[:, system:]
     yield compare(f"{label}/labels", labels, stored[f"{name}/{prefix}/labels"], 0)
@@ -142,7 +147,7 @@ def _gradients(
 ) -> Iterator[CaseResult]:
     variant = prefix.split("/")[0]
     case = manifest[f"train_right/{variant}"]
-    spliced = model.splice(_turns(case, stored), _features(stored))
+    spliced = model.splice(_turns(case, stored), _features(stored, model))
     assert spliced.labels is not None
     spliced = dataclasses.replace(spliced, labels=_published(spliced.labels, pad_id))
     with torch.no_grad():
@@ -154,7 +159,9 @@ def _gradients(
     loss = total / targets
     yield compare(f"multimodal/loss/{prefix}", loss.detach().view(1), stored[f"forward/{prefix}/loss"], TOLERANCE)
     loss.backward()
-    trained = {f"model.{name}": value for name, value in model.front_end.named_parameters() if value.requires_grad}
+    trained = {
+        f"model.{name}": value for name, value in model.audio_embedder.named_parameters() if value.requires_grad
+    }
     assert sorted(trained) == sorted(manifest[f"grads/{variant}"]["trainable_parameters"])
     assert all(parameter.grad is None for parameter in model.llm.parameters())
     for name, parameter in trained.items():

@@ -145,19 +145,20 @@ def _in_process(name: str, paths: list[str]) -> Cost:
 
 
 def _measure(paths: list[str]) -> dict[str, Any]:
-    """Decode the files at once as a server does, keep what was decoded, and tell the peak of memory."""
+    """Decode the files at once as clips of one request, keep what was decoded, and tell the peak of memory."""
     import torch
 
+    from src.audio.budget import Allowance
     from src.audio.resample import resample
-    from src.serving.clips import decode
+    from src.serving.clip_decoder import ApiError, decode
     from src.serving.config import Limits
-    from src.serving.errors import ApiError
 
     small = encode(np.zeros((1600, 1), np.float32), 16000, "wav", (), Path(tempfile.mkdtemp()), "warm")
     decode(small, Limits())  # libraries are loaded
     resample(torch.zeros(1, 100), torch.tensor([100]), 8000, 16000)
     contents = [Path(path).read_bytes() for path in paths]
     idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    allowance = Allowance(Limits().request_samples)
     kept: list[Any] = []
     times: list[float] = []
     refused: list[str] = []
@@ -167,7 +168,7 @@ def _measure(paths: list[str]) -> dict[str, Any]:
         gate.wait()
         began = time.monotonic()
         try:
-            kept.append(decode(data, Limits()))
+            kept.append(decode(data, Limits(), allowance=allowance))
         except ApiError as error:
             refused.append(error.message)
         times.append(time.monotonic() - began)

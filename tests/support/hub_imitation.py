@@ -5,17 +5,18 @@ from __future__ import annotations
 import base64
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.support.loopback import running
+
 
 @dataclass
 class Imitation:
-    """What was sent: repositories with their visibility and their files."""
+    """Repositories that were sent, with their visibility and their files."""
 
     url: str = ""
     user: str | None = "me"
@@ -30,14 +31,8 @@ def hub_imitation() -> Iterator[Imitation]:
     state = Imitation()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(state))
     state.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with running(server):
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def _handler(state: Imitation) -> type[BaseHTTPRequestHandler]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
@@ -14,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.support.hub_imitation import Imitation, _handler
+from tests.support.loopback import running
 
 COMMIT = "0" * 40
 _API = re.compile(
@@ -26,6 +26,7 @@ Content = bytes | Path
 class HubServer(ThreadingHTTPServer):
     """Serves ``repos`` (id -> path -> content) at every revision, ``files`` (plain addresses), and what was uploaded.
 
+    ``failures`` are statuses that the next requests of an address (without query) get, 0 for a cut connection.
     ``uploads`` is the state of :mod:`tests.support.hub_imitation`: an uploaded repository can be read again at once.
     """
 
@@ -35,6 +36,7 @@ class HubServer(ThreadingHTTPServer):
         self.uploads = Imitation()
         self.repos: dict[str, dict[str, Content]] = {}
         self.files: dict[str, bytes] = {}
+        self.failures: dict[str, list[int]] = {}
         super().__init__(("127.0.0.1", 0), _server_handler(self))
         self.uploads.url = self.address
 
@@ -60,13 +62,8 @@ class HubServer(ThreadingHTTPServer):
 def hub_server() -> Iterator[HubServer]:
     """A running server."""
     server = HubServer()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with running(server):
         yield server
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def _read(content: Content) -> bytes:
@@ -115,6 +112,14 @@ def _server_handler(hub: HubServer) -> type[Any]:
 
         def do_GET(self) -> None:
             address = urlsplit(unquote(self.path))
+            statuses = hub.failures.get(address.path)
+            if statuses and (status := statuses.pop(0)) != 200:
+                if status:
+                    self.send_response(status)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                self.close_connection = True
+                return
             if address.path.startswith("/api/whoami"):
                 super().do_GET()
             elif (found := _API.fullmatch(address.path)) is not None:

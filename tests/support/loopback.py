@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import BaseServer
 from urllib.parse import unquote, urlsplit
 
 _FILE = re.compile(r"/(?:datasets/)?(?P<repo>[\w.-]+/[\w.-]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
@@ -38,16 +39,22 @@ class Loopback(ThreadingHTTPServer):
 
 
 @contextmanager
-def loopback() -> Iterator[Loopback]:
-    """A running server, shut down at the end."""
-    server = Loopback()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+def running(server: BaseServer) -> Iterator[None]:
+    """Answer requests in a thread until the block ends."""
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield server
+        yield
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def loopback() -> Iterator[Loopback]:
+    """A running server, shut down at the end."""
+    server = Loopback()
+    with running(server):
+        yield server
 
 
 class _Handler(BaseHTTPRequestHandler):

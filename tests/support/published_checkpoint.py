@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from src.model.config import AdapterConfig, FrontEndConfig, FusionConfig
-from src.model.front_end import AudioFrontEnd
+from src.model.adapter import DownsamplerConformerConfig, MlpConfig
+from src.model.audio_embedder import AudioEmbedder
+from src.model.config import AudioEmbedderConfig
+from src.model.fusion import CrossAttentionConfig
 from src.model.published_config import shipped_encoders
 from src.training.published_resume import OPTIMIZER, SCHEDULER
 
@@ -68,15 +70,15 @@ RECORDED: dict[str, Any] = {
 }  # fmt: skip
 
 
-def by_hand() -> FrontEndConfig:
+def by_hand() -> AudioEmbedderConfig:
     """The audio part of ``RECORDED``, written as a configuration of this project."""
     shipped = shipped_encoders()
-    return FrontEndConfig(
+    return AudioEmbedderConfig(
         encoders={"whisper": shipped["mini_whisper"], "muq": shipped["mini_muq"]},
         audio_adapter_config={
-            "whisper": AdapterConfig(
-                "downsampler_conformer",
-                (0, 2),
+            "whisper": DownsamplerConformerConfig(
+                adapter_name="downsampler_conformer",
+                audio_encoder_layers=(0, 2),
                 adapter_embedding_dim=64,
                 norm_type="batch",
                 use_conformer=True,
@@ -84,12 +86,14 @@ def by_hand() -> FrontEndConfig:
                 conf_linear_dims=64,
                 n_conf_layers=2,
             ),
-            "muq": AdapterConfig("mlp", (2, 0), adapter_embedding_dim=64, hidden_dim=64),
+            "muq": MlpConfig(
+                adapter_name="mlp", audio_encoder_layers=(2, 0), adapter_embedding_dim=64, hidden_dim=64
+            ),
         },
-        audio_fusion_config=FusionConfig(
-            "crossattention",
-            "whisper",
-            ("muq",),
+        audio_fusion_config=CrossAttentionConfig(
+            fusion_type="crossattention",
+            main_encoder="whisper",
+            conditional_encoders=("muq",),
             hidden_dim=96,
             ffn_dims=128,
             dropout=0.2,
@@ -100,11 +104,13 @@ def by_hand() -> FrontEndConfig:
     )
 
 
-def save_published(folder: Path, front_end: AudioFrontEnd, config: dict[str, Any] | None, shards: int = 2) -> Path:
-    """Write a whole model: the front end's tensors, and of the LLM a table of embeddings; returns the folder."""
+def save_published(
+    folder: Path, audio_embedder: AudioEmbedder, config: dict[str, Any] | None, shards: int = 2
+) -> Path:
+    """Write a whole model: the audio embedder's tensors, and of the LLM a table of embeddings; returns the folder."""
     folder.mkdir(parents=True)
-    state = {f"model.{name}": value.detach().clone() for name, value in front_end.state_dict().items()}
-    state["model.embed_tokens.weight"] = torch.zeros(8, front_end.llm_dim)
+    state = {f"model.{name}": value.detach().clone() for name, value in audio_embedder.state_dict().items()}
+    state["model.embed_tokens.weight"] = torch.zeros(8, audio_embedder.llm_dim)
     names = sorted(state)
     weight_map = {}
     for number in range(shards):

@@ -43,7 +43,7 @@ def main() -> None:
     from hydra import compose  # noqa: F401
 
     import src.corpus.collect.commands
-    import src.corpus.stages.response_settings
+    import src.corpus.targets.llm_settings
     import src.generation.config
     import src.training.config  # noqa: F401  imported by many of them: once, before the forks
 

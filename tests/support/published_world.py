@@ -34,7 +34,7 @@ RUNS = {
 ROWS = 12
 LARGER = {"nsynth": 24, "sonicmaster": 24, "audioset": 60}
 """Rows of the corpora of the smallest mixture (an optimizer step takes 32 clips), and of one that is read in part."""
-COPIED = ("*.py", "*.sh", "*.toml", "*.txt", "*.md", "src", "scripts", "assets", "tests")
+COPIED = ("*.py", "*.sh", "*.toml", "*.txt", "*.md", "src", "examples", "scripts", "assets", "tests")
 SPOKEN = 16
 """Training rows of the instruction sets."""
 HEARD_TEXT = "what is number called"

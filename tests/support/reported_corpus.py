@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from src.common.files import write_json
 from src.common.naming import ResponseName
 from src.common.paths import indexes_dir, indexes_filtered_dir, prompts_dir, raw_dir, responses_dir
-from src.common.run_record import write_json
-from src.corpus.stages.journal import input_digest
+from src.dataset.row_log import input_digest
 from tests.support.tiny_corpus import RESPONSE_COLUMNS, make_rows, save_indexes, save_raw, save_responses, save_split
 
 PLAIN = "esc50_Qwen3_512"

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from examples.miniature.world.questions import make_question
+from examples.miniature.world.scene import Event, Scene, describe
+from examples.miniature.world.vocabulary import BACKGROUNDS, LOUDNESS, SOUND_NAMES
 from src.common.naming import ResponseName
 from src.common.paths import indexes_dir, raw_dir, responses_dir
-from src.corpus.mini.questions import make_question
-from src.corpus.mini.scene import Event, Scene, describe
-from src.corpus.mini.vocabulary import BACKGROUNDS, LOUDNESS, SOUND_NAMES
 
 RATE = 24000
 RESPONSES = "mini_rephrased_512_llm_512"

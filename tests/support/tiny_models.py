@@ -1,4 +1,4 @@
-"""Tiny front ends and LLMs for tests: the miniature configurations and a few-layer random LLM."""
+"""Tiny audio embedders and LLMs for tests: the miniature configurations and a few-layer random LLM."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from src.audio.features import EncoderFeatures
 from src.common.config import bind_dataclass, compose
-from src.model.build import build_front_end
+from src.model.audio_embedder import AudioEmbedder, build_audio_embedder
 from src.model.config import ModelConfig
-from src.model.front_end import AudioFrontEnd
 
 FULL_MODELS = ("alarm_ca", "alarm_p", "whisper_batch", "w2vbert", "sslam", "muq")
 MINI_MODELS = ("mini_alarm_ca", "mini_alarm_p", "mini_whisper", "mini_w2vbert", "mini_sslam", "mini_muq")
@@ -22,11 +21,11 @@ def model_config(name: str, *overrides: str) -> ModelConfig:
     return bind_dataclass(ModelConfig, compose(f"model/{name}", list(overrides))["model"], "model")
 
 
-def mini_front_end(name: str, *overrides: str, seed: int = 0) -> AudioFrontEnd:
-    """A miniature front end with random weights, encoders included, in eval mode."""
+def mini_audio_embedder(name: str, *overrides: str, seed: int = 0) -> AudioEmbedder:
+    """A miniature audio embedder with random weights, encoders included, in eval mode."""
     torch.manual_seed(seed)
     config = model_config(name, *overrides)
-    return build_front_end(config.config, config.llm_embedding_dim or 192, encoder_weights=False).eval()
+    return build_audio_embedder(config.config, config.llm_embedding_dim or 192, encoder_weights=False).eval()
 
 
 def tiny_llm(width: int = 192, vocab_size: int = 61, seed: int = 0) -> Any:

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.collection.sources import WebFile
-from src.corpus.collect.files import file_rows, files, make_files
-from src.corpus.recipe import Draft, Dropped, Files, Inputs, Recipe, Row, Work, columns
+from src.corpus.recipe import CorpusRow, Draft, Dropped, Files, Inputs, Recipe, Work, columns
+from src.corpus.rows.make import file_rows, make_files
+from src.corpus.rows.tables import files
+from src.download.sources import WebFile
 from tests.support.upstream.writing import audio, put
 
 
@@ -24,7 +25,7 @@ def drafts(inputs: Inputs) -> Iterator[Draft]:
         yield Draft(path.stem[:2], path.stem, "toy", {"kind": "a (b)"}, path)
 
 
-def make(job: list[Draft | Dropped], inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
+def make(job: list[Draft | Dropped], inputs: Inputs, recipe: Recipe) -> Iterator[CorpusRow | Dropped]:
     """Notes each piece of work in ``made.txt`` and ends the process where the file says so."""
     draft = job[0]
     assert isinstance(draft, Draft) and draft.file is not None
@@ -42,7 +43,7 @@ RECIPE = Recipe(
     name="toy",
     title="Toy",
     sources=(Files((WebFile("http://127.0.0.1:9/toy.zip", "toy.zip"),), "toy"),),
-    work=Work(file_rows(drafts).jobs, make, per_part=4),
+    work=Work(file_rows(drafts).jobs, make, per_batch=4),
     text_type="caption",
     description=("kind",),
     columns=columns("audio_description | duration | text | kind | audio | unique_id_1 | unique_id_2 | dataset_index"),

@@ -54,6 +54,26 @@ def overrides(world: Path, output: Path, *extra: str, model: str = "mini_w2vbert
     ]
 
 
+@pytest.fixture(scope="session")
+def shared_run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Like ``run`` without a name, but trains the same options once for all tests, which only read the folder."""
+    from src.training.run import run_training
+
+    folder = tmp_path_factory.mktemp("shared_runs")
+    done: dict[tuple[Any, ...], Path] = {}
+
+    def start(*extra: str, model: str = "mini_w2vbert", **training_args: Any) -> Path:
+        key = (model, extra, tuple(sorted(training_args.items())))
+        if key not in done:
+            words = overrides(world, folder / str(len(done)), *extra, model=model, **training_args)
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setenv("ALARM_DATA_ROOT", str(world / "datasets"))
+                done[key] = run_training(compose("train", words))
+        return done[key]
+
+    return start
+
+
 @pytest.fixture()
 def run(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Train in this process: ``run(name, "key=value", ..., training_arg=value)`` returns the output folder."""

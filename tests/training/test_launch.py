@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from src.common.paths import REPO_ROOT
-from tests.training.conftest import overrides
+from tests.training.conftest import Run, overrides
 from tests.training.test_run import losses, record
 
 pytestmark = [pytest.mark.launch, pytest.mark.slow]
@@ -47,27 +48,36 @@ def launch(
     return subprocess.run(command, cwd=REPO_ROOT, env=environment(world), capture_output=True, text=True, timeout=600)
 
 
-def test_two_processes_equal_one(world: Path, tmp_path: Path) -> None:
-    folders = {}
-    for processes in (1, 2):
-        folders[processes] = tmp_path / f"run{processes}"
-        options = overrides(
-            world,
-            folders[processes],
-            "sample_generations=3",
-            "sample_tokens=4",
-            per_device_train_batch_size=4 // processes,
-            gradient_accumulation_steps=2,
-            max_steps=5,
-            eval_strategy="steps",
-            eval_steps=5,
-            per_device_eval_batch_size=3,
-            save_strategy="steps",
-            save_steps=2,
-            report_to="tensorboard",
-        )  # five steps of eight clips: the second epoch begins, and its last batch is not shared evenly
-        done = launch(world, processes, *options)
-        assert done.returncode == 0, done.stderr[-3000:]
+def sharding_settings(processes: int, steps: int, **more: Any) -> dict[str, Any]:
+    """Arguments of a run on ``processes`` that saves and evaluates at step 3, with eight clips a step in all."""
+    return {
+        "max_steps": steps,
+        "lr_scheduler_type": "constant",
+        "per_device_train_batch_size": 4 // processes,
+        "gradient_accumulation_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+        **more,
+    }
+
+
+def test_two_processes_equal_one(world: Path, run: Run, tmp_path: Path) -> None:
+    answering = ("sample_generations=3", "sample_tokens=4")
+    settings = {
+        "gradient_accumulation_steps": 2,
+        "max_steps": 5,
+        "eval_strategy": "steps",
+        "eval_steps": 5,
+        "per_device_eval_batch_size": 3,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "report_to": "tensorboard",
+    }  # five steps of eight clips: the second epoch begins, and its last batch is not shared evenly
+    folders = {1: run("one", *answering, per_device_train_batch_size=4, **settings), 2: tmp_path / "two"}
+    done = launch(world, 2, *overrides(world, folders[2], *answering, per_device_train_batch_size=2, **settings))
+    assert done.returncode == 0, done.stderr[-3000:]
     assert record(folders[2])["processes"] == 2
     assert record(folders[2])["counts"]["clips"] == record(folders[1])["counts"]["clips"]
     assert losses(folders[2]) == pytest.approx(losses(folders[1]), rel=1e-4)
@@ -83,29 +93,19 @@ def test_two_processes_equal_one(world: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_a_shared_out_model_trains_and_goes_on_like_a_whole_one(world: Path, tmp_path: Path) -> None:
+def test_a_sharded_model_trains_and_goes_on_like_a_whole_one(world: Path, run: Run, tmp_path: Path) -> None:
     """FSDP on two processes: the losses, files and resumed curve of one process, in both directions."""
 
     def train(name: str, processes: int, steps: int) -> Path:
-        options = overrides(
-            world,
-            tmp_path / name,
-            "sample_generations=2",
-            "sample_tokens=3",
-            "resume_from_checkpoint=true",
-            max_steps=steps,
-            lr_scheduler_type="constant",
-            per_device_train_batch_size=4 // processes,
-            gradient_accumulation_steps=2,
-            save_strategy="steps",
-            save_steps=3,
-            eval_strategy="steps",
-            eval_steps=3,
-        )
-        shared = {"config": "fsdp", "program": "tests/support/fsdp_on_cpu.py"} if processes > 1 else {}
-        done = launch(world, processes, *options, **shared)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert record(tmp_path / name)["distributed"] == ("FSDP" if shared else "NO")
+        extra = ("sample_generations=2", "sample_tokens=3", "resume_from_checkpoint=true")
+        settings = sharding_settings(processes, steps)
+        if processes == 1:
+            run(name, *extra, **settings)
+        else:
+            options = overrides(world, tmp_path / name, *extra, **settings)
+            done = launch(world, processes, *options, config="fsdp", program="tests/support/fsdp_on_cpu.py")
+            assert done.returncode == 0, done.stderr[-3000:]
+        assert record(tmp_path / name)["distributed"] == ("FSDP" if processes > 1 else "NO")
         return tmp_path / name
 
     whole, shared = train("whole", 1, 6), train("shared", 2, 3)
@@ -131,22 +131,9 @@ def test_deepspeed_trains_and_goes_on_like_a_whole_model(world: Path, tmp_path: 
     pytest.importorskip("deepspeed", reason="requirements-deepspeed.txt is not installed")
 
     def train(name: str, processes: int, steps: int) -> Path:
-        options = overrides(
-            world,
-            tmp_path / name,
-            "sample_generations=1",
-            "sample_tokens=3",
-            "resume_from_checkpoint=true",
-            max_steps=steps,
-            max_grad_norm=0.1,
-            lr_scheduler_type="constant",
-            per_device_train_batch_size=4 // processes,
-            gradient_accumulation_steps=2,
-            save_strategy="steps",
-            save_steps=3,
-            eval_strategy="steps",
-            eval_steps=3,
-        )
+        extra = ("sample_generations=1", "sample_tokens=3", "resume_from_checkpoint=true")
+        settings = sharding_settings(processes, steps, max_grad_norm=0.1)
+        options = overrides(world, tmp_path / name, *extra, **settings)
         done = launch(world, processes, *options, config="deepspeed")
         assert done.returncode == 0, done.stderr[-3000:]
         return tmp_path / name
@@ -163,12 +150,10 @@ def test_deepspeed_trains_and_goes_on_like_a_whole_model(world: Path, tmp_path: 
         )
 
 
-def test_two_machines_equal_one(world: Path, tmp_path: Path) -> None:
+def test_two_machines_equal_one(world: Path, shared_run: Run, tmp_path: Path) -> None:
     """The same command for each machine, here two launchers over the loopback."""
     settings = {"max_steps": 3, "save_strategy": "steps", "save_steps": 2}
-    one, two = tmp_path / "one", tmp_path / "two"
-    done = launch(world, 1, *overrides(world, one, per_device_train_batch_size=4, **settings))
-    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = shared_run(per_device_train_batch_size=4, **settings), tmp_path / "two"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from src.common.config import compose
 from src.common.errors import ConfigError, UserError
-from src.generation.ask import Writer, ask
+from src.generation.ask import ask
+from src.inference.transformers_backend import TransformersBackend
 from src.model.checkpoints import open_checkpoint
 from src.model.llm import load_llm, weights_digest
 from src.model.lora import LoraConfig, lora_tensors
@@ -31,8 +32,8 @@ def states(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors") | load_file(folder / FILES[0])
 
 
-def test_lora_is_trained_and_the_base_is_not(run: Run, world: Path) -> None:
-    plain = run("plain", max_steps=3)
+def test_lora_is_trained_and_the_base_is_not(run: Run, shared_run: Run, world: Path) -> None:
+    plain = shared_run(max_steps=3)
     folder = run("lora", *LORA, "random_weights=false", "model=mini_w2vbert", max_steps=3)
     digests = record(folder)["llm_digest"]
     assert digests["before"] == digests["after"] == weights_digest(load_llm(str(world / "llm"))[0])
@@ -42,9 +43,9 @@ def test_lora_is_trained_and_the_base_is_not(run: Run, world: Path) -> None:
     assert not (plain / "lora").exists() and open_checkpoint(plain).config.lora is None
 
 
-def test_the_start_is_that_of_a_run_without(run: Run) -> None:
+def test_the_start_is_that_of_a_run_without(run: Run, shared_run: Run) -> None:
     """Zero layers: the first loss is the same, the later ones are not."""
-    plain, lora = losses(run("plain", max_steps=3)), losses(run("lora", "+lora=default", max_steps=3))
+    plain, lora = losses(shared_run(max_steps=3)), losses(run("lora", "+lora=default", max_steps=3))
     assert lora[0] == plain[0] and lora[-1] != plain[-1]
 
 
@@ -64,7 +65,7 @@ def test_kill_and_resume_gives_the_same_weights(run: Run) -> None:
     assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_beside_a_frozen_front_end(run: Run) -> None:
+def test_beside_a_frozen_audio_embedder(run: Run) -> None:
     frozen = ("freeze_adapters=true", "freeze_fusion=true", "model.config.use_explicit_audio_tokens=true")
     with pytest.raises(ConfigError, match=r"nothing is left to train.*lora\.r"):
         run("nothing", *frozen)
@@ -96,12 +97,12 @@ def test_evaluation_and_answers(run: Run) -> None:
 def test_the_checkpoint_answers_with_its_lora(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    class Listening(Writer):
-        def __init__(self, llm: Any, *rest: Any) -> None:
+    class Recorded(TransformersBackend):
+        def __init__(self, llm: Any) -> None:
             asked.append(llm)
-            super().__init__(llm, *rest)
+            super().__init__(llm)
 
-    monkeypatch.setattr("src.generation.ask.Writer", Listening)
+    monkeypatch.setattr("src.generation.ask.TransformersBackend", Recorded)
     trained = run("trained", *LORA, max_steps=2)
     limits = ["model.max_tokens=6", "model.max_thinking_tokens=-1", "greedy=true"]
     list(ask(str(CLIP), "what?", compose("ask", [f"checkpoint_name={trained}", *limits])))

@@ -12,18 +12,17 @@ from src.audio.waveform import Waveform
 from src.common.config import compose
 from src.common.seeds import seed_everything
 from src.dataset.examples import Batch, collate, collate_step
-from src.model.build import build_feature_extractor
-from src.model.precision import hold_as_autocast
-from tests.support.tiny_models import mini_front_end
+from src.model.audio_embedder import build_feature_extractor
+from src.model.precision import cast_frozen_weights
+from tests.support.tiny_models import mini_audio_embedder
 from tests.training.conftest import overrides
 
 
 @pytest.fixture()
 def trainer(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: ANN201
     from src.training.arguments import step_plan, training_arguments
-    from src.training.build import build_model
+    from src.training.build import build_model, open_data
     from src.training.config import bind_train_config
-    from src.training.data import open_data
     from src.training.trainer import AlarmTrainer
 
     monkeypatch.setenv("ALARM_DATA_ROOT", str(world / "datasets"))
@@ -48,8 +47,8 @@ def plain_loss(trainer, batch: Batch) -> tuple[torch.Tensor, int]:  # noqa: ANN0
     assert batch.waveforms is not None
     for waveform, *ids in zip(batch.waveforms, batch.starts, batch.mains, batch.outputs, strict=True):
         start, main, outputs = (torch.tensor(part) for part in ids)
-        audio = model.front_end(trainer.extractor([waveform]))[0]
-        opening, closing = model.front_end.separators()
+        audio = model.audio_embedder(trainer.extractor([waveform]))[0]
+        opening, closing = model.audio_embedder.separators()
         pieces = [embed(start), opening, audio, closing, embed(main), embed(outputs)]
         sequence = torch.cat(pieces)[None]
         logits = model.llm(inputs_embeds=sequence).logits[0]
@@ -63,14 +62,14 @@ def test_loss_and_gradients_equal_the_straightforward_ones(trainer) -> None:  # 
     batch = collate([trainer.data.train[index] for index in range(5)])
     total, count = plain_loss(trainer, batch)
     assert count == batch.num_targets and trainer.model._has_plain_head(
-        torch.randn(1, 2, trainer.model.front_end.llm_dim)
+        torch.randn(1, 2, trainer.model.audio_embedder.llm_dim)
     )
     (total / count).backward()
     trained = {name: value for name, value in trainer.model.named_parameters() if value.requires_grad}
     expected = {name: value.grad.clone() for name, value in trained.items()}
     trainer.model.zero_grad()
     step = collate_step(trainer.data.train.__getitems__([[3, 1], [0], [4, 2]]))  # three micro-batches
-    items = trainer._get_num_items_in_batch([step], torch.device("cpu"))
+    _, items = trainer.get_batch_samples(iter([step]), 1, torch.device("cpu"))
     assert int(items) == count and trainer.clips_seen == 5
     loss = trainer.training_step(trainer.model, step, items)
     torch.testing.assert_close(loss, (total / count).detach(), rtol=1e-5, atol=1e-6)
@@ -92,22 +91,22 @@ def test_checkpointed_activations_change_nothing(trainer, every: int) -> None:  
 @pytest.mark.parametrize("model", ["alarm_ca", "alarm_p"])
 def test_held_encoders_equal_autocast_ones(model: str) -> None:
     """States of the frozen encoders, bit for bit, whether autocast converts their weights or they are held so."""
-    front_end = mini_front_end(f"mini_{model}")
+    audio_embedder = mini_audio_embedder(f"mini_{model}")
     clips = [Waveform(torch.randn(1, samples), 16000) for samples in (24000, 9000)]
-    features = build_feature_extractor(front_end.config)(clips)
-    layers = {name: front_end.config.layers(name) for name in features}
+    features = build_feature_extractor(audio_embedder.config)(clips)
+    layers = {name: audio_embedder.config.layers(name) for name in features}
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        plain, _ = front_end.audio_encoder(features, layers)
-        held, _ = hold_as_autocast(front_end.audio_encoder)(features, layers)
-    assert {value.dtype for value in front_end.audio_encoder.parameters()} == {torch.float32, torch.bfloat16}
+        plain, _ = audio_embedder.audio_encoder(features, layers)
+        held, _ = cast_frozen_weights(audio_embedder.audio_encoder)(features, layers)
+    assert {value.dtype for value in audio_embedder.audio_encoder.parameters()} == {torch.float32, torch.bfloat16}
     assert all(torch.equal(plain[name], held[name]) for name in features) and len(features) == 4
     with pytest.raises(ValueError, match="is trained"):
-        hold_as_autocast(front_end.audio_adapter)
+        cast_frozen_weights(audio_embedder.audio_adapter)
 
 
 def gradients(trainer, step: list[Batch]) -> dict[str, torch.Tensor]:  # noqa: ANN001
     """Gradients of one step by name, taken off the model."""
-    items = trainer._get_num_items_in_batch([step], torch.device("cpu"))
+    _, items = trainer.get_batch_samples(iter([step]), 1, torch.device("cpu"))
     trainer.training_step(trainer.model, step, items)
     named = {name: value for name, value in trainer.model.named_parameters() if value.grad is not None}
     found = {name: value.grad.clone() for name, value in named.items()}

@@ -134,7 +134,7 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_yaml_of_a_user_trains_unchanged(run: Run, configs: Path, world: Path) -> None:
+def test_yaml_of_a_user_trains_unchanged(shared_run: Run, configs: Path, world: Path) -> None:
     """Model and data in the published form give the same losses as the same in ours."""
     model = published_from_model_config(model_config("mini_w2vbert"))
     model["config"]["audio_sep_d_embed"] = "${model.llm_embedding_dim}"
@@ -152,7 +152,7 @@ def test_yaml_of_a_user_trains_unchanged(run: Run, configs: Path, world: Path) -
         "mine": {**one, "split": "validation"},
     }
     (configs / "dataset" / "my_data.yaml").write_text(yaml.safe_dump(data))
-    ours = run("ours", max_steps=2)
+    ours = shared_run(max_steps=2)
     from src.training.run import run_training
 
     words = overrides(world, configs.parent / "theirs", model="my_model", max_steps=2)

@@ -20,16 +20,16 @@ from src.training.callbacks import read_metrics
 from src.training.published_resume import OPTIMIZER, SCHEDULER
 from src.training.resume import find_resume
 from tests.training.conftest import Run
-from tests.training.test_run import losses, record
+from tests.training.test_run import SAVED, losses, record
 
 QUIET = "sample_generations=false"
 SAVING: Mapping[str, Any] = {"save_strategy": "steps", "save_steps": 3}
 
 
 @pytest.fixture()
-def trained(run: Run) -> Path:
+def trained(shared_run: Run, tmp_path: Path) -> Path:
     """Six steps of the sum of an adapter's stream, with checkpoints at steps 3 and 6."""
-    return run("trained", QUIET, eval_strategy="steps", eval_steps=6, **SAVING)
+    return shutil.copytree(shared_run(**SAVED), tmp_path / "trained")
 
 
 def as_published(source: Path, folder: Path) -> Path:
@@ -125,9 +125,9 @@ def test_a_run_starts_from_a_whole_model(run: Run, tmp_path: Path) -> None:
         run("other", QUIET, "eval_mode=true", f"resume_from_checkpoint={whole}", model="mini_alarm_ca")
 
 
-def test_adapters_from_a_folder_of_pth_files(run: Run, tmp_path: Path) -> None:
+def test_adapters_from_a_folder_of_pth_files(run: Run, shared_run: Run, tmp_path: Path) -> None:
     names = ("whisper", "w2vbert", "sslam", "muq")
-    runs = {name: run(name, QUIET, model=f"mini_{name}", max_steps=1) for name in names}
+    runs = {name: shared_run(model=f"mini_{name}", max_steps=1) for name in names}
     for name, folder in runs.items():
         write_adapter(open_checkpoint(folder), name, tmp_path / "weights" / f"{name}.pth")
     settings = {"model": "mini_alarm_ca", "max_steps": 1}

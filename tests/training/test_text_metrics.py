@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import string
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -90,6 +91,20 @@ def test_meteor_counts_synonyms(monkeypatch: pytest.MonkeyPatch) -> None:
     other = scorer(["i hear a bell"], ["i hear a dog"])["meteor"]
     assert same == pytest.approx(1 - 0.5 * (1 / 4) ** 3)  # one chunk of four matched words
     assert other < same
+
+
+def longest_answer(answers: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
+    """A metric of one's own, found by its import path."""
+    return {"longest": float(max(map(len, answers)))}
+
+
+def test_own_metrics_by_import_path() -> None:
+    scorer = TextScorer(metrics=["rouge", f"{__name__}:longest_answer"])
+    assert scorer(["a dog", "cats"], ["a dog", "birds"]) == pytest.approx(
+        {"rouge1": 0.5, "rouge2": 0.5, "rougeL": 0.5, "longest": 5.0}
+    )
+    with pytest.raises(ConfigError, match="sample_metrics: unknown metric 'wer'; known: bleu, meteor, rouge"):
+        TextScorer(metrics=["wer"])
 
 
 def test_bertscore_from_a_local_folder(without_wordnet: None, tmp_path: Path) -> None:

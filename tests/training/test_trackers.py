@@ -31,7 +31,7 @@ def scalars(folder: Path) -> dict[str, Any]:
 
 
 def test_tensorboard_holds_metrics_and_configuration(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, shared_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     folder = run(
@@ -49,8 +49,7 @@ def test_tensorboard_holds_metrics_and_configuration(
     assert set(found["eval/mini_loss"]) == set(found["eval/loss"]) == set(found["eval/with_context_bleu"]) == {3, 6}
     assert "per_device_train_batch_size: 4" in found["config"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["board"]  # nothing outside the run's folder
-    plain = run("plain", **SAVE)
-    assert losses(folder) == losses(plain)
+    assert losses(folder) == losses(shared_run())
 
 
 def test_tensorboard_of_a_resumed_run_is_one_curve(run: Run) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from src.benchmarks.conversion.commands import collect_command, collector_parser  # noqa: E402
+from src.benchmarks.conversion.collect import collect_command, collector_parser  # noqa: E402
 from src.common.cli import run_cli  # noqa: E402
 
 

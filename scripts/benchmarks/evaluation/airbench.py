@@ -2,7 +2,7 @@
 
 In:  metadata with the key model_prediction, as create_answer_json.py writes it.
 Out: printed scores (text rule of the published system and official letter rule; by task, source and domain;
-     intervals, unparsed replies), and INPUT_scores.txt, .json and .csv beside the input.
+     intervals, unparsed replies), and INPUT_scores.txt, .json and .csv next to the input.
 
     python scripts/benchmarks/evaluation/airbench.py --input FILE
 """

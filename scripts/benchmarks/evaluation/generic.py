@@ -2,7 +2,7 @@
 
 In:  rows with choices, answer and model_prediction, as create_answer_json.py writes them.
 Out: printed scores (by the keys of --group-by; intervals, unparsed replies), and INPUT_scores.txt, .json and .csv
-     beside the input.
+     next to the input.
 
     python scripts/benchmarks/evaluation/generic.py --input FILE --group-by task difficulty
 """

@@ -1,7 +1,8 @@
-"""One benchmark: download or find its files, convert, save as a data set with its metadata beside it."""
+"""Benchmark collectors: download or find the files, convert them, save a data set with its metadata next to it."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 from collections import Counter
@@ -14,28 +15,36 @@ from typing import Any
 import numpy as np
 
 from src.benchmarks.airbench import MOST_SECONDS, RATE
-from src.benchmarks.conversion.pinned import SplitFiles
-from src.benchmarks.files import metadata_file, read_rows
-from src.benchmarks.spec import COMMON_COLUMNS, Benchmark
-from src.collection.clips import find_below, rewrite_clip
-from src.collection.download import fetch
-from src.collection.retry import Patience
-from src.collection.unpack import is_archive, unpack
-from src.common.errors import UserError
+from src.benchmarks.conversion.pinned import SplitFiles, sources
+from src.benchmarks.registry import benchmark
+from src.benchmarks.run_loader import JsonRows, metadata_file, read_rows
+from src.benchmarks.scoring import COMMON_COLUMNS, Benchmark
+from src.common.errors import UserError, check_host
 from src.common.existing import next_step, read_record, set_problem
-from src.common.folders import swap_in
+from src.common.files import swap_in, write_json
+from src.common.lock import locked_folders, may_discard
 from src.common.log import get_logger
-from src.common.run_record import write_json, write_run_record
+from src.common.paths import data_root, raw_dir
+from src.common.retry import RetryPolicy
+from src.common.run_record import write_run_record
+from src.download.clips import find_below, rewrite_clip
+from src.download.download import fetch
+from src.download.sources import WebFile
+from src.download.unpack import is_archive, unpack
 
 log = get_logger(__name__)
-Rows = list[dict[str, Any]]
+_TEXTS = ("question", "answer", "id")
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Collection:
-    """What to collect, and how. ``from_dir`` has the files already; ``downloads`` is where they go otherwise."""
+class ConversionJob:
+    """One benchmark's files and target; ``from_dir`` has the files already, ``downloads`` gets them otherwise.
 
+    ``name`` is what the saved set records: a short name, or the import path of a benchmark of one's own.
+    """
+
+    name: str
     spec: Benchmark
     files: dict[str, SplitFiles]
     target: Path
@@ -44,25 +53,83 @@ class Collection:
     allow_missing: bool = False
     any_edition: bool = False
     overwrite: bool = False
-    patience: Patience = field(default_factory=Patience)
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
 
 
 @dataclass
-class Split:
-    """A converted split: kept metadata, common columns with full paths of the clips, and what was left out."""
+class ConvertedSplit:
+    """Kept metadata of the rows, common columns with full paths of the clips, and the reasons of rows left out."""
 
-    metadata: Rows
-    rows: Rows
+    metadata: JsonRows
+    rows: JsonRows
     left_out: Counter[str]
 
 
-def collect(job: Collection) -> dict[str, int]:
+def collector_parser(description: str | None, any_benchmark: bool = False) -> argparse.ArgumentParser:
+    """The arguments of a known benchmark's collector; ``any_benchmark`` adds the name of the benchmark."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if any_benchmark:
+        parser.add_argument("name", metavar="NAME", help="name of the set, or import path of the benchmark")
+    parser.add_argument(
+        "--from-dir", type=Path, help="folder that holds metadata and audio already: nothing is downloaded"
+    )
+    parser.add_argument("--splits", nargs="*", default=[], help="only these splits")
+    parser.add_argument("--downloads", type=Path, help="where downloads go (data/datasets/downloads/NAME)")
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="leave rows out whose clip is missing or unreadable"
+    )
+    parser.add_argument("--any-edition", action="store_true", help="do not check the metadata's known checksum")
+    parser.add_argument("--overwrite", action="store_true", help="convert again although the set is there")
+    parser.add_argument(
+        "--attempts", type=int, default=RetryPolicy.attempts, help="tries at every file before giving up"
+    )
+    parser.add_argument(
+        "--first-wait", type=float, default=RetryPolicy.first_wait, help="seconds before the second try"
+    )
+    return parser
+
+
+def collect_command(name: str, args: argparse.Namespace) -> str:
+    """Collect the benchmark with parsed arguments; returns the line to print."""
+    if args.from_dir is not None and not args.from_dir.is_dir():
+        raise UserError(f"--from-dir {args.from_dir} is not a folder")
+    spec, files = benchmark(name), sources().get(name)
+    if files is None:
+        if args.from_dir is None:
+            raise UserError(f"benchmark {name}: no download is known; give the folder of its files with --from-dir")
+        files = {split: SplitFiles(WebFile("", f"{split}.json"), ()) for split in args.splits or ["test"]}
+    unknown = [split for split in args.splits if split not in files]
+    if unknown:
+        raise UserError(f"--splits: unknown {', '.join(unknown)}; known: {', '.join(files)}")
+    job = ConversionJob(
+        name,
+        spec,
+        {split: files[split] for split in args.splits or files},
+        raw_dir(spec.name),
+        args.downloads or data_root() / "downloads" / spec.name,
+        args.from_dir,
+        args.allow_missing,
+        args.any_edition,
+        args.overwrite,
+        RetryPolicy(args.attempts, args.first_wait),
+    )
+    counts = collect(job)
+    made = ", ".join(f"{split} {count} rows" for split, count in counts.items()) or "already there"
+    return f"{job.target}: {made}"
+
+
+def collect(job: ConversionJob) -> dict[str, int]:
     """Convert the splits of ``job.files`` and save them; returns the rows of each.
 
     A set that has them is left alone, whoever made it, unless ``overwrite``; splits that it lacks are added if this
-    program made it. Raises :class:`UserError` when files are missing or unreadable, and for an incomplete set of
-    another program.
+    program made it. Raises :class:`UserError` when files are missing or unreadable, for an incomplete set of another
+    program, and when another run writes the set.
     """
+    with locked_folders([job.target]) as changed:
+        return _collect(replace(job, overwrite=may_discard(job.overwrite, changed, job.target)))
+
+
+def _collect(job: ConversionJob) -> dict[str, int]:
     problems = {name: _problem(job.target, name) for name in job.files}
     problem = next((found for found in problems.values() if found), None)
     step = next_step(f"benchmark {job.spec.name}", job.target, problem, overwrite=job.overwrite)
@@ -85,12 +152,12 @@ def _problem(target: Path, split: str) -> str | None:
     return found or (None if metadata_file(target, split).is_file() else f"no {metadata_file(target, split).name}")
 
 
-def _convert(job: Collection, name: str, files: SplitFiles) -> Split:
+def _convert(job: ConversionJob, name: str, files: SplitFiles) -> ConvertedSplit:
     metadata_path, roots = _find(job, files)
     where = f"{job.spec.name} ({name})"
     left_out: Counter[str] = Counter()
-    raw: Rows = []
-    rows: Rows = []
+    raw: JsonRows = []
+    rows: JsonRows = []
     for number, row in enumerate(_read(metadata_path)):
         reason = job.spec.left_out(row)
         if reason is not None:
@@ -104,14 +171,14 @@ def _convert(job: Collection, name: str, files: SplitFiles) -> Split:
     raw, rows = _with_clips(job, where, raw, rows, roots, left_out)
     for reason, count in (+left_out).items():
         log.warning("%s: %d row(s) left out: %s", where, count, reason)
-    return Split([dict(job.spec.keep(row)) for row in raw], rows, +left_out)
+    return ConvertedSplit([dict(job.spec.keep(row)) for row in raw], rows, +left_out)
 
 
-def _read(path: Path) -> Rows:
+def _read(path: Path) -> JsonRows:
     if path.suffix == ".parquet":
         from datasets import Dataset
 
-        rows: Rows = Dataset.from_parquet(str(path)).to_list()
+        rows: JsonRows = Dataset.from_parquet(str(path)).to_list()
         return rows
     found = read_rows(path)
     if found.broken:
@@ -120,10 +187,10 @@ def _read(path: Path) -> Rows:
     return found.rows
 
 
-def _find(job: Collection, files: SplitFiles) -> tuple[Path, list[Path]]:
+def _find(job: ConversionJob, files: SplitFiles) -> tuple[Path, list[Path]]:
     """Metadata file, and the folders below which the clips lie; archives are unpacked on the way.
 
-    Metadata has a folder of its own: audio at another revision may bring another edition of the same file.
+    Metadata has its own folder: audio at another revision may bring another edition of the same file.
     """
     if job.from_dir is not None:
         roots = [job.from_dir]
@@ -132,9 +199,9 @@ def _find(job: Collection, files: SplitFiles) -> tuple[Path, list[Path]]:
                 roots.append(unpack(archive, job.downloads / "unpacked"))
         return _given_metadata(job.from_dir, files.metadata.name), roots
     metadata = replace(files.metadata, checksum=None) if job.any_edition else files.metadata
-    path = fetch(metadata, job.downloads / "metadata", job.patience)
+    path = fetch(metadata, job.downloads / "metadata", job.policy)
     for source in files.audio:
-        audio = fetch(source, job.downloads, job.patience)
+        audio = fetch(source, job.downloads, job.policy)
         if audio.is_file() and is_archive(audio):
             unpack(audio, job.downloads)
     return path, [job.downloads]
@@ -151,8 +218,8 @@ def _given_metadata(folder: Path, name: str) -> Path:
 
 
 def _with_clips(
-    job: Collection, where: str, raw: Rows, rows: Rows, roots: Sequence[Path], left_out: Counter[str]
-) -> tuple[Rows, Rows]:
+    job: ConversionJob, where: str, raw: JsonRows, rows: JsonRows, roots: Sequence[Path], left_out: Counter[str]
+) -> tuple[JsonRows, JsonRows]:
     """Rows whose clip is there, with its path; the others are refused, or left out if that is allowed."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         clips = list(pool.map(lambda row, made: _clip(job, row, made, roots), raw, rows))
@@ -171,8 +238,11 @@ def _with_clips(
     return [raw[place] for place in kept], made
 
 
-def _clip(job: Collection, raw: dict[str, Any], row: dict[str, Any], roots: Sequence[Path]) -> Path | UserError:
-    """The row's clip on disk, rewritten first where the benchmark asks for it; the error if it cannot be used."""
+def _clip(job: ConversionJob, raw: dict[str, Any], row: dict[str, Any], roots: Sequence[Path]) -> Path | UserError:
+    """The row's clip on disk, rewritten first where the benchmark asks for it; the error if it cannot be used.
+
+    Raises :class:`~src.common.errors.MachineError` if the disk is at fault and not the clip.
+    """
     try:
         if job.spec.source_path is None:
             return find_below(roots, row["audio"])
@@ -180,14 +250,12 @@ def _clip(job: Collection, raw: dict[str, Any], row: dict[str, Any], roots: Sequ
         rewrite_clip(source, job.downloads / row["audio"], RATE, MOST_SECONDS)
         return job.downloads / str(row["audio"])
     except UserError as error:
+        check_host(error)
         return error
 
 
-def _save(job: Collection, splits: dict[str, Split]) -> None:
-    """Save next to the target first, then move: a kill leaves the old set or the new one.
-
-    Other splits of a set of this program are kept.
-    """
+def _save(job: ConversionJob, splits: dict[str, ConvertedSplit]) -> None:
+    """Save next to the target, then exchange both; other splits of a set of this program are kept."""
     from datasets import Audio, Dataset, DatasetDict, Features, List, Value
 
     features = Features(
@@ -202,7 +270,10 @@ def _save(job: Collection, splits: dict[str, Split]) -> None:
     )
     made = DatasetDict()
     for name, split in splits.items():
-        columns = {key: [_cell(row[key], key) for row in split.rows] for key in features}
+        # MMAU and MMAR keep answers as they are, numbers among them; a column has one type
+        cells = {key: [row[key] for row in split.rows] for key in features}
+        texts = {key: [None if cell is None else str(cell) for cell in cells[key]] for key in _TEXTS}
+        columns = {**cells, **texts}
         made[name] = Dataset.from_dict(columns, features).cast_column("audio", Audio(sampling_rate=16_000))
     record = read_record(job.target)
     kept = [name for name in record.get("splits", {}) if name not in splits and not _problem(job.target, name)]
@@ -218,21 +289,8 @@ def _save(job: Collection, splits: dict[str, Split]) -> None:
     counts = {name: {"rows": len(split.rows), "left_out": dict(split.left_out)} for name, split in splits.items()}
     write_run_record(
         fresh,
-        {"benchmark": job.spec.name, "from_dir": str(job.from_dir) if job.from_dir else None},
+        {"benchmark": job.name, "from_dir": str(job.from_dir) if job.from_dir else None},
         sources={name: record["sources"][name] for name in kept} | {name: repr(job.files[name]) for name in splits},
         splits={name: record["splits"][name] for name in kept} | counts,
     )
     swap_in(fresh, job.target)
-
-
-def _cell(value: Any, key: str) -> Any:
-    """MMAU and MMAR answers are kept as they are; a column has one type, so a number becomes text here."""
-    return str(value) if key in ("answer", "id", "question") and value is not None else value
-
-
-def chosen_splits(files: dict[str, SplitFiles], names: Sequence[str]) -> dict[str, SplitFiles]:
-    """The files of the named splits, all without names. Raises :class:`UserError` for an unknown one."""
-    unknown = [name for name in names if name not in files]
-    if unknown:
-        raise UserError(f"--splits: unknown {', '.join(unknown)}; known: {', '.join(files)}")
-    return {name: files[name] for name in names} if names else dict(files)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from src.collection.sources import HubFile, Source, drive_file, github_file
+from src.download.sources import DownloadSource, HubFile, drive_file, github_file
 
 
 @dataclass(frozen=True)
 class SplitFiles:
     """Files of one split: metadata, and audio as archives (unpacked beside each other) or a tree of files."""
 
-    metadata: Source
-    audio: tuple[Source, ...]
+    metadata: DownloadSource
+    audio: tuple[DownloadSource, ...]
 
 
 def sources() -> dict[str, dict[str, SplitFiles]]:

@@ -1,10 +1,10 @@
-"""What a raw set must fulfil, looked at after it is saved. Every problem names the rows' ids."""
+"""Check of a saved raw set: columns, order, descriptions, audio. Every problem names the rows' ids."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import numpy as np
 
 from src.audio.roots import roots_of
 from src.common.errors import UserError
-from src.corpus.collect.audio import seconds_of
-from src.corpus.collect.hub import cell_bytes
 from src.corpus.description import clock
 from src.corpus.recipe import IDS, Recipe
+from src.corpus.rows.audio import seconds_of
+from src.corpus.rows.make import cell_bytes
 
 _SHOWN = 5
 _BATCH = 10_000
@@ -75,20 +75,19 @@ def _order(rows: Any, may_repeat: bool) -> Iterator[str]:
 
 
 def _descriptions(recipe: Recipe, rows: Any) -> Iterator[str]:
-    if recipe.text_type == "none":
-        names = ["question", *IDS]
-        if "question" not in rows.column_names:
-            return
-    else:
-        names = ["audio_description", "duration", *IDS]
+    instructions = recipe.text_type == "none"
+    names = [*(("question",) if instructions else ("audio_description", "duration")), *IDS]
     if any(name not in rows.column_names for name in names):
         return  # reported with the columns
     wrong: list[str] = []
     count = 0
-    view = rows.select_columns(names)
+    view = rows.select_columns(names).with_format("arrow")
     for start in range(0, len(rows), _BATCH):
-        for row in view.with_format("arrow")[start : start + _BATCH].to_pylist():
-            reason = _wrong_text(recipe, row)
+        for row in view[start : start + _BATCH].to_pylist():
+            if instructions:
+                reason = "" if row["question"] else "has an empty question"
+            else:
+                reason = wrong_description(row["audio_description"], row["duration"], recipe.description)
             if reason:
                 count += 1
                 wrong.append(f"({row[IDS[0]]}, {row[IDS[1]]}) {reason}")
@@ -97,14 +96,8 @@ def _descriptions(recipe: Recipe, rows: Any) -> Iterator[str]:
         yield f"{count} rows with a wrong text: {'; '.join(wrong)}"
 
 
-def _wrong_text(recipe: Recipe, row: Mapping[str, Any]) -> str:
-    if recipe.text_type == "none":
-        return "" if row["question"] else "has an empty question"
-    return wrong_description(row["audio_description"], row["duration"], recipe.description)
-
-
 def wrong_description(description: str, duration: float, keys: tuple[str, ...]) -> str:
-    """What breaks the grammar ``BODY (duration: Ns[, key: value]*)``; empty if nothing does.
+    """Fault in the grammar ``BODY (duration: Ns[, key: value]*)``; empty if there is none.
 
     Keys may be left out, but stand in their order, and the stated seconds are those of ``duration``.
     """
@@ -143,12 +136,14 @@ def _audio(rows: Any, decode_rows: int, may_state_less: bool) -> Iterator[str]:
     for number in np.unique(np.linspace(0, len(rows) - 1, count).astype(int)).tolist():
         row = view[number]
         try:
-            heard = seconds_of(cell_bytes(row["audio"], roots), row["audio"]["path"])
+            decoded = seconds_of(cell_bytes(row["audio"], roots), row["audio"]["path"])
         except UserError as error:
             wrong.append(f"({row[IDS[0]]}, {row[IDS[1]]}) {error}")
             continue
         stated = row.get("duration")
-        if stated is not None and not (-_TOLERANCE <= heard - stated <= (math.inf if may_state_less else _TOLERANCE)):
-            wrong.append(f"({row[IDS[0]]}, {row[IDS[1]]}) states {stated:.3f} s, decodes to {heard:.3f} s")
+        if stated is not None and not (
+            -_TOLERANCE <= decoded - stated <= (math.inf if may_state_less else _TOLERANCE)
+        ):
+            wrong.append(f"({row[IDS[0]]}, {row[IDS[1]]}) states {stated:.3f} s, decodes to {decoded:.3f} s")
     if wrong:
         yield f"{len(wrong)} of {count} rows decoded: {'; '.join(wrong[:_SHOWN])}"

@@ -6,18 +6,18 @@ import argparse
 from pathlib import Path
 
 from src.common.cli import add_overwrite, row_limit, run_cli
-from src.common.errors import UserError
+from src.common.errors import UserError, explain, one_line
 from src.common.log import get_logger
-from src.common.machine import explain, one_line
 from src.common.paths import raw_dir
 from src.corpus.recipe import Options, Recipe
-from src.corpus.recipes import choose, group_of, load_recipe
+from src.corpus.recipes import is_import_path, load_recipe
+from src.dataset.corpus_names import group_of, resolve_names
 
 _log = get_logger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every collector takes."""
+    """Options of every collector."""
     parser.add_argument(
         "--from-dir", type=Path, metavar="DIR",
         help="folder with upstream files (archives or unpacked; for many corpora, one folder each below it): what is "
@@ -25,12 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--jobs", type=int, metavar="N", help="worker processes (default: all processors)")
     parser.add_argument("--as-published", action="store_true", help="the published rows, without the repairs")
-    parser.add_argument(
-        "--limit",
-        type=row_limit,
-        metavar="N",
-        help="a trial: N files, Hub rows or recordings; below 1: all",
-    )
+    limit_help = "a trial: N files, Hub rows or recordings; below 1: all"
+    parser.add_argument("--limit", type=row_limit, metavar="N", help=limit_help)
     parser.add_argument("--check-rows", type=int, default=100, metavar="N", help="rows decoded afterwards; -1: all")
     parser.add_argument("--attempts", type=int, default=30, metavar="N", help="tries at every download (default: 30)")
     parser.add_argument("--keep-downloads", action="store_true", help="do not remove archives once unpacked")
@@ -44,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_collector(name: str, doc: str | None) -> None:
     """The command of one corpus."""
     recipe = load_recipe(name)
-    notes = [f"{name}: {recipe.title}, {_rows(recipe)} rows. Saved as data/datasets/raw/{name}."]
+    rows = "?" if recipe.rows is None else f"{recipe.rows:,}"
+    notes = [f"{name}: {recipe.title}, {rows} rows. Saved as data/datasets/raw/{name}."]
     notes += [f"Before: {recipe.access}."] if recipe.access else []
     notes += ["Unless --as-published:", *(f"- {repair}" for repair in recipe.repairs)] if recipe.repairs else []
     parser = argparse.ArgumentParser(
@@ -75,20 +72,20 @@ def collect_command(names: list[str], args: argparse.Namespace) -> int:
         attempts=args.attempts,
     )
     failed = []
-    for name in choose(names):
+    for name in resolve_names(names, is_set=is_import_path):
         try:
-            result = collect(load_recipe(name), settings)
-        except UserError as error:
-            _log.error("%s: %s", name, error)
-            failed.append(name)
-            continue
+            recipe = load_recipe(name)
+            result = collect(recipe, settings)
         except Exception as error:  # other corpora of the command go on
-            _log.error("%s: %s", name, explain(error) or one_line(error))
+            _log.error("%s: %s", name, error if isinstance(error, UserError) else explain(error) or one_line(error))
             _log.debug("%s", name, exc_info=True)
             failed.append(name)
             continue
         if result:
-            _log.info("%s", summary(name, result))
+            rows = ", ".join(f"{split} {count:,} rows" for split, count in result["rows"].items())
+            hours = "" if result["hours"] is None else f", {result['hours']:,.2f} h"
+            left_out = f"{result['dropped']} dropped, {result['filtered']} not wanted"
+            _log.info("%s: %s%s; %s", raw_dir(recipe.name), rows, hours, left_out)
         for problem in result.get("problems", ()):
             _log.error("%s", problem)
         failed += [name] if result.get("problems") else []
@@ -97,42 +94,27 @@ def collect_command(names: list[str], args: argparse.Namespace) -> int:
     return int(bool(failed))
 
 
-def summary(name: str, result: dict[str, object]) -> str:
-    """One line of what was collected."""
-    rows = result["rows"]
-    assert isinstance(rows, dict)
-    counts = ", ".join(f"{split} {count:,} rows" for split, count in rows.items())
-    hours = "" if result["hours"] is None else f", {result['hours']:,.2f} h"
-    left_out = f"; {result['dropped']} dropped, {result['filtered']} not wanted"
-    return f"{raw_dir(name)}: {counts}{hours}{left_out}"
-
-
 def listing(names: list[str]) -> str:
     """A table of corpora: group, rows, hours, licence, size on disk, what is asked for, and what is here."""
     head = ("corpus", "group", "rows", "hours", "GB", "licence", "repairs", "status here", "needs")
-    lines = [head, *(_entry(load_recipe(name)) for name in choose(names or ["all"]))]
+    lines = [head, *(_entry(load_recipe(name)) for name in resolve_names(names or ["all"], is_set=is_import_path))]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
 
 
-def _rows(recipe: Recipe) -> str:
-    return "?" if recipe.rows is None else f"{recipe.rows:,}"
-
-
 def _entry(recipe: Recipe) -> tuple[str, ...]:
     folder = raw_dir(recipe.name)
-    size = _size(folder)
-    if size:
-        gigabytes = f"{size / 1e9:.1f}"
-    else:
-        known = recipe.hours is not None and recipe.gb_per_hour is not None
-        gigabytes = f"~{recipe.hours * recipe.gb_per_hour:.1f}" if known else "?"  # type: ignore[operator]
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+    gigabytes = f"{size / 1e9:.1f}"
+    if not size:
+        expected = None if recipe.hours is None or recipe.gb_per_hour is None else recipe.hours * recipe.gb_per_hour
+        gigabytes = "?" if expected is None else f"~{expected:.1f}"
     return (
         recipe.name,
         group_of(recipe.name),
-        _rows(recipe),
+        "?" if recipe.rows is None else f"{recipe.rows:,}",
         "?" if recipe.hours is None else f"{recipe.hours:,.2f}",
         gigabytes,
         recipe.licence,
@@ -140,10 +122,6 @@ def _entry(recipe: Recipe) -> tuple[str, ...]:
         _status(folder),
         recipe.access or "-",
     )
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
 
 
 def _status(folder: Path) -> str:

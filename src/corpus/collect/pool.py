@@ -1,21 +1,24 @@
-"""Work in processes: a bounded number of pieces under way, and a process that dies takes nothing with it."""
+"""Work in processes: a bounded number of items at once; items of a process that dies are tried again."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
+from src.common.child_process import end_with_parent
 from src.common.log import get_logger
 
 T = TypeVar("T")
 R = TypeVar("R")
 _log = get_logger(__name__)
 _AHEAD = 2
-"""Pieces under way for each process: one worked on, one waiting."""
+"""Items under way for each process: one worked on, one waiting."""
 
 
 def run_all(
@@ -39,61 +42,57 @@ def run_all(
             setup(*setup_args)
         yield from map(work, items)
         return
+    # Spawned, not forked: the parent may hold threads of the libraries it has opened data with.
+    new_pool = functools.partial(
+        ProcessPoolExecutor, mp_context=get_context("spawn"), initializer=_begin, initargs=(setup, setup_args)
+    )
     source = iter(items)
     while True:
-        unfinished: list[T] = []
-        with _pool(processes, setup, setup_args) as pool:
-            yield from _run(pool, work, source, processes, unfinished)
-        if not unfinished:
+        under_way: dict[Future[R], T] = {}
+        with new_pool(processes) as pool, suppress(BrokenProcessPool):
+            yield from _results(pool, work, source, processes, under_way)
+        if not under_way:
             return
-        _log.warning("a worker process died; %d pieces of work are tried again one by one", len(unfinished))
-        for item in unfinished:
-            yield _alone(work, item, after_crash, setup, setup_args)
+        _log.warning("a worker process died; %d pieces of work are tried again one by one", len(under_way))
+        for item in under_way.values():
+            yield _run_alone(new_pool, work, item, after_crash)
 
 
-def _run(
-    pool: ProcessPoolExecutor, work: Callable[[T], R], source: Iterator[T], processes: int, unfinished: list[T]
-) -> Iterator[R]:
-    """Results until the source ends or the pool breaks; then ``unfinished`` holds what was under way."""
-    under_way: dict[Future[R], T] = {}
-    try:
-        while True:
-            for item in itertools.islice(source, _AHEAD * processes - len(under_way)):
-                under_way[_submit(pool, work, item)] = item
-            if not under_way:
-                return
-            for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-                result = future.result()
-                del under_way[future]
-                yield result
-    except BrokenProcessPool:
-        unfinished.extend(under_way.values())
-
-
-def _submit(pool: ProcessPoolExecutor, work: Callable[[T], R], item: T) -> Future[R]:
-    try:
-        return pool.submit(work, item)
-    except BrokenProcessPool as error:
-        failed: Future[R] = Future()
-        failed.set_exception(error)
-        return failed
-
-
-def _alone(
+def _results(
+    pool: ProcessPoolExecutor,
     work: Callable[[T], R],
-    item: T,
-    after_crash: Callable[[T], T],
-    setup: Callable[..., None] | None,
-    setup_args: tuple[Any, ...],
+    source: Iterator[T],
+    processes: int,
+    under_way: dict[Future[R], T],
+) -> Iterator[R]:
+    """Results until the source ends. Raises :class:`BrokenProcessPool`, with unfinished items in ``under_way``."""
+    while True:
+        for item in itertools.islice(source, _AHEAD * processes - len(under_way)):
+            future: Future[R] = Future()
+            try:
+                future = pool.submit(work, item)
+            finally:
+                under_way[future] = item  # also if the pool is broken already
+        if not under_way:
+            return
+        for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+            result = future.result()
+            del under_way[future]
+            yield result
+
+
+def _run_alone(
+    new_pool: Callable[[int], ProcessPoolExecutor], work: Callable[[T], R], item: T, after_crash: Callable[[T], T]
 ) -> R:
     while True:
-        with _pool(1, setup, setup_args) as pool:
+        with new_pool(1) as pool:
             try:
                 return pool.submit(work, item).result()
             except BrokenProcessPool:
                 item = after_crash(item)
 
 
-def _pool(processes: int, setup: Callable[..., None] | None, setup_args: tuple[Any, ...]) -> ProcessPoolExecutor:
-    # Spawned, not forked: the parent may hold threads of the libraries it has opened data with.
-    return ProcessPoolExecutor(processes, get_context("spawn"), setup, setup_args)
+def _begin(setup: Callable[..., None] | None, setup_args: tuple[Any, ...]) -> None:
+    end_with_parent()  # the workers of an executor hold both ends of its pipes, so that none sees the parent's end
+    if setup is not None:
+        setup(*setup_args)

@@ -1,17 +1,30 @@
-"""AliMeeting: Mandarin meetings, each speaker's own microphone, put together as they were spoken."""
+"""AliMeeting (https://www.openslr.org/119/): Mandarin meetings, one microphone per speaker, on one timeline."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.corpus.collect.audio import Cuts, mono, to_rate
-from src.corpus.collect.conversation import COUNT, Utterance
-from src.corpus.collect.files import each_row, files
-from src.corpus.collect.meeting import COLUMNS, DESCRIPTION, REPAIRS, check_times, meeting_rows
-from src.corpus.collect.textgrid import first_tier
-from src.corpus.recipe import WAV_16, Dropped, Inputs, Recipe, Row, Work, web
+from src.common.errors import UserError
+from src.corpus.recipe import WAV_16, CorpusRow, Dropped, Inputs, Recipe, Work, web
+from src.corpus.rows.audio import Cuts, mono, to_rate
+from src.corpus.rows.conversation import (
+    COUNT,
+    MEETING_COLUMNS,
+    MEETING_DESCRIPTION,
+    MEETING_REPAIRS,
+    Utterance,
+    check_times,
+    meeting_rows,
+)
+from src.corpus.rows.make import each_row
+from src.corpus.rows.tables import files
+
+# Files are long or short; Praat itself counts free-standing numbers, texts and flags only:
+# https://www.fon.hum.uva.nl/praat/manual/TextGrid_file_formats.html
+_TOKEN = re.compile(r'"(?:[^"]|"")*"|<\w+>|(?<![^\s=])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\S)|![^\n]*')
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,25 @@ def jobs(inputs: Inputs) -> Iterator[tuple[str, tuple[Track, ...]] | Dropped]:
         yield meeting, tuple(tracks)
 
 
+def first_tier(path: Path) -> list[tuple[float, float, str]]:
+    """Intervals of a TextGrid's first tier: start and end in seconds, and text. Raises :class:`UserError`."""
+    data = path.read_bytes()
+    text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", errors="replace")
+    tokens = [token for token in _TOKEN.findall(text) if not token.startswith("!")]
+    try:
+        tier = next(place for place, token in enumerate(tokens) if token == '"IntervalTier"')
+        count = int(tokens[tier + 4])  # behind the class: name, start, end, number of intervals
+        cells = tokens[tier + 5 : tier + 5 + 3 * count]
+        if len(cells) != 3 * count:
+            raise ValueError(f"{count} intervals are announced, {len(cells) // 3} are there")
+        return [
+            (float(cells[place]), float(cells[place + 1]), cells[place + 2][1:-1].replace('""', '"'))
+            for place in range(0, len(cells), 3)
+        ]
+    except (StopIteration, ValueError, IndexError) as error:
+        raise UserError(f"{path} is not a TextGrid with a tier of intervals ({error or 'none found'})") from error
+
+
 def utterances(meeting: str, tracks: tuple[Track, ...]) -> Iterator[Utterance | Dropped]:
     """All intervals of the meeting by their start; at the same time, speakers in the order of their files' names."""
     spoken = [(start, end, text, track) for track in tracks for start, end, text in first_tier(track.textgrid)]
@@ -52,15 +84,15 @@ def utterances(meeting: str, tracks: tuple[Track, ...]) -> Iterator[Utterance | 
         start, end, text, track = interval
         check_times(start, end)
         file = cuts[track.speaker]
-        samples = file.read(round(start * file.rate), round(end * file.rate))
-        heard = to_rate(mono(samples), file.rate)[0]
-        yield Utterance(track.speaker.removeprefix("SPK"), track.speaker, text.strip(), start, end, heard)
+        cut = file.read(round(start * file.rate), round(end * file.rate))
+        samples = to_rate(mono(cut), file.rate)[0]
+        yield Utterance(track.speaker.removeprefix("SPK"), track.speaker, text.strip(), start, end, samples)
 
     ordered = sorted(spoken, key=lambda each: each[0])
     yield from each_row(ordered, lambda each: (meeting, f"{each[3].speaker} at {each[0]} s"), utterance)
 
 
-def make(job: tuple[str, tuple[Track, ...]], inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
+def make(job: tuple[str, tuple[Track, ...]], inputs: Inputs, recipe: Recipe) -> Iterator[CorpusRow | Dropped]:
     """Chunks of one meeting."""
     meeting, tracks = job
     gender_of = {track.speaker: track.gender for track in tracks}
@@ -76,14 +108,14 @@ RECIPE = Recipe(
             "Train_Ali_near",
         ),
     ),  # fmt: skip
-    work=Work(jobs, make, per_part=2),
+    work=Work(jobs, make, per_batch=2),
     text_type="speech",
-    description=DESCRIPTION,
-    columns=COLUMNS,
+    description=MEETING_DESCRIPTION,
+    columns=MEETING_COLUMNS,
     types={COUNT: "int64"},
     rows=10209,
     hours=120.93,
     gb_per_hour=WAV_16,
     licence="CC BY-SA 4.0",
-    repairs=REPAIRS,
+    repairs=MEETING_REPAIRS,
 )

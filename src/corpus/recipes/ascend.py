@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from src.corpus.collect.hub import hub_rows
-from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record, columns
+from src.corpus.recipe import Draft, HubRows, Options, Recipe, UpstreamRecord, columns
+from src.corpus.rows.make import hub_rows
 
 
-def draft(record: Record, options: Options) -> Draft:
+def draft(record: UpstreamRecord, options: Options) -> Draft:
     """Texts of one upstream row."""
     language = "zh-en code-switching" if record["language"] == "mixed" else record["language"]
     fields = {"id": record["id"], "path": record["path"], "language": language}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from src.corpus.collect.hub import hub_rows
-from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record, columns
+from src.corpus.recipe import Draft, HubRows, Options, Recipe, UpstreamRecord, columns
+from src.corpus.rows.make import hub_rows
 
 GENUINE = "-"
 SYSTEMS = {
@@ -17,7 +17,7 @@ SYSTEMS = {
 }
 
 
-def draft(record: Record, options: Options) -> Draft:
+def draft(record: UpstreamRecord, options: Options) -> Draft:
     """Texts of one upstream row."""
     system = record["system_id"]
     fields = {

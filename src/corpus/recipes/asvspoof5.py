@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from src.common.errors import UserError
-from src.corpus.collect.files import each_row, file_rows, lines
 from src.corpus.recipe import Draft, Dropped, Inputs, Recipe, columns, web
+from src.corpus.rows.make import each_row, file_rows
+from src.corpus.rows.tables import lines
 
 GENUINE = "bonafide"
 SYSTEMS = {
@@ -28,21 +29,22 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
     """One row for each line of the protocol. The published rows call genuine speech ``spoof``, too."""
     protocol, audio = inputs.path("ASVspoof5.train.tsv"), inputs.path("flac_T")
 
-    def drawn(line: str) -> Iterator[Draft]:
+    def draft(line: str) -> Iterator[Draft]:
+        # columns: https://huggingface.co/datasets/jungjee/asvspoof5/blob/main/README.txt
         speaker, name, _, _, _, _, _, system, *_ = line.split()
         if system not in SYSTEMS:
             raise UserError(f"{protocol}: {name} is of the unknown system {system!r}; known: {', '.join(SYSTEMS)}")
         genuine = system == GENUINE and not inputs.options.as_published
-        about = {
+        fields = {
             "is bona fide or spoof": "bona fide" if genuine else "spoof",
             "spoof algorithm description": SYSTEMS[system],
             "f_id": name,
             "speaker_id": speaker,
         }
-        yield Draft(name, speaker, "Speech", about, audio / f"{name}.flac")
+        yield Draft(name, speaker, "Speech", fields, audio / f"{name}.flac")
 
     listed = lines(protocol, without_last=inputs.options.as_published)
-    yield from each_row(listed, lambda line: ("".join(line.split()[1:2]), line.split()[0]), drawn)
+    yield from each_row(listed, lambda line: ("".join(line.split()[1:2]), line.split()[0]), draft)
 
 
 RECIPE = Recipe(

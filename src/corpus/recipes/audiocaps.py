@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from src.corpus.collect.hub import hub_rows
-from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record, columns
+from src.corpus.recipe import Draft, HubRows, Options, Recipe, UpstreamRecord, columns
+from src.corpus.rows.make import hub_rows
 
 
-def draft(record: Record, options: Options) -> Draft:
+def draft(record: UpstreamRecord, options: Options) -> Draft:
     """Texts of one upstream row."""
     fields = {name: record[name] for name in ("audiocap_id", "youtube_id")}
     return Draft(str(record["audiocap_id"]), str(record["youtube_id"]), record["caption"].strip(), fields)

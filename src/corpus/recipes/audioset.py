@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 
-from src.corpus.collect.hub import hub_rows
-from src.corpus.recipe import WAV_16, Draft, HubRows, Options, Recipe, Record, columns
+from src.corpus.recipe import WAV_16, Draft, HubRows, Options, Recipe, UpstreamRecord, columns
+from src.corpus.rows.make import hub_rows
 
 
-def draft(record: Record, options: Options) -> Draft:
+def draft(record: UpstreamRecord, options: Options) -> Draft:
     """Texts of one sample of the web dataset."""
-    about = record["json"]
-    if isinstance(about, (str, bytes)):
-        about = json.loads(about)
-    fields = {"video_id": about["id"], "key": record["__key__"]}
-    return Draft(str(record["__key__"]), str(about["id"]), ", ".join(about["label"]), fields)
+    labels = record["json"]
+    if isinstance(labels, (str, bytes)):
+        labels = json.loads(labels)
+    fields = {"video_id": labels["id"], "key": record["__key__"]}
+    return Draft(str(record["__key__"]), str(labels["id"]), ", ".join(labels["label"]), fields)
 
 
 RECIPE = Recipe(

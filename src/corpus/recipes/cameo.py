@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from src.corpus.collect.hub import hub_rows
-from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record, columns
+from src.corpus.recipe import Draft, HubRows, Options, Recipe, UpstreamRecord, columns
+from src.corpus.rows.make import hub_rows
 
 SPLITS = (
     "cafe", "crema_d", "emns", "emozionalmente", "enterface", "jl_corpus", "mesd", "nemo", "oreau", "pavoque",
@@ -11,7 +11,7 @@ SPLITS = (
 )  # fmt: skip
 
 
-def draft(record: Record, options: Options) -> Draft:
+def draft(record: UpstreamRecord, options: Options) -> Draft:
     """Texts of one upstream row."""
     fields = {
         "emotion": record["emotion"].title(),

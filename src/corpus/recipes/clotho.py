@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from src.corpus.collect.files import each_row, entry, file_rows, filled, table
 from src.corpus.recipe import WAV_44, Draft, Dropped, Inputs, Recipe, columns, web
+from src.corpus.rows.make import each_row, file_rows
+from src.corpus.rows.tables import entry, filled, table
 
 CAPTIONS = tuple(f"caption_{number}" for number in range(1, 6))
 BASE = "https://zenodo.org/records/3490684/files"
@@ -18,15 +19,15 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
         tags.setdefault(row["file_name"], row["keywords"].replace(";", "/"))
     audio = inputs.path("development")
 
-    def drawn(cell: tuple[str, str, str]) -> Iterator[Draft]:
+    def draft(cell: tuple[str, str, str]) -> Iterator[Draft]:
         name, caption, text = cell
         keywords = filled(entry(tags, name, "metadata.csv"), "keywords")
-        about = {"tags": keywords, "file_name": name, "caption_id": caption}
-        yield Draft(name, caption, filled(text, caption).strip(), about, audio / name)
+        fields = {"tags": keywords, "file_name": name, "caption_id": caption}
+        yield Draft(name, caption, filled(text, caption).strip(), fields, audio / name)
 
     rows = table(inputs.path("captions.csv"), needs=("file_name", *CAPTIONS), latin=True)
     cells = ((row["file_name"], caption, row[caption]) for row in rows for caption in CAPTIONS)
-    yield from each_row(cells, lambda cell: cell[:2], drawn)
+    yield from each_row(cells, lambda cell: cell[:2], draft)
 
 
 RECIPE = Recipe(

@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.collection.drive import DriveFolderFile
-from src.corpus.collect.audio import read_mono
-from src.corpus.collect.conversation import COUNT, Utterance, concatenated, conversation_rows
-from src.corpus.collect.files import attempt, each_row, lines, read_json
-from src.corpus.recipe import WAV_16, Dropped, Files, Inputs, Recipe, Row, Work, columns, web
+from src.corpus.recipe import WAV_16, CorpusRow, Dropped, Files, Inputs, Recipe, Work, columns, web
+from src.corpus.rows.audio import read_mono
+from src.corpus.rows.conversation import COUNT, Utterance, concatenated, conversation_rows
+from src.corpus.rows.make import attempt, each_row
+from src.corpus.rows.tables import lines, read_json
+from src.download.sources import DriveFolderFile
 
 LIMIT = 25.0
 LIST = "https://raw.githubusercontent.com/keonlee9420/DailyTalk/881eb3c6c66ef0ed466895a6a5ef4d9c511bc2af"
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One utterance: its number, what the metadata says of it, its text (None: not listed) and file."""
+class DialogueTurn:
+    """One utterance: its number, metadata, text (None: not listed) and file."""
 
     key: str
     about: Mapping[str, str]
@@ -29,7 +30,7 @@ class Turn:
     wav: Path
 
 
-def jobs(inputs: Inputs) -> Iterator[tuple[str, tuple[Turn | Dropped, ...]]]:
+def jobs(inputs: Inputs) -> Iterator[tuple[str, tuple[DialogueTurn | Dropped, ...]]]:
     """Dialogues that the training list names. The published rows sort the turns as texts: 1, 10, 11, 2."""
     listed = [line.split("|") for line in lines(inputs.path("dailytalk/train.txt"))]
     texts = {fields[0]: fields[-2].strip() if len(fields) > 1 else None for fields in listed}
@@ -47,10 +48,10 @@ def jobs(inputs: Inputs) -> Iterator[tuple[str, tuple[Turn | Dropped, ...]]]:
 
 def _turns(
     dialogue: str, turns: Mapping[str, Any], texts: Mapping[str, str | None], folder: Path
-) -> Iterator[Turn | Dropped]:
-    def turn(key: str) -> Iterator[Turn]:
+) -> Iterator[DialogueTurn | Dropped]:
+    def turn(key: str) -> Iterator[DialogueTurn]:
         name = f"{int(key)}_{turns[key]['speaker']}_d{dialogue}"
-        yield Turn(key, turns[key], texts.get(name), folder / f"{name}.wav")
+        yield DialogueTurn(key, turns[key], texts.get(name), folder / f"{name}.wav")
 
     yield from each_row(turns, lambda key: (dialogue, key), turn)
 
@@ -60,7 +61,7 @@ def _place(key: str) -> tuple[int, str]:
     return (int(key), "") if key.isdecimal() else (sys.maxsize, key)
 
 
-def utterance(dialogue: str, turn: Turn | Dropped, as_published: bool) -> Utterance | Dropped:
+def utterance(dialogue: str, turn: DialogueTurn | Dropped, as_published: bool) -> Utterance | Dropped:
     """One utterance, its times not set yet."""
     if isinstance(turn, Dropped):
         return turn
@@ -71,16 +72,22 @@ def utterance(dialogue: str, turn: Turn | Dropped, as_published: bool) -> Uttera
     return Utterance(turn.key, str(turn.about["speaker"]), turn.text, 0.0, 0.0, read_mono(turn.wav), note)
 
 
-def make(job: tuple[str, tuple[Turn | Dropped, ...]], inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
+def make(
+    job: tuple[str, tuple[DialogueTurn | Dropped, ...]], inputs: Inputs, recipe: Recipe
+) -> Iterator[CorpusRow | Dropped]:
     """Chunks of one dialogue."""
     name, turns = job
     as_published = inputs.options.as_published
-    heard = (attempt((name, _file(turn)), functools.partial(utterance, name, turn, as_published)) for turn in turns)
-    about = {"dialogue id": name}
-    yield from conversation_rows(recipe, name, heard, LIMIT, concatenated, lambda chunk: about, back_to_back=True)
+    utterances = (
+        attempt((name, _file(turn)), functools.partial(utterance, name, turn, as_published)) for turn in turns
+    )
+    fields = {"dialogue id": name}
+    yield from conversation_rows(
+        recipe, name, utterances, LIMIT, concatenated, lambda chunk: fields, back_to_back=True
+    )
 
 
-def _file(turn: Turn | Dropped) -> str:
+def _file(turn: DialogueTurn | Dropped) -> str:
     return turn.unique_id_2 if isinstance(turn, Dropped) else turn.wav.name
 
 
@@ -98,7 +105,7 @@ RECIPE = Recipe(
         ),
         web(f"{LIST}/preprocessed_data/DailyTalk/train_frame.txt", "dailytalk/train.txt", "train.txt", "dailytalk"),
     ),  # fmt: skip
-    work=Work(jobs, make, per_part=200),
+    work=Work(jobs, make, per_batch=200),
     text_type="speech",
     description=(COUNT,),
     columns=columns(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from src.corpus.collect.hub import hub_rows
-from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record, columns
+from src.corpus.recipe import Draft, HubRows, Options, Recipe, UpstreamRecord, columns
+from src.corpus.rows.make import hub_rows
 
 KEY = "special annotations"
 LETTERS = {
@@ -23,7 +23,7 @@ def kinds_of(text: str, opened: bool = True) -> str:
     return "/".join(parts) or "No special annotations"
 
 
-def draft(record: Record, options: Options) -> Draft:
+def draft(record: UpstreamRecord, options: Options) -> Draft:
     """Texts of one upstream row; the ids are the published ones in either way."""
     text = record["transcript_annotated"].strip()
     published = kinds_of(text, opened=False)

@@ -1,24 +1,25 @@
-"""ESC-50: fifty kinds of environmental sounds."""
+"""ESC-50 (https://github.com/karolpiczak/ESC-50): fifty kinds of environmental sounds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from src.corpus.collect.files import each_row, file_rows, filled, table
 from src.corpus.recipe import WAV_44, Draft, Dropped, Inputs, Recipe, columns, web
+from src.corpus.rows.make import each_row, file_rows
+from src.corpus.rows.tables import filled, table
 
 
 def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
     """One row for each clip of all five folds; labels keep their underscores."""
     root = inputs.path("ESC-50-master")
 
-    def drawn(row: dict[str, str]) -> Iterator[Draft]:
-        about = {"filename": row["filename"], "src_file": int(row["src_file"])}
-        ids = row["filename"], str(about["src_file"])
-        yield Draft(*ids, filled(row["category"], "category").strip(), about, root / "audio" / row["filename"])
+    def draft(row: dict[str, str]) -> Iterator[Draft]:
+        fields = {"filename": row["filename"], "src_file": int(row["src_file"])}
+        ids = row["filename"], str(fields["src_file"])
+        yield Draft(*ids, filled(row["category"], "category").strip(), fields, root / "audio" / row["filename"])
 
     rows = table(root / "meta" / "esc50.csv", needs=("filename", "category", "src_file"))
-    yield from each_row(rows, lambda row: (row["filename"], row["src_file"]), drawn)
+    yield from each_row(rows, lambda row: (row["filename"], row["src_file"]), draft)
 
 
 RECIPE = Recipe(

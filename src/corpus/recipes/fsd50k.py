@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from src.collection.sources import WebFile
-from src.corpus.collect.files import each_row, file_rows, filled, table
 from src.corpus.recipe import WAV_44, Draft, Dropped, Files, Inputs, Recipe, columns, web
+from src.corpus.rows.make import each_row, file_rows
+from src.corpus.rows.tables import filled, table
+from src.download.sources import WebFile
 
 BASE = "https://zenodo.org/records/4060432/files"
 VOLUMES = tuple(f"FSD50K.dev_audio.{ending}" for ending in ("z01", "z02", "z03", "z04", "z05", "zip"))
@@ -18,17 +19,17 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
     given = {row["fname"]: row["labels"].split(",") for row in table(collection, needs=("fname", "labels"))}
     audio = inputs.path("FSD50K.dev_audio")
 
-    def drawn(row: dict[str, str]) -> Iterator[Draft]:
+    def draft(row: dict[str, str]) -> Iterator[Draft]:
         labels = filled(row["labels"], "labels").split(",")
         extra = [label for label in given.get(row["fname"], []) if label and label not in labels]
         used = labels if inputs.options.as_published else extra + labels
         ids = row["fname"], "labels: " + "/".join(labels).replace("_", " ")
-        about = {"sound categories": "/".join(used).replace("_", " "), "fname": int(row["fname"])}
-        yield Draft(*ids, used[0].replace("_", " "), about, audio / f"{row['fname']}.wav")
+        fields = {"sound categories": "/".join(used).replace("_", " "), "fname": int(row["fname"])}
+        yield Draft(*ids, used[0].replace("_", " "), fields, audio / f"{row['fname']}.wav")
 
     rows = table(inputs.path("FSD50K.ground_truth/dev.csv"), needs=("fname", "labels", "split"))
     train = (row for row in rows if row["split"] == "train")
-    yield from each_row(train, lambda row: (row["fname"], row["labels"]), drawn)
+    yield from each_row(train, lambda row: (row["fname"], row["labels"]), draft)
 
 
 RECIPE = Recipe(

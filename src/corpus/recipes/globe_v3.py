@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from src.corpus.collect.hub import hub_rows
-from src.corpus.recipe import Draft, Dropped, HubRows, Options, Recipe, Record, columns
+from src.corpus.recipe import Draft, Dropped, HubRows, Options, Recipe, UpstreamRecord, columns
+from src.corpus.rows.make import hub_rows
 
 KNOWN = ("common_voice_gender", "common_voice_accents", "common_voice_age")
 
 
-def draft(record: Record, options: Options) -> Draft | Dropped:
+def draft(record: UpstreamRecord, options: Options) -> Draft | Dropped:
     """Texts of one upstream row; rows whose speaker is known by prediction alone are left out."""
     ids = str(record["common_voice_path"]), str(record["common_voice_sentence_id"])
     if any(record[name] == "nan" for name in KNOWN):

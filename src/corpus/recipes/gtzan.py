@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from src.corpus.collect.files import file_rows, files, folders
 from src.corpus.recipe import WAV_22, Draft, Dropped, Inputs, Recipe, columns, web
+from src.corpus.rows.make import file_rows
+from src.corpus.rows.tables import files, folders
 
 BROKEN = "jazz.00054.wav"
 

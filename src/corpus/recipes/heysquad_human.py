@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from src.corpus.collect.files import filled
-from src.corpus.collect.hub import hub_rows
-from src.corpus.recipe import Draft, HubRows, Options, Recipe, Record, columns
+from src.corpus.recipe import Draft, HubRows, Options, Recipe, UpstreamRecord, columns
+from src.corpus.rows.make import hub_rows
+from src.corpus.rows.tables import filled
 
 
-def draft(record: Record, options: Options) -> Draft:
+def draft(record: UpstreamRecord, options: Options) -> Draft:
     """Columns of one upstream row."""
     fields = {name: record[name] for name in ("question", "context", "id", "is_impossible")}
     question = filled(record["question"], "question")

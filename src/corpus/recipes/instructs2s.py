@@ -6,9 +6,10 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.collection.sources import WebFile
-from src.corpus.collect.files import each_row, file_rows, filled
-from src.corpus.recipe import Draft, Dropped, Files, HubRows, Inputs, Recipe, Record, columns
+from src.corpus.recipe import Draft, Dropped, Files, HubRows, Inputs, Recipe, UpstreamRecord, columns
+from src.corpus.rows.make import each_row, file_rows
+from src.corpus.rows.tables import filled
+from src.download.sources import WebFile
 
 REPO, REVISION = "ICTNLP/InstructS2S-200K", "004320105d5ca5246e8eacc4cbf53f7f100278e8"
 PARTS = tuple(
@@ -24,7 +25,7 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
     yield from each_row(rows, lambda record: (record["id"], ""), functools.partial(_turns, wavs))
 
 
-def _turns(wavs: Path, record: Record) -> Iterator[Draft | Dropped]:
+def _turns(wavs: Path, record: UpstreamRecord) -> Iterator[Draft | Dropped]:
     context = ""
     for place, turn in enumerate(record["conversation"]):
         text = filled(turn["text"], "the text of a turn")

@@ -1,7 +1,8 @@
 """LibriMix: two or three readers at once, mixed from LibriSpeech without noise (16 kHz, as long as the longest).
 
-Mixing and signal-to-noise ratios follow ``create_librimix_from_metadata.py`` at the pinned commit. The clean mixtures
-need no noise, so that WHAM is not fetched.
+Mixing and signal-to-noise ratios follow
+https://github.com/JorisCos/LibriMix/blob/eac7cf0b24ebadd50e7167c7be98c2366b1be0c4/scripts/create_librimix_from_metadata.py.
+The clean mixtures need no noise, so that WHAM is not fetched.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from src.collection.sources import github_file
 from src.common.errors import UserError
-from src.corpus.collect.audio import RATE, Samples, read_mono
-from src.corpus.collect.conversation import COUNT, ORDINALS, spoken_row
-from src.corpus.collect.files import attempt, each_row, entry, filled, number, speaker_table, table
-from src.corpus.description import Segment
-from src.corpus.recipe import WAV_16, Dropped, Files, Inputs, Recipe, Row, Work, columns, web
+from src.corpus.description import SpeakerSegment
+from src.corpus.recipe import WAV_16, CorpusRow, Dropped, Files, Inputs, Recipe, Work, columns, web
 from src.corpus.recipes.librispeech import ROOT, archive, transcripts
+from src.corpus.rows.audio import RATE, Samples, read_mono
+from src.corpus.rows.conversation import COUNT, ORDINALS, spoken_row
+from src.corpus.rows.make import attempt, each_row
+from src.corpus.rows.tables import entry, filled, number, speaker_table, table
+from src.download.sources import github_file
 
 COMMIT = "eac7cf0b24ebadd50e7167c7be98c2366b1be0c4"
 SUBSETS = {"train-100_mix_clean": "train-clean-100", "train-360_mix_clean": "train-clean-360"}
@@ -32,13 +34,13 @@ TABLES = {
     for count in (2, 3)
     for partition, subset in SUBSETS.items()
 }
-Source = tuple[Path, float, str, str]
+MixedSource = tuple[Path, float, str, str]
 """File, gain, text and gender of a speaker."""
-Mixture = tuple[str, str, tuple[Source, ...]]
+LibriMixture = tuple[str, str, tuple[MixedSource, ...]]
 """Partition, id, sources."""
 
 
-def jobs(inputs: Inputs) -> Iterator[Mixture | Dropped]:
+def jobs(inputs: Inputs) -> Iterator[LibriMixture | Dropped]:
     """Mixtures: partition, id, sources."""
     genders = speaker_table(inputs.path(f"{ROOT}/SPEAKERS.TXT"), as_published=inputs.options.as_published)
     for partition, subset in SUBSETS.items():
@@ -50,11 +52,11 @@ def jobs(inputs: Inputs) -> Iterator[Mixture | Dropped]:
 
 def _of_table(
     inputs: Inputs, partition: str, count: int, texts: dict[str, str], genders: dict[str, str]
-) -> Iterator[Mixture | Dropped]:
+) -> Iterator[LibriMixture | Dropped]:
     names = [(f"source_{place}_path", f"source_{place}_gain") for place in range(1, count + 1)]
 
-    def mixture(row: dict[str, str]) -> Iterator[Mixture]:
-        found: list[Source] = []
+    def mixture(row: dict[str, str]) -> Iterator[LibriMixture]:
+        found: list[MixedSource] = []
         for path, gain in names:
             file = inputs.path(ROOT) / row[path]
             text = entry(texts, file.stem, "the transcripts")
@@ -81,15 +83,15 @@ def _ratio(signal: Samples, rest: Samples) -> float:
     return 10 * math.log10(float(np.mean(signal**2)) / (float(np.mean(rest**2)) + 1e-10) + 1e-10)
 
 
-def make(job: Mixture, inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
+def make(job: LibriMixture, inputs: Inputs, recipe: Recipe) -> Iterator[CorpusRow | Dropped]:
     """The row of one mixture."""
     yield attempt(job[:2], lambda: _row(*job, inputs, recipe))
 
 
-def _row(partition: str, mixture: str, sources: tuple[Source, ...], inputs: Inputs, recipe: Recipe) -> Row:
-    heard = [read_mono(path) for path, _, _, _ in sources]
-    mixed, ratios = mix(heard, [gain for _, gain, _, _ in sources])
-    seconds = [each.size / RATE for each in heard]
+def _row(partition: str, mixture: str, sources: tuple[MixedSource, ...], inputs: Inputs, recipe: Recipe) -> CorpusRow:
+    samples = [read_mono(path) for path, _, _, _ in sources]
+    mixed, ratios = mix(samples, [gain for _, gain, _, _ in sources])
+    seconds = [each.size / RATE for each in samples]
     speakers = dict.fromkeys(path.stem.split("-")[0] for path, _, _, _ in sources)
     if len(speakers) != len(sources):
         raise UserError(f"{mixture}: a speaker is mixed with itself")
@@ -97,12 +99,11 @@ def _row(partition: str, mixture: str, sources: tuple[Source, ...], inputs: Inpu
     for speaker, ratio, source in zip(SPEAKERS, ratios, sources, strict=False):
         fields |= {f"{speaker}'s gender": source[3], f"{speaker}'s mixture snr": round(ratio, 3)}
     fields |= {COUNT: len(speakers), "mixture_id": mixture, "partition_id": partition}
-    segments: list[Segment] = [(0.0, end, speaker) for end, speaker in zip(seconds, SPEAKERS, strict=False)]
+    segments: list[SpeakerSegment] = [(0.0, end, speaker) for end, speaker in zip(seconds, SPEAKERS, strict=False)]
     duration = seconds[-1] if inputs.options.as_published else max(seconds)
     hidden = frozenset(key for key in KEYS if not fields[key.split("'s ")[0] + "'s gender"])
     texts = [text for _, _, text, _ in sources]
-    row = spoken_row(recipe, (partition, mixture), texts, segments, duration, fields, _wav(mixed), hidden)
-    return row
+    return spoken_row(recipe, (partition, mixture), texts, segments, duration, fields, _wav(mixed), hidden)
 
 
 def _wav(samples: Samples) -> bytes:
@@ -129,7 +130,7 @@ RECIPE = Recipe(
             for path in TABLES.values()
         ),
     ),
-    work=Work(jobs, make, per_part=200),
+    work=Work(jobs, make, per_batch=200),
     text_type="speech",
     description=(*KEYS, COUNT),
     columns=(

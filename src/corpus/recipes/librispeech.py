@@ -1,12 +1,13 @@
-"""LibriSpeech: 960 hours of English audio books."""
+"""LibriSpeech (https://www.openslr.org/12/): 960 hours of English audio books."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.corpus.collect.files import each_row, entry, file_rows, folders, lines, speaker_table
 from src.corpus.recipe import Draft, Dropped, Inputs, Recipe, columns, web
+from src.corpus.rows.make import each_row, file_rows
+from src.corpus.rows.tables import entry, folders, lines, speaker_table
 
 SUBSETS = ("train-clean-100", "train-clean-360", "train-other-500")
 ROOT = "LibriSpeech"
@@ -33,18 +34,18 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
     """One row for each utterance."""
     genders = speaker_table(inputs.path(f"{ROOT}/SPEAKERS.TXT"), as_published=inputs.options.as_published)
 
-    def drawn(utterance: tuple[Path, str]) -> Iterator[Draft]:
+    def draft(utterance: tuple[Path, str]) -> Iterator[Draft]:
         flac, text = utterance
         speaker = flac.parent.parent.name
-        about = {"gender": entry(genders, speaker, "SPEAKERS.TXT"), "utterance_id": flac.stem, "speaker_id": speaker}
-        yield Draft(speaker, flac.stem, text, about, flac)
+        fields = {"gender": entry(genders, speaker, "SPEAKERS.TXT"), "utterance_id": flac.stem, "speaker_id": speaker}
+        yield Draft(speaker, flac.stem, text, fields, flac)
 
     for subset in SUBSETS:
         for found in transcripts(inputs.path(f"{ROOT}/{subset}")):
             if isinstance(found, Dropped):
                 yield found
             else:
-                yield from each_row([found], lambda each: (each[0].parent.parent.name, each[0].stem), drawn)
+                yield from each_row([found], lambda each: (each[0].parent.parent.name, each[0].stem), draft)
 
 
 RECIPE = Recipe(

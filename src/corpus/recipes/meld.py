@@ -7,27 +7,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from src.common.errors import UserError
-from src.corpus.collect.audio import read_mono
-from src.corpus.collect.conversation import COUNT, Utterance, concatenated, conversation_rows
-from src.corpus.collect.files import MISSING, attempt, each_row, table
-from src.corpus.recipe import WAV_16, Dropped, Inputs, Recipe, Row, Work, columns, web
+from src.corpus.recipe import WAV_16, CorpusRow, Dropped, Inputs, Recipe, Work, columns, web
+from src.corpus.rows.audio import read_mono
+from src.corpus.rows.conversation import COUNT, Utterance, concatenated, conversation_rows
+from src.corpus.rows.make import attempt, each_row
+from src.corpus.rows.tables import MISSING, table
 
 LIMIT = 20.0
 NEEDS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID")
 URL = "https://huggingface.co/datasets/declare-lab/MELD/resolve/9abc51ee7903424ffb971297608aa6d3d0de3bfa"
-Turn = tuple[int, dict[str, str], Path]
+MeldTurn = tuple[int, dict[str, str], Path]
 """Number, row of the table and file."""
 
 
-def jobs(inputs: Inputs) -> Iterator[tuple[str, tuple[Turn, ...]] | Dropped]:
+def jobs(inputs: Inputs) -> Iterator[tuple[str, tuple[MeldTurn, ...]] | Dropped]:
     """Dialogues with their utterances by number."""
     root = inputs.path("MELD.Raw")
 
-    def turn(row: dict[str, str]) -> list[tuple[str, Turn]]:
+    def turn(row: dict[str, str]) -> list[tuple[str, MeldTurn]]:
         dialogue, number = int(row["Dialogue_ID"]), int(row["Utterance_ID"])
         return [(str(dialogue), (number, row, root / "train_splits" / f"dia{dialogue}_utt{number}.mp4"))]
 
-    dialogues: dict[str, list[Turn]] = {}
+    dialogues: dict[str, list[MeldTurn]] = {}
     rows = table(inputs.path("MELD.Raw/train_sent_emo.csv"), needs=NEEDS)
     for found in each_row(rows, lambda row: (row["Dialogue_ID"], row["Utterance_ID"]), turn):
         if isinstance(found, Dropped):
@@ -49,20 +50,22 @@ def utterance(number: int, row: dict[str, str], video: Path, as_published: bool)
     return Utterance(str(number), shown["Speaker"], text, 0.0, 0.0, read_mono(video), note)
 
 
-def make(job: tuple[str, tuple[Turn, ...]], inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
+def make(job: tuple[str, tuple[MeldTurn, ...]], inputs: Inputs, recipe: Recipe) -> Iterator[CorpusRow | Dropped]:
     """Chunks of one dialogue; a video that cannot be decoded ends a chunk."""
     name, turns = job
-    hear = functools.partial(utterance, as_published=inputs.options.as_published)
-    heard = (attempt((name, turn[2].name), functools.partial(hear, *turn)) for turn in turns)
-    about = {"dialogue id": int(name)}
-    yield from conversation_rows(recipe, name, heard, LIMIT, concatenated, lambda chunk: about, back_to_back=True)
+    make_utterance = functools.partial(utterance, as_published=inputs.options.as_published)
+    utterances = (attempt((name, turn[2].name), functools.partial(make_utterance, *turn)) for turn in turns)
+    fields = {"dialogue id": int(name)}
+    yield from conversation_rows(
+        recipe, name, utterances, LIMIT, concatenated, lambda chunk: fields, back_to_back=True
+    )
 
 
 RECIPE = Recipe(
     name="meld",
     title="MELD",
     sources=(web(f"{URL}/MELD.Raw.tar.gz?download=true", "MELD.Raw/train_splits", inner=("MELD.Raw/train.tar.gz",)),),
-    work=Work(jobs, make, per_part=100),
+    work=Work(jobs, make, per_batch=100),
     text_type="speech",
     description=(COUNT,),
     columns=columns(

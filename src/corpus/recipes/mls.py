@@ -1,11 +1,12 @@
-"""Multilingual LibriSpeech: audio books in seven languages besides English."""
+"""Multilingual LibriSpeech (https://www.openslr.org/94/): audio books in seven languages besides English."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from src.corpus.collect.files import each_row, entry, file_rows, lines, speaker_table
 from src.corpus.recipe import Draft, Dropped, Inputs, Recipe, columns, web
+from src.corpus.rows.make import each_row, file_rows
+from src.corpus.rows.tables import entry, lines, speaker_table
 
 LANGUAGES = ("german", "dutch", "french", "spanish", "italian", "portuguese", "polish")
 
@@ -20,15 +21,15 @@ def _of_language(inputs: Inputs, language: str) -> Iterator[Draft | Dropped]:
     root = inputs.path(f"{language}/mls_{language}_opus")
     genders = speaker_table(root / "metainfo.txt", "SPEAKER", inputs.options.as_published)
 
-    def drawn(line: str) -> Iterator[Draft]:
+    def draft(line: str) -> Iterator[Draft]:
         name, text = line.split("\t")
         speaker, book, _ = name.split("_")
-        about = {"gender": entry(genders, speaker, "metainfo.txt"), "utterance_id": name, "language": language}
+        fields = {"gender": entry(genders, speaker, "metainfo.txt"), "utterance_id": name, "language": language}
         opus = root / "train" / "audio" / speaker / book / f"{name}.opus"
-        yield Draft(language, name, text.strip(), about, opus)
+        yield Draft(language, name, text.strip(), fields, opus)
 
     listed = lines(root / "train" / "transcripts.txt", without_last=inputs.options.as_published)
-    yield from each_row(listed, lambda line: (language, line.split("\t")[0]), drawn)
+    yield from each_row(listed, lambda line: (language, line.split("\t")[0]), draft)
 
 
 RECIPE = Recipe(

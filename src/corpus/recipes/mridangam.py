@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from src.corpus.collect.files import file_rows, files, folders
 from src.corpus.recipe import WAV_44, Draft, Inputs, Recipe, columns, web
+from src.corpus.rows.make import file_rows
+from src.corpus.rows.tables import files, folders
 
 
 def drafts(inputs: Inputs) -> Iterator[Draft]:
@@ -13,8 +14,8 @@ def drafts(inputs: Inputs) -> Iterator[Draft]:
     for tonic in folders(inputs.path("mridangam_stroke_1.5")):
         for wav in files(tonic, ".wav"):
             stroke = wav.name.split("_")[-1].split("-")[0].title()
-            about = {"tonic": tonic.name, "stroke": stroke, "song_id": wav.name}
-            yield Draft(f"tonic: {tonic.name}", wav.name, "Mridangam", about, wav)
+            fields = {"tonic": tonic.name, "stroke": stroke, "song_id": wav.name}
+            yield Draft(f"tonic: {tonic.name}", wav.name, "Mridangam", fields, wav)
 
 
 RECIPE = Recipe(

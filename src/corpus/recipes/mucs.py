@@ -1,4 +1,4 @@
-"""MUCS 2021: Hindi and Bengali speech that switches to English, cut from long recordings."""
+"""MUCS 2021 (https://www.openslr.org/104/): Hindi and Bengali that switch to English, cut from recordings."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.corpus.collect.audio import RATE, Cuts, to_rate
-from src.corpus.collect.conversation import written
-from src.corpus.collect.files import attempt, each_row, entry, lines, number
-from src.corpus.recipe import WAV_16, Draft, Dropped, Inputs, Recipe, Row, Work, columns, row_fields, web
+from src.corpus.recipe import WAV_16, CorpusRow, Draft, Dropped, Inputs, Recipe, Work, columns, row_fields, web
+from src.corpus.rows.audio import RATE, Cuts, to_rate
+from src.corpus.rows.make import attempt, each_row, encoded
+from src.corpus.rows.tables import entry, lines, number
 
 LANGUAGES = ("Hindi-English", "Bengali-English")
 
-Utterance = tuple[str, str, float, float]
+TimedText = tuple[str, str, float, float]
 """Id, text, start and end in seconds."""
 
 
@@ -23,7 +23,7 @@ class Recording:
 
     path: Path
     language: str
-    utterances: tuple[Utterance, ...]
+    utterances: tuple[TimedText, ...]
 
 
 def jobs(inputs: Inputs) -> Iterator[Recording | Dropped]:
@@ -35,9 +35,9 @@ def jobs(inputs: Inputs) -> Iterator[Recording | Dropped]:
             for name in ("segments", "text")
         )
         said = {name: text for name, *text in (line.split(maxsplit=1) for line in texts)}
-        found: dict[str, list[Utterance]] = {}
+        found: dict[str, list[TimedText]] = {}
 
-        def utterance(segment: str, said: dict[str, list[str]] = said) -> list[tuple[str, Utterance]]:
+        def utterance(segment: str, said: dict[str, list[str]] = said) -> list[tuple[str, TimedText]]:
             name, recording, *_, start, end = segment.split()
             text = "".join(entry(said, name, "the list of texts")).strip()
             return [(recording, (name, text, number(start, "the start"), number(end, "the end")))]
@@ -51,16 +51,16 @@ def jobs(inputs: Inputs) -> Iterator[Recording | Dropped]:
             yield Recording(root / f"{recording}.wav", language, tuple(utterances))
 
 
-def make(job: Recording, inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
+def make(job: Recording, inputs: Inputs, recipe: Recipe) -> Iterator[CorpusRow | Dropped]:
     """Cut the utterances out of their recording, which is opened once."""
     cuts = Cuts(job.path)
     for name, said, start, end in job.utterances:
 
-        def cut(name: str = name, said: str = said, start: float = start, end: float = end) -> Row:
+        def cut(name: str = name, said: str = said, start: float = start, end: float = end) -> CorpusRow:
             samples = to_rate(cuts.read(int(start * cuts.rate), int(end * cuts.rate)), cuts.rate)
-            about = {"language": f"{job.language} code-switching", "f_id": name, "audio_name": job.path.stem}
-            draft = Draft(name, job.path.stem, said, about)
-            return Row(row_fields(recipe, draft, samples.shape[1] / RATE), written(f"{name}.wav", samples))
+            fields = {"language": f"{job.language} code-switching", "f_id": name, "audio_name": job.path.stem}
+            draft = Draft(name, job.path.stem, said, fields)
+            return CorpusRow(row_fields(recipe, draft, samples.shape[1] / RATE), encoded(f"{name}.wav", samples))
 
         yield attempt((name, job.path.stem), cut)
 
@@ -72,7 +72,7 @@ RECIPE = Recipe(
         web(f"https://openslr.trmal.net/resources/104/{language}_train.tar.gz", f"{language}/train", into=language)
         for language in LANGUAGES
     ),
-    work=Work(jobs, make, per_part=20),
+    work=Work(jobs, make, per_batch=20),
     text_type="speech",
     description=("language",),
     columns=columns(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from src.corpus.collect.files import MISSING, each_row, file_rows, filled, number, table
 from src.corpus.recipe import Draft, Dropped, Inputs, Recipe, columns, web
+from src.corpus.rows.make import each_row, file_rows
+from src.corpus.rows.tables import MISSING, filled, number, table
 
 PARTS = ("NISQA_TRAIN_LIVE", "NISQA_TRAIN_SIM")
 EXPLANATION = (  # worded as published
@@ -20,15 +21,15 @@ NEEDS = ("db", "filename_deg", "mos", "noi", "col", "dis", "loud", "con_descript
 
 
 def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
-    """Rows of the two training parts. Noise, coloration and discontinuity are turned round: upstream, 5 is best."""
+    """Rows of the two training parts. Noise, coloration and discontinuity are reversed: upstream, 5 is best."""
     root = inputs.path("NISQA_Corpus")
     rows = [row for row in table(root / "NISQA_corpus_file.csv", needs=NEEDS) if row["db"] in PARTS]
     missing = math.nan if inputs.options.as_published else None
 
-    def drawn(row: dict[str, str]) -> list[Draft]:
+    def draft(row: dict[str, str]) -> list[Draft]:
         name, kind = filled(row["filename_deg"], "filename_deg"), row["con_description"]
         score = {key: number(row[key], key, missing) for key in ("mos", "noi", "col", "dis", "loud")}
-        about = {
+        fields = {
             "mos": round(score["mos"], 3),
             "noise level": f"{round(5 - score['noi'], 3)}/5",
             "coloration level": f"{round(5 - score['col'], 3)}/5",
@@ -39,10 +40,10 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
             "filename": name,
             "db": row["db"],
         }
-        return [Draft(name, row["db"], "Speech", about, root / row["db"] / "deg" / name)]
+        return [Draft(name, row["db"], "Speech", fields, root / row["db"] / "deg" / name)]
 
     ordered = sorted(rows, key=lambda row: PARTS.index(row["db"]))
-    yield from each_row(ordered, lambda row: (row["filename_deg"], row["db"]), drawn)
+    yield from each_row(ordered, lambda row: (row["filename_deg"], row["db"]), draft)
 
 
 RECIPE = Recipe(

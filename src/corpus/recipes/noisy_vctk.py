@@ -6,8 +6,9 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.corpus.collect.files import each_row, file_rows, lines
 from src.corpus.recipe import WAV_48, Draft, Dropped, Inputs, Recipe, columns, web
+from src.corpus.rows.make import each_row, file_rows
+from src.corpus.rows.tables import lines
 
 SETS = ("trainset_28spk", "trainset_56spk")
 SHAPED = "simulated speech-shaped noise (filtered white noise)"
@@ -23,8 +24,8 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
 
 
 def _of_set(root: Path, part: str, listed: list[str]) -> Iterator[Draft | Dropped]:
-    drawn = functools.partial(_drafts, root, part)
-    yield from each_row(listed, lambda line: (f"{part}_{line.split()[0]}", line), drawn)
+    make = functools.partial(_drafts, root, part)
+    yield from each_row(listed, lambda line: (f"{part}_{line.split()[0]}", line), make)
 
 
 def _drafts(root: Path, part: str, line: str) -> Iterator[Draft]:
@@ -32,12 +33,12 @@ def _drafts(root: Path, part: str, line: str) -> Iterator[Draft]:
     noise = SHAPED if noise == "ssn" else noise
     text = (root / f"{part}_txt" / f"{name}.txt").read_text(encoding="utf-8").strip()
     clean = "there is no noise - the audio is clean"
-    for folder, about, level, key in (
+    for folder, noise_description, level, key in (
         (f"noisy_{part}_wav", noise, snr, f"{noise}_{snr}"),
         (f"clean_{part}_wav", clean, "100", f"clean_{snr}"),
     ):
         ids = f"{part}_{name}", key
-        fields = {"noise description": about, "snr": level, "train_set_f_id": ids[0], "noise_snr": key}
+        fields = {"noise description": noise_description, "snr": level, "train_set_f_id": ids[0], "noise_snr": key}
         yield Draft(*ids, text, fields, root / folder / f"{name}.wav")
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from src.common.errors import UserError
-from src.corpus.collect.files import each_row, file_rows, read_json
 from src.corpus.recipe import WAV_16, Draft, Dropped, Inputs, Recipe, columns, web
+from src.corpus.rows.make import each_row, file_rows
+from src.corpus.rows.tables import read_json
 
+# Families, sources and qualities by number and in words: https://magenta.tensorflow.org/datasets/nsynth
 FAMILIES = (
     "bass", "brass", "flute", "guitar", "keyboard", "mallet", "organ", "reed", "string", "synth lead", "vocal",
 )  # fmt: skip
@@ -37,14 +39,14 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
     root = inputs.path("nsynth-train")
     notes = read_json(root / "examples.json")
 
-    def drawn(name: str) -> Iterator[Draft]:
+    def draft(name: str) -> Iterator[Draft]:
         note = notes[name]
         wrong = [key for key in ("pitch", "velocity", *NUMBERED) if not isinstance(note[key], int) or note[key] < 0]
         if wrong and not inputs.options.as_published:
             raise UserError(f"{wrong[0]} is {note[wrong[0]]!r}, expected a number from 0 on")
         family, found = FAMILIES[note["instrument_family"]], note["qualities_str"]
         meanings = " ".join(QUALITIES[quality] for quality in found)
-        about = {
+        fields = {
             "MIDI pitch": f"{note['pitch']} out of 127",
             "MIDI velocity": f"{note['velocity']} out of 127",
             "instrument source": KINDS[note["instrument_source"]].title(),
@@ -56,9 +58,9 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
             "note_id": note["note"],
             "fname": name,
         }
-        yield Draft(name, str(note["note"]), f"{family} musical note", about, root / "audio" / f"{name}.wav")
+        yield Draft(name, str(note["note"]), f"{family} musical note", fields, root / "audio" / f"{name}.wav")
 
-    yield from each_row(notes, lambda name: (name, ""), drawn)
+    yield from each_row(notes, lambda name: (name, ""), draft)
 
 
 RECIPE = Recipe(

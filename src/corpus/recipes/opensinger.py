@@ -6,9 +6,10 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.collection.sources import drive_file
-from src.corpus.collect.files import each_row, file_rows, files, folders
 from src.corpus.recipe import Draft, Dropped, Files, Inputs, Recipe, columns
+from src.corpus.rows.make import each_row, file_rows
+from src.corpus.rows.tables import files, folders
+from src.download.sources import drive_file
 
 GENDERS = {"ManRaw": "Male", "WomanRaw": "Female"}
 
@@ -21,14 +22,14 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
 
 
 def _of_song(song: Path, gender: str) -> Iterator[Draft | Dropped]:
-    drawn = functools.partial(_draft, song.name.partition("_")[2], gender)
-    yield from each_row(files(song, ".wav"), lambda wav: (f"gender: {gender}", wav.name), drawn)
+    draft = functools.partial(_draft, song.name.partition("_")[2], gender)
+    yield from each_row(files(song, ".wav"), lambda wav: (f"gender: {gender}", wav.name), draft)
 
 
 def _draft(title: str, gender: str, wav: Path) -> Iterator[Draft]:
     text = wav.with_suffix(".txt").read_text(encoding="utf-8")
-    about = {"song name": title, "gender": gender, "utterance_id": wav.name}
-    yield Draft(f"gender: {gender}", wav.name, text, about, wav)
+    fields = {"song name": title, "gender": gender, "utterance_id": wav.name}
+    yield Draft(f"gender: {gender}", wav.name, text, fields, wav)
 
 
 RECIPE = Recipe(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from src.corpus.collect.files import each_row, file_rows, number, read_json
 from src.corpus.recipe import Draft, Dropped, HubFiles, Inputs, Recipe, columns
+from src.corpus.rows.make import each_row, file_rows
+from src.corpus.rows.tables import number, read_json
 
 KINDS = {
     "svs": "Singning Voice Synthesis",  # spelt as published
@@ -22,20 +23,20 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
     wavs = inputs.path("wavs")
     missing = math.nan if inputs.options.as_published else None
 
-    def drawn(name: str) -> Iterator[Draft]:
+    def draft(name: str) -> Iterator[Draft]:
         rated = scores["utterance"][name]
         system = rated["sys_id"]
         kind = KINDS.get(systems[system]["type"], systems[system]["type"])
-        about = {
+        fields = {
             "mos": round(number(rated["score"]["mos"], "mos", missing), 2),
             "real or synthesized": "Real" if kind == KINDS["gt"] else "Synthesized",
             "type of generative algorithm": kind,
             "f_id": name,
             "system_id": system,
         }
-        yield Draft(str(name), str(system), "Singing", about, wavs / f"{name}.wav")
+        yield Draft(str(name), str(system), "Singing", fields, wavs / f"{name}.wav")
 
-    yield from each_row(splits["singmos"]["train"], lambda name: (name, ""), drawn)
+    yield from each_row(splits["singmos"]["train"], lambda name: (name, ""), draft)
 
 
 RECIPE = Recipe(

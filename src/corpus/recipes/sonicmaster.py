@@ -8,11 +8,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from src.corpus.collect.audio import RATE, read_mono
-from src.corpus.collect.conversation import written
-from src.corpus.collect.files import attempt
-from src.corpus.collect.hub import RowRange, cell_bytes, row_ranges, rows_roots
-from src.corpus.recipe import WAV_16, Draft, Dropped, HubRows, Inputs, Recipe, Record, Row, Work, columns, row_fields
+from src.corpus.recipe import (
+    WAV_16,
+    CorpusRow,
+    Draft,
+    Dropped,
+    HubRows,
+    Inputs,
+    Recipe,
+    UpstreamRecord,
+    Work,
+    columns,
+    row_fields,
+)
+from src.corpus.rows.audio import RATE, read_mono
+from src.corpus.rows.make import RowRange, attempt, cell_bytes, encoded, row_ranges, rows_roots
 
 EFFECTS_KEY = "degradataion description"  # spelt as published, here and in the texts below
 EFFECTS = {
@@ -43,7 +53,7 @@ EFFECTS = {
 }
 
 
-def draft(record: Record) -> Draft | Dropped:
+def draft(record: UpstreamRecord) -> Draft | Dropped:
     """Texts of one upstream row; rows of other splits than ``train`` inside ``meta`` are left out."""
     meta: dict[str, Any] = json.loads(record["meta"])
     ids = str(record["id"]), str(meta["name"])
@@ -68,7 +78,7 @@ def _effects(tracking: dict[str, list[str]]) -> str:
     return "[" + " / ".join(f"{name.lower()} - {EFFECTS[name]}" for name in names) + "]"
 
 
-def make(job: RowRange, inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
+def make(job: RowRange, inputs: Inputs, recipe: Recipe) -> Iterator[CorpusRow | Dropped]:
     """Rows of one range, the audio as mono WAV at 16 kHz."""
     split, start, stop = job
     rows = inputs.rows[split]
@@ -77,14 +87,14 @@ def make(job: RowRange, inputs: Inputs, recipe: Recipe) -> Iterator[Row | Droppe
         yield attempt((f"{split} row {number}", ""), functools.partial(_row, rows, number, roots, recipe))
 
 
-def _row(rows: Any, number: int, roots: Sequence[Path], recipe: Recipe) -> Row | Dropped:
+def _row(rows: Any, number: int, roots: Sequence[Path], recipe: Recipe) -> CorpusRow | Dropped:
     record = rows[number]
     made = draft(record)
     if isinstance(made, Dropped):
         return made
     cell = record["input_flac"]
     samples = read_mono(cell_bytes(cell, roots), Path(cell.get("path") or made.unique_id_1).name)
-    return Row(row_fields(recipe, made, samples.size / RATE), written(f"{made.unique_id_1}.wav", samples))
+    return CorpusRow(row_fields(recipe, made, samples.size / RATE), encoded(f"{made.unique_id_1}.wav", samples))
 
 
 def jobs(inputs: Inputs) -> Iterator[RowRange]:
@@ -96,7 +106,7 @@ RECIPE = Recipe(
     name="sonicmaster",
     title="SonicMaster (degraded)",
     sources=(HubRows("amaai-lab/SonicMasterDataset", "8191774834e49b6661bf764361ae160bfd1f9fb4", verify=False),),
-    work=Work(jobs, make, per_part=4),
+    work=Work(jobs, make, per_batch=4),
     text_type="caption",
     description=(
         "song name",

@@ -6,8 +6,9 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-from src.corpus.collect.files import each_row, file_rows, files, lines
 from src.corpus.recipe import WAV_48, Draft, Dropped, Inputs, Recipe, columns, web
+from src.corpus.rows.make import each_row, file_rows
+from src.corpus.rows.tables import files, lines
 
 
 def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
@@ -21,9 +22,9 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
 def _drafts(root: Path, line: str) -> Iterator[Draft | Dropped]:
     speaker, age, gender, accent, *region = line.split("(")[0].split()
     texts, wavs = root / "txt" / f"p{speaker}", root / "wav48" / f"p{speaker}"
-    if not (texts.is_dir() and wavs.is_dir()):
+    if not (texts.is_dir() and wavs.is_dir()):  # texts of p315 are lost: https://github.com/pytorch/audio/issues/483
         return
-    about = {
+    fields = {
         "age": age,
         "accent": accent,
         "gender": "Female" if gender == "F" else "Male",
@@ -31,12 +32,12 @@ def _drafts(root: Path, line: str) -> Iterator[Draft | Dropped]:
         "speaker_id": speaker,
     }
 
-    def drawn(text: Path) -> Iterator[Draft]:
+    def draft(text: Path) -> Iterator[Draft]:
         said = text.read_text(encoding="utf-8").strip()
-        yield Draft(speaker, text.stem, said, {**about, "file_id": text.stem}, wavs / f"{text.stem}.wav")
+        yield Draft(speaker, text.stem, said, {**fields, "file_id": text.stem}, wavs / f"{text.stem}.wav")
 
     recorded = (text for text in files(texts, ".txt") if (wavs / f"{text.stem}.wav").is_file())
-    yield from each_row(recorded, lambda text: (speaker, text.stem), drawn)
+    yield from each_row(recorded, lambda text: (speaker, text.stem), draft)
 
 
 RECIPE = Recipe(

@@ -8,14 +8,15 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from src.corpus.collect.files import each_row, file_rows, files, filled, number
 from src.corpus.recipe import WAV_16, Draft, Dropped, Inputs, Recipe, columns, web
+from src.corpus.rows.make import each_row, file_rows
+from src.corpus.rows.tables import files, filled, number
 
 HEALTH = "has a cold/allergy/other health-related symptoms that might affect speech"
 
 
 def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
-    """The recordings of the training speakers; about thirty are known to be broken and will be dropped.
+    """The recordings of the training speakers; fields thirty are known to be broken and will be dropped.
 
     A speaker that the table names twice has two rows for each recording, of which the first is kept unless as
     published.
@@ -35,18 +36,18 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
 def _of_file(wav: Path, rows: list[list[str]], decades: Callable[[str], str]) -> Iterator[Draft | Dropped]:
     sound = wav.stem.split("_")[-1].title()
 
-    def drawn(row: list[str]) -> Iterator[Draft]:
+    def draft(row: list[str]) -> Iterator[Draft]:
         speaker, gender, age, _, _, health = row[:6]
-        about = {
+        fields = {
             "age": decades(age),
             "gender": filled(gender, "gender").title(),
             HEALTH: filled(health, "health").title(),
             "speaker_id": speaker,
             "file_id": wav.name,
         }
-        yield Draft(speaker, wav.name, "Throat clearing" if sound == "Throatclearing" else sound, about, wav)
+        yield Draft(speaker, wav.name, "Throat clearing" if sound == "Throatclearing" else sound, fields, wav)
 
-    yield from each_row(rows, lambda row: (row[0], wav.name), drawn)
+    yield from each_row(rows, lambda row: (row[0], wav.name), draft)
 
 
 def _is_whole(row: list[str]) -> bool:

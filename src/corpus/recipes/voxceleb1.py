@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from src.collection.sources import WebFile
 from src.common.errors import UserError
 from src.common.log import get_logger
 from src.common.paths import ASSETS, data_root, raw_dir
-from src.corpus.collect.audio import RATE, read_mono
-from src.corpus.collect.conversation import COUNT, spoken_row
-from src.corpus.collect.files import MISSING, attempt, each_row, entry, files, folders, lines, table
-from src.corpus.recipe import WAV_16, Dropped, Files, Inputs, Recipe, Row, Work, columns, web
+from src.corpus.recipe import WAV_16, CorpusRow, Dropped, Files, Inputs, Recipe, Work, columns, web
+from src.corpus.rows.audio import RATE, read_mono
+from src.corpus.rows.conversation import COUNT, spoken_row
+from src.corpus.rows.make import attempt, each_row
+from src.corpus.rows.tables import MISSING, entry, files, folders, lines, table
+from src.download.sources import WebFile
 
 _log = get_logger(__name__)
 SEED, PER_TYPE = 123, 50
@@ -40,7 +41,7 @@ Pair = tuple[str, str, Path, Speaker, Speaker]
 def draw_pairs(
     speakers: Mapping[str, Speaker], paths: Mapping[str, Sequence[str]], with_itself: bool
 ) -> Iterator[tuple[str, str]]:
-    """For each speaker up to 50 pairs with itself, 50 with men and 50 with women, drawn with seed 123.
+    """Up to 50 pairs of each speaker with itself, 50 with men and 50 with women, drawn with seed 123.
 
     ``with_itself``: a file may be paired with itself, as published; otherwise with another of the speaker.
     """
@@ -98,34 +99,34 @@ def _drawn(root: Path, speakers: dict[str, Speaker], inputs: Inputs) -> Iterator
         speaker.name: [wav.relative_to(root).as_posix() for video in folders(speaker) for wav in files(video, ".wav")]
         for speaker in folders(root)
     }
-    known = {name: about for name, about in speakers.items() if there.get(name)}
+    known = {name: speaker for name, speaker in speakers.items() if there.get(name)}
     return draw_pairs(known, there, with_itself=inputs.options.as_published)
 
 
-def make(job: Pair, inputs: Inputs, recipe: Recipe) -> Iterator[Row | Dropped]:
+def make(job: Pair, inputs: Inputs, recipe: Recipe) -> Iterator[CorpusRow | Dropped]:
     """The row of one pair."""
     yield attempt(job[:2], functools.partial(_row, job, inputs.options.as_published, recipe))
 
 
-def _row(job: Pair, as_published: bool, recipe: Recipe) -> Row:
-    one, two, root, *about = job
-    heard = [read_mono(root / path) for path in (one, two)]
-    middle, end = heard[0].size / RATE, (heard[0].size + heard[1].size) / RATE
+def _row(job: Pair, as_published: bool, recipe: Recipe) -> CorpusRow:
+    one, two, root, *speakers = job
+    samples = [read_mono(root / path) for path in (one, two)]
+    middle, end = samples[0].size / RATE, (samples[0].size + samples[1].size) / RATE
     same = one.split("/")[0] == two.split("/")[0]
-    alone = same and not as_published
-    fields: dict[str, object] = {SAME: "Yes" if same else "No", COUNT: 1 if alone else 2}
-    for speaker, (gender, nationality) in zip((FIRST, SECOND), about, strict=True):
+    one_speaker = same and not as_published
+    fields: dict[str, object] = {SAME: "Yes" if same else "No", COUNT: 1 if one_speaker else 2}
+    for speaker, (gender, nationality) in zip((FIRST, SECOND), speakers, strict=True):
         if nationality in MISSING:
             nationality = "nan" if as_published else ""
         if gender not in ("m", "f") and not as_published:
             raise UserError(f"the gender of {speaker} is {gender!r}, expected m or f")
         fields[f"{speaker}'s gender"] = "Male" if gender == "m" else "Female"
         fields[f"{speaker}'s nationality"] = nationality
-    if alone:
+    if one_speaker:
         fields |= {f"{SECOND}'s gender": "", f"{SECOND}'s nationality": ""}
     fields |= {"speaker1_file": one, "speaker2_file": two}
-    segments = [(0.0, middle, FIRST), (middle, end, FIRST if alone else SECOND)]
-    return spoken_row(recipe, (one, two), ["Speech", "Speech"], segments, end, fields, np.concatenate(heard))
+    segments = [(0.0, middle, FIRST), (middle, end, FIRST if one_speaker else SECOND)]
+    return spoken_row(recipe, (one, two), ["Speech", "Speech"], segments, end, fields, np.concatenate(samples))
 
 
 RECIPE = Recipe(
@@ -142,7 +143,7 @@ RECIPE = Recipe(
         ),
         web("https://openslr.trmal.net/resources/49/vox1_meta.csv", "meta.csv", name="meta.csv"),
     ),  # fmt: skip
-    work=Work(jobs, make, per_part=500),
+    work=Work(jobs, make, per_batch=500),
     text_type="caption",
     description=(SAME, *KEYS, COUNT),
     columns=columns(

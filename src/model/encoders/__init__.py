@@ -1,4 +1,5 @@
-"""The four frozen audio encoders: chunked, batched, only the requested hidden states.
+"""The frozen audio encoders: chunked, batched, only the requested hidden states.
 
-``build.build_encoder`` makes one with random weights, ``weights.load_encoder`` a trained one.
+:mod:`src.model.encoders.load` builds one with random weights or loads a trained one. An encoder is a class derived
+from :class:`src.model.encoders.base.Encoder`, chosen by short name or import path (``ENCODERS`` in ``config.py``).
 """

@@ -1,21 +1,33 @@
-"""What the four encoders share: cutting time in chunks, one batch of chunks, choosing hidden states."""
+"""Base of all encoders: cuts time into chunks, runs them as one batch, chooses hidden states."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from src.audio.config import FEATURES, FeatureConfig
 from src.common.errors import UserError
 
 Lengths = TypeVar("Lengths", int, Tensor)
+MEASURED_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class NoArchitecture:
+    """Architecture of an encoder without sizes to choose."""
 
 
 class Encoder(nn.Module, ABC):
     """An encoder over fixed chunks of time; chunks are independent of each other and of the rest of the batch.
+
+    A class of your own defines :meth:`from_config`, :meth:`states`, :meth:`calc_length` and, where there are any, its
+    settings (``Config``, a frozen dataclass) and :attr:`defaults`; then ``encoder_name: package.module:Class`` in
+    YAML chooses it (see ``docs/extending.md``).
 
     Args:
         encoder: the backbone, whose parameter names are those of the published checkpoints.
@@ -25,10 +37,19 @@ class Encoder(nn.Module, ABC):
     """
 
     encoder: Any
+    Config: ClassVar[type] = NoArchitecture
+    """Dataclass of the ``architecture`` keys."""
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Settings (as in the encoder's YAML) that hold where the configuration leaves them out."""
+    needs_weights: ClassVar[bool] = True
+    """Whether ``weights`` must be given; false where :meth:`from_config` alone makes the complete encoder."""
     pads_chunks: ClassVar[bool] = True
     """Whether every chunk has the full length; otherwise a batch shorter than a chunk is run at its own length."""
     unused_prefixes: ClassVar[tuple[str, ...]] = ()
     """Tensors of published checkpoints that the forward never reads, by prefix of their name in this module."""
+
+    cut_tables: ClassVar[tuple[str, ...]] = ()
+    """Tables of positions by name; of a longer one the first rows are used, for chunks shorter than it covers."""
 
     float32: ClassVar[tuple[str, ...]] = ("num_batches_tracked",)
     """Endings of names whose tensors keep their precision when the encoder is loaded in another one."""
@@ -39,6 +60,32 @@ class Encoder(nn.Module, ABC):
         self.chunk_frames = chunk_frames
         self.width = width
         self.num_states = num_states
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: Any, features: FeatureConfig) -> Encoder:
+        """A randomly initialised encoder: ``config`` is an instance of ``Config``."""
+
+    @classmethod
+    def from_source(
+        cls, config: Any, features: FeatureConfig, source: str, revision: str | None, where: str
+    ) -> Encoder | None:
+        """The trained encoder, where a library loads it from its source; None: its tensors are read by name."""
+        return None
+
+    @classmethod
+    def complete(cls, settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """``settings`` (of the encoder's YAML) with :attr:`defaults` for what they leave out.
+
+        Override it where a file decides sizes, features or layers. Raises :class:`ConfigError` starting with
+        ``where``.
+        """
+        complete = {"architecture": {}, **cls.defaults, **settings}
+        for key in ("features", "architecture"):
+            given, default = settings.get(key), cls.defaults.get(key)
+            if isinstance(given, Mapping) and isinstance(default, Mapping):
+                complete[key] = {**default, **given}
+        return complete
 
     def forward(self, features: Tensor, mask: Tensor, layers: Sequence[int]) -> Tensor:
         """Hidden states ``layers`` of a batch, no layer beyond the deepest of them being computed.
@@ -66,7 +113,7 @@ class Encoder(nn.Module, ABC):
             states = kept.new_zeros(len(layers), len(chunks), *kept.shape[2:])
             states[:, used] = kept
         states = states.view(len(layers), batch, -1, self.width)
-        return states if self.pads_chunks else states[:, :, :frames]
+        return states if self.pads_chunks else states[:, :, : self.calc_length(frames)]
 
     def _select(self, chunks: Tensor, mask: Tensor, layers: Sequence[int]) -> Tensor:
         """``(len(layers), chunks, frames_out, width)``."""
@@ -95,6 +142,18 @@ class Encoder(nn.Module, ABC):
     def calc_length(self, lengths: Lengths) -> Lengths:
         """Output frames of clips of ``lengths`` feature frames."""
 
+    def frame_rate(self, features: FeatureConfig) -> float:
+        """Frames a second, measured on the length of half a minute of silence."""
+        with torch.device("cpu"):  # the caller may build a model without memory for its tensors
+            samples = torch.zeros(1, round(MEASURED_SECONDS * features.sample_rate))
+            _, _, lengths = FEATURES.load(features.kind)(samples, torch.tensor([samples.shape[1]]), features)
+            return int(self.calc_length(lengths)) / MEASURED_SECONDS
+
+    @staticmethod
+    def stored_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """Sizes, by their keys in the configuration, that tensors of these names and shapes show; for messages."""
+        return {}
+
     def computed_tensors(self) -> Mapping[str, Tensor]:
         """Tensors of the state dict that follow from the configuration, for checkpoints that do not store them."""
         return {}
@@ -109,7 +168,7 @@ def split_chunks(values: Tensor, chunk: int) -> Tensor:
     return values.reshape(-1, chunk, *values.shape[2:])
 
 
-def hold_unused(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def register_unused_weights(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Register zero tensors under dotted names: parts of a published checkpoint that the forward never reads."""
     for name, shape in shapes.items():
         *path, leaf = name.split(".")

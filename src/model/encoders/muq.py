@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,7 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import W
 
 from src.audio.config import FeatureConfig
 from src.audio.muq import HOP, muq_mel
-from src.model.encoders.base import Encoder, Lengths, hold_unused
-from src.model.encoders.config import MuQArchitecture
+from src.model.encoders.base import Encoder, Lengths, register_unused_weights
 
 CONV_STRIDE = 4
 SAMPLES_PER_FRAME = HOP * CONV_STRIDE
@@ -22,6 +22,27 @@ ROTARY_BASE = 10000
 INV_FREQ = "encoder.model.conformer.embed_positions.inv_freq"
 NUM_CODEBOOKS, CODEBOOK_SIZE, CODEBOOK_DIM, CODEBOOK_INPUT, NUM_LABELS = 8, 1024, 16, 512, 8192
 """Sizes of the published pretraining parts that the forward never reads."""
+
+
+@dataclass(frozen=True)
+class MuQArchitecture:
+    """MuQ sizes: ``conv_channels`` of the 2-D convolutions over ``num_mels`` bins of
+    a ``fft_size``-point spectrum, then a conformer.
+
+    ``unused_tensors`` holds the published pretraining parts, which the forward never reads, so that published
+    checkpoints load and save whole.
+    """
+
+    width: int
+    num_layers: int
+    num_heads: int
+    ffn_dim: int
+    conv_channels: int
+    num_mels: int = 128
+    fft_size: int = 2048
+    conv_kernel: int = 31
+    unused_tensors: bool = False
+    dropout: float = 0.0
 
 
 class MuQEncoder(Encoder):
@@ -32,6 +53,7 @@ class MuQEncoder(Encoder):
         chunk_frames: samples of one chunk (720000 published), a multiple of 960.
     """
 
+    Config = MuQArchitecture
     unused_prefixes = (
         "encoder.model.cls_token",
         "encoder.model.rvq.",
@@ -77,10 +99,10 @@ class MuQModel(nn.Module):
     def __init__(self, config: MuQArchitecture, sample_rate: int) -> None:
         super().__init__()
         self.num_mels, self.fft_size, self.sample_rate = config.num_mels, config.fft_size, sample_rate
-        self.conv = ConvFrontEnd(config)
+        self.conv = ConvSubsampling(config)
         self.conformer = Wav2Vec2ConformerEncoder(_conformer_config(config))
         if config.unused_tensors:
-            hold_unused(self, _unused_shapes(config.width))
+            register_unused_weights(self, _unused_shapes(config.width))
         else:
             self.conformer.pos_conv_embed = nn.Identity()  # transformers builds it; the forward never reads it
 
@@ -100,7 +122,7 @@ class MuQModel(nn.Module):
             yield self.conformer.layer_norm(hidden) if index == len(self.conformer.layers) else hidden
 
 
-class ConvFrontEnd(nn.Module):
+class ConvSubsampling(nn.Module):
     """Two residual 2-D convolution stages, each halving frequency and time, then a projection to the width."""
 
     def __init__(self, config: MuQArchitecture) -> None:

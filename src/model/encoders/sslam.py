@@ -7,6 +7,7 @@ times 8 frequency bands. Padding inside a chunk is attended, as the model was tr
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,12 +15,29 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from src.audio.config import FeatureConfig
-from src.model.encoders.base import Encoder, Lengths, hold_unused
-from src.model.encoders.config import SSLAMArchitecture
+from src.model.encoders.base import Encoder, Lengths, register_unused_weights
 
 PATCH = 16
 NORM_EPS = 1e-6
 POSITIONS = "encoder.model.fixed_positional_encoder.positions"
+
+
+@dataclass(frozen=True)
+class SSLAMArchitecture:
+    """SSLAM (EAT) sizes. ``max_time_patches`` bounds the position table (16 feature frames a patch).
+
+    ``unused_tensors`` holds the published classifier (``num_classes``), which the forward never reads, so that
+    published checkpoints load and save whole.
+    """
+
+    width: int
+    num_layers: int
+    num_heads: int
+    mlp_ratio: float = 4.0
+    max_time_patches: int = 768
+    num_classes: int = 527
+    unused_tensors: bool = False
+    dropout: float = 0.0
 
 
 class SSLAMEncoder(Encoder):
@@ -30,6 +48,7 @@ class SSLAMEncoder(Encoder):
         chunk_frames: feature frames of one chunk (1024 published), a multiple of 16.
     """
 
+    Config = SSLAMArchitecture
     unused_prefixes = ("encoder.model.fc_norm.", "encoder.model.head.")
 
     def __init__(self, backbone: EATBackbone, chunk_frames: int) -> None:
@@ -74,14 +93,14 @@ class EATModel(nn.Module):
         self.extra_tokens = nn.Parameter(torch.zeros(1, 1, config.width))
         self.local_encoder = PatchEmbedding(config.width)
         self.fixed_positional_encoder = FixedPositions(config.max_time_patches, bands, config.width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(SSLAMBlock(config) for _ in range(config.num_layers))
         self.pre_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.dropout = nn.Dropout(config.dropout)
         nn.init.normal_(self.extra_tokens, std=0.02)
         if config.unused_tensors:
             classes, width = config.num_classes, config.width
             shapes = {"head.weight": (classes, width), "head.bias": (classes,)}
-            hold_unused(self, shapes | {"fc_norm.weight": (width,), "fc_norm.bias": (width,)})
+            register_unused_weights(self, shapes | {"fc_norm.weight": (width,), "fc_norm.bias": (width,)})
 
     def forward(self, chunks: Tensor) -> Iterator[Tensor]:
         """Outputs of the blocks ``(chunks, 1 + tokens, width)``, class token first, one at a time."""
@@ -117,15 +136,15 @@ class FixedPositions(nn.Module):
         return tokens + self.positions[:, : tokens.shape[1]]
 
 
-class Block(nn.Module):
+class SSLAMBlock(nn.Module):
     """Post-norm transformer block: the norms follow the residual sums."""
 
     def __init__(self, config: SSLAMArchitecture) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.width, eps=NORM_EPS)
-        self.attn = Attention(config.width, config.num_heads)
+        self.attn = SSLAMAttention(config.width, config.num_heads)
         self.norm2 = nn.LayerNorm(config.width, eps=NORM_EPS)
-        self.mlp = MLP(config.width, round(config.mlp_ratio * config.width))
+        self.mlp = SSLAMMlp(config.width, round(config.mlp_ratio * config.width))
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -134,7 +153,7 @@ class Block(nn.Module):
         return self.norm2(hidden + self.dropout(self.mlp(hidden)))
 
 
-class Attention(nn.Module):
+class SSLAMAttention(nn.Module):
     """Multi-head self-attention with one fused projection."""
 
     def __init__(self, width: int, num_heads: int) -> None:
@@ -152,7 +171,7 @@ class Attention(nn.Module):
         return self.proj(attended.transpose(1, 2).reshape(batch, tokens, width))
 
 
-class MLP(nn.Module):
+class SSLAMMlp(nn.Module):
     """Linear, GELU, linear."""
 
     def __init__(self, width: int, hidden: int) -> None:

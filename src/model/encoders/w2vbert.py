@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from torch import Tensor
 from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
@@ -10,7 +11,20 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from src.audio.config import FeatureConfig
 from src.model.encoders.base import Encoder, Lengths
-from src.model.encoders.config import W2VBertArchitecture
+
+
+@dataclass(frozen=True)
+class W2VBertArchitecture:
+    """w2v-BERT 2.0 sizes; relative positions reach ``left_positions`` back and ``right_positions`` ahead."""
+
+    width: int
+    num_layers: int
+    num_heads: int
+    ffn_dim: int
+    conv_kernel: int = 31
+    left_positions: int = 64
+    right_positions: int = 8
+    dropout: float = 0.0
 
 
 class W2VBertEncoder(Encoder):
@@ -21,6 +35,7 @@ class W2VBertEncoder(Encoder):
         chunk_frames: feature rows of one chunk (1500 published).
     """
 
+    Config = W2VBertArchitecture
     pads_chunks = False
     unused_prefixes = ("encoder.masked_spec_embed", "encoder.adapter.", "encoder.intermediate_ffn.")
 

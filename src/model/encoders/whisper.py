@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn.functional import dropout, gelu
@@ -11,9 +12,19 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder as Whisp
 
 from src.audio.config import FeatureConfig
 from src.model.encoders.base import Encoder, Lengths
-from src.model.encoders.config import WhisperArchitecture
 
 STRIDE = 2
+
+
+@dataclass(frozen=True)
+class WhisperArchitecture:
+    """Whisper encoder sizes; mel bins and positions follow from the feature settings."""
+
+    width: int
+    num_layers: int
+    num_heads: int
+    ffn_dim: int
+    dropout: float = 0.0
 
 
 class WhisperEncoder(Encoder):
@@ -24,7 +35,9 @@ class WhisperEncoder(Encoder):
         chunk_frames: feature frames of one chunk (3000 published).
     """
 
+    Config = WhisperArchitecture
     unused_prefixes = ("decoder.", "proj_out.")
+    cut_tables = ("encoder.embed_positions.weight",)
 
     def __init__(self, backbone: WhisperBackbone, chunk_frames: int) -> None:
         super().__init__(backbone, chunk_frames, backbone.config.d_model, len(backbone.layers) + 1)
@@ -42,6 +55,15 @@ class WhisperEncoder(Encoder):
             dropout=config.dropout,
         )
         return cls(WhisperBackbone(backbone_config), features.chunk_frames)
+
+    @staticmethod
+    def stored_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+        """See :meth:`Encoder.stored_sizes`."""
+        first, inner = shapes.get("encoder.conv1.weight"), shapes.get("encoder.layers.0.fc1.weight")
+        if first is None or inner is None:
+            return {}
+        layers = sum(name.endswith(".fc1.weight") for name in shapes)
+        return {"width": first[0], "num_layers": layers, "ffn_dim": inner[0], "num_mels": first[1]}
 
     def states(self, chunks: Tensor, mask: Tensor) -> Iterator[Tensor]:
         """See :meth:`Encoder.states`; ``chunks (chunks, chunk_frames, mels)``, the mask is not used."""

@@ -1,1 +1,1 @@
-"""The front end under the names that the published system's users import."""
+"""The audio embedder under the names that the published system's users import."""

@@ -1,6 +1,6 @@
-"""The whole model of a checkpoint under the published names: front end, language model, and both together.
+"""The whole model of a checkpoint under the published names: audio embedder, language model, and both together.
 
-For users' notebooks and scripts; this project's own programs use :mod:`src.model.front_end` and
+For users' notebooks and scripts; this project's own programs use :mod:`src.model.audio_embedder` and
 :mod:`src.model.alarm`. The language model is loaded when something asks for it.
 """
 
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from transformers import Qwen3Config
 
 from src.audio.features import EncoderFeatures
-from src.model.checkpoints import LoadedFrontEnd, load_front_end
-from src.model.front_end import AudioFrontEnd
+from src.model.audio_embedder import AudioEmbedder
+from src.model.checkpoints import LoadedEmbedder, load_audio_embedder
 from src.model.llm import llm_config, load_input_embeddings, load_llm
 from src.model.published_config import published_from_model_config
-from src.model.splice import Turn, splice_batch, splice_items
+from src.model.splice import TokenizedTurn, splice_batch, splice_items
 
 Ids = Sequence[Tensor]
 AudioBatch = Mapping[str, Tensor]
@@ -39,19 +39,19 @@ class Qwen3AudioWrappedConfig(Qwen3Config):
 
 
 class Qwen3AudioWrappedForCausalLM(nn.Module):
-    """A checkpoint's front end with its language model.
+    """A checkpoint's audio embedder with its language model.
 
     Args:
-        loaded: the front end.
+        loaded: the audio embedder.
         llm: folder or Hub id of the language model; None: the one the checkpoint was trained with.
         dtype: of the language model; the published default is float32.
 
     ``tokenizer_model_max_length`` cuts what :meth:`prepare_multimodal_inputs` gives; None: nothing is cut.
     """
 
-    def __init__(self, loaded: LoadedFrontEnd, llm: str | None = None, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, loaded: LoadedEmbedder, llm: str | None = None, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.front_end: AudioFrontEnd = loaded.front_end
+        self.audio_embedder: AudioEmbedder = loaded.audio_embedder
         self.loaded = loaded
         self.llm_name = llm or loaded.config.llm
         self.llm_revision = loaded.config.llm_revision if self.llm_name == loaded.config.llm else None
@@ -66,19 +66,19 @@ class Qwen3AudioWrappedForCausalLM(nn.Module):
         cls, checkpoint: str | Path, llm: str | None = None, dtype: torch.dtype = torch.float32
     ) -> Qwen3AudioWrappedForCausalLM:
         """The model of a checkpoint of any form, a folder or Hub id. Raises :class:`UserError` if it is unusable."""
-        return cls(load_front_end(checkpoint), llm, dtype).eval()
+        return cls(load_audio_embedder(checkpoint), llm, dtype).eval()
 
     @property
     def llm(self) -> Any:
-        """The frozen language model, loaded with its first use to the front end's device."""
+        """The frozen language model, loaded with its first use to the audio embedder's device."""
         if self._llm is None:
             self._llm, _ = load_llm(self.llm_name, self.dtype, self.device, revision=self.llm_revision)
         return self._llm
 
     @property
     def device(self) -> torch.device:
-        """Where the front end is."""
-        return self.front_end.device
+        """Where the audio embedder is."""
+        return self.audio_embedder.device
 
     @cached_property
     def config(self) -> Qwen3AudioWrappedConfig:
@@ -101,15 +101,15 @@ class Qwen3AudioWrappedForCausalLM(nn.Module):
 
     def get_audio_encoder(self) -> nn.Module:
         """The frozen encoders."""
-        return self.front_end.audio_encoder
+        return self.audio_embedder.audio_encoder
 
     def get_audio_adapter(self) -> nn.Module:
         """The adapters, one for each encoder."""
-        return self.front_end.audio_adapter
+        return self.audio_embedder.audio_adapter
 
     def get_audio_fusion(self) -> nn.Module:
         """The fusion."""
-        return self.front_end.audio_fusion
+        return self.audio_embedder.audio_fusion
 
     def get_audio_postprocessing(self) -> nn.Module:
         """Identity: there is no other post-processing."""
@@ -122,12 +122,12 @@ class Qwen3AudioWrappedForCausalLM(nn.Module):
     @property
     def audio_start_emb(self) -> Tensor:
         """Learned row (1, llm_dim) before the audio."""
-        return self.front_end.audio_start_emb
+        return self.audio_embedder.audio_start_emb
 
     @property
     def audio_end_emb(self) -> Tensor:
         """Learned row (1, llm_dim) after the audio."""
-        return self.front_end.audio_end_emb
+        return self.audio_embedder.audio_end_emb
 
     @property
     def embed_tokens(self) -> nn.Module:
@@ -147,7 +147,7 @@ class Qwen3AudioWrappedForCausalLM(nn.Module):
         self, audio: AudioBatch, audio_attention: AudioBatch, audio_lengths: AudioBatch
     ) -> list[Tensor]:
         """Embeddings (frames_i, llm_dim) of each clip, without separators; at least one frame each."""
-        return self.front_end(
+        return self.audio_embedder(
             {name: EncoderFeatures(audio[name], audio_attention[name], audio_lengths[name]) for name in audio}
         )
 
@@ -174,11 +174,10 @@ class Qwen3AudioWrappedForCausalLM(nn.Module):
             (length_i, llm_dim), (length_i,) and (length_i,).
         """
         turns = [
-            Turn(
-                start.tolist(),
+            TokenizedTurn(
+                [*([] if inputs_system is None else inputs_system[place].tolist()), *start.tolist()],
                 main.tolist(),
                 None if outputs is None else outputs[place].tolist(),
-                None if inputs_system is None else inputs_system[place].tolist(),
             )
             for place, (start, main) in enumerate(zip(inputs_start, inputs_main, strict=True))
         ]
@@ -186,7 +185,7 @@ class Qwen3AudioWrappedForCausalLM(nn.Module):
         if audio is not None:
             assert audio_attention is not None and audio_lengths is not None
             embedded = self.get_audio_embeddings(audio, audio_attention, audio_lengths)
-        separators = None if embedded is None else self.front_end.separators()
+        separators = None if embedded is None else self.audio_embedder.separators()
         limit = self.tokenizer_model_max_length
         if return_batch:
             batch = splice_batch(self._embed, turns, embedded, separators, padding_side, limit)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from src.audio.features import AudioFeatureExtractor
 from src.audio.waveform import load_waveform
 from src.common.errors import UserError
-from src.model.checkpoints import Checkpoint, LoadedFrontEnd, load_front_end, open_checkpoint
-from src.model.front_end import AudioFrontEnd
+from src.model.audio_embedder import AudioEmbedder
+from src.model.checkpoints import Checkpoint, LoadedEmbedder, load_audio_embedder, open_checkpoint
 from src.model.llm import llm_width
 from src.model.precision import torch_dtype
 from src.model.wrapped_llms.causal_lm import Qwen3AudioWrappedConfig, Qwen3AudioWrappedForCausalLM
@@ -63,13 +63,15 @@ class Qwen3AudioWrappedFeatureExtractor(nn.Module):
         self.checkpoint: Checkpoint = open_checkpoint(checkpoint_name)
         precision = model_config.get("front_end_dtype") or "float32"
         encoders = model_config.get("encoder_dtype") or precision
-        loaded = load_front_end(checkpoint_name, dtype=torch_dtype(precision), encoder_dtype=torch_dtype(encoders))
+        loaded = load_audio_embedder(
+            checkpoint_name, dtype=torch_dtype(precision), encoder_dtype=torch_dtype(encoders)
+        )
         llm = model_config.get("llm") or loaded.config.llm
         width = llm_width(llm, model_config.get("llm_revision"))
-        if width != loaded.front_end.llm_dim:
+        if width != loaded.audio_embedder.llm_dim:
             raise UserError(
                 f"checkpoint {checkpoint_name!r} was trained for {loaded.config.llm} and gives embeddings "
-                f"{loaded.front_end.llm_dim} wide, {llm} takes {width}: set model_config.llm to its own"
+                f"{loaded.audio_embedder.llm_dim} wide, {llm} takes {width}: set model_config.llm to its own"
             )
         self._extractor, self._config, self._name = loaded.feature_extractor, loaded.config, loaded.name
         self.model = Qwen3AudioWrappedForCausalLM(loaded, llm)
@@ -79,19 +81,19 @@ class Qwen3AudioWrappedFeatureExtractor(nn.Module):
         self.eval().freeze()
 
     @property
-    def front_end(self) -> AudioFrontEnd:
+    def audio_embedder(self) -> AudioEmbedder:
         """Encoders, adapters, fusion and separators."""
-        return self.model.front_end
+        return self.model.audio_embedder
 
     @property
     def device(self) -> torch.device:
         """Where clips are encoded."""
-        return self.front_end.device
+        return self.audio_embedder.device
 
     @property
-    def loaded(self) -> LoadedFrontEnd:
-        """Front end, feature extractor and configuration."""
-        return LoadedFrontEnd(self.front_end, self._extractor, self._config, self._name)
+    def loaded(self) -> LoadedEmbedder:
+        """Audio embedder, feature extractor and configuration."""
+        return LoadedEmbedder(self.audio_embedder, self._extractor, self._config, self._name)
 
     def freeze(self) -> None:
         """Stop gradients; it is built that way."""
@@ -100,7 +102,7 @@ class Qwen3AudioWrappedFeatureExtractor(nn.Module):
     def to(self, *args: Any, **kwargs: Any) -> Qwen3AudioWrappedFeatureExtractor:
         """As of any module; features are computed there too."""
         super().to(*args, **kwargs)
-        self._extractor.to(self.front_end.device)
+        self._extractor.to(self.audio_embedder.device)
         return self
 
     def prepare_audio(
@@ -145,7 +147,7 @@ class Qwen3AudioWrappedFeatureExtractor(nn.Module):
             raise UserError("feature extractor: got no clips; give audio, a list with one clip for each prompt")
         if inputs_start is None:
             features = self._extractor([load_waveform(clip) for clip in audio])
-            return [self.front_end.enclosed(frames) for frames in self.front_end(features)]
+            return [self.audio_embedder.with_separators(frames) for frames in self.audio_embedder(features)]
         items, _, _ = self.model.prepare_multimodal_inputs(
             inputs_system, inputs_start, inputs_main or [], None, *self.prepare_audio(audio), return_batch=False
         )

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,17 +19,45 @@ import yaml
 
 from src.common.config import bind_dataclass
 from src.common.errors import UserError
+from src.common.files import write_text
 from src.common.log import get_logger
-from src.common.run_record import write_text
-from src.prompts.options import MCQA_USER, OPTION_LINE
-from src.prompts.templates import fill, has_field
 
 log = get_logger(__name__)
 TEXTS = Path(__file__).resolve().parent
+PRESETS = TEXTS.parent / "presets.yaml"
+AnswerStyle = Literal["number", "letter", "text"]
+"""How a multiple-choice reply names its option."""
 SHIPPED = "shipped"
 """Source of the sets whose wording is this project's own."""
 PUBLISHED = "published"
 """How the source of a set starts that scripts/import_published_prompts.py wrote; then the commit."""
+
+
+def fill(template: str, fields: Mapping[str, object]) -> str:
+    """Replace ``{name}`` by ``fields[name]``, once: braces in the values stay as they are.
+
+    Braces around anything but a known name are text, so that a prompt may speak of ``{option_ID}``. The text
+    ``{name}`` of a known name is written ``{{name}}``.
+    """
+    names = "|".join(map(re.escape, fields))
+
+    def value(match: re.Match[str]) -> str:
+        escaped, field = match.groups()
+        return f"{{{escaped}}}" if escaped else str(fields[field])
+
+    # one pass over the template: braces in a question are not filled again
+    return re.sub(rf"\{{\{{({names})\}}\}}|\{{({names})\}}", value, template) if names else template
+
+
+def literal(text: str, names: Iterable[str]) -> str:
+    """``text`` as a part of a template with the fields ``names`` that shows it unchanged."""
+    return re.sub(rf"\{{({'|'.join(map(re.escape, names))})\}}", r"{{\1}}", text)
+
+
+def has_field(template: str, name: str) -> bool:
+    """Whether :func:`fill` puts ``name`` somewhere."""
+    without_literals = template.replace(f"{{{{{name}}}}}", "")
+    return f"{{{name}}}" in without_literals
 
 
 @dataclass(frozen=True)
@@ -51,19 +79,21 @@ class Prompts:
     ``description_open`` and ``description_close`` enclose a description (or the audio, where a checkpoint uses
     explicit audio tokens). ``question_tag`` and ``options_tag`` are tag names of a multiple-choice turn.
     ``ensemble_intro`` knows ``{n}``, ``ensemble_heading`` ``{i}`` (from 1) and ``{n}``; both end with a newline,
-    which is added where they have none. ``ensemble_tags``: with explicit audio tokens, whether the marks stand around
-    each hearing or once around all of them. ``budget_closing`` ends thoughts whose budget is used up.
-    ``betraying_phrases`` are words by which a response shows that it was written by a reader; ``checker_system`` is
+    which is added where they have none. ``ensemble_tags``: with explicit audio tokens, whether the marks are around
+    the audio of each checkpoint or once around all of them. ``budget_closing`` ends thoughts whose budget is used up.
+    ``betraying_phrases`` are rules for :mod:`src.prompts.leakage`; ``checker_system`` is
     the task of a language model that looks for such responses and ends with YES or NO.
 
-    Layouts of user turns, see :data:`LAYOUT_FIELDS` for their fields and :func:`src.prompts.templates.fill` for the
-    rules: ``mcqa_user`` (its ``{options}`` are all options, each written by ``option_line`` with its line end),
+    Layouts of user turns, see :data:`LAYOUT_FIELDS` for their fields and :func:`fill` for the rules: ``mcqa_user``
+    (its ``{options}`` are all options, each written by ``option_line`` with its line end; ``{option_lines}`` the same
+    without the last line end, ``{option_list}`` the options as Python prints a list of texts),
     ``self_generation_user``, ``rephrase_user`` and ``checker_user``. In the last two ``{response}`` is the response
     as it was generated and ``{prepared}`` the same with ``<think>`` renamed to ``reasoning_tag`` and its reasoning
-    block completed.
+    block completed. ``answer_style`` is what a multiple-choice reply is read as: the number of an option (in answer
+    tags), its letter, or its text.
 
     Prompts of the corpora: ``writer_system`` (its ``{examples}``, if any, is filled with descriptions of the corpus),
-    ``writer_styles`` (kinds of prompts, one of which stands behind the description), ``prompt_checker_system``.
+    ``writer_styles`` (kinds of prompts, one of which follows the description), ``prompt_checker_system``.
 
     ``name`` and ``source`` (:data:`SHIPPED`, the path of a file, or ``published COMMIT``) say where the texts come
     from; they are not part of :meth:`digest`.
@@ -89,12 +119,13 @@ class Prompts:
     writer_styles: tuple[str, ...]
     prompt_checker_system: str
     rephrase_examples: tuple[RephraseExample, ...] = ()
-    mcqa_user: str = MCQA_USER
-    option_line: str = OPTION_LINE
+    mcqa_user: str = "<{question_tag}>\n{question}\n</{question_tag}>\n<{options_tag}>\n{options}</{options_tag}>"
+    option_line: str = "(Option_{number}) {option}\n"
     self_generation_user: str = "{description_open}{audio_description}{description_close}\n\n{prompt}"
     rephrase_user: str = "{rephrase_instruction}\n<{response_tag}>\n{prepared}\n</{response_tag}>"
     checker_user: str = "<{response_tag}>\n{prepared}\n</{response_tag}>"
     ensemble_tags: Literal["each", "around"] = "each"
+    answer_style: AnswerStyle = "number"
     name: str = field(default="", compare=False)
     source: str = field(default="", compare=False)
 
@@ -106,9 +137,9 @@ class Prompts:
         for key, needed in _NEEDED.items():
             if not any(has_field(getattr(self, key), each) for each in needed):
                 raise ValueError(f"{key} lacks {' or '.join(f'{{{each}}}' for each in needed)}")
-        for key in ("question", "options"):
-            if not has_field(self.mcqa_user, key):
-                raise ValueError(f"mcqa_user lacks {{{key}}}")
+        for keys in (("question",), ("options", "option_lines", "option_list")):
+            if not any(has_field(self.mcqa_user, key) for key in keys):
+                raise ValueError(f"mcqa_user lacks {{{keys[0]}}}")
 
     def digest(self) -> str:
         """Short hash of all texts, for run records and for telling results of other prompts apart.
@@ -134,8 +165,8 @@ class Prompts:
 
 
 LAYOUT_FIELDS: Mapping[str, tuple[str, ...]] = {
-    "mcqa_user": ("question", "options", "question_tag", "options_tag"),
-    "option_line": ("number", "option"),
+    "mcqa_user": ("question", "options", "option_lines", "option_list", "question_tag", "options_tag"),
+    "option_line": ("number", "letter", "option"),
     "self_generation_user": ("audio_description", "prompt", "description_open", "description_close"),
     "rephrase_user": (
         *("prepared", "response", "audio_description", "prompt"),
@@ -145,7 +176,7 @@ LAYOUT_FIELDS: Mapping[str, tuple[str, ...]] = {
     "ensemble_intro": ("n",),
     "ensemble_heading": ("i", "n"),
 }
-"""Fields that each template knows; those named like a key of the set stand for its text."""
+"""Fields that each template knows; those named like a key of the set show its text."""
 _NEEDED: Mapping[str, tuple[str, ...]] = {
     "option_line": ("option",),
     "self_generation_user": ("audio_description",),
@@ -156,13 +187,22 @@ _NEEDED: Mapping[str, tuple[str, ...]] = {
 _DEFAULTS = {
     each.name: each.default
     for each in dataclasses.fields(Prompts)
-    if each.name in (*LAYOUT_FIELDS, "ensemble_tags") and each.default is not dataclasses.MISSING
+    if each.name in (*LAYOUT_FIELDS, "ensemble_tags", "answer_style") and each.default is not dataclasses.MISSING
 }
 
 
 def known_prompt_sets() -> list[str]:
     """Names of the shipped sets."""
     return sorted(path.stem for path in TEXTS.glob("*.yaml"))
+
+
+def load_presets() -> dict[str, dict[str, str]]:
+    """Published layouts of multiple choice by name: texts that differ from ``full``, and their ``source``."""
+    # a published layout of the user's turn comes without a system turn
+    return {
+        name: {**({"mcqa_system": ""} if "mcqa_user" in texts else {}), **texts}
+        for name, texts in _read(PRESETS).items()
+    }
 
 
 def is_published(source: str) -> bool:
@@ -176,7 +216,7 @@ def is_file_name(name: str) -> bool:
 
 
 def load_prompts(name: str, overrides: Mapping[str, Any] | None = None) -> Prompts:
-    """Read the shipped prompt set ``name`` (``full`` or ``mini``), or a YAML file; ``overrides`` replaces texts.
+    """Read the shipped prompt set ``name`` (``full``, ``mini``, a preset), or a file; ``overrides`` replaces texts.
 
     Keys that a file leaves out are those of ``full``, which a log line names. Raises :class:`UserError` for an
     unknown set or an unusable file, and :class:`ConfigError` for missing or unknown keys.
@@ -184,26 +224,31 @@ def load_prompts(name: str, overrides: Mapping[str, Any] | None = None) -> Promp
     if is_file_name(name):
         prompts = _load_file(Path(name).expanduser())
         return with_texts(prompts, overrides) if overrides else prompts
+    presets = load_presets()
+    if name in presets:
+        texts = {key: value for key, value in presets[name].items() if key != "source"}
+        prompts = _bind_over_full(texts, name, presets[name]["source"], f"prompts.{name}")
+        return with_texts(prompts, overrides) if overrides else prompts
     path = TEXTS / f"{name}.yaml"
     if not path.is_file():
-        raise UserError(
-            f"unknown prompt set {name!r}; known: {', '.join(known_prompt_sets())}, or a file NAME.yaml (prompts)"
-        )
-    return _bind(_read(path), overrides or {}, name, SHIPPED, f"prompts.{name}")
-
-
-def prompts_of_texts(texts: Mapping[str, Any], name: str, source: str, where: str) -> Prompts:
-    """A set from all its texts, e.g. a checkpoint's record. Raises :class:`ConfigError` naming wrong keys."""
-    return _bind(texts, {}, name, source, where)
+        known = ", ".join((*known_prompt_sets(), *presets))
+        raise UserError(f"unknown prompt set {name!r}; known: {known}, or a file NAME.yaml (prompts)")
+    return bind_prompts(_read(path), overrides or {}, name, SHIPPED, f"prompts.{name}")
 
 
 def with_texts(prompts: Prompts, overrides: Mapping[str, Any]) -> Prompts:
     """The set with single texts replaced; its source says so. Raises :class:`ConfigError` for unknown keys."""
     own = {key: value for key, value in dataclasses.asdict(prompts).items() if key not in ("name", "source")}
-    return _bind(own, overrides, prompts.name, prompts.source, f"prompts.{prompts.name}")
+    return bind_prompts(own, overrides, prompts.name, prompts.source, f"prompts.{prompts.name}")
 
 
-def _bind(data: Mapping[str, Any], overrides: Mapping[str, Any], name: str, source: str, where: str) -> Prompts:
+def bind_prompts(
+    data: Mapping[str, Any], overrides: Mapping[str, Any], name: str, source: str, where: str
+) -> Prompts:
+    """A set from all its texts, e.g. a checkpoint's record; ``overrides`` replaces some, and its source says so.
+
+    Raises :class:`ConfigError` naming wrong keys below ``where``.
+    """
     changed = sorted(key for key, value in overrides.items() if key not in data or data[key] != value)
     marked = f"{source}, changed: {', '.join(changed)}" if changed else source
     prompts = bind_dataclass(Prompts, {**data, **overrides, "name": name, "source": marked}, where)
@@ -229,24 +274,35 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _load_file(path: Path) -> Prompts:
-    """A user's set. ``name``, ``source`` and ``digest`` in the file describe it, all other keys are texts."""
+    """A user's set. ``name``, ``source`` and the digests in the file describe it, all other keys are texts."""
     data = _read(path)
     name, digest = str(data.pop("name", path.stem)), data.pop("digest", None)
+    digest = data.pop("file_digest", digest)  # older files have only one digest, of their own texts
     source = str(data.pop("source", "") or path)
-    ours = _read(TEXTS / "full.yaml")
-    missing = sorted(key for key in ours if key not in data)
+    # sets of one or two texts are the usual case: the others need not be copied
+    missing = sorted(_read(TEXTS / "full.yaml").keys() - data.keys())
     if missing:
         log.info("prompt set %s: %s not in the file, taken from our set full", path, ", ".join(missing))
-    prompts = _bind({**ours, **data}, {}, name, source, f"prompt set {path}")
+    prompts = _bind_over_full(data, name, source, f"prompt set {path}")
     if digest is not None and digest != _digest(data):
         return dataclasses.replace(prompts, source=f"{source}, changed")
     return prompts
 
 
+def _bind_over_full(texts: Mapping[str, Any], name: str, source: str, where: str) -> Prompts:
+    return bind_prompts({**_read(TEXTS / "full.yaml"), **texts}, {}, name, source, where)
+
+
 def write_set(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a prompt set's file: ``name``, ``source`` and texts. Later changes of the texts show by its digest."""
-    texts = {key: value for key, value in content.items() if key not in ("name", "source")}
-    data = {"name": content["name"], "source": content["source"], "digest": _digest(texts), **texts}
+    """Write a prompt set's file: ``name``, ``source``, digests and texts.
+
+    ``digest`` is that of the whole set, as in ``run.json``. ``file_digest`` covers only the file's own texts, not
+    those that our set ``full`` adds, and shows when they are edited.
+    """
+    about = {"name": str(content["name"]), "source": str(content["source"])}
+    texts = {key: value for key, value in content.items() if key not in about}
+    digest = _bind_over_full(texts, **about, where=f"prompt set {path}").digest()
+    data = {**about, "digest": digest, "file_digest": _digest(texts), **texts}
     text = yaml.dump(data, Dumper=_SetDumper, sort_keys=False, allow_unicode=True, width=2**20)
     assert yaml.safe_load(text) == data, "YAML gives the texts back as they are"
     write_text(path, text)
@@ -273,20 +329,3 @@ def _worked_pair(number: int, pair: RephraseExample) -> str:
         f"Received:\n<response>\n{pair.original}\n</response>\n"
         f"Output:\n<answer>\n{pair.rewritten}\n</answer>"
     )
-
-
-__all__ = [
-    "LAYOUT_FIELDS",
-    "PUBLISHED",
-    "SHIPPED",
-    "Prompts",
-    "RephraseExample",
-    "fill",
-    "is_file_name",
-    "is_published",
-    "known_prompt_sets",
-    "load_prompts",
-    "prompts_of_texts",
-    "with_texts",
-    "write_set",
-]

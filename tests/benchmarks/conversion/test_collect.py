@@ -15,13 +15,13 @@ import pytest
 import soundfile
 
 from src.benchmarks.answers import join_answers
-from src.benchmarks.conversion.commands import collect_command, collector_parser
+from src.benchmarks.conversion.collect import collect_command, collector_parser
 from src.benchmarks.conversion.pinned import sources
-from src.benchmarks.registry import BENCHMARKS
-from src.benchmarks.saved import open_splits, text_rows
-from src.collection.sources import HubFile
+from src.benchmarks.registry import benchmark
+from src.benchmarks.run_loader import open_splits, text_rows
 from src.common.errors import UserError
 from src.common.paths import REPO_ROOT
+from src.download.sources import HubFile
 from tests.support.loopback import loopback
 
 CASES = REPO_ROOT / "tests" / "reference" / "benchmark_cases" / "conversion"
@@ -44,7 +44,7 @@ def case(name: str) -> dict[str, Any]:
 
 def clip_paths(name: str, rows: Rows) -> list[str]:
     """Where upstream has the clips of the raw rows."""
-    spec = BENCHMARKS[name]
+    spec = benchmark(name)
     if spec.source_path is not None:
         return [spec.source_path(row) for row in rows]
     return [spec.convert(row, 0)["audio"] for row in rows]
@@ -95,7 +95,7 @@ def test_a_folder_becomes_the_common_columns(name: str, tmp_path: Path, data: Pa
             {"dataset_index": row["dataset_index"], "question": row["question"], "choices": row["choices"],
              "llm_answer": row["answer"]} for row in found
         ]  # fmt: skip
-        joined = join_answers(BENCHMARKS[name], found, answers[::-1], metadata, where="test")
+        joined = join_answers(benchmark(name), found, answers[::-1], metadata, where="test")
         assert [row["model_prediction"] for row in joined.rows] == [row["answer"] for row in found]
 
 
@@ -158,7 +158,7 @@ def test_missing_clips_are_named_or_left_out(name: str, tmp_path: Path, data: Pa
     found = text_rows(open_splits(data / "raw" / name)["test"])
     metadata = json.loads((data / "raw" / name / "metadata" / "test_metadata.json").read_text())
     assert [row["dataset_index"] for row in found] == list(range(len(rows) - bad))
-    assert [BENCHMARKS[name].row_id(row) for row in metadata] == [row["id"] for row in found]
+    assert [benchmark(name).row_id(row) for row in metadata] == [row["id"] for row in found]
     record = json.loads((data / "raw" / name / "run.json").read_text())
     assert record["splits"]["test"]["left_out"] == {"no usable clip": bad}
 
@@ -180,7 +180,7 @@ def spoil(key: str) -> Callable[[Path], None]:
         (spoil("question"), "row 1 of .*MMAR-meta.json has no usable 'question'"),
         (lambda folder: (folder / "MMAR-meta.json").unlink(), "holds no MMAR-meta.json"),
         (lambda folder: (folder / "MMAR-meta.jsonl").write_text("{}"), "several editions of MMAR-meta.json"),
-        (lambda folder: (folder / "MMAR-meta.json").write_text("[{"), "is no JSON"),
+        (lambda folder: (folder / "MMAR-meta.json").write_text("[{"), "is not JSON"),
         (lambda folder: (folder / "MMAR-meta.json").write_text('{"id": 1}\n{"id"'), r"line\(s\) 2 cannot be read"),
     ],
 )
@@ -193,7 +193,7 @@ def test_metadata_that_cannot_be_used_is_named(
     change(given)
     with pytest.raises(UserError, match=message):
         collect_command("mmar", arguments("--from-dir", str(given)))
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         collect_command("mmar", arguments("--from-dir", str(tmp_path / "nowhere")))
     with pytest.raises(UserError, match="unknown train; known: test"):
         collect_command("mmar", arguments("--splits", "train"))

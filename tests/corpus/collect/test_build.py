@@ -13,7 +13,7 @@ from datasets import load_from_disk
 
 from src.common.errors import UserError
 from src.common.paths import raw_dir
-from src.corpus.collect import shards
+from src.corpus.collect import arrow_writer
 from src.corpus.collect.build import CollectSettings, collect
 from src.corpus.recipe import Options
 from tests.support.toy_corpus import RECIPE, write_toy
@@ -78,8 +78,8 @@ def test_a_stopped_run_goes_on_behind_its_finished_parts(tmp_path: Path, data_ro
 
 def test_the_second_pass_goes_on_as_well(tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_toy(tmp_path, 12)
-    monkeypatch.setattr(shards, "SHARD_BYTES", 60_000)
-    real, calls = shards._finish, []
+    monkeypatch.setattr(arrow_writer, "SHARD_BYTES", 60_000)
+    real, calls = arrow_writer._finish, []
 
     def stop_later(*args: Any) -> Any:
         calls.append(args)
@@ -87,7 +87,7 @@ def test_the_second_pass_goes_on_as_well(tmp_path: Path, data_root: Path, monkey
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(shards, "_finish", stop_later)
+    monkeypatch.setattr(arrow_writer, "_finish", stop_later)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path)
     kept = {path.name: path.stat().st_mtime_ns for path in raw_dir("toy").rglob("data-*.arrow")}

@@ -11,7 +11,8 @@ import pytest
 from src.common.errors import ConfigError
 from src.common.paths import REPO_ROOT, raw_dir
 from src.corpus.collect.commands import listing
-from src.corpus.recipes import all_corpora, audio_corpora, choose, groups, load_recipe
+from src.corpus.recipes import load_recipe
+from src.dataset.corpus_names import all_corpora, audio_corpora, groups, resolve_names
 from tests.support.upstream import IMITATIONS
 from tests.support.upstream.writing import put
 
@@ -45,11 +46,11 @@ def test_each_corpus_has_its_script(tmp_path: Path, data_root: Path) -> None:
 
 
 def test_names_are_corpora_groups_or_all() -> None:
-    assert choose(["event", "gtzan", "clotho"]) == ["audiocaps", "clotho", "gtzan"]
-    assert choose(["all"]) == all_corpora() and len(all_corpora()) == 33
+    assert resolve_names(["event", "gtzan", "clotho"]) == ["audiocaps", "clotho", "gtzan"]
+    assert resolve_names(["all"]) == all_corpora() and len(all_corpora()) == 33
     assert list(groups()) == ["speech", "complicated_speech", "event", "music", "environment", "instruction"]
     with pytest.raises(ConfigError, match="unknown corpus 'gtzam'; did you mean 'gtzan'"):
-        choose(["gtzam"])
+        resolve_names(["gtzam"])
 
 
 @pytest.mark.parametrize("name", all_corpora())

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from src.collection import space
-from src.collection.sources import WebFile
-from src.collection.unpack import unpack, unpack_volumes
 from src.common.errors import UserError
 from src.corpus.collect.sources import Workspace, gather, given_folder
 from src.corpus.recipe import Files, HubRows, Options, Recipe, web
+from src.download import download
+from src.download.sources import WebFile
+from src.download.unpack import unpack, unpack_volumes
 from tests.support.toy_corpus import RECIPE, write_toy
 
 
@@ -125,7 +125,7 @@ def test_a_folder_of_many_corpora(tmp_path: Path) -> None:
     assert given_folder(tmp_path / "hub", rows) == tmp_path / "hub/toy"
     assert given_folder(tmp_path / "all", rows) is None
     assert given_folder(None, RECIPE) is None
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         given_folder(tmp_path / "none", RECIPE)
 
 
@@ -135,7 +135,7 @@ def test_too_little_room_is_told_before_the_first_byte(
     address, served, asked = server
     (served / "a.zip").write_bytes(b"x" * 10_000)
     usage = type("Usage", (), {"free": 29_000})
-    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
     recipe = with_sources(web(f"{address}/a.zip", "toy"))
     with pytest.raises(UserError, match="toy needs about 0.0 GB.*--ignore-space"):
         gather(recipe, Workspace(tmp_path / "work"), Options())
@@ -221,7 +221,7 @@ def test_a_7z_archive(tmp_path: Path) -> None:
 def test_rows_of_a_copy_of_the_repository(tmp_path: Path) -> None:
     from datasets import Dataset
 
-    from src.corpus.collect.hub import open_rows
+    from src.corpus.collect.sources import open_rows
 
     (tmp_path / "data").mkdir()
     for split in ("train", "test"):
@@ -241,8 +241,8 @@ def test_rows_of_a_copy_of_the_repository(tmp_path: Path) -> None:
 def test_hub_rows_are_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    from src.collection.retry import Patience
-    from src.corpus.collect.hub import open_rows
+    from src.common.retry import RetryPolicy
+    from src.corpus.collect.sources import open_rows
 
     calls = []
 
@@ -253,10 +253,10 @@ def test_hub_rows_are_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return datasets.DatasetDict({"train": datasets.Dataset.from_dict({"x": [1]})})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    rows = open_rows(HubRows("a/b", "c0ffee"), None, tmp_path, patience=Patience(2, first_wait=0.0))
+    rows = open_rows(HubRows("a/b", "c0ffee"), None, tmp_path, policy=RetryPolicy(2, first_wait=0.0))
     assert len(rows["train"]) == 1 and calls == [(("a/b", None), "c0ffee")] * 2
     monkeypatch.setattr(
         datasets, "load_dataset", lambda *args, **options: (_ for _ in ()).throw(ConnectionError("x"))
     )
     with pytest.raises(UserError, match="a/b: 2 attempts failed"):
-        open_rows(HubRows("a/b", "c"), None, tmp_path, patience=Patience(2, first_wait=0.0))
+        open_rows(HubRows("a/b", "c"), None, tmp_path, policy=RetryPolicy(2, first_wait=0.0))

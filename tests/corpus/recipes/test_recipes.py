@@ -15,9 +15,10 @@ import soundfile
 
 from src.common.paths import REPO_ROOT, raw_dir
 from src.corpus.collect.build import CollectSettings, collect
-from src.corpus.collect.conversation import Utterance, conversation_rows, on_timeline
-from src.corpus.recipe import Options, Row
-from src.corpus.recipes import all_corpora, load_recipe
+from src.corpus.recipe import CorpusRow, Options
+from src.corpus.recipes import load_recipe
+from src.corpus.rows.conversation import Utterance, conversation_rows, on_timeline
+from src.dataset.corpus_names import all_corpora
 from tests.support.upstream import IMITATIONS
 
 REFERENCE = REPO_ROOT / "tests" / "reference"
@@ -118,7 +119,7 @@ def test_an_earlier_utterance_that_ends_last_counts(last_end: bool, seconds: int
     talk = [Utterance("a", "A", "x", 0.0, 50.0, silence), Utterance("b", "B", "y", 10.0, 45.0, silence[:16000])]
     mix = functools.partial(on_timeline, overwrite=last_end)
     (row,) = conversation_rows(load_recipe("meld"), "0", talk, 60.0, mix, lambda chunk: {"dialogue id": 0}, last_end)
-    assert isinstance(row, Row)
+    assert isinstance(row, CorpusRow)
     assert f"(duration: {seconds}s," in row.fields["audio_description"] and row.fields["duration"] == seconds
 
 

@@ -1,0 +1,1 @@
+"""Scores the runs of the main job: ``results.json`` and a self-contained ``report.html``."""

@@ -1,0 +1,1 @@
+"""Corpora in numbers and examples: rows, lengths, variety of prompts, responses."""

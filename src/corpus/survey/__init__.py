@@ -1,1 +1,0 @@
-"""What a corpus holds, in numbers and examples: rows, lengths, prompts' variety, responses."""
