@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -104,21 +105,25 @@ def test_the_stub_is_only_for_those_who_ask_for_it(with_stub: Path, checkpoint: 
     assert done.returncode == 2 and "--remote-code-stub goes with --to transformers" in done.stderr
 
 
-def test_the_model_is_sent_to_the_hub(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    from huggingface_hub import constants, hf_api
+SEND_MODEL = """
+import sys
+from src.hf import AutoModelForCausalLM
+AutoModelForCausalLM.from_pretrained(sys.argv[1]).push_to_hub("me/alarm", private=True, max_shard_size="1MB")
+"""
 
-    model = AutoModelForCausalLM.from_pretrained(str(checkpoint))
+
+def test_the_model_is_sent_to_the_hub(checkpoint: Path) -> None:
+    """Libraries keep clients of the Hub for the life of a process, so that the address is set for a new one."""
     with hub_imitation() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(hf_api.api, "endpoint", hub.url)  # made when the module was first imported
-        monkeypatch.setenv("HF_TOKEN", "hf_test")
-        model.push_to_hub("me/alarm", private=True, max_shard_size="1MB")
+        done = subprocess.run(
+            [sys.executable, "-c", SEND_MODEL, str(checkpoint)], cwd=REPO_ROOT, capture_output=True, text=True,
+            env={**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_test", "HF_HUB_OFFLINE": "0"},
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     files = set(hub.files["me/alarm"])
     assert {"config.json", "alarm_config.json", "model.safetensors.index.json"} <= files, files
     assert hub.private == {"me/alarm": True}
-    assert f"me/alarm names folders of this machine: LLM ({checkpoint.parent / 'llm'})" in caplog.text
+    assert f"me/alarm names folders of this machine: LLM ({checkpoint.parent / 'llm'})" in done.stderr
 
 
 def test_paths_of_this_machine_are_named(
