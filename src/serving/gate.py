@@ -31,7 +31,7 @@ from starlette.responses import JSONResponse
 
 from src.serving.clip_decoder import CLIPS, REQUEST_TOO_LONG, ApiError, DecodedClip
 from src.serving.config import MIB, GateConfig, Limits
-from src.serving.intake import Intake, Rules, ready, start_process, take_in
+from src.serving.intake import Intake, Rules, StoredBody, ready, start_process, take_in
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
@@ -43,6 +43,10 @@ POST_PATHS = (CHAT, "/tokenize", "/detokenize")
 GET_PATHS = ("/health", "/ping", "/version", "/metrics", "/load", "/v1/models")
 SMALL_SAMPLES = 8_000_000
 """Samples of all clips of a request up to which requests are decoded side by side; larger ones one after another."""
+PRIORITY, LOW_PRIORITY = 5, 10
+"""Niceness of the decoding processes: they give way to the event loop and the engine."""
+SMALL_BODY = MIB
+"""Bytes up to which a body is sent to the process that takes it in; larger ones are read there from a file."""
 
 
 class Gate:
@@ -100,11 +104,11 @@ class Gate:
         with self._bodies.opened(limit) as reading:
             body = await reading.read(request)
             if path != CHAT:
-                await self._app(_with_length(scope, len(body)), _Replay(body, receive), send)
+                text = body if isinstance(body, bytes) else body.read()
+                await self._app(_with_length(scope, len(text)), _Replay(text, receive), send)
                 return
             with self._admission.admit():
                 intake = await self._decoders.run(body, receive)
-                del body
                 reading.release()
                 self._seconds.inc(sum(clip.seconds for clip in intake.clips.values()))
                 with self._clips.held(intake.clips):
@@ -223,16 +227,23 @@ class BodyReader:
 class _Reading:
     def __init__(self, reader: BodyReader, limit: int) -> None:
         self._reader, self._limit, self._size = reader, limit, 0
+        self._file: StoredBody | None = None
 
     def release(self) -> None:
-        """The body was freed."""
+        """Free the body."""
         self._reader.pending -= self._size
         self._size = 0
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
-    async def read(self, request: Request) -> bytes:
-        """The body. Raises :class:`ApiError`: 408 if it does not arrive in time, 413 if it is too large, 415 if it is
-        not JSON, 429 if the bodies of all requests are too large together."""
-        limits, body = self._reader.limits, bytearray()
+    async def read(self, request: Request) -> bytes | StoredBody:
+        """The body, in a file unless it is small: no copy of a large one is made here.
+
+        Raises :class:`ApiError`: 408 if it does not arrive in time, 413 if it is too large, 415 if it is not JSON,
+        429 if the bodies of all requests are too large together.
+        """
+        limits, small = self._reader.limits, bytearray()
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":  # a page of another site may send other types without a CORS preflight
             raise ApiError(415, f"content-type is {kind[:60]!r}, expected application/json", "bad_content_type")
@@ -252,13 +263,18 @@ class _Reading:
                         raise ApiError(429, reason, "too_many_requests", headers=wait)
                     self._size += len(chunk)
                     self._reader.pending += len(chunk)
-                    body += chunk
-                    if len(body) > self._limit:
+                    if self._size > self._limit:
                         raise self._too_large()
+                    if self._size <= SMALL_BODY:
+                        small += chunk
+                        continue
+                    if self._file is None:
+                        self._file = StoredBody(small)
+                    self._file.write(chunk)
         except TimeoutError:
-            reason = f"the body did not arrive within {limits.body_seconds:g} s ({len(body)} bytes did)"
+            reason = f"the body did not arrive within {limits.body_seconds:g} s ({self._size} bytes did)"
             raise ApiError(408, reason, "body_timeout", headers={"Connection": "close"}) from None
-        return bytes(body)
+        return bytes(small) if self._file is None else self._file
 
     def _too_large(self) -> ApiError:
         reason = f"the body is larger than {self._limit / MIB:g} MiB"
@@ -266,35 +282,40 @@ class _Reading:
 
 
 class Decoders:
-    """Processes that take in requests. When one dies (a decoder crashed), requests in work are tried again alone."""
+    """Processes that take in requests. When one dies (a decoder crashed), requests in work are tried again alone.
+
+    Clips that are long together are decoded by one process of their own, one request after another, which gives way
+    to the others: it bounds their memory, and they delay nobody else.
+    """
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         small = replace(rules.limits, request_samples=min(SMALL_SAMPLES, rules.limits.request_samples))
         self._small_rules = replace(rules, limits=small)
-        self._pool: ProcessPoolExecutor | None = None
+        self._pools: dict[bool, ProcessPoolExecutor] = {}
         self._alone = asyncio.Lock()
 
-    def start(self) -> ProcessPoolExecutor:
-        """Start the processes, unless they run."""
-        if self._pool is None:
+    def start(self, alone: bool = False) -> ProcessPoolExecutor:
+        """Start the processes, or the one for requests that are taken in ``alone``, unless they run."""
+        if alone not in self._pools:
             # forks of this process would copy the locks of its threads; those of a small server start at once
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["src.serving.intake"])
-            self._pool = ProcessPoolExecutor(self._rules.limits.decoders, context, start_process)
-            self._submit(self._pool, ready)
-        return self._pool
+            count, niceness = (1, LOW_PRIORITY) if alone else (self._rules.limits.decoders, PRIORITY)
+            self._pools[alone] = ProcessPoolExecutor(count, context, start_process, (niceness,))
+            self._submit(self._pools[alone], ready)
+        return self._pools[alone]
 
     def close(self) -> None:
         """End the processes."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._pools.clear()
 
-    async def run(self, body: bytes, receive: Any) -> Intake:
+    async def run(self, body: bytes | StoredBody, receive: Any) -> Intake:
         """Take in a body. Raises :class:`ApiError`, and :class:`ClientDisconnect` if the client leaves meanwhile."""
         try:
-            return await self._run(body, self._small_rules, receive)
+            return await self._run(body, receive)
         except BrokenProcessPool:
             pass
         except ApiError as error:
@@ -302,7 +323,7 @@ class Decoders:
                 raise
         async with self._alone:
             try:
-                return await self._run(body, self._rules, receive)
+                return await self._run(body, receive, alone=True)
             except BrokenProcessPool:
                 raise ApiError(400, "a clip ended the process that decodes it", "bad_audio") from None
 
@@ -317,8 +338,8 @@ class Decoders:
         finally:
             main.update(hidden)
 
-    async def _run(self, body: bytes, rules: Rules, receive: Any) -> Intake:
-        pool = self.start()
+    async def _run(self, body: bytes | StoredBody, receive: Any, alone: bool = False) -> Intake:
+        pool, rules = self.start(alone), self._rules if alone else self._small_rules
         work: Any = None
         gone = asyncio.ensure_future(_disconnected(receive))
         try:
@@ -328,8 +349,8 @@ class Decoders:
                 raise ClientDisconnect
             return work.result()
         except BrokenProcessPool:
-            if self._pool is pool:
-                self._pool = None
+            if self._pools.get(alone) is pool:
+                del self._pools[alone]
             raise
         finally:
             for task in filter(None, (work, gone)):

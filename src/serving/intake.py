@@ -6,10 +6,12 @@ the server's event loop or takes its interpreter lock. Imports neither PyTorch n
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,8 +32,6 @@ FIELDS = {"role", "content", "name", "tool_calls", "refusal", "annotations", "au
 FIELDS |= {"reasoning_content"}
 """Fields of messages: those of requests, and those of answers, which come back as history."""
 MAX_MESSAGES, MAX_PARTS, MAX_CHOICES, MAX_NAME = 256, 256, 8, 64
-NICENESS = 5
-"""Decoding gives way to the event loop and the engine."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,45 @@ class Intake:
     clips: dict[str, DecodedClip]
 
 
-def start_process() -> None:
+class StoredBody:
+    """A body in a file without a name, in memory where the system has such files; other processes can read it.
+
+    The file ends with :meth:`close`, or with the process that made it.
+    """
+
+    def __init__(self, start: bytes | bytearray) -> None:
+        if hasattr(os, "memfd_create"):
+            self._file: Any = os.fdopen(os.memfd_create("body"), "wb", buffering=0)
+            self._path = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
+        else:
+            self._file = tempfile.NamedTemporaryFile(prefix="alarm_body_", buffering=0)  # noqa: SIM115
+            self._path = self._file.name
+        self._inode = os.fstat(self._file.fileno()).st_ino
+        self.write(start)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_path": self._path, "_inode": self._inode, "_file": None}
+
+    def write(self, chunk: bytes | bytearray) -> None:
+        """Append a chunk. Raises :class:`OSError` if the disk or the memory is full."""
+        if self._file.write(chunk) != len(chunk):
+            raise OSError(errno.ENOSPC, "a request body does not fit")
+
+    def read(self) -> bytes:
+        """Everything that was written. Raises :class:`OSError` if it was closed meanwhile."""
+        with open(os.open(self._path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            if os.fstat(file.fileno()).st_ino != self._inode:  # the number belongs to another file by now
+                raise FileNotFoundError(errno.ENOENT, "the request ended")
+            return file.read()
+
+    def close(self) -> None:
+        """Free the file."""
+        self._file.close()
+
+
+def start_process(niceness: int) -> None:
     """First call in each process."""
-    os.nice(NICENESS)
+    os.nice(niceness)
 
 
 def ready() -> int:
@@ -61,14 +97,17 @@ def ready() -> int:
     return os.getpid()
 
 
-def take_in(body: bytes, rules: Rules) -> Intake:
+def take_in(body: bytes | StoredBody, rules: Rules) -> Intake:
     """Check, decode and rewrite the body of a chat request. Raises :class:`ApiError` that names what is wrong.
 
     * Strings that may be clips are cut out first; the rest, at most ``limits.text_mib``, is parsed.
     * Fields that are null count as not given, as the ``openai`` package writes them.
     * A turn's only clip is placed before its text, as in training; several keep their positions.
     """
+    if isinstance(body, StoredBody):
+        body = body.read()
     text, long = _cut_out(body, int(rules.limits.text_mib * 2**20))
+    del body  # a large one is not kept while its clips are decoded
     request = parse_object(text)
     request = {name: value for name, value in request.items() if value is not None}
     _check_fields(request)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pickle
 import socket
 from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -25,7 +27,8 @@ from starlette.routing import Route
 from src.common.errors import UserError
 from src.serving.clip_decoder import CLIPS, DecodedClip
 from src.serving.config import GateConfig, Limits
-from src.serving.gate import CHAT, Gate
+from src.serving.gate import CHAT, SMALL_BODY, Gate
+from src.serving.intake import StoredBody
 from src.serving.protocol import BoundedProtocol
 from tests.serving.client import listening, wait_until
 from tests.serving.sounds import audio_url, chat, encoded, input_audio, silence_bomb
@@ -262,6 +265,36 @@ def test_s3_nothing_that_grows_with_a_body_runs_in_the_servers_process(
     assert ask(address, chat(clip, "?")).status_code == 200
     assert len(echo.clips[-1][0][0]) == 60 * 16000
     assert [size for size in sizes if size > 5000] == []
+
+
+def test_a_large_body_is_read_by_the_process_that_takes_it_in(served: tuple[str, EchoServer]) -> None:
+    address, echo = served
+    clip = encoded(seconds=60.0)
+    assert len(clip) > SMALL_BODY
+    assert ask(address, chat("what is it?", input_audio(clip))).status_code == 200
+    ((samples, rate),) = echo.clips[-1]
+    assert samples.size == 60 * rate
+
+
+def test_a_body_that_is_gone_is_an_error_and_never_another_ones(tmp_path: Path) -> None:
+    body = StoredBody(b"a" * 10)
+    body.write(b"b" * 10)
+    elsewhere = pickle.loads(pickle.dumps(body))
+    assert elsewhere.read() == body.read() == b"a" * 10 + b"b" * 10
+    body.close()
+    with open(tmp_path / "other", "w+b") as other:  # most likely under the number that is free again
+        other.write(b"secret")
+        with pytest.raises(OSError):
+            elsewhere.read()
+
+
+def test_a_body_is_readable_where_the_system_has_no_files_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    body = StoredBody(b"text")
+    path = Path(body._path)
+    assert pickle.loads(pickle.dumps(body)).read() == b"text" and path.exists()
+    body.close()
+    assert not path.exists()
 
 
 def test_bodies_are_bounded_in_size_and_time_before_they_are_read(served: tuple[str, EchoServer]) -> None:
