@@ -16,6 +16,8 @@ from torch import Tensor
 
 CHUNK_VALUES = 2**27
 """Logits held at a time: half a gigabyte in float32, some 880 targets of a vocabulary of 151,936."""
+TILE_VALUES = 2**20
+"""Logits whose probabilities are computed at a time on a CPU: four megabytes in float32."""
 _BUFFERS = 4
 """Float32 buffers of a chunk's logits that a divergence holds for one of cross-entropy: its chunks are smaller."""
 Direction = Literal["forward", "reverse"]
@@ -100,14 +102,20 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
-            logits = _logits(hidden[part], weight, bias)
-            scores = torch.log_softmax(logits, dim=-1, dtype=exact)
-            labels = targets[part, None]
-            total -= scores.gather(1, labels).sum()
-            if gradient is not None:
-                slope = scores.exp_()
-                slope.scatter_add_(1, labels, torch.full_like(labels, -1.0, dtype=slope.dtype))
-                gradient[part] = _through_head(slope, logits.dtype, weight)
+            logits, labels = _logits(hidden[part], weight, bias), targets[part, None]
+            chosen = torch.empty(labels.shape, dtype=exact, device=hidden.device)
+            # the slopes take the place of the logits, unless those are the caller's
+            slopes = gradient[part] if gradient is not None and weight is None else logits
+            for tile in _tiles(logits):
+                scores = torch.log_softmax(logits[tile], dim=-1, dtype=exact)
+                chosen[tile] = scores.gather(1, labels[tile])
+                if gradient is not None:
+                    slope = scores.exp_()
+                    slope.scatter_add_(1, labels[tile], torch.full_like(labels[tile], -1.0, dtype=exact))
+                    slopes[tile] = slope
+            total -= chosen.sum()
+            if gradient is not None and weight is not None:
+                gradient[part] = _through_head(slopes, logits.dtype, weight)
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return total
@@ -258,6 +266,13 @@ def _warmed(scores: Tensor, options: DivergenceOptions) -> Tensor:
 
 def _logits(hidden: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     return hidden if weight is None else F.linear(hidden, weight, bias)
+
+
+def _tiles(logits: Tensor) -> list[slice]:
+    """Rows whose float32 values a processor keeps in its cache; on other devices all at once."""
+    count = logits.shape[0]
+    rows = max(1, TILE_VALUES // logits.shape[1]) if logits.device.type == "cpu" else max(1, count)
+    return [slice(start, start + rows) for start in range(0, count, rows)]
 
 
 def _through_head(slope: Tensor, dtype: torch.dtype, weight: Tensor | None) -> Tensor:
