@@ -6,10 +6,11 @@ Ours: --clients at once ask --requests questions over HTTP, base64 WAV in, JSON 
 Baseline: the same questions through the offline engine (what generate_vllm.py runs), clips in memory; in a thread,
 as the server has it: vLLM on a CPU pins the main thread's workers to cores, which costs where others use them too.
 All decode greedily. The clients run in a process of their own, on the same machine.
-With --servers, running servers answer the same questions in turn, --rounds times; the first is the baseline.
+With --servers, running servers answer the same questions by `vllm bench serve` in turn, and --text-servers, which
+have the language model alone, as long prompts of words; the first is the baseline.
 
     python scripts/perf/serve.py --json serve.json           # the miniature, on any machine
-    python scripts/perf/serve.py --servers vllm=http://127.0.0.1:8001 ours=http://127.0.0.1:8000
+    python scripts/perf/serve.py --max-tokens 64 --servers vllm=http://127.0.0.1:8001 ours=http://127.0.0.1:8000
     python scripts/perf/serve.py --checkpoint Blinorot/ALARM-CA --prompts full --max-tokens 512 --budget 256
 """
 
@@ -23,12 +24,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts.perf._bench import BenchRow, bench_parser, device_name, rates, run_bench
+from scripts.perf._bench import BenchRow, alternate, bench_parser, device_name, rates, run_bench
 from src.common.cli import run_cli
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ def main() -> int:
     parser.add_argument("--context", type=int, default=4096)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--servers", nargs="+", metavar="NAME=URL", help="compare servers that run already")
+    parser.add_argument("--text-servers", nargs="+", metavar="NAME=URL", default=[], help="without audio")
+    parser.add_argument("--tokenizer", type=Path, default=Path("assets/mini/llm"), help="with --servers")
     parser.add_argument("--as-clients", metavar="URL", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.as_clients:
@@ -100,24 +104,79 @@ def measure(args: argparse.Namespace, folder: Path) -> tuple[list[BenchRow], int
 
 
 def compare(args: argparse.Namespace) -> list[BenchRow]:
-    """Answers per second of running servers, each after a few unmeasured requests; the fastest round counts."""
+    """Requests and tokens per second of running servers by ``vllm bench serve``, against the first of them."""
     import httpx
 
-    cases = make_cases(args)
-    servers = dict(each.split("=", 1) for each in args.servers)
+    from src.common.errors import UserError
+
+    servers = dict(each.split("=", 1) for each in [*args.servers, *args.text_servers])
+    texts = {each.split("=", 1)[0] for each in args.text_servers}
     models = {name: httpx.get(f"{url}/v1/models").json()["data"][0]["id"] for name, url in servers.items()}
-    best: dict[str, float] = {}
-    for number in range(args.rounds):
-        for name, url in servers.items():
-            if number == 0:
-                run_clients(url, bodies_of(models[name], cases[:16], False, args), args.clients)
-            bodies = bodies_of(models[name], cases, False, args)
-            best[name] = max(best.get(name, 0.0), len(bodies) / run_clients(url, bodies, args.clients)["seconds"])
-    baseline, *others = servers
-    return [
-        BenchRow(f"{name} against {baseline}, {args.clients} clients", "answers/s", best[name], best[baseline], "cpu")
-        for name in others
+    cases, baseline = make_cases(args), next(iter(servers))
+    usages = [
+        httpx.post(f"{servers[baseline]}/v1/chat/completions", json=body, timeout=300).json()["usage"]
+        for body in bodies_of(models[baseline], cases[:32], False, args)
     ]
+    prompt, answer = (
+        round(sum(each[f"{kind}_tokens"] for each in usages) / len(usages)) for kind in ("prompt", "completion")
+    )
+    print(f"{prompt} tokens in a prompt, {answer} in an answer (means)", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_questions(folder, cases, prompt)
+
+        def bench(name: str, count: int) -> dict[str, Any]:
+            kind = ["custom_audio", "--dataset-path", str(folder / "clips.jsonl"), "--enable-multimodal-chat"]
+            length = args.max_tokens
+            if name in texts:
+                kind, length = ["custom", "--dataset-path", str(folder / "texts.jsonl"), "--ignore-eos"], answer
+            command = [str(Path(sys.executable).parent / "vllm"), "bench", "serve", "--backend", "openai-chat"]
+            command += ["--base-url", servers[name], "--endpoint", "/v1/chat/completions", "--model", models[name]]
+            command += ["--tokenizer", str(args.tokenizer), "--skip-chat-template", "--num-prompts", str(count)]
+            command += ["--max-concurrency", str(args.clients), "--custom-output-len", str(length)]
+            command += [
+                "--temperature",
+                "0",
+                "--disable-tqdm",
+                "--num-warmups",
+                "8",
+                "--save-result",
+                "--result-dir",
+                str(folder),
+            ]
+            command += ["--result-filename", "result.json", "--dataset-name", *kind]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise UserError(f"vllm bench serve failed for {name}: {done.stderr.strip().splitlines()[-1]}")
+            found: dict[str, Any] = json.loads((folder / "result.json").read_text())
+            if found["completed"] != count:
+                raise UserError(f"{name} answered {found['completed']} of {count} requests")
+            return found
+
+        found = alternate({each: partial(bench, each, args.requests) for each in servers}, args.rounds)
+    units = (
+        ("request_throughput", "requests/s", ""),
+        ("output_throughput", "tokens/s", ""),
+        ("median_ttft_ms", "ms", ", first token"),
+    )
+    device = f"{device_name()}, {args.clients} clients"
+    return [
+        BenchRow(name + more, unit, *([run[key] for run in found[each]] for each in (name, baseline)), device)
+        for name in servers
+        for key, unit, more in units
+    ]
+
+
+def write_questions(folder: Path, cases: list[dict[str, Any]], tokens: int) -> None:
+    """``clips.jsonl`` with the questions and clips, ``texts.jsonl`` with as many drawn texts of ``tokens`` words."""
+    draw = random.Random(0)
+    with open(folder / "clips.jsonl", "w") as clips, open(folder / "texts.jsonl", "w") as texts:
+        for case in cases:
+            (folder / f"{case['key']}.wav").write_bytes(case["clip"])
+            row = {"prompt": case["question"], "audio": str(folder / f"{case['key']}.wav")}
+            clips.write(json.dumps(row) + "\n")
+            words = draw.choices(" ".join(QUESTIONS).replace("?", "").replace(".", "").split(), k=tokens)
+            texts.write(json.dumps({"prompt": " ".join(words)}) + "\n")
 
 
 def bodies_of(model: str, cases: list[dict[str, Any]], stream: bool, args: Any = None) -> list[dict[str, Any]]:

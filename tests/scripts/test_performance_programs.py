@@ -23,6 +23,7 @@ from scripts.perf import _bench
 from src.common.errors import UserError
 from src.common.paths import ASSETS, REPO_ROOT
 from src.model.checkpoints import save_checkpoint
+from tests.serving.client import running
 from tests.support.tiny_corpus import make_corpus
 from tests.support.tiny_models import mini_audio_embedder, model_config
 
@@ -116,6 +117,20 @@ def test_rows_of_programs_with_an_engine(name: str, checkpoint: Path, tmp_path: 
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode in ((0, 1) if name == "serve" else (0,)), done.stderr[-3000:]
     check(json.loads(file.read_text()))
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_running_servers_are_compared_by_the_client_of_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as (address, _):
+        options = f"--rounds 1 --requests 2 --clients 2 --seconds 0.1 0.2 --servers one={address} two={address}"
+        rows = run_here("serve", options, tmp_path, monkeypatch)
+    check(rows)
+    assert [(row["name"], row["unit"]) for row in rows[3:]] == [
+        ("two", "requests/s"),
+        ("two", "tokens/s"),
+        ("two, first token", "ms"),
+    ]
 
 
 @pytest.mark.slow
