@@ -19,7 +19,8 @@ CHUNK_VALUES = 2**27
 TILE_VALUES = 2**20
 """Logits whose probabilities are computed at a time on a CPU: four megabytes in float32."""
 _BUFFERS = 4
-"""Float32 buffers of a chunk's logits that a divergence holds for one of cross-entropy: its chunks are smaller."""
+"""Float32 buffers of a chunk's logits that a divergence holds for one of cross-entropy: its chunks are smaller. On a
+CPU they exist for one tile only, and there are the logits of student and teacher."""
 Direction = Literal["forward", "reverse"]
 
 
@@ -146,22 +147,28 @@ class _FrozenHeadDivergence(torch.autograd.Function):
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
-            logits = _logits(hidden[part], weight, bias)
-            scores = torch.log_softmax(logits, dim=-1, dtype=exact)
-            labels = targets[part, None]
-            entropy -= scores.gather(1, labels).sum()
-            hardened = None
-            if gradient is not None and options.ce_weight:
-                hardened = scores.exp()
-                hardened.scatter_add_(1, labels, torch.full_like(labels, -1.0, dtype=exact))
+            logits, labels = _logits(hidden[part], weight, bias), targets[part, None]
             given = tuple(value[part].to(hidden.device) for value in teacher)
-            found, slope = _divergence(_warmed(scores, options), given, weight, bias, options)
-            divergence += found * options.temperature**2
-            if gradient is not None:
-                slope *= (1 - options.ce_weight) * options.temperature
-                if hardened is not None:
-                    slope += hardened.mul_(options.ce_weight)
-                gradient[part] = _through_head(slope, logits.dtype, weight)
+            if len(given) == 1:
+                given = (_logits(given[0], weight, bias),)
+            # the slopes take the place of the logits, unless those are the caller's
+            slopes = gradient[part] if gradient is not None and weight is None else logits
+            for tile in _tiles(logits):
+                scores = torch.log_softmax(logits[tile], dim=-1, dtype=exact)
+                entropy -= scores.gather(1, labels[tile]).sum()
+                hardened = None
+                if gradient is not None and options.ce_weight:
+                    hardened = scores.exp()
+                    hardened.scatter_add_(1, labels[tile], torch.full_like(labels[tile], -1.0, dtype=exact))
+                found, slope = _divergence(_warmed(scores, options), tuple(each[tile] for each in given), options)
+                divergence += found * options.temperature**2
+                if gradient is not None:
+                    slope *= (1 - options.ce_weight) * options.temperature
+                    if hardened is not None:
+                        slope += hardened.mul_(options.ce_weight)
+                    slopes[tile] = slope
+            if gradient is not None and weight is not None:
+                gradient[part] = _through_head(slopes, logits.dtype, weight)
         if gradient is not None:
             ctx.save_for_backward(gradient)
         total = options.ce_weight * entropy + (1 - options.ce_weight) * divergence
@@ -198,7 +205,7 @@ def frozen_head_divergence(
     Scalars in float32 at least, of which only the loss has a gradient. ``teacher`` is of the same positions and comes
     from :func:`teacher_summary`; it may be stored on another device.
     """
-    rows = _chunk_rows(student.states, student.weight, chunk_values // _BUFFERS)
+    rows = _chunk_rows(student.states, student.weight, chunk_values // _buffers(student.states))
     return _FrozenHeadDivergence.apply(
         student.states, student.weight, student.bias, student.targets, teacher, options, rows
     )
@@ -210,25 +217,28 @@ def teacher_summary(teacher: TargetStates, options: DivergenceOptions, chunk_val
     if options.top_k is None or options.top_k >= teacher.vocabulary - 1:
         return (teacher.states,)
     exact = torch.promote_types(teacher.states.dtype, torch.float32)
-    rows = _chunk_rows(teacher.states, teacher.weight, chunk_values // _BUFFERS)
+    rows = _chunk_rows(teacher.states, teacher.weight, chunk_values // _buffers(teacher.states))
     scores = torch.empty(len(teacher), options.top_k + 1, dtype=exact, device=teacher.states.device)
     ids = torch.empty(len(teacher), options.top_k, dtype=torch.int64, device=teacher.states.device)
     for start in range(0, len(teacher), rows):
         part = slice(start, start + rows)
         logits = _logits(teacher.states[part], teacher.weight, teacher.bias)
-        whole = _warmed(torch.log_softmax(logits, dim=-1, dtype=exact), options)
-        ids[part] = whole.topk(options.top_k, dim=-1).indices
-        scores[part] = _outcomes(whole, ids[part])[0]
+        part_scores, part_ids = scores[part], ids[part]
+        for tile in _tiles(logits):
+            whole = _warmed(torch.log_softmax(logits[tile], dim=-1, dtype=exact), options)
+            part_ids[tile] = whole.topk(options.top_k, dim=-1).indices
+            part_scores[tile] = _outcomes(whole, part_ids[tile])[0]
     return scores, ids
 
 
-def _divergence(
-    scores: Tensor, teacher: Teacher, weight: Tensor | None, bias: Tensor | None, options: DivergenceOptions
-) -> tuple[Tensor, Tensor]:
-    """Divergence of a chunk, and its gradient for the student's (warmed) logits, of the shape of ``scores``."""
+def _divergence(scores: Tensor, teacher: Teacher, options: DivergenceOptions) -> tuple[Tensor, Tensor]:
+    """Divergence of a tile, and its gradient for the student's (warmed) logits, of the shape of ``scores``.
+
+    ``teacher``: its logits, or the log-probabilities and ids of its top tokens.
+    """
     if len(teacher) == 1:
-        logits = _logits(teacher[0], weight, bias)
-        return _kl(scores, _warmed(torch.log_softmax(logits, dim=-1, dtype=scores.dtype), options), options.direction)
+        expected = _warmed(torch.log_softmax(teacher[0], dim=-1, dtype=scores.dtype), options)
+        return _kl(scores, expected, options.direction)
     expected, ids = teacher
     own, others = _outcomes(scores, ids)
     total, slope = _kl(own, expected, options.direction)
@@ -266,6 +276,10 @@ def _warmed(scores: Tensor, options: DivergenceOptions) -> Tensor:
 
 def _logits(hidden: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     return hidden if weight is None else F.linear(hidden, weight, bias)
+
+
+def _buffers(states: Tensor) -> int:
+    return 2 if states.device.type == "cpu" else _BUFFERS
 
 
 def _tiles(logits: Tensor) -> list[slice]:
