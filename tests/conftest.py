@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+# Imitations of the Hub are asked over the loopback; huggingface_hub reads these when it is imported.
+for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+    os.environ.pop(name, None)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def scratch_data_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

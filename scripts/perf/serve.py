@@ -113,10 +113,12 @@ def compare(args: argparse.Namespace) -> list[BenchRow]:
     texts = {each.split("=", 1)[0] for each in args.text_servers}
     models = {name: httpx.get(f"{url}/v1/models").json()["data"][0]["id"] for name, url in servers.items()}
     cases, baseline = make_cases(args), next(iter(servers))
-    usages = [
-        httpx.post(f"{servers[baseline]}/v1/chat/completions", json=body, timeout=300).json()["usage"]
-        for body in bodies_of(models[baseline], cases[:32], False, args)
-    ]
+    usages = []
+    for body in bodies_of(models[baseline], cases[:32], False, args):
+        response = httpx.post(f"{servers[baseline]}/v1/chat/completions", json=body, timeout=300)
+        if response.status_code != 200:
+            raise UserError(f"{baseline} answers {response.status_code}: {response.text[:300]}")
+        usages.append(response.json()["usage"])
     prompt, answer = (
         round(sum(each[f"{kind}_tokens"] for each in usages) / len(usages)) for kind in ("prompt", "completion")
     )

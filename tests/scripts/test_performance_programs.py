@@ -24,6 +24,7 @@ from src.common.errors import UserError
 from src.common.paths import ASSETS, REPO_ROOT
 from src.model.checkpoints import save_checkpoint
 from tests.serving.client import running
+from tests.serving.fakes import FakeEnsemble
 from tests.support.tiny_corpus import make_corpus
 from tests.support.tiny_models import mini_audio_embedder, model_config
 
@@ -122,7 +123,7 @@ def test_rows_of_programs_with_an_engine(name: str, checkpoint: Path, tmp_path: 
 @pytest.mark.vllm
 @pytest.mark.slow
 def test_running_servers_are_compared_by_the_client_of_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running() as (address, _):
+    with running(ensembles={"m": FakeEnsemble(loudest=2.0)}) as (address, _):
         options = f"--rounds 1 --requests 2 --clients 2 --seconds 0.1 0.2 --servers one={address} two={address}"
         rows = run_here("serve", options, tmp_path, monkeypatch)
     check(rows)
