@@ -29,7 +29,7 @@ def load_slowly(folder: Path, seconds: float, hold_lock: bool, work: WorkQueue, 
         ctypes.PyDLL(None).usleep(int(seconds * 10**6))
     else:
         time.sleep(seconds)
-    name_process(folder, 0.01, work, send)
+    name_process(folder, 0.25, work, send)  # long enough for a worker that was placed some seconds later to get some
 
 
 def run(workers: Workers, count: int) -> list[dict[str, Any]]:
