@@ -6,7 +6,8 @@ Out: times of the normal client without and with them, the slowest /health, memo
 
 At the same time: bodies of --body-mib (text in an ignored field, numbers, a long key, a long text), --idle
 connections without a request or with half of one, requests with eight silent FLAC files of minutes at 192 kHz, and
-clients that ask for a long stream and do not read it.
+clients that ask for a long stream and do not read it. They are a process of low priority: on the machine of the
+server they would take time that clients elsewhere do not.
 
     python serve.py port=8000 & python scripts/check_server.py --url http://127.0.0.1:8000 --pid $!
 """

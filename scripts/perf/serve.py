@@ -109,8 +109,13 @@ def compare(args: argparse.Namespace) -> list[BenchRow]:
 
     from src.common.errors import UserError
 
-    servers = dict(each.split("=", 1) for each in [*args.servers, *args.text_servers])
-    texts = {each.split("=", 1)[0] for each in args.text_servers}
+    servers = {}
+    for each in [*args.servers, *args.text_servers]:
+        name, _, url = each.partition("=")
+        if not url.startswith(("http://", "https://")):
+            raise UserError(f"{each!r}: expected NAME=URL, as in ours=http://127.0.0.1:8000")
+        servers[name] = url
+    texts = {each.partition("=")[0] for each in args.text_servers}
     models = {name: httpx.get(f"{url}/v1/models").json()["data"][0]["id"] for name, url in servers.items()}
     cases, baseline = make_cases(args), next(iter(servers))
     usages = []
@@ -136,16 +141,8 @@ def compare(args: argparse.Namespace) -> list[BenchRow]:
             command += ["--base-url", servers[name], "--endpoint", "/v1/chat/completions", "--model", models[name]]
             command += ["--tokenizer", str(args.tokenizer), "--skip-chat-template", "--num-prompts", str(count)]
             command += ["--max-concurrency", str(args.clients), "--custom-output-len", str(length)]
-            command += [
-                "--temperature",
-                "0",
-                "--disable-tqdm",
-                "--num-warmups",
-                "8",
-                "--save-result",
-                "--result-dir",
-                str(folder),
-            ]
+            command += ["--temperature", "0", "--disable-tqdm", "--num-warmups", "8"]
+            command += ["--save-result", "--result-dir", str(folder)]
             command += ["--result-filename", "result.json", "--dataset-name", *kind]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:

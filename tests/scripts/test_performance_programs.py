@@ -134,6 +134,11 @@ def test_running_servers_are_compared_by_the_client_of_vllm(tmp_path: Path, monk
     ]
 
 
+def test_servers_are_given_with_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="expected NAME=URL"):
+        run_here("serve", "--requests 1 --servers http://127.0.0.1:9", tmp_path, monkeypatch)
+
+
 @pytest.mark.slow
 def test_precision_compares_every_choice(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = run_here("precision", f"{checkpoint} --rows 1", tmp_path, monkeypatch)
