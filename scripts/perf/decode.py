@@ -24,7 +24,7 @@ CLIPS = ((2.0, 16000, 1), (10.0, 16000, 1), (30.0, 44100, 2))
 
 def main() -> None:
     parser = bench_parser(__doc__, rounds=31)
-    parser.add_argument("--files", type=int, default=1, help="decodings of a round")
+    parser.add_argument("--files", type=int, default=5, help="decodings of a round")
     parser.add_argument("--clock", action="store_true", help="measure by the clock")
     run_bench(parser, measure)
 

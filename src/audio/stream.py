@@ -21,7 +21,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -164,7 +164,7 @@ class AudioStream:
         except av.FFmpegError:
             return None
         pieces, at = [np.zeros((self.channels, 0), np.float32)], -1
-        for frame in itertools.chain.from_iterable(self._decoded_packets()):
+        for frame in itertools.chain.from_iterable(iter(self._next_frames, None)):
             if frame.pts is None or (frame.sample_rate, frame.layout.nb_channels) != (self.rate, self.channels):
                 return None
             place = round((frame.pts - origin) * base * self.rate)
@@ -182,8 +182,9 @@ class AudioStream:
         if self._limits.codecs and not codec.startswith(tuple(self._limits.codecs)):
             known = "PCM, ADPCM, MP3, FLAC, Vorbis or Opus"
             raise AudioError(f"{self.name}: cannot be read: its codec is {codec!r}, expected {known}")
-        self._packets = self._decoded_packets()
-        self._begin = next(self._packets, [])
+        self._plain = codec.startswith(CLIENT_CODECS)  # none makes layouts of its own
+        self._packets = iter(self._container.demux(self._stream))
+        self._begin = self._next_frames() or []
         if not self._begin:
             self._check_whole()
         first = self._begin[0]
@@ -203,17 +204,16 @@ class AudioStream:
         import av
 
         first: Any = self._begin[0]
-        queue, converter, filled = _FrameQueue(first), None, 0
-        for frames in itertools.chain((self._begin,), self._packets):
+        queue, converter, frames = _FrameQueue(first), None, self._begin
+        while frames is not None:
             for frame in frames:
                 if converter is None and queue.add(frame):
-                    filled += frame.samples
                     continue
                 if not queue.fits(frame):
-                    if filled:
+                    if queue.count:
                         yield self._counted(queue.take())
                     # A resampler's last millisecond is dropped where the format changes again, as FFmpeg does.
-                    queue, converter, filled = _FrameQueue(frame), None, 0
+                    queue, converter = _FrameQueue(frame), None
                     if (frame.sample_rate, frame.layout.nb_channels) != (self.rate, self.channels):
                         # converted to the format of the first frame
                         layout = f"{self.channels} channels" if _is_custom(first.layout) else first.layout.name
@@ -222,11 +222,10 @@ class AudioStream:
                     yield from self._converted(converter, frame)
                 else:
                     queue.add(frame)
-                    filled += frame.samples
-            if filled >= queue.block_samples:
+            if queue.count >= queue.block_samples:
                 yield self._counted(queue.take())
-                filled = 0
-        if filled:
+            frames = self._fill(queue) if converter is None else self._next_frames()
+        if queue.count:
             yield self._counted(queue.take())
         if converter is not None:
             yield from self._converted(converter, None)
@@ -266,32 +265,87 @@ class AudioStream:
                 f"{self.name}: more than {limits.samples} samples over {self.channels} channels", "too_long"
             )
 
-    def _decoded_packets(self) -> Iterator[list[Any]]:
-        """Frames of each packet that has some."""
+    def _next_frames(self) -> list[Any] | None:
+        """Frames of the next packet that has some; ``None`` at the end."""
         import av
 
-        plain = str(self._stream.codec_context.name).startswith(CLIENT_CODECS)  # none makes layouts of its own
-        now, decode = time.monotonic, self._stream.codec_context.decode
         try:
-            for packet in self._container.demux(self._stream):
-                try:
-                    frames = decode(packet)
-                except av.EOFError:
-                    return
-                except (av.FFmpegError, ValueError) as error:
-                    self._lost += self._duration(packet)
-                    self._lost_packets += 1
-                    self._failure = self._failure or _said(error)
-                    continue
-                if not plain:
-                    for frame in frames:
-                        _keep_layout(frame)
+            for packet in self._packets:
+                frames = self._decode(packet)
                 if frames:
-                    yield frames
-                if now() > self._until:
-                    raise AudioError(f"{self.name}: not decoded within {self._limits.work_seconds:g} s", "too_long")
+                    return frames
         except (av.FFmpegError, ValueError) as error:  # the container is damaged from here on
             self._failure = self._failure or _said(error)
+        return None
+
+    def _fill(self, queue: _FrameQueue) -> list[Any] | None:
+        """Decode into ``queue`` up to a block of it, or to the first frame of another format.
+
+        Every packet costs one step of Python: with a generator between decoder and queue, and a method of the queue for
+        each frame, a clip of MP3 took 4 % longer.
+
+        Returns:
+            The frames of the last packet that are not in the queue, ``None`` at the end of the file.
+        """
+        import av
+
+        write, channels, count = queue.write, queue.channels, queue.count
+        now, decode = time.monotonic, self._stream.codec_context.decode if self._plain else self._decode
+        try:
+            for packet in self._packets:
+                try:
+                    frames = decode(packet)
+                except (av.FFmpegError, ValueError) as error:
+                    frames = self._lose(packet, error)
+                for frame in frames:
+                    if frame.layout.nb_channels != channels:  # FFmpeg's queue does not look at them
+                        break
+                    frame.pts = None  # the queue would refuse a gap
+                    try:
+                        write(frame)
+                    except ValueError:  # another rate, sample format or time base
+                        break
+                    count += frame.samples
+                else:
+                    if count >= queue.block_samples:
+                        return []
+                    if now() > self._until:
+                        self._refuse_time()
+                    continue
+                return frames[frames.index(frame) :]
+        except (av.FFmpegError, ValueError) as error:  # the container is damaged from here on
+            self._failure = self._failure or _said(error)
+        finally:
+            queue.count = count
+        return None
+
+    def _decode(self, packet: Any) -> list[Any]:
+        """Frames of a packet; none where it cannot be decoded."""
+        import av
+
+        try:
+            frames: list[Any] = self._stream.codec_context.decode(packet)
+        except (av.FFmpegError, ValueError) as error:
+            frames = self._lose(packet, error)
+        if not self._plain:
+            for frame in frames:
+                _keep_layout(frame)
+        if time.monotonic() > self._until:
+            self._refuse_time()
+        return frames
+
+    def _lose(self, packet: Any, error: Exception) -> list[Any]:
+        """Count a packet that cannot be decoded, and give its frames: none."""
+        import av
+
+        if not isinstance(error, av.EOFError):  # which is the answer to the last packet
+            self._lost += self._duration(packet)
+            self._lost_packets += 1
+            self._failure = self._failure or _said(error)
+        return []
+
+    def _refuse_time(self) -> None:
+        raise AudioError(f"{self.name}: not decoded within {self._limits.work_seconds:g} s", "too_long")
 
     def _duration(self, packet: Any) -> float:
         """Samples that a packet stands for, as far as its container says."""
@@ -373,47 +427,46 @@ class _FrameQueue:
         # not frame.planes: of more than 8 channels it reads beyond the end of their list (PyAV 18.1, audio/frame.py)
         self._make_plane: Any = AudioPlane
         self._make_fifo: Any = av.AudioFifo
-        self._rate, self._channels, self._kind = frame.sample_rate, frame.layout.nb_channels, frame.format
+        self._rate, self.channels, self._kind = frame.sample_rate, frame.layout.nb_channels, frame.format
         self._time_base = frame.time_base
         self._dtype, self._scale = _SAMPLE_FORMATS[self._kind.name.removesuffix("p")]
-        self._width = self._kind.bytes * (1 if self._kind.is_planar else self._channels)
+        self._width = self._kind.bytes * (1 if self._kind.is_planar else self.channels)
         self.block_samples = _BLOCK_BYTES // self._width
-        self._own_copy = _is_custom(frame.layout)  # FFmpeg's queue copies a layout as _keep_layout says PyAV does
+        self._own_copy = _is_custom(frame.layout)
         self._clear()
 
     def _clear(self) -> None:
-        self._filled = 0
-        self._planes = [bytearray() for _ in range(self._channels if self._kind.is_planar else 1)]
+        self.count, self._filled = 0, 0
+        self._planes = [bytearray() for _ in range(self.channels if self._kind.is_planar else 1)]
         self._fifo = self._make_fifo()
-        self._write = None if self._own_copy else self._fifo.write
+        self.write: Callable[[Any], None] = self._write_planes if self._own_copy else self._fifo.write
 
     def fits(self, frame: Any) -> bool:
         """Whether ``frame`` is of the format of the queue."""
         found = (frame.sample_rate, frame.layout.nb_channels, frame.format.name, frame.time_base)
-        return found == (self._rate, self._channels, self._kind.name, self._time_base)
+        return found == (self._rate, self.channels, self._kind.name, self._time_base)
 
     def add(self, frame: Any) -> bool:
         """Append the samples of ``frame``; ``False``, and nothing is done, if its format is another."""
-        if frame.layout.nb_channels != self._channels:
+        if frame.layout.nb_channels != self.channels:
             return False
-        if self._write is None:
-            return self._add_planes(frame)
         frame.pts = None  # the queue would refuse a gap
         try:
-            self._write(frame)
-        except ValueError:  # another rate, sample format or time base
+            self.write(frame)
+        except ValueError:
             return False
+        self.count += frame.samples
         return True
 
-    def _add_planes(self, frame: Any) -> bool:
+    def _write_planes(self, frame: Any) -> None:
+        """As :meth:`av.AudioFifo.write`, which copies a layout as :func:`_keep_layout` says PyAV does."""
         if not self.fits(frame):
-            return False
+            raise ValueError("frame of another format")
         self._filled += frame.samples * self._width
         for number, plane in enumerate(self._planes):
             plane += self._make_plane(frame, number)
             if len(plane) > self._filled:  # FFmpeg pads planes at their end
                 del plane[self._filled :]
-        return True
 
     def take(self) -> Samples:
         """Everything so far as ``(channels, n)`` of full scale 1; the queue is empty afterwards."""
@@ -436,7 +489,7 @@ class _FrameQueue:
             samples -= np.float32(128)
         if self._scale != 1.0:
             samples *= np.float32(self._scale)
-        return samples if len(planes) == self._channels else samples.reshape(-1, self._channels).T
+        return samples if len(planes) == self.channels else samples.reshape(-1, self.channels).T
 
 
 def _as_floats(frame: Any) -> Samples:
@@ -464,6 +517,10 @@ def _open_file(source: Path | bytes, name: str) -> tuple[BinaryIO, int]:
         file.close()
         raise AudioError(f"audio file {name} is empty (0 bytes); replace it or leave it out", "empty_audio")
     return file, size
+
+
+_SURE_CODECS = {"flac": "flac", "mp3": "mp3float,mp3"}
+"""Audio codecs that may be opened in files of which FFmpeg's own probe is sure."""
 
 
 @functools.cache
@@ -496,23 +553,20 @@ def _open_container(file: BinaryIO, name: str, limits: DecodeLimits) -> tuple[An
         ) from error
 
     file.seek(0)
-    options = {
-        "format_whitelist": ",".join(limits.formats),
-        "codec_whitelist": _audio_codecs(),
-        "protocol_whitelist": "none",
-        "max_streams": "256",
-    }
     head = file.read(_READ)
+    # FFmpeg's own probe is sure of these (libavformat/flacdec.c, mp3dec.c); asking those of all other formats takes
+    # a third of the time to open a file, and comparing with long lists a tenth.
+    sure = "flac" if head[:4] == b"fLaC" else "mp3" if begins_as_mp3(head) else None
+    formats = [sure, None] if sure in limits.formats else [None]
+    options = {"protocol_whitelist": "none", "max_streams": "256"}
     if head[:4] in (b"RIFF", b"RF64") and not any(sync in head for sync in OTHER_CODECS):
         # whether its PCM is DTS or AC-3 is looked for in a megabyte otherwise, which costs more than decoding it
         options["max_probe_packets"] = "1"
-    # FFmpeg's own probe is sure of these (libavformat/flacdec.c, mp3dec.c); asking those of all other formats takes
-    # a third of the time to open a file.
-    sure = "flac" if head[:4] == b"fLaC" else "mp3" if begins_as_mp3(head) else None
-    formats = [sure, None] if sure in limits.formats else [None]
     try:
         for format_name in formats:
             file.seek(0)
+            options["format_whitelist"] = format_name or ",".join(limits.formats)
+            options["codec_whitelist"] = _SURE_CODECS.get(format_name) or _audio_codecs()
             with contextlib.suppress(*([av.FFmpegError] if format_name else [])):
                 container = av.open(
                     file,
