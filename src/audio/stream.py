@@ -281,8 +281,8 @@ class AudioStream:
     def _fill(self, queue: _FrameQueue) -> list[Any] | None:
         """Decode into ``queue`` up to a block of it, or to the first frame of another format.
 
-        Every packet costs one step of Python: with a generator between decoder and queue, and a method of the queue for
-        each frame, a clip of MP3 took 4 % longer.
+        Every packet costs one step of Python: with a generator between decoder and queue, and a method of the queue
+        for each frame, a clip of MP3 took 4 % longer.
 
         Returns:
             The frames of the last packet that are not in the queue, ``None`` at the end of the file.
