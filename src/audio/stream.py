@@ -204,7 +204,8 @@ class AudioStream:
         import av
 
         first: Any = self._begin[0]
-        queue, converter, frames = _FrameQueue(first), None, self._begin
+        queue, converter = _FrameQueue(first), None
+        frames: list[Any] | None = self._begin
         while frames is not None:
             for frame in frames:
                 if converter is None and queue.add(frame):
@@ -566,7 +567,7 @@ def _open_container(file: BinaryIO, name: str, limits: DecodeLimits) -> tuple[An
         for format_name in formats:
             file.seek(0)
             options["format_whitelist"] = format_name or ",".join(limits.formats)
-            options["codec_whitelist"] = _SURE_CODECS.get(format_name) or _audio_codecs()
+            options["codec_whitelist"] = _SURE_CODECS.get(format_name or "") or _audio_codecs()
             with contextlib.suppress(*([av.FFmpegError] if format_name else [])):
                 container = av.open(
                     file,
