@@ -23,8 +23,17 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts.perf._bench import BenchRow, PeakMemory, alternate, bench_parser, device_name, run_bench
+from scripts.perf._bench import (
+    BenchRow,
+    PeakMemory,
+    alternate,
+    bench_parser,
+    device_name,
+    in_a_process,
+    run_bench,
+)
 from src.common.cli import run_cli
+from src.common.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,6 +86,7 @@ class Way:
     checkpointing: bool = False
     compiled: bool = False
     packed: bool = False
+    kept_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +118,7 @@ def measure(args: argparse.Namespace) -> list[BenchRow]:
     import torch
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    ours = Way(True, True, True, True, args.positions)
+    ours = Way(True, True, True, True, args.positions, kept_memory=True)
     ways = {BASELINE: Way()}
     if args.only == "all":
         ways |= {
@@ -117,6 +127,7 @@ def measure(args: argparse.Namespace) -> list[BenchRow]:
             "frozen encoders held in bfloat16": Way(held_weights=True),
             "loss at targets only, in chunks": Way(target_logits=True),
             "micro-batches by size": Way(positions=args.positions),
+            **({"freed memory kept": Way(kept_memory=True)} if device == "cpu" else {}),
         }
     ways[OURS] = ours
     ways[f"{OURS}, activations recomputed"] = replace(ours, checkpointing=True)
@@ -128,9 +139,13 @@ def measure(args: argparse.Namespace) -> list[BenchRow]:
 
 def compare(ways: Mapping[str, Way], step: Step, args: argparse.Namespace, device: str) -> list[BenchRow]:
     """Rows of the ways, of which :data:`BASELINE` and :data:`OURS` must be among them."""
-    where = f"{device_name(device)}, {'bfloat16' if has_bfloat16(device) else 'float32'}"
+    from src.model.precision import computes_bfloat16
+
+    where = f"{device_name(device)}, {'bfloat16' if computes_bfloat16(device) else 'float32'}"
+    # on a CPU a process each: what a way leaves in the allocator must not help or harm the next
+    run = partial(in_a_process, preload=("torch", "transformers")) if device == "cpu" else _here
     found = alternate(
-        {name: partial(time_way, way, args.size, step, device) for name, way in ways.items()}, args.rounds
+        {name: partial(run, time_way, way, args.size, step, device) for name, way in ways.items()}, args.rounds
     )
     rates, memory = ({name: [each[part] for each in found[name]] for name in ways} for part in (0, 1))
     rows = []
@@ -145,6 +160,10 @@ def compare(ways: Mapping[str, Way], step: Step, args: argparse.Namespace, devic
         rows.append(BenchRow(f"{OURS}, share of the bf16 peak", "%", *share, where))
     rows.append(BenchRow("needed arithmetic", "TFLOP a clip", [operations / 1e12], None, where))
     return rows
+
+
+def _here(work: Callable[..., tuple[float, float]], *arguments: Any) -> tuple[float, float]:
+    return work(*arguments)
 
 
 def vocabulary(size: str) -> int:
@@ -188,6 +207,8 @@ def time_way(way: Way, size: str, step: Step, device: str) -> tuple[float, float
     """Clips per second and peak memory in GB of one step, after one with a few clips, of a fresh model."""
     import torch
 
+    if way.kept_memory and device == "cpu":
+        keep_freed_memory()
     run = build(way, size, device)
     # compiled layers must have met the shapes of all micro-batches
     run(step if way.compiled else step.take(range(min(PUBLISHED_BATCH, len(step.clips)))))
@@ -220,9 +241,9 @@ def build(way: Way, size: str, device: str) -> Callable[[Step], None]:
     import torch
 
     from src.model.audio_embedder import build_feature_extractor
-    from src.model.precision import cast_frozen_weights
+    from src.model.precision import cast_frozen_weights, computes_bfloat16
 
-    bf16 = has_bfloat16(device)
+    bf16 = computes_bfloat16(device)
     model = make_model(size, device, way.packed)
     if way.held_weights and bf16:
         cast_frozen_weights(model.audio_embedder.audio_encoder)
@@ -250,16 +271,6 @@ def build(way: Way, size: str, device: str) -> Callable[[Step], None]:
         optimizer.zero_grad(set_to_none=True)
 
     return run
-
-
-def has_bfloat16(device: str) -> bool:
-    """Whether products of bfloat16 are no slower than those of float32.
-
-    On a CPU without AVX-512 torch computes them one by one: a step took 20 times longer on an EPYC of 2021.
-    """
-    import torch
-
-    return device != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def cut(way: Way, step: Step) -> list[Any]:
@@ -351,12 +362,13 @@ def make_model(size: str, device: str, packed: bool = False) -> AlarmModel:
     from src.model.alarm import AlarmModel
     from src.model.audio_embedder import build_audio_embedder
     from src.model.config import AudioEmbedderConfig
+    from src.model.precision import computes_bfloat16
 
     torch.manual_seed(0)
     shape = SIZES[size]["llm"]
     llm_config = Qwen3Config(vocab_size=vocabulary(size), tie_word_embeddings=True, **shape)
     with torch.device(device):
-        torch.set_default_dtype(torch.bfloat16 if has_bfloat16(device) else torch.float32)
+        torch.set_default_dtype(torch.bfloat16 if computes_bfloat16(device) else torch.float32)
         llm = Qwen3ForCausalLM(llm_config)
         torch.set_default_dtype(torch.float32)
         config = bind_dataclass(AudioEmbedderConfig, plain_config(SIZES[size]["model"]), "model.config")

@@ -108,10 +108,13 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
             # the slopes take the place of the logits, unless those are the caller's
             slopes = gradient[part] if gradient is not None and weight is None else logits
             for tile in _tiles(logits):
-                scores = torch.log_softmax(logits[tile], dim=-1, dtype=exact)
-                chosen[tile] = scores.gather(1, labels[tile])
+                # one exponential a logit instead of the two of log_softmax and exp; the likeliest token's probability
+                # is 1 / sum(exp(logit - peak))
+                slope = torch.softmax(logits[tile], dim=-1, dtype=exact)
+                peak = logits[tile].amax(dim=-1, keepdim=True).to(exact)
+                log_of_sum = -slope.amax(dim=-1, keepdim=True).log_()
+                chosen[tile] = logits[tile].gather(1, labels[tile]).to(exact) - peak - log_of_sum
                 if gradient is not None:
-                    slope = scores.exp_()
                     slope.scatter_add_(1, labels[tile], torch.full_like(labels[tile], -1.0, dtype=exact))
                     slopes[tile] = slope
             total -= chosen.sum()

@@ -18,6 +18,15 @@ def torch_dtype(name: str) -> torch.dtype:
     return _DTYPES[name]
 
 
+def computes_bfloat16(device: str) -> bool:
+    """Whether products of bfloat16 are about as fast as those of float32 on a kind of device (``cpu``, ``cuda``).
+
+    torch has no kernels for a CPU without AVX-512 (or its equal on ARM): a training step took 20 times longer.
+    """
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # no oneDNN in builds for macOS
+    return device != "cpu" or (supported is not None and bool(supported()))
+
+
 def cast_frozen_weights(module: nn.Module, dtype: torch.dtype = torch.bfloat16) -> nn.Module:
     """Cast in place, once, what autocast would cast in every step: linear layers and convolutions.
 

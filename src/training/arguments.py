@@ -13,6 +13,7 @@ from typing import Any
 from src.common.errors import ConfigError, UserError
 from src.common.log import get_logger
 from src.dataset.sampler import StepPlan
+from src.model.precision import computes_bfloat16
 from src.training.config import TrainConfig
 from src.training.text_metrics import METRICS, check_bertscore
 from src.training.trackers import check_trackers
@@ -84,6 +85,11 @@ def training_arguments(config: TrainConfig) -> Any:
         args = TrainingArguments(**values)
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"training_args: {' '.join(str(error).split())}") from error
+    if args.bf16 and not computes_bfloat16(args.device.type):
+        log.warning(
+            "training_args.bf16=true: this CPU has no instructions for bfloat16, and torch takes many times longer; "
+            "training_args.bf16=false computes in float32"
+        )
     if args.n_gpu > 1:
         # The Trainer would use nn.DataParallel in one process.
         log.warning("one of %d GPUs is used; start with accelerate launch --num-processes %d", args.n_gpu, args.n_gpu)

@@ -72,6 +72,17 @@ def test_the_documented_commands(command: str) -> None:
         assert (config.pretrained_adapters_names, config.frozen_adapters_names) == (chosen, chosen)
 
 
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_cpu_that_has_no_kernels_for_bfloat16_is_named(
+    supported: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("src.training.arguments.computes_bfloat16", lambda device: supported or device != "cpu")
+    with caplog.at_level(logging.WARNING):
+        args = arguments(bound(f"{COMMANDS[0]} training_args.use_cpu=true"))
+    assert args.bf16
+    assert ("training_args.bf16=false" in caplog.text) == (not supported)
+
+
 def test_keys_of_every_level_need_no_plus() -> None:
     command = (
         "model=whisper_batch dataset=music_4b training_args.weight_decay=0.1 "

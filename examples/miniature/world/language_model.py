@@ -28,6 +28,7 @@ from examples.miniature.world.reading import TextSample
 from examples.miniature.world.text_samples import LOG_SHARE, SampleMaker
 from src.common.files import write_json
 from src.common.log import get_logger
+from src.model.precision import computes_bfloat16
 from src.prompts.texts import Prompts, load_prompts
 
 log = get_logger(__name__)
@@ -99,6 +100,7 @@ class MiniLLMConfig:
     """Maximum standard deviation of the noise in blurred logs; that of the embeddings is about 0.15."""
     decision_weight: float = 5.0
     bfloat16: bool = True
+    """Where the CPU has kernels for it."""
     seed: int = 1
 
 
@@ -288,7 +290,7 @@ def train_cycle(
             group["lr"] = peak * _schedule(step, steps, config.warmup)
         targets = sum(int((part.labels != IGNORE).sum()) for part in batch)
         for part in batch:
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16 and computes_bfloat16("cpu")):
                 embeddings = model.model.embed_tokens(part.ids)
                 embeddings = blur_logs(embeddings, part.in_log, blur, config.noise, generator)
                 loss = response_loss(model, part.labels, embeddings, weights) / targets
