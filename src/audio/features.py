@@ -86,33 +86,46 @@ class AudioFeatureExtractor:
         return result
 
     def _extract(self, waveforms: Sequence[Waveform]) -> dict[str, EncoderFeatures]:
-        resampled: dict[int, tuple[Tensor, Tensor]] = {}
-        result = {}
-        for name, config in self.configs.items():
-            if config.sample_rate not in resampled:
-                resampled[config.sample_rate] = self._resample(waveforms, config.sample_rate)
-            samples, lengths = _at_least(*resampled[config.sample_rate], config.minimum_samples)
-            result[name] = EncoderFeatures(*FEATURES.load(config.kind)(samples, lengths, config))
-        return result
-
-    def _resample(self, waveforms: Sequence[Waveform], target_rate: int) -> tuple[Tensor, Tensor]:
-        """Mono clips at ``target_rate`` as ``(batch, n)``, zero beyond the returned lengths ``(batch,)``."""
         by_rate: dict[int, list[int]] = {}
         for index, waveform in enumerate(waveforms):
             by_rate.setdefault(waveform.sample_rate, []).append(index)
-        groups = []
-        for rate, members in by_rate.items():
-            samples, lengths = _stack([waveforms[index].mono for index in members])
-            groups.append(resample(samples.to(self.device), lengths.to(self.device), rate, target_rate))
-        if len(groups) == 1:
-            return groups[0]
-        total = max(samples.shape[1] for samples, _ in groups)
-        batch = groups[0][0].new_zeros(len(waveforms), total)
-        all_lengths = groups[0][1].new_zeros(len(waveforms))
-        for members, (samples, lengths) in zip(by_rate.values(), groups, strict=True):
-            batch[members, : samples.shape[1]] = samples
-            all_lengths[members] = lengths
-        return batch, all_lengths
+        groups = [
+            (rate, members, *self._stack([waveforms[index].mono for index in members]))
+            for rate, members in by_rate.items()
+        ]
+        resampled: dict[int, tuple[Tensor, Tensor]] = {}
+        result = {}
+        for name, config in self.configs.items():
+            target = config.sample_rate
+            if target not in resampled:
+                parts = [
+                    (members, *resample(samples, lengths, rate, target)) for rate, members, samples, lengths in groups
+                ]
+                resampled[target] = _joined(parts)
+            samples, lengths = _at_least(*resampled[target], config.minimum_samples)
+            result[name] = EncoderFeatures(*FEATURES.load(config.kind)(samples, lengths, config))
+        return result
+
+    def _stack(self, clips: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Clips of one rate as ``(batch, n)``, zero beyond their lengths ``(batch,)``."""
+        lengths = torch.tensor([len(clip) for clip in clips], device=self.device)
+        if len(clips) == 1:
+            return clips[0][None].float().to(self.device), lengths
+        samples = torch.nn.utils.rnn.pad_sequence([clip.float() for clip in clips], batch_first=True)
+        return samples.to(self.device), lengths
+
+
+def _joined(groups: Sequence[tuple[Sequence[int], Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Clips of several groups at their places in the batch: ``(batch, n)``, zero beyond the lengths ``(batch,)``."""
+    if len(groups) == 1:
+        return groups[0][1:]
+    count = sum(len(members) for members, _, _ in groups)
+    batch = groups[0][1].new_zeros(count, max(samples.shape[1] for _, samples, _ in groups))
+    all_lengths = groups[0][2].new_zeros(count)
+    for members, samples, lengths in groups:
+        batch[members, : samples.shape[1]] = samples
+        all_lengths[members] = lengths
+    return batch, all_lengths
 
 
 def _check(waveforms: Sequence[Waveform]) -> None:
@@ -121,11 +134,6 @@ def _check(waveforms: Sequence[Waveform]) -> None:
     for index, waveform in enumerate(waveforms):
         if waveform.samples.numel() == 0:
             raise UserError(f"audio features: waveform {index} of the batch holds no samples; leave it out")
-
-
-def _stack(clips: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    lengths = torch.tensor([len(clip) for clip in clips])
-    return torch.nn.utils.rnn.pad_sequence([clip.float() for clip in clips], batch_first=True), lengths
 
 
 def _at_least(samples: Tensor, lengths: Tensor, minimum: int) -> tuple[Tensor, Tensor]:

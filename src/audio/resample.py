@@ -13,6 +13,7 @@ import torchaudio
 from torch import Tensor
 
 from src.audio.blocks import by_clip
+from src.audio.spectral import zero_beyond
 
 T = TypeVar("T")
 FILTER_WIDTH = 6
@@ -39,8 +40,7 @@ def resample(samples: Tensor, lengths: Tensor, rate: int, target_rate: int) -> t
         resampled = _resampler(old, new, samples.device)(samples)
     else:
         resampled = by_clip(lambda clips: _banded_resample(clips, old, new), samples)
-    positions = torch.arange(resampled.shape[-1], device=samples.device)
-    return resampled.masked_fill_(positions >= new_lengths[:, None], 0.0), new_lengths
+    return zero_beyond(resampled, new_lengths), new_lengths
 
 
 def resampled_lengths(lengths: Tensor, rate: int, target_rate: int) -> Tensor:

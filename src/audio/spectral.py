@@ -23,7 +23,18 @@ KALDI_EDGE = 160
 
 def prefix_mask(lengths: Tensor, frames: int) -> Tensor:
     """0/1 mask ``(batch, frames)`` int8 whose row i starts with ``lengths[i]`` ones."""
-    return (torch.arange(frames, device=lengths.device) < lengths[:, None]).to(torch.int8)
+    mask = torch.ones(len(lengths), frames, dtype=torch.int8, device=lengths.device)
+    return zero_beyond(mask, lengths)
+
+
+def zero_beyond(rows: Tensor, lengths: Tensor) -> Tensor:
+    """Set row i of ``rows (batch, n, ...)`` to zero from ``lengths[i]`` on, in place; returns ``rows``."""
+    if rows.device.type == "cpu":  # by slices: to compare every position costs more than resampling the clip
+        for row, length in zip(rows, lengths.tolist(), strict=True):
+            row[length:] = 0
+        return rows
+    beyond = torch.arange(rows.shape[1], device=rows.device) >= lengths[:, None]
+    return rows.masked_fill_(beyond.view(beyond.shape + (1,) * (rows.dim() - 2)), 0)
 
 
 def pad_multiple(length: int, multiple: int) -> int:

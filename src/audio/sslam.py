@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from src.audio.config import FeatureConfig
-from src.audio.spectral import kaldi_fbank, kaldi_filters, kaldi_lengths, pad_multiple, prefix_mask, symmetric_hann
+from src.audio.spectral import (
+    kaldi_fbank,
+    kaldi_filters,
+    kaldi_lengths,
+    pad_multiple,
+    prefix_mask,
+    symmetric_hann,
+    zero_beyond,
+)
 
 MEAN = -4.268
 STD = 4.569
@@ -19,9 +27,8 @@ def sslam_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) -> t
     ``(batch, frames)`` and lengths in frames. Rows that pad a clip to its own multiple hold the normalised zero
     (0.467, as the encoder was trained); rows that only pad the batch hold 0.
     """
-    inside = torch.arange(samples.shape[1], device=samples.device) < lengths[:, None]
     mean = samples.sum(dim=1, keepdim=True) / lengths[:, None]
-    centred = (samples - mean).masked_fill_(~inside, 0.0)
+    centred = zero_beyond(samples - mean, lengths)
     filters = kaldi_filters(config.num_mels, config.sample_rate, samples.device)
     fbank = kaldi_fbank(centred, symmetric_hann(1.0, samples.device), filters)
 
@@ -29,11 +36,9 @@ def sslam_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) -> t
     chunk = config.chunk_frames
     total = pad_multiple(fbank.shape[1], chunk)
     fbank = torch.nn.functional.pad(fbank, (0, 0, 0, total - fbank.shape[1]))
-    position = torch.arange(total, device=samples.device)
-    features = fbank.masked_fill_((position >= frames[:, None])[..., None], 0.0).sub_(MEAN).div_(2 * STD)
+    features = zero_beyond(fbank, frames).sub_(MEAN).div_(2 * STD)
     own_total = -(-frames // chunk) * chunk
-    features = features.masked_fill_((position >= own_total[:, None])[..., None], 0.0)
-    return features, prefix_mask(frames, total), frames
+    return zero_beyond(features, own_total), prefix_mask(frames, total), frames
 
 
 def sslam_lengths(lengths: Tensor, config: FeatureConfig) -> Tensor:

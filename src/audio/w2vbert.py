@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from src.audio.config import FeatureConfig
-from src.audio.spectral import kaldi_fbank, kaldi_filters, kaldi_lengths, prefix_mask, symmetric_hann
+from src.audio.spectral import kaldi_fbank, kaldi_filters, kaldi_lengths, prefix_mask, symmetric_hann, zero_beyond
 
 SAMPLE_SCALE = 2.0**15
 POVEY_POWER = 0.85
@@ -27,11 +27,10 @@ def w2vbert_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) ->
     frames = kaldi_lengths(lengths)
     total = fbank.shape[1] + fbank.shape[1] % 2
     fbank = torch.nn.functional.pad(fbank, (0, 0, 0, total - fbank.shape[1]))
+    normalised = _normalise(fbank, frames)
     position = torch.arange(total, device=samples.device)
-    valid = (position < frames[:, None])[..., None]
-    normalised = _normalise(fbank, valid, frames[:, None, None])
     odd = ((position == frames[:, None]) & (frames % 2 == 1)[:, None])[..., None]
-    normalised = normalised.masked_fill_(odd, PADDING_VALUE)
+    normalised.masked_fill_(odd, PADDING_VALUE)
     rows = w2vbert_lengths(lengths, config)
     return normalised.reshape(len(samples), total // 2, -1), prefix_mask(rows, total // 2), rows
 
@@ -41,9 +40,10 @@ def w2vbert_lengths(lengths: Tensor, config: FeatureConfig) -> Tensor:
     return kaldi_lengths(lengths) // 2
 
 
-def _normalise(fbank: Tensor, valid: Tensor, counts: Tensor) -> Tensor:
-    """Zero mean and unit variance (n - 1) of each mel bin over a clip's ``valid`` frames; zero elsewhere."""
-    mean = fbank.masked_fill(~valid, 0.0).sum(dim=1, keepdim=True) / counts
-    centred = (fbank - mean).masked_fill_(~valid, 0.0)
+def _normalise(fbank: Tensor, frames: Tensor) -> Tensor:
+    """Zero mean and unit variance (n - 1) of each mel bin over a clip's ``frames``, in place; zero beyond them."""
+    counts = frames[:, None, None]
+    mean = zero_beyond(fbank, frames).sum(dim=1, keepdim=True) / counts
+    centred = zero_beyond(fbank.sub_(mean), frames)
     variance = centred.square().sum(dim=1, keepdim=True) / (counts - 1)
     return centred.div_((variance + VARIANCE_FLOOR).sqrt())

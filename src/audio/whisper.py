@@ -29,8 +29,11 @@ def whisper_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) ->
     pieces = torch.nn.functional.pad(samples, (0, total - samples.shape[1])).view(-1, piece)
     starts = torch.arange(0, total, piece, device=samples.device)
     used = (starts < lengths[:, None]).flatten()
-    features = samples.new_zeros(len(pieces), config.chunk_frames, config.num_mels)
-    features[used] = by_clip(lambda some: _log_mel(some, config), pieces[used])
+    if bool(used.all()):
+        features = by_clip(lambda some: _log_mel(some, config), pieces)
+    else:
+        features = samples.new_zeros(len(pieces), config.chunk_frames, config.num_mels)
+        features[used] = by_clip(lambda some: _log_mel(some, config), pieces[used])
     frames = whisper_lengths(lengths, config)
     return features.view(batch, -1, config.num_mels), prefix_mask(frames, total // HOP), frames
 
