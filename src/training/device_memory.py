@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from src.common.errors import ConfigError
+from src.common.memory import release_freed_memory
 from src.dataset.examples import collate
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         return
+    release_freed_memory()
     with suppress(OSError):  # where this is forbidden, peaks are those of the process's whole life: never too small
         Path("/proc/self/clear_refs").write_text("5")
 

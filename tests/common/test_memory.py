@@ -11,14 +11,19 @@ import pytest
 
 PROGRAM = """
 import resource
-from src.common.memory import keep_freed_memory
+from src.common.memory import keep_freed_memory, release_freed_memory
 kept = keep_freed_memory()
 for _ in range(2):
     bytearray(200 << 20)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(3):
     bytearray(200 << 20)[::4096]
-print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+large = [bytearray(20 << 20) for _ in range(10)]
+del large[::2], large
+release_freed_memory()
+size = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+print(kept, faults, size >> 20)
 """
 
 
@@ -29,7 +34,8 @@ def test_large_arrays_are_not_given_back_unless_the_environment_decides(given: d
     found = subprocess.run(
         [sys.executable, "-c", PROGRAM], env={**environment, **given}, capture_output=True, text=True, check=True
     )
-    kept, faults = found.stdout.split()
+    kept, faults, megabytes = found.stdout.split()
     assert kept == str(not given)
     # bytearray takes cleared memory: fresh pages of the system fault when they are read, kept ones do not
     assert (int(faults) < 1000) == (not given)
+    assert int(megabytes) < 100
