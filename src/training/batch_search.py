@@ -133,12 +133,12 @@ def find_batch_positions(trainer: AlarmTrainer, config: BatchSearchConfig, resum
             "training may have; set training_args.gradient_checkpointing=true, model_max_length to less, or raise "
             "batch_search.memory_gib if it is given"
         )
-    log.info(
-        "max_batch_positions=auto: %d positions (%s; peak %.2f of %.2f GiB, %d trials, %.0f s)",
-        *(found.positions, found.reason, found.peak / GIB, budget / GIB),
-        *(found.trials, time.perf_counter() - began),
-    )
     if trainer.is_world_process_zero():
+        log.info(
+            "max_batch_positions=auto: %d positions (%s; peak %.2f of %.2f GiB, %d trials, %.0f s)",
+            *(found.positions, found.reason, found.peak / GIB, budget / GIB),
+            *(found.trials, time.perf_counter() - began),
+        )
         write_json(path, {"max_batch_positions": found.positions, "peak": found.peak, "setting": setting})
     return found.positions
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from src.common.paths import REPO_ROOT
+from src.training.batch_search import FILE
 from tests.training.conftest import Run, overrides
 from tests.training.test_run import losses, record
 
@@ -91,6 +93,20 @@ def test_two_processes_equal_one(world: Path, run: Run, tmp_path: Path) -> None:
     states = [load_file(folder / "model.safetensors") for folder in folders.values()]
     for name in states[0]:
         torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_two_processes_find_one_size_of_micro_batches(world: Path, run: Run, tmp_path: Path) -> None:
+    """``max_batch_positions=auto`` in both, packed and with accumulation: the losses of one process with plain rows."""
+    settings = {"gradient_accumulation_steps": 2, "max_steps": 3, "lr_scheduler_type": "constant"}
+    plain = run("plain", per_device_train_batch_size=4, **settings)
+    auto = ("max_batch_positions=auto", "batch_search.positions=300", "packing=true")
+    options = overrides(world, tmp_path / "two", *auto, per_device_train_batch_size=2, **settings)
+    done = launch(world, 2, *options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    size = json.loads((tmp_path / "two" / FILE).read_text())["max_batch_positions"]
+    assert 100 < size <= 300
+    assert (done.stdout + done.stderr).count(f"max_batch_positions=auto: {size} positions") == 1
+    assert losses(tmp_path / "two") == pytest.approx(losses(plain), rel=1e-4)
 
 
 def test_a_sharded_model_trains_and_goes_on_like_a_whole_one(world: Path, run: Run, tmp_path: Path) -> None:
