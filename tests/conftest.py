@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import tempfile
@@ -14,6 +15,51 @@ import pytest
 # Imitations of the Hub are asked over the loopback; huggingface_hub reads these when it is imported.
 for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
     os.environ.pop(name, None)
+
+
+DURATIONS = Path(__file__).with_name("durations.json")
+"""Seconds of the tests that took longer than :data:`BRIEF`, by file and function, fixtures made for them included."""
+BRIEF = 0.3
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-durations", action="store_true", help=f"write {DURATIONS.name} anew, from all tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--record-durations") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_DurationRecorder())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what took longer than :data:`BRIEF` when it was recorded, next to what says so itself."""
+    recorded = json.loads(DURATIONS.read_text(encoding="utf-8")) if DURATIONS.exists() else {}
+    for item in items:
+        if _name(item.nodeid) in recorded:
+            item.add_marker("slow")
+
+
+class _DurationRecorder:
+    """Adds up the seconds of each test function, of its slowest parameters."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._seconds[report.nodeid] = self._seconds.get(report.nodeid, 0.0) + report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        slowest: dict[str, float] = {}
+        for node, seconds in self._seconds.items():
+            slowest[_name(node)] = max(slowest.get(_name(node), 0.0), round(seconds, 1))
+        kept = {name: seconds for name, seconds in sorted(slowest.items()) if seconds >= BRIEF}
+        DURATIONS.write_text(json.dumps(kept, indent=0) + "\n", encoding="utf-8")
+
+
+def _name(node: str) -> str:
+    """File and function of a test's id, without its parameters."""
+    return node.split("[", 1)[0]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -30,6 +30,8 @@ from src.common.files import write_json, write_text
 HEADER = ("", "unit", "ours", "baseline", "ratio")
 MACHINE = "machine"
 RESULT = "performance"
+INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
+"""Flags of x86 processors that decide about the speed of matrix products, widest first."""
 
 
 def main() -> None:
@@ -94,15 +96,17 @@ def disturbed(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory and date."""
+    """Processor and its widest instructions, cores, memory and date."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     except OSError:
-        model = ""
+        lines = []
+    said = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    model, flags = said.get("model name", ""), said.get("flags", "").split()
+    widest = next((flag for flag in INSTRUCTIONS if flag in flags), None)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
-        "processor": model or platform.machine(),
+        "processor": (model or platform.machine()) + (f" ({widest})" if widest else ""),
         "cores": os.cpu_count(),
         "memory_gib": round(memory),
         "date": datetime.now(UTC).date().isoformat(),

@@ -96,7 +96,7 @@ def test_two_processes_equal_one(world: Path, run: Run, tmp_path: Path) -> None:
 
 
 def test_two_processes_find_one_size_of_micro_batches(world: Path, run: Run, tmp_path: Path) -> None:
-    """``max_batch_positions=auto`` in both, packed and with accumulation: the losses of one process with plain rows."""
+    """``max_batch_positions=auto`` in both, packed, with accumulation: the losses of one process with plain rows."""
     settings = {"gradient_accumulation_steps": 2, "max_steps": 3, "lr_scheduler_type": "constant"}
     plain = run("plain", per_device_train_batch_size=4, **settings)
     auto = ("max_batch_positions=auto", "batch_search.positions=300", "packing=true")
