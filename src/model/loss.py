@@ -107,16 +107,19 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
             chosen = torch.empty(labels.shape, dtype=exact, device=hidden.device)
             # the slopes take the place of the logits, unless those are the caller's
             slopes = gradient[part] if gradient is not None and weight is None else logits
+            # a CPU's kernel, which goes row by row, may write over what it reads (tests/model/test_loss.py)
+            over = slopes is logits and gradient is not None and logits.dtype == exact and logits.device.type == "cpu"
             for tile in _tiles(logits):
                 # one exponential a logit instead of the two of log_softmax and exp; the likeliest token's probability
                 # is 1 / sum(exp(logit - peak))
-                slope = torch.softmax(logits[tile], dim=-1, dtype=exact)
-                peak = logits[tile].amax(dim=-1, keepdim=True).to(exact)
-                log_of_sum = -slope.amax(dim=-1, keepdim=True).log_()
-                chosen[tile] = logits[tile].gather(1, labels[tile]).to(exact) - peak - log_of_sum
+                values = logits[tile]
+                chosen[tile] = values.gather(1, labels[tile]).to(exact) - values.amax(dim=-1, keepdim=True).to(exact)
+                slope = torch.softmax(values, -1, out=values) if over else torch.softmax(values, -1, dtype=exact)
+                chosen[tile] += slope.amax(dim=-1, keepdim=True).log_()
                 if gradient is not None:
                     slope.scatter_add_(1, labels[tile], torch.full_like(labels[tile], -1.0, dtype=exact))
-                    slopes[tile] = slope
+                    if not over:
+                        slopes[tile] = slope
             total -= chosen.sum()
             if gradient is not None and weight is not None:
                 gradient[part] = _through_head(slopes, logits.dtype, weight)

@@ -43,3 +43,20 @@ def test_under_autocast_the_loss_is_float32() -> None:
     torch.testing.assert_close(total, expected)
     got, wanted = (torch.autograd.grad(loss, [hidden])[0] for loss in (total, expected))
     torch.testing.assert_close(got, wanted, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("spread", [1.0, 400.0])
+def test_improbable_targets_of_a_large_vocabulary(spread: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several tiles, whose probabilities are written over their logits; with the wide spread most are zero."""
+    monkeypatch.setattr("src.model.loss.TILE_VALUES", 2**16)
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(20, 8, requires_grad=True), spread * torch.randn(30_011, 8)
+    bias = torch.zeros(30_011)
+    bias[7] = -torch.inf  # a token that can never come
+    targets = torch.randint(8, 30_011, (20,))
+    total = frozen_head_cross_entropy(hidden, weight, bias, targets)
+    exact = F.cross_entropy(F.linear(hidden.double(), weight.double(), bias.double()), targets, reduction="sum")
+    assert total.isfinite()
+    torch.testing.assert_close(total.double(), exact, rtol=1e-6, atol=0)
+    got, wanted = torch.autograd.grad(total, [hidden])[0], torch.autograd.grad(exact, [hidden])[0]
+    torch.testing.assert_close(got, wanted.float(), rtol=1e-3, atol=1e-3 * spread)
