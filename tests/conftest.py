@@ -23,7 +23,7 @@ BRIEF = 0.3
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--record-durations", action="store_true", help=f"write {DURATIONS.name} anew, from all tests")
+    parser.addoption("--record-durations", action="store_true", help=f"replace {DURATIONS.name}; all tests must run")
 
 
 def pytest_configure(config: pytest.Config) -> None:
