@@ -143,10 +143,8 @@ def compare(ways: Mapping[str, Way], step: Step, args: argparse.Namespace, devic
 
     where = f"{device_name(device)}, {'bfloat16' if computes_bfloat16(device) else 'float32'}"
     # on a CPU a process each: what a way leaves in the allocator must not help or harm the next
-    run = partial(in_a_process, preload=("torch", "transformers")) if device == "cpu" else _here
-    found = alternate(
-        {name: partial(run, time_way, way, args.size, step, device) for name, way in ways.items()}, args.rounds
-    )
+    run = partial(in_a_process, time_way, preload=("torch", "transformers")) if device == "cpu" else time_way
+    found = alternate({name: partial(run, way, args.size, step, device) for name, way in ways.items()}, args.rounds)
     rates, memory = ({name: [each[part] for each in found[name]] for name in ways} for part in (0, 1))
     rows = []
     for name in ways:
@@ -160,10 +158,6 @@ def compare(ways: Mapping[str, Way], step: Step, args: argparse.Namespace, devic
         rows.append(BenchRow(f"{OURS}, share of the bf16 peak", "%", *share, where))
     rows.append(BenchRow("needed arithmetic", "TFLOP a clip", [operations / 1e12], None, where))
     return rows
-
-
-def _here(work: Callable[..., tuple[float, float]], *arguments: Any) -> tuple[float, float]:
-    return work(*arguments)
 
 
 def vocabulary(size: str) -> int:

@@ -308,10 +308,10 @@ class AudioStream:
                         break
                     count += frame.samples
                 else:
-                    if count >= queue.block_samples:
-                        return []
                     if now() > self._until:
                         self._refuse_time()
+                    if count >= queue.block_samples:
+                        return []
                     continue
                 return frames[frames.index(frame) :]
         except (av.FFmpegError, ValueError) as error:  # the container is damaged from here on

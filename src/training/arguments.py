@@ -12,6 +12,7 @@ from typing import Any
 
 from src.common.errors import ConfigError, UserError
 from src.common.log import get_logger
+from src.common.memory import keep_freed_memory
 from src.dataset.sampler import StepPlan
 from src.model.precision import computes_bfloat16
 from src.training.config import TrainConfig
@@ -85,6 +86,8 @@ def training_arguments(config: TrainConfig) -> Any:
         args = TrainingArguments(**values)
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"training_args: {' '.join(str(error).split())}") from error
+    if args.device.type == "cpu":
+        keep_freed_memory()
     if args.bf16 and not computes_bfloat16(args.device.type):
         log.warning(
             "training_args.bf16=true: this CPU has no instructions for bfloat16, and torch takes many times longer; "

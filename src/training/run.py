@@ -15,7 +15,6 @@ from src.common.existing import RECORD
 from src.common.files import write_json
 from src.common.lock import locked_folders
 from src.common.log import get_logger
-from src.common.memory import keep_freed_memory
 from src.common.paths import use_data_dir
 from src.common.run_record import write_run_record
 from src.common.seeds import seed_everything
@@ -86,8 +85,6 @@ def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: str |
     from src.training.trainer import AlarmTrainer
 
     directory = Path(args.output_dir)
-    if args.device.type == "cpu":
-        keep_freed_memory()
     seed_everything(bound.seed)
     built = build_model(bound, args.bf16)
     data = open_data(bound, built.tokenizer, built.config)
