@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
@@ -20,6 +21,11 @@ from src.model.encoders.base import Encoder, Lengths, register_unused_weights
 PATCH = 16
 NORM_EPS = 1e-6
 POSITIONS = "encoder.model.fixed_positional_encoder.positions"
+PUBLISHED_WIDTH = 768
+# Wavelengths of the published table whose last bit numpy's float32 power rounds up or down with AVX-512; without it,
+# as in float64, the power rounds to nearest. At position 767 the angle differs by up to 6e-5.
+ROUNDED_UP = (11, 21, 42, 49, 52, 56, 65, 81, 84, 95, 98, 100, 103, 107, 110, 136, 139, 141, 172, 179, 182)
+ROUNDED_DOWN = (4, 14, 30, 32, 34, 59, 75, 80, 92, 94, 106, 109, 119, 121, 131, 135, 148, 160, 162, 173, 177, 189)
 
 
 @dataclass(frozen=True)
@@ -184,14 +190,24 @@ class SSLAMMlp(nn.Module):
         return self.fc2(gelu(self.fc1(hidden)))
 
 
+def _wavelengths(width: int) -> NDArray[np.float32]:
+    """Wavelengths ``(width / 4,)`` of a position table, in positions per radian, equal on every processor."""
+    exponents = np.arange(width // 4, dtype=np.float32) / np.float32(width // 4)
+    wavelengths = (10000.0 ** exponents.astype(np.float64)).astype(np.float32)
+    if width == PUBLISHED_WIDTH:
+        for indices, towards in ((ROUNDED_UP, np.inf), (ROUNDED_DOWN, 0.0)):
+            chosen = list(indices)
+            wavelengths[chosen] = np.nextafter(wavelengths[chosen], np.float32(towards))
+    return wavelengths
+
+
 def position_table(times: int, bands: int, width: int) -> Tensor:
     """Fixed 2-D sin-cos positions ``(1, times * bands, width)``, time-major.
 
     The first half of the channels encodes the band, the second half the time; each half is [sin | cos].
     """
-    # numpy, float32 throughout: the published table was rounded this way, and late positions show it in the 5th digit
-    quarter = width // 4
-    rates = np.float32(1.0) / np.float32(10000.0) ** (np.arange(quarter, dtype=np.float32) / np.float32(quarter))
+    # float32 from here on: the published table was rounded this way, and late positions show it in the 5th digit
+    rates = np.float32(1.0) / _wavelengths(width)
 
     def encode(count: int) -> Tensor:
         angles = np.arange(count, dtype=np.float32)[:, None] * rates
