@@ -123,9 +123,13 @@ class Cuts:
             self.rate = stream.rate
             self._channels, self._frames = stream.channels, stream.stated
             seekable = stream.seekable
-        if not seekable or self._frames is None:
+        end: Samples | None = None
+        if seekable and self._frames is not None:
+            last = max(0, int((1 - LOSS) * self._frames) - 1)
+            end = self._read_from(last, self._frames + 1)
+        if end is None or self._frames is None or last + end.shape[1] > self._frames:  # more than its header states
             self._whole = decode(path, limits=limits).samples
-        elif not self.read(max(0, int((1 - LOSS) * self._frames) - 1), self._frames).size:
+        elif not end.size:
             raise AudioError(f"{path}: its end is missing; it may have been cut or damaged")
 
     def read(self, start: int, stop: int) -> Samples:

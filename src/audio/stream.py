@@ -59,7 +59,7 @@ _SAMPLE_FORMATS: dict[str, tuple[Any, float]] = {
 WITH_HEADER = frozenset({"wav", "w64", "aiff", "au", "caf", "flac", "ogg", "mov", "matroska", "asf"})
 """Containers that a probe does not take for others; one of these without samples is an empty clip."""
 SEEKABLE = frozenset({"wav", "w64", "flac", "aiff", "au", "caf"})
-"""Containers whose PCM or FLAC samples can be entered anywhere."""
+"""Containers whose PCM samples (FLAC: its frames) can be entered anywhere."""
 _READ, _BLOCK_BYTES = 1 << 16, 1 << 20
 
 
@@ -148,7 +148,8 @@ class AudioStream:
     def seekable(self) -> bool:
         """Whether :meth:`stretch` can enter the file anywhere, exactly."""
         names = set(self.container.split(","))
-        return bool(names & SEEKABLE) and str(self._stream.codec_context.name).startswith(("pcm_", "flac"))
+        codec = str(self._stream.codec_context.name)
+        return bool(names & SEEKABLE) and (codec.startswith("pcm_") or codec == "flac" and "flac" in names)
 
     def stretch(self, start: int, stop: int) -> Samples | None:
         """Samples ``start`` to ``stop``, ``(channels, n)``, without decoding what is before them.

@@ -12,7 +12,7 @@ import pytest
 import torch
 from datasets import Audio, Dataset, DatasetDict, load_from_disk
 
-from src.audio.decode import decode
+from src.audio.decode import Cuts, decode
 from src.audio.resample import resample
 from src.audio.roots import VARIABLE, StoredCell
 from src.audio.waveform import AudioError, load_waveform
@@ -264,3 +264,16 @@ def test_decoded_length_is_compared_with_the_stated_one() -> None:
     pcm = (SCENE * 32767).astype("<i2").tobytes()
     with pytest.raises(AudioError, match="claims 16000 bytes of samples"):
         decode(wav(pcm[: len(pcm) // 2], size=len(pcm)))
+
+
+@needs_ffmpeg
+def test_cuts_are_those_of_the_decoded_file(tmp_path: Path) -> None:
+    """FLAC in WAV was refused as cut, and what a header does not count was left out."""
+    in_wav = encode(sound(16000, 1, 1.0), 16000, "wav", ("-c:a", "flac"), tmp_path, "in_wav")
+    flac = bytearray(encode(sound(16000, 1, 1.0), 16000, "flac", (), tmp_path, "short"))
+    flac[22:26] = (1000).to_bytes(4, "big")
+    for data in (in_wav, bytes(flac)):
+        (tmp_path / "x").write_bytes(data)
+        found = Cuts(tmp_path / "x").read(0, 20000)
+        np.testing.assert_array_equal(found, decode(data).samples)
+        assert found.shape == (1, 16000)
