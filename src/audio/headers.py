@@ -1,19 +1,23 @@
 """Length of a file as its headers state it, and whether that can be trusted.
 
 FFmpeg shortens the stated length of WAV, W64 and CAF to what the file holds, so a cut one looks whole: their data
-chunks are read here. Lengths in MP3, AAC, Ogg, ASF and transport streams are estimates or hints.
+chunks are read here, as are those of AIFF, 8SVX and MP4. Lengths in MP3, AAC, Ogg, ASF and transport streams are
+estimates or hints; that of Ogg is a fact where pages are missing.
 """
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 MOST_CHUNKS = 1000
 STREAMED = 0x7FFF0000
 """Sizes from here on (and 0) are what writers put where they do not know the length yet."""
 W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
-TRUSTED = frozenset({"flac", "aiff", "au", "w64", "caf", "mov", "matroska"})
-"""Not WAV: its bytes are compared, and its ``fact`` chunk is often wrong."""
+TRUSTED = frozenset({"flac", "aiff", "au", "mov", "matroska", "nistsphere", "tta", "wv"})
+"""Not WAV, W64 and CAF: their bytes are compared; ``fact`` chunks are often wrong, and FFmpeg counts what follows the
+samples of a CAF file as samples."""
 MP3_FRAMES = 8
 """Consecutive frames from which FFmpeg's probe is sure of MP3 too (libavformat/mp3dec.c)."""
 _MP3_KBPS = (
@@ -27,14 +31,18 @@ LOSSY = 8192
 
 
 def missing_share(file: BinaryIO, size: int) -> tuple[float, str]:
-    """Share of the sample data that a RIFF, RF64, W64 or CAF header promises and the file does not hold.
+    """Share of the sample data that a header promises and the file does not hold: RIFF, W64, CAF, AIFF, 8SVX and MP4.
 
     Returns 0 for other formats and for streamed headers (size 0 or a placeholder), and words for a message.
     """
     file.seek(0)
     head = file.read(16)
-    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and file.seek(8) and file.read(4) == b"WAVE":
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:12] == b"WAVE":
         claimed, start = _riff_data(file, head[:4])
+    elif head[:4] == b"FORM":
+        claimed, start = _form_data(file)
+    elif head[4:8] in (b"ftyp", b"moov"):
+        claimed, start = _box_data(file)
     elif head[:4] == b"riff" and len(head) == 16:
         claimed, start = _w64_data(file)
     elif head[:4] == b"caff":
@@ -74,6 +82,106 @@ def _id3_bytes(head: bytes) -> int:
     return 10 + size + (10 if head[5] & 0x10 else 0)
 
 
+def end_without_tag(file: BinaryIO, size: int) -> int:
+    """Where an APE tag at the end of an MPEG audio file begins; ``size`` without one.
+
+    FFmpeg reads such a tag only in formats of its own, and takes what looks like frames in it (covers) for sound. An
+    ID3v1 tag may follow it. https://wiki.hydrogenaud.io/index.php?title=APEv2_specification
+    """
+    file.seek(0)
+    head = file.read(3)
+    if head != b"ID3" and (len(head) < 2 or head[0] != 0xFF or head[1] < 0xE0):
+        return size
+    start = max(0, size - 160)
+    file.seek(start)
+    tail = file.read(160)
+    if tail[-128:-125] == b"TAG":
+        tail = tail[:-128]
+    footer = tail[-32:]
+    if footer[:8] != b"APETAGEX" or len(footer) < 32:
+        return size
+    begin = start + len(tail) - int.from_bytes(footer[12:16], "little") - 32
+    if footer[23] < 128 or begin <= 0:  # without a header, nothing says that the length is right
+        return size
+    file.seek(begin)
+    return begin if file.read(8) == footer[:8] else size
+
+
+def container_bits(file: BinaryIO) -> tuple[int, bytes] | None:
+    """Place of the valid bits of a WAV file's samples, and what to read there; ``None`` if that is what is there.
+
+    Samples of fewer valid bits than their containers stand in the containers' upper bits. FFmpeg 9 takes the valid
+    bits for the width of the containers (24 of 32 bits: for floats), and decodes noise.
+    https://learn.microsoft.com/windows/win32/api/mmreg/ns-mmreg-waveformatextensible
+    """
+    file.seek(0)
+    head = file.read(12)
+    if head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:] != b"WAVE":
+        return None
+    place = 12
+    for _ in range(MOST_CHUNKS):
+        file.seek(place)
+        chunk = file.read(48)
+        length = int.from_bytes(chunk[4:8], "little")
+        if len(chunk) < 48 or chunk[:4] == b"data":
+            break
+        if chunk[:4] == b"fmt ":
+            form, block = int.from_bytes(chunk[8:10], "little"), int.from_bytes(chunk[20:22], "little")
+            channels, bits = int.from_bytes(chunk[10:12], "little"), int.from_bytes(chunk[22:24], "little")
+            valid = int.from_bytes(chunk[26:28], "little")
+            pcm = form == 0xFFFE and length >= 40 and chunk[32:36] == b"\1\0\0\0"
+            if pcm and bits in (16, 24, 32) and block * 8 == bits * channels and 0 < valid <= bits - 8:
+                return place + 26, chunk[22:24]
+            break
+        place += 8 + length + length % 2
+    return None
+
+
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _ogg_pages(file: BinaryIO, place: int) -> Iterator[tuple[int, bytes]]:
+    """Places and bytes of the whole pages from ``place`` on (RFC 3533), until :data:`MOST_CHUNKS` are not whole."""
+    damaged = 0
+    while damaged < MOST_CHUNKS:
+        file.seek(place)
+        head = file.read(282)
+        if head[:4] == b"OggS" and len(head) > 27:
+            length = 27 + head[26] + sum(head[27 : 27 + head[26]])
+            file.seek(place)
+            page = file.read(length)
+            # its CRC is that of zlib with all bits in reverse, and begins with 0
+            bits = (page[:22] + bytes(4) + page[26:]).translate(_REVERSED)
+            crc = zlib.crc32(bits, 0xFFFFFFFF) ^ 0xFFFFFFFF
+            if crc.to_bytes(4, "big").translate(_REVERSED) == page[22:26]:
+                yield place, page
+                place += length
+                continue
+        damaged += 1
+        file.seek(place + 1)
+        rest = file.read(1 << 16)
+        found = rest.find(b"OggS")
+        if found < 0 and len(rest) < 1 << 16:
+            return
+        place += 1 + (found if found >= 0 else len(rest) - 3)
+
+
+def next_ogg_stream(file: BinaryIO, place: int) -> int | None:
+    """Where the next stream of a chained Ogg file begins behind the page at ``place``; ``None`` if none does."""
+    return next((at for at, page in _ogg_pages(file, place) if at > place and page[5] & 2), None)
+
+
+def has_ogg_holes(file: BinaryIO) -> bool:
+    """Whether pages of an Ogg file are missing or damaged, by their numbers (before the last whole one)."""
+    numbers: dict[bytes, int] = {}
+    for _, page in _ogg_pages(file, 0):
+        serial, number = page[14:18], int.from_bytes(page[18:22], "little")
+        if not page[5] & 2 and number != numbers.get(serial, number - 1) + 1:
+            return True
+        numbers[serial] = number
+    return False
+
+
 def _riff_data(file: BinaryIO, kind: bytes) -> tuple[int, int]:
     """Claimed bytes of samples (0: unknown) and where they begin."""
     order = "big" if kind == b"RIFX" else "little"
@@ -84,10 +192,10 @@ def _riff_data(file: BinaryIO, kind: bytes) -> tuple[int, int]:
         if len(chunk) < 8:
             break
         name, length = chunk[:4], int.from_bytes(chunk[4:], order)  # type: ignore[arg-type]
-        if name == b"ds64":  # the sizes of RF64, https://tech.ebu.ch/docs/tech/tech3306.pdf
+        if name == b"ds64":  # in RF64, for a size of 32 bits that is -1: https://tech.ebu.ch/docs/tech/tech3306.pdf
             large = int.from_bytes(file.read(16)[8:], "little")
         elif name == b"data":
-            if kind in (b"RF64", b"BW64") and large:
+            if kind in (b"RF64", b"BW64") and large and length == 0xFFFFFFFF:
                 return 0 if large >= 2**63 - 1 else large, place + 8
             return 0 if length >= STREAMED else length, place + 8
         place += 8 + length + length % 2
@@ -124,6 +232,37 @@ def _caf_data(file: BinaryIO) -> tuple[int, int]:
     return 0, 0
 
 
+def _form_data(file: BinaryIO) -> tuple[int, int]:
+    place = 12
+    for _ in range(MOST_CHUNKS):
+        file.seek(place)
+        chunk = file.read(8)
+        if len(chunk) < 8:
+            break
+        length = int.from_bytes(chunk[4:], "big")
+        if chunk[:4] in (b"SSND", b"BODY"):
+            return 0 if length >= STREAMED else length, place + 8
+        place += 8 + length + length % 2
+    return 0, 0
+
+
+def _box_data(file: BinaryIO) -> tuple[int, int]:
+    """Bytes of all ``mdat`` boxes, and the bytes of other boxes between and before them."""
+    place, claimed, end = 0, 0, 0
+    for _ in range(MOST_CHUNKS):
+        file.seek(place)
+        box = file.read(16)
+        length = int.from_bytes(box[:4], "big")
+        if length == 1:  # a size of 64 bits follows
+            length = int.from_bytes(box[8:16], "big")
+        if len(box) < 8 or length < 8:  # 0: up to the end
+            break
+        place += length
+        if box[4:8] == b"mdat":
+            claimed, end = claimed + length, place
+    return claimed, end - claimed
+
+
 def stated_samples(container: Any, stream: Any, rate: int) -> tuple[int | None, bool, int]:
     """Samples that the header states (``None``: nothing), whether to trust it, and how many may be missing."""
     names = set(str(container.format.name).split(","))
@@ -140,4 +279,6 @@ def stated_samples(container: Any, stream: Any, rate: int) -> tuple[int | None, 
         return None, False, 0
     codec = str(stream.codec_context.name)
     exact = codec.startswith(("pcm_", "flac"))
+    if "aiff" in names and not exact:  # counts samples or packets, as the writer pleases
+        trusted = False
     return count, trusted, 1 if exact else LOSSY

@@ -31,7 +31,16 @@ from numpy.typing import NDArray
 
 from src.audio.budget import Allowance, MemoryBudget
 from src.audio.errors import AudioError, NoSamples, first_line
-from src.audio.headers import begins_as_mp3, missing_share, stated_samples
+from src.audio.file_view import FileView
+from src.audio.headers import (
+    begins_as_mp3,
+    container_bits,
+    end_without_tag,
+    has_ogg_holes,
+    missing_share,
+    next_ogg_stream,
+    stated_samples,
+)
 from src.common.errors import UserError
 
 Samples = NDArray[np.float32]
@@ -122,7 +131,8 @@ class AudioStream:
                 raise AudioError(f"{self.name}: {self.size} bytes, expected at most {limits.file_bytes}", "too_long")
             self._missing, self._claim = missing_share(self._file, self.size)
             self._refuse_loss(self._missing, self._claim)
-            self._container, self._stream = _open_container(self._file, self.name, limits)
+            self._at = self._begins = 0
+            self._container, self._stream = _open_container(_corrected(self._file, self.size), self.name, limits)
         except BaseException:
             self._file.close()
             raise
@@ -179,12 +189,7 @@ class AudioStream:
 
     def _look(self) -> None:
         """Decode the first frame: it says rate and channels as they are, whatever the header says."""
-        codec = str(self._stream.codec_context.name)
-        if self._limits.codecs and not codec.startswith(tuple(self._limits.codecs)):
-            known = "PCM, ADPCM, MP3, FLAC, Vorbis or Opus"
-            raise AudioError(f"{self.name}: cannot be read: its codec is {codec!r}, expected {known}")
-        self._plain = codec.startswith(CLIENT_CODECS)  # none makes layouts of its own
-        self._packets = iter(self._container.demux(self._stream))
+        codec = self._begin_packets()
         self._begin = self._next_frames() or []
         if not self._begin:
             self._check_whole()
@@ -200,6 +205,37 @@ class AudioStream:
         # the stated length of PCM is that of the file, whatever its header says
         if self.stated is not None and (self.trusted or codec.startswith("pcm_")):
             self._check_length(self.stated, "")
+
+    def _begin_packets(self) -> str:
+        """Packets and decoder of the stream that is open; its codec's name."""
+        codec = str(self._stream.codec_context.name)
+        if self._limits.codecs and not codec.startswith(tuple(self._limits.codecs)):
+            known = "PCM, ADPCM, MP3, FLAC, Vorbis or Opus"
+            raise AudioError(f"{self.name}: cannot be read: its codec is {codec!r}, expected {known}")
+        self._plain = codec.startswith(CLIENT_CODECS)  # none makes layouts of its own
+        self._packets = iter(self._container.demux(self._stream))
+        return codec
+
+    def _opens_next_stream(self, error: Exception) -> bool:
+        """Whether a chained Ogg file goes on with another rate or layout, which FFmpeg's demuxer refuses since 8.
+
+        What follows is opened as a file of its own then.
+        """
+        import av
+
+        if self.container != "ogg" or not isinstance(error, av.PatchWelcomeError):
+            return False
+        if time.monotonic() > self._until:
+            self._refuse_time()
+        begins = next_ogg_stream(self._file, self._at)
+        if begins is None:
+            return False
+        self._container.close()
+        self._at = self._begins = begins
+        view = FileView(self._file, begins, self.size)
+        self._container, self._stream = _open_container(view, self.name, self._limits)
+        self._begin_packets()
+        return True
 
     def __iter__(self) -> Iterator[Samples]:
         import av
@@ -271,14 +307,25 @@ class AudioStream:
         """Frames of the next packet that has some; ``None`` at the end."""
         import av
 
-        try:
-            for packet in self._packets:
-                frames = self._decode(packet)
-                if frames:
-                    return frames
-        except (av.FFmpegError, ValueError) as error:  # the container is damaged from here on
-            self._failure = self._failure or _said(error)
-        return None
+        while True:
+            try:
+                for packet in self._packets:
+                    frames = self._decode(packet)
+                    self._passed(packet)
+                    if frames:
+                        return frames
+                return None
+            except IndexError:
+                return None  # see _fill
+            except (av.FFmpegError, ValueError) as error:  # the container is damaged from here on
+                if not self._opens_next_stream(error):
+                    self._failure = self._failure or _said(error)
+                    return None
+
+    def _passed(self, packet: Any) -> None:
+        """Keep where in the file a packet is."""
+        if packet is not None and packet.pos is not None:
+            self._at = self._begins + int(packet.pos)
 
     def _fill(self, queue: _FrameQueue) -> list[Any] | None:
         """Decode into ``queue`` up to a block of it, or to the first frame of another format.
@@ -293,6 +340,7 @@ class AudioStream:
 
         write, channels, count = queue.write, queue.channels, queue.count
         now, decode = time.monotonic, self._stream.codec_context.decode if self._plain else self._decode
+        packet: Any = None
         try:
             for packet in self._packets:
                 try:
@@ -315,10 +363,19 @@ class AudioStream:
                         return []
                     continue
                 return frames[frames.index(frame) :]
+        except IndexError:
+            # PyAV 18.1 at the end (container/input.py, ``demux``), where FLV, MPEG or a transport stream had a stream
+            # that began after it was opened
+            return None
         except (av.FFmpegError, ValueError) as error:  # the container is damaged from here on
+            self._passed(packet)
+            packet = None
+            if self._opens_next_stream(error):
+                return self._next_frames()
             self._failure = self._failure or _said(error)
         finally:
             queue.count = count
+            self._passed(packet)
         return None
 
     def _decode(self, packet: Any) -> list[Any]:
@@ -372,9 +429,10 @@ class AudioStream:
         if self._lost_packets > SEAM:
             share = self._lost / (self._lost + self.decoded)
             self._refuse_loss(share, f"{100 * share:.0f} % of it cannot be decoded ({self._failure})")
-        if self.trusted and self.stated is not None:
+        if self.stated is not None:
             missing = self.stated - self.decoded
-            if missing > max(self._slack, LOSS * self.stated):
+            short = missing > max(self._slack, LOSS * self.stated)
+            if short and (self.trusted or self.container == "ogg" and has_ogg_holes(self._file)):
                 held, stated = self.decoded / self.rate, self.stated / self.rate
                 raise AudioError(
                     f"{self.name}: holds {held:.2f} s of the {stated:.2f} s that its header states; it may have been "
@@ -546,7 +604,15 @@ def _refuse_to_open(url: str, flags: int, options: Any) -> Any:
     raise PermissionError(f"an audio file wants to open {url!r}")
 
 
-def _open_container(file: BinaryIO, name: str, limits: DecodeLimits) -> tuple[Any, Any]:
+def _corrected(file: BinaryIO, size: int) -> BinaryIO | FileView:
+    """The file as FFmpeg decodes it rightly: without a tag at its end, and with the width of its samples."""
+    stop, bits = end_without_tag(file, size), container_bits(file)
+    if stop == size and bits is None:
+        return file
+    return FileView(file, 0, stop, *(bits or ()))
+
+
+def _open_container(file: BinaryIO | FileView, name: str, limits: DecodeLimits) -> tuple[Any, Any]:
     try:
         import av
     except (ImportError, OSError) as error:
@@ -590,6 +656,11 @@ def _open_container(file: BinaryIO, name: str, limits: DecodeLimits) -> tuple[An
         container.close()
         raise AudioError(f"{name}: cannot be read as audio ({what}); give an audio file")
     stream.codec_context.thread_count = 1
+    if stream.codec_context.name == "alac" and container.format.name == "caf":
+        # the frames say how long they are; FFmpeg 8 cuts what is missing in the last one off it once more
+        from av.codec.context import Flags2
+
+        stream.codec_context.flags2 |= Flags2.skip_manual
     layout = stream.codec_context.layout
     if _is_custom(layout):  # see _keep_layout; ``layout`` now is the only owner of the map
         stream.codec_context.layout = f"{layout.nb_channels} channels"

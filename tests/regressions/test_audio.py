@@ -18,7 +18,7 @@ from src.audio.roots import VARIABLE, StoredCell
 from src.audio.waveform import AudioError, load_waveform
 from src.common.paths import indexes_dir, indexes_filtered_dir, raw_dir
 from src.corpus.postprocess.audio_filter import filter_by_audio
-from src.corpus.rows.audio import seconds_of
+from src.corpus.rows.audio import seconds_of, to_rate
 from src.dataset.splits import read_indexes, write_indexes
 from src.serving.clip_decoder import ApiError
 from src.serving.clip_decoder import decode as decode_clip
@@ -266,6 +266,126 @@ def test_decoded_length_is_compared_with_the_stated_one() -> None:
         decode(wav(pcm[: len(pcm) // 2], size=len(pcm)))
 
 
+def valid_bits_wav(bits: int, valid: int) -> bytes:
+    """:data:`SCENE` as PCM of ``valid`` bits in the upper ones of containers of ``bits``."""
+    steps = np.rint(SCENE.astype(np.float64) * (1 << valid - 1)).astype(np.int64) << bits - valid
+    data = b"".join(int(step).to_bytes(bits // 8, "little", signed=True) for step in steps)
+    made = bytearray(wav(data, bits=bits, mask=4))
+    made[38:40] = valid.to_bytes(2, "little")
+    return bytes(made)
+
+
+@pytest.mark.parametrize(("bits", "valid"), [(32, 24), (32, 20), (32, 16), (24, 16), (24, 20), (16, 12), (32, 31)])
+def test_valid_bits_are_not_the_width_of_samples(bits: int, valid: int, tmp_path: Path) -> None:
+    """24 bits in containers of 32 (as Windows records) were read as floats or at another rate: noise or an error."""
+    import soundfile
+
+    data = valid_bits_wav(bits, valid)
+    path = tmp_path / "x.wav"
+    path.write_bytes(data)
+    expected, _ = soundfile.read(path, dtype="float32")
+    for found in (decode(path).samples, decode(data).samples, Cuts(path).read(0, 9000)):
+        np.testing.assert_allclose(found[0], expected, atol=1e-6)
+        np.testing.assert_allclose(found[0], SCENE, atol=2.0 ** (1 - valid))
+
+
+@needs_ffmpeg
+def test_ogg_streams_of_other_rates_and_layouts_follow_each_other(tmp_path: Path) -> None:
+    """FFmpeg 8 ends at a stream of another rate or layout in a chained Ogg file: the rest was lost silently."""
+
+    def made(codec: str, rate: int, channels: int, seconds: float) -> bytes:
+        samples = sound(rate, channels, seconds)
+        return encode(samples, rate, "ogg", ("-c:a", codec), tmp_path, f"{codec}{rate}{channels}")
+
+    vorbis = [made("libvorbis", 44100, 2, 1.0), made("libvorbis", 22050, 1, 0.8), made("libvorbis", 16000, 2, 0.5)]
+    opus = [made("libopus", 48000, 2, 1.0), made("libopus", 48000, 1, 0.7)]
+    for parts in ([*vorbis, vorbis[0], vorbis[0], vorbis[2]], vorbis[1:], [*opus, *opus], opus[::-1]):
+        found = decode(b"".join(parts))
+        alone = [decode(part) for part in parts]
+        seconds = sum(each.samples.shape[1] / each.rate for each in alone)
+        assert found.rate == alone[0].rate and found.samples.shape[1] / found.rate == pytest.approx(seconds, abs=0.01)
+        count = alone[0].samples.shape[1]
+        np.testing.assert_array_equal(found.samples[:, :count], alone[0].samples)
+        begin = round((seconds - alone[-1].samples.shape[1] / alone[-1].rate) * found.rate)
+        tail = alone[-1].samples if len(found.samples) > 1 else alone[-1].samples.mean(axis=0, keepdims=True)
+        last, expected = (
+            to_rate(each[:1], rate)[0]
+            for each, rate in ((found.samples[:, begin:], found.rate), (tail, alone[-1].rate))
+        )
+        fits = [np.corrcoef(last[2000 + lag : 6000 + lag], expected[2000:6000])[0, 1] for lag in range(-160, 160)]
+        assert max(fits) > 0.97  # a converter delays by some milliseconds
+    many = decode((vorbis[0] + vorbis[1]) * 30)
+    assert many.samples.shape[1] == pytest.approx(30 * (44100 + 2 * 17664), abs=2000)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("codec", ["libvorbis", "libopus", "flac"])
+def test_missing_pages_of_an_ogg_file_are_found(codec: str, tmp_path: Path) -> None:
+    """A page that was damaged or gone took a second of sound with it, and the file passed as whole."""
+    data = encode(sound(16000, 1, 8.0), 16000, "ogg", ("-c:a", codec), tmp_path, codec)
+    middle = data.index(b"OggS", len(data) // 2)
+    gone, broken = bytearray(data), bytearray(data)
+    del gone[middle : data.index(b"OggS", middle + 1)]
+    broken[middle + 100 : middle + 110] = bytes(10)
+    for damaged in (gone, broken):
+        with pytest.raises(AudioError, match="of the [78].* s that its header states"):
+            decode(bytes(damaged))
+    assert decode(data + b"TAG" + bytes(125)).samples.shape == decode(data).samples.shape
+    assert decode(data + data).samples.shape[1] > 1.9 * decode(data).samples.shape[1]
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("ending", ["wv", "tta", "sph", "iff", "aifc", "mp4"])
+@pytest.mark.parametrize("share", [0.6, 0.9, 0.98])
+def test_cut_files_of_every_stated_length_are_found(ending: str, share: float, tmp_path: Path) -> None:
+    """Half a file passed as whole where a header says how much there should be: only some formats were trusted."""
+    import soundfile
+
+    samples = sound(16000, 1, 8.0)
+    if ending in ("sph", "iff"):
+        soundfile.write(
+            tmp_path / "x", samples, 16000, format={"sph": "NIST", "iff": "SVX"}[ending], subtype="PCM_16"
+        )
+        data = (tmp_path / "x").read_bytes()
+    else:
+        args = {
+            "aifc": ("-c:a", "adpcm_ima_qt", "-f", "aiff"),
+            "mp4": ("-movflags", "empty_moov", "-frag_duration", "4000000"),
+        }.get(ending, ())
+        data = encode(samples, 16000, ending, args, tmp_path, "x")
+    assert decode(data).samples.shape[1] >= 128000
+    with pytest.raises(AudioError, match="may have been cut|check that the file is whole"):
+        decode(data[: int(share * len(data))])
+
+
+@needs_ffmpeg
+def test_headers_that_count_otherwise_do_not_refuse_a_file(tmp_path: Path) -> None:
+    """W64, AIFF and CAF files as libsndfile and others write them were refused, or lost their end."""
+    import io
+
+    import soundfile
+
+    def written(form: str, subtype: str, rate: int = 22050) -> bytes:
+        buffer = io.BytesIO()
+        soundfile.write(buffer, sound(rate, 1, 1.0), rate, format=form, subtype=subtype)
+        return buffer.getvalue()
+
+    adpcm, gsm = decode(written("W64", "MS_ADPCM")), decode(written("AIFF", "GSM610", 8000))
+    assert 22050 <= adpcm.samples.shape[1] < 24000 and gsm.samples.shape == (1, 8000)
+    assert decode(written("CAF", "ALAC_16")).samples.shape == (1, 22050)
+    overview = written("CAF", "PCM_16") + b"ovvw" + (20000).to_bytes(8, "big") + bytes(20000)
+    assert decode(overview).samples.shape == (1, 22050)
+    pcm = (SCENE * 32767).astype("<i2").tobytes()
+    ds64 = (
+        b"ds64"
+        + (28).to_bytes(4, "little")
+        + b"".join(n.to_bytes(8, "little") for n in (0, 1 << 50, 8000))
+        + bytes(4)
+    )
+    plain = wav(pcm, head=b"RF64")
+    assert decode(plain[:12] + ds64 + plain[12:]).samples.shape == (1, 8000)
+
+
 @needs_ffmpeg
 def test_cuts_are_those_of_the_decoded_file(tmp_path: Path) -> None:
     """FLAC in WAV was refused as cut, and what a header does not count was left out."""
@@ -277,3 +397,30 @@ def test_cuts_are_those_of_the_decoded_file(tmp_path: Path) -> None:
         found = Cuts(tmp_path / "x").read(0, 20000)
         np.testing.assert_array_equal(found, decode(data).samples)
         assert found.shape == (1, 16000)
+
+
+@needs_ffmpeg
+def test_what_looks_like_frames_in_an_ape_tag_is_not_sound(tmp_path: Path) -> None:
+    """A cover in an APE tag at the end was taken for damaged frames, and the file refused or made longer."""
+    mp3 = encode(sound(16000, 1, 1.0), 16000, "mp3", (), tmp_path, "plain")
+    cover = b"Cover\0" + b"\xff\xf3\x84\x44" * 3000 + np.random.default_rng(1).bytes(9000)
+    item = len(cover).to_bytes(4, "little") + (2).to_bytes(4, "little") + cover
+
+    def edge(flags: int) -> bytes:
+        fields = (2000, len(item) + 32, 1, flags)
+        return b"APETAGEX" + b"".join(field.to_bytes(4, "little") for field in fields) + bytes(8)
+
+    tagged = mp3 + edge(0xA0000000) + item + edge(0x80000000)
+    (tmp_path / "x.mp3").write_bytes(tagged + b"TAG" + bytes(125))
+    for source in (tagged, tagged + b"TAG" + bytes(125), tmp_path / "x.mp3"):
+        np.testing.assert_array_equal(decode(source).samples, decode(mp3).samples)
+
+
+@needs_ffmpeg
+def test_streams_that_begin_later_are_ignored(tmp_path: Path) -> None:
+    """PyAV raised an IndexError at the end of a file in which a stream appeared after it was opened."""
+    flv = encode(sound(44100, 1, 30.0), 44100, "flv", ("-c:a", "libmp3lame"), tmp_path, "sound")
+    video = b"\x09\x00\x00\x05\x00\x75\x30\x00\x00\x00\x00\x12\x00\x00\x84\x00" + (16).to_bytes(4, "big")
+    whole = decode(flv).samples
+    for _ in range(20):
+        np.testing.assert_array_equal(decode(flv + video * 3).samples, whole)
