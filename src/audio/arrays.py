@@ -52,12 +52,12 @@ def scale_array(array: Any, name: str) -> NDArray[np.float32]:
 
 
 def _as_numpy(array: Any, name: str) -> NDArray[Any]:
-    if hasattr(array, "detach"):  # a tensor, bfloat16 included, which NumPy does not have
-        array = array.detach().cpu()
-        array = array.float().numpy() if array.is_floating_point() and array.element_size() < 4 else array.numpy()
     try:
+        if hasattr(array, "detach"):  # a tensor, bfloat16 included, which NumPy does not have
+            array = array.detach().cpu()
+            array = array.float().numpy() if array.is_floating_point() and array.element_size() < 4 else array.numpy()
         values = np.asarray(array)
-    except (ValueError, TypeError) as error:  # lists of different lengths
+    except (ValueError, TypeError, RuntimeError) as error:  # lists of different lengths, sparse tensors
         raise AudioError(f"{name}: got {type(array).__name__}, expected an array of numbers ({error})") from error
     if values.size == 0 and values.dtype.kind not in "fiu":
         return values.astype(np.float32)

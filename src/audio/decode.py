@@ -102,13 +102,17 @@ def cell_source(
     roots = getattr(cell, "roots", roots)
     path = cell.get("path")
     name = str(path or fallback)
-    if cell.get("bytes") is not None:
-        return bytes(cell["bytes"]), name
+    encoded = cell.get("bytes")
+    if encoded is not None:
+        try:
+            return encoded if isinstance(encoded, bytes) else bytes(memoryview(encoded)), name
+        except TypeError as error:
+            raise AudioError(f"{name}: its 'bytes' are of type {type(encoded).__name__}, expected bytes") from error
     if not path:
         reason = f"audio cell with keys {sorted(cell)}: expected 'array' and 'sampling_rate', 'bytes', or 'path'"
         raise AudioError(reason, "missing_audio")
     if roots is None:
-        return Path(path), name
+        return Path(name), name
     return inside(str(path), roots), name
 
 

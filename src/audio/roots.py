@@ -71,9 +71,12 @@ def inside(path: str, roots: Sequence[Path]) -> Path:
             f"audio cell with the address {path!r}: rows are not downloaded; store the bytes", "missing_audio"
         )
     for root in roots:
-        found = (root / path).resolve()
-        if found.is_relative_to(root) and (Path(path).is_absolute() or found.exists()):
-            return found
+        try:
+            found = (root / path).resolve()
+            if found.is_relative_to(root) and (Path(path).is_absolute() or found.exists()):
+                return found
+        except (OSError, ValueError, RuntimeError):  # too long, a null byte, links in a circle
+            continue
     shown = ", ".join(map(str, roots)) or "no folder"
     raise AudioError(
         f"audio cell with the path {path}, which is not inside the data set ({shown}): it is not opened; store the "

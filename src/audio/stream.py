@@ -564,10 +564,10 @@ def _open_file(source: Path | bytes, name: str) -> tuple[BinaryIO, int]:
         if not source:
             raise AudioError(f"{name}: is empty (0 bytes); replace it or leave it out", "empty_audio")
         return io.BytesIO(source), len(source)
-    if not source.is_file():
-        what = "is a folder" if source.is_dir() else "does not exist"
-        raise AudioError(f"audio file {name} {what}; give the path of an audio file", "missing_audio")
     try:
+        if not source.is_file():
+            what = "is a folder" if source.is_dir() else "is not a file" if source.exists() else "does not exist"
+            raise AudioError(f"audio file {name} {what}; give the path of an audio file", "missing_audio")
         # without its name, by whose ending FFmpeg would guess where the content says nothing
         file = os.fdopen(os.open(source, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)), "rb")
         size = os.fstat(file.fileno()).st_size

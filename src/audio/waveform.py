@@ -130,8 +130,10 @@ def _from_decoder(decoder: Any, roots: Sequence[Path] | None, limits: DecodeLimi
 
 
 def _from_array(array: Any, sample_rate: int | None, name: str, limits: DecodeLimits) -> Waveform:
-    if not sample_rate or sample_rate <= 0:
-        raise AudioError(f"{name}: got sampling rate {sample_rate}, expected a positive number of samples per second")
+    if not isinstance(sample_rate, (int, float, np.number)) or sample_rate % 1 != 0 or sample_rate <= 0:
+        raise AudioError(
+            f"{name}: got sampling rate {sample_rate!r}, expected a positive whole number of samples per second"
+        )
     samples = np.ascontiguousarray(scale_array(array, name))
     if not samples.flags.writeable:
         samples = samples.copy()
@@ -139,6 +141,11 @@ def _from_array(array: Any, sample_rate: int | None, name: str, limits: DecodeLi
 
 
 def _checked(waveform: Waveform, name: str, limits: DecodeLimits) -> Waveform:
+    low, high = limits.rates
+    if not low <= waveform.sample_rate <= high:  # as of files: others take any time and memory to resample
+        raise AudioError(f"{name}: {waveform.sample_rate} samples per second, expected {low} to {high}")
+    if waveform.samples.ndim != 2:
+        raise AudioError(f"{name}: got samples of shape {tuple(waveform.samples.shape)}, expected (channels, n)")
     if waveform.samples.numel() == 0:
         raise AudioError(f"{name}: holds no audio samples; replace it or leave it out", "empty_audio")
     if waveform.duration > limits.seconds:

@@ -424,3 +424,22 @@ def test_streams_that_begin_later_are_ignored(tmp_path: Path) -> None:
     whole = decode(flv).samples
     for _ in range(20):
         np.testing.assert_array_equal(decode(flv + video * 3).samples, whole)
+
+
+@pytest.mark.parametrize("rate", ["16000", float("nan"), float("inf"), [16000], 16000.5, True, 1, 10**9 + 7, None])
+def test_sampling_rates_of_arrays_are_checked(rate: object) -> None:
+    """A rate that is no number ended in a traceback; one of 10^9 took all memory when it was resampled."""
+    with pytest.raises(AudioError, match="sampling rate|samples per second"):
+        load_waveform({"array": SCENE, "sampling_rate": rate})
+
+
+def test_cells_of_wrong_types_are_errors_that_name_them(tmp_path: Path) -> None:
+    """These ended in tracebacks, and an integer in place of bytes took as much memory as it says."""
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    cells = [{"bytes": "RIFF"}, {"bytes": 10**12}, {"bytes": [1, 2]}, {"path": 5}, {"path": "a" * 5000}]
+    stored = [StoredCell({"path": path}, [tmp_path]) for path in ("a" * 5000, "a\0b", "loop", 5)]
+    arrays = [torch.zeros(9).to_sparse(), torch.zeros(9, dtype=torch.complex64).conj()]
+    for source in (*cells, *stored, *({"array": each, "sampling_rate": 16000} for each in arrays), "a" * 5000):
+        with pytest.raises(AudioError):
+            load_waveform(source)
