@@ -150,7 +150,10 @@ class Cuts:
     def _read_from(self, start: int, stop: int) -> Samples | None:
         """The stretch by entering the file before it; ``None`` where its timestamps do not say where one is."""
         with AudioStream(self.path, limits=self._limits) as stream:
-            return stream.stretch(start, stop)
+            found = stream.stretch(start, stop)
+        if found is not None:
+            check_range(found, str(self.path))
+        return found
 
 
 class _Buffer:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 MOST_CHUNKS = 1000
+FARTHEST = 1 << 43
+"""Bytes beyond any file: lengths in headers lead farther, and systems refuse to go there."""
 STREAMED = 0x7FFF0000
 """Sizes from here on (and 0) are what writers put where they do not know the length yet."""
 W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
@@ -28,6 +30,11 @@ _MP3_KBPS = (
 _MP3_RATES = (44100, 48000, 32000, 0)
 LOSSY = 8192
 """Samples that codecs with a delay may drop at both ends."""
+
+
+def _read_at(file: BinaryIO, place: int, count: int) -> bytes:
+    file.seek(min(place, FARTHEST))
+    return file.read(count)
 
 
 def missing_share(file: BinaryIO, size: int) -> tuple[float, str]:
@@ -115,26 +122,34 @@ def container_bits(file: BinaryIO) -> tuple[int, bytes] | None:
     https://learn.microsoft.com/windows/win32/api/mmreg/ns-mmreg-waveformatextensible
     """
     file.seek(0)
-    head = file.read(12)
-    if head[:4] not in (b"RIFF", b"RF64", b"BW64") or head[8:] != b"WAVE":
+    head = file.read(108)
+    if head[:4] == b"riff" and head[40:44] == b"fmt ":
+        place, fields = 64, head[64:]
+    elif head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE":
+        place, fields = _riff_format(file)
+    else:
         return None
+    if len(fields) < 40 or fields[:2] != b"\xfe\xff" or fields[24:28] != b"\1\0\0\0":
+        return None  # not of PCM samples with valid bits
+    channels, block = int.from_bytes(fields[2:4], "little"), int.from_bytes(fields[12:14], "little")
+    bits, valid = int.from_bytes(fields[14:16], "little"), int.from_bytes(fields[18:20], "little")
+    if bits not in (16, 24, 32) or block * 8 != bits * channels or not 0 < valid <= bits - 8:
+        return None
+    return place + 18, fields[14:16]
+
+
+def _riff_format(file: BinaryIO) -> tuple[int, bytes]:
+    """Place and bytes of the ``fmt`` chunk's content; no bytes where it is not before the samples."""
     place = 12
     for _ in range(MOST_CHUNKS):
-        file.seek(place)
-        chunk = file.read(48)
+        chunk = _read_at(file, place, 48)
         length = int.from_bytes(chunk[4:8], "little")
         if len(chunk) < 48 or chunk[:4] == b"data":
             break
         if chunk[:4] == b"fmt ":
-            form, block = int.from_bytes(chunk[8:10], "little"), int.from_bytes(chunk[20:22], "little")
-            channels, bits = int.from_bytes(chunk[10:12], "little"), int.from_bytes(chunk[22:24], "little")
-            valid = int.from_bytes(chunk[26:28], "little")
-            pcm = form == 0xFFFE and length >= 40 and chunk[32:36] == b"\1\0\0\0"
-            if pcm and bits in (16, 24, 32) and block * 8 == bits * channels and 0 < valid <= bits - 8:
-                return place + 26, chunk[22:24]
-            break
+            return place + 8, chunk[8 : 8 + length]
         place += 8 + length + length % 2
-    return None
+    return 0, b""
 
 
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -187,8 +202,7 @@ def _riff_data(file: BinaryIO, kind: bytes) -> tuple[int, int]:
     order = "big" if kind == b"RIFX" else "little"
     place, large = 12, 0
     for _ in range(MOST_CHUNKS):
-        file.seek(place)
-        chunk = file.read(8)
+        chunk = _read_at(file, place, 8)
         if len(chunk) < 8:
             break
         name, length = chunk[:4], int.from_bytes(chunk[4:], order)  # type: ignore[arg-type]
@@ -205,8 +219,7 @@ def _riff_data(file: BinaryIO, kind: bytes) -> tuple[int, int]:
 def _w64_data(file: BinaryIO) -> tuple[int, int]:
     place = 40
     for _ in range(MOST_CHUNKS):
-        file.seek(place)
-        chunk = file.read(24)
+        chunk = _read_at(file, place, 24)
         if len(chunk) < 24:
             break
         length = int.from_bytes(chunk[16:], "little")  # with these 24 bytes
@@ -219,8 +232,7 @@ def _w64_data(file: BinaryIO) -> tuple[int, int]:
 def _caf_data(file: BinaryIO) -> tuple[int, int]:
     place = 8
     for _ in range(MOST_CHUNKS):
-        file.seek(place)
-        chunk = file.read(12)
+        chunk = _read_at(file, place, 12)
         if len(chunk) < 12:
             break
         length = int.from_bytes(chunk[4:], "big", signed=True)  # -1: up to the end
@@ -235,8 +247,7 @@ def _caf_data(file: BinaryIO) -> tuple[int, int]:
 def _form_data(file: BinaryIO) -> tuple[int, int]:
     place = 12
     for _ in range(MOST_CHUNKS):
-        file.seek(place)
-        chunk = file.read(8)
+        chunk = _read_at(file, place, 8)
         if len(chunk) < 8:
             break
         length = int.from_bytes(chunk[4:], "big")
@@ -250,8 +261,7 @@ def _box_data(file: BinaryIO) -> tuple[int, int]:
     """Bytes of all ``mdat`` boxes, and the bytes of other boxes between and before them."""
     place, claimed, end = 0, 0, 0
     for _ in range(MOST_CHUNKS):
-        file.seek(place)
-        box = file.read(16)
+        box = _read_at(file, place, 16)
         length = int.from_bytes(box[:4], "big")
         if length == 1:  # a size of 64 bits follows
             length = int.from_bytes(box[8:16], "big")

@@ -33,6 +33,7 @@ from src.audio.budget import Allowance, MemoryBudget
 from src.audio.errors import AudioError, NoSamples, first_line
 from src.audio.file_view import FileView
 from src.audio.headers import (
+    FARTHEST,
     begins_as_mp3,
     container_bits,
     end_without_tag,
@@ -559,6 +560,13 @@ def _as_floats(frame: Any) -> Samples:
     return queue.take()
 
 
+class _File(io.BufferedReader):
+    """A file in which a damaged header may ask for any place: PyAV prints the traceback of each error."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return super().seek(min(offset, FARTHEST), whence)
+
+
 def _open_file(source: Path | bytes, name: str) -> tuple[BinaryIO, int]:
     if isinstance(source, bytes):
         if not source:
@@ -569,7 +577,7 @@ def _open_file(source: Path | bytes, name: str) -> tuple[BinaryIO, int]:
             what = "is a folder" if source.is_dir() else "is not a file" if source.exists() else "does not exist"
             raise AudioError(f"audio file {name} {what}; give the path of an audio file", "missing_audio")
         # without its name, by whose ending FFmpeg would guess where the content says nothing
-        file = os.fdopen(os.open(source, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)), "rb")
+        file = _File(io.FileIO(os.open(source, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))), _READ)
         size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise AudioError(f"audio file {name}: {error.strerror or error}") from error

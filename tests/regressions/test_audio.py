@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import time
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from src.serving.clip_decoder import ApiError
 from src.serving.clip_decoder import decode as decode_clip
 from src.serving.config import Limits
 from tests.support.decoding_check import by_ffmpeg
-from tests.support.decoding_matrix import encode, sound, wav
+from tests.support.decoding_matrix import as_file, encode, sound, wav
 from tests.support.hostile_clips import SDP, Cost, hls, with_picture
 
 CASES = Path(__file__).resolve().parents[1] / "reference/cases/audio"
@@ -266,6 +267,9 @@ def test_decoded_length_is_compared_with_the_stated_one() -> None:
         decode(wav(pcm[: len(pcm) // 2], size=len(pcm)))
 
 
+RIFF_GUID, WAVE_GUID = bytes.fromhex("2e91cf11a5d628db04c10000"), bytes.fromhex("f3acd3118cd100c04f8edb8a")
+
+
 def valid_bits_wav(bits: int, valid: int) -> bytes:
     """:data:`SCENE` as PCM of ``valid`` bits in the upper ones of containers of ``bits``."""
     steps = np.rint(SCENE.astype(np.float64) * (1 << valid - 1)).astype(np.int64) << bits - valid
@@ -284,7 +288,10 @@ def test_valid_bits_are_not_the_width_of_samples(bits: int, valid: int, tmp_path
     path = tmp_path / "x.wav"
     path.write_bytes(data)
     expected, _ = soundfile.read(path, dtype="float32")
-    for found in (decode(path).samples, decode(data).samples, Cuts(path).read(0, 9000)):
+    size = struct.pack("<Q", len(data) - 44)
+    w64 = b"riff" + RIFF_GUID + size + b"wave" + WAVE_GUID + b"fmt " + WAVE_GUID + struct.pack("<Q", 64)
+    w64 += data[20:60] + b"data" + WAVE_GUID + size + data[68:]
+    for found in (decode(path).samples, decode(data).samples, Cuts(path).read(0, 9000), decode(w64).samples):
         np.testing.assert_allclose(found[0], expected, atol=1e-6)
         np.testing.assert_allclose(found[0], SCENE, atol=2.0 ** (1 - valid))
 
@@ -443,3 +450,31 @@ def test_cells_of_wrong_types_are_errors_that_name_them(tmp_path: Path) -> None:
     for source in (*cells, *stored, *({"array": each, "sampling_rate": 16000} for each in arrays), "a" * 5000):
         with pytest.raises(AudioError):
             load_waveform(source)
+
+
+def test_cuts_are_checked_as_whole_files_are(tmp_path: Path) -> None:
+    """Samples that are not finite were read from a stretch of a file, and written as noise."""
+    samples = SCENE.copy()
+    samples[5000] = np.nan
+    (tmp_path / "x.wav").write_bytes(as_file(samples[:, None], 16000))
+    cuts = Cuts(tmp_path / "x.wav")
+    assert cuts.read(0, 4000).shape == (1, 4000)
+    with pytest.raises(AudioError, match="x.wav: .* not finite"):
+        cuts.read(4000, 8000)
+
+
+def test_headers_lead_nowhere(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Lengths beyond what a system can seek ended in an OSError of the file, or in one that PyAV printed."""
+    far = struct.pack(">Q", 2**63 + 5), struct.pack(">Q", 2**62)
+    starts = [b"caff\0\1\0\0desc" + each for each in far]
+    starts += [b"\0\0\0\x14ftypM4A \0\0\0\0M4A \0\0\0\1free" + each for each in far]
+    starts += [
+        b"riff" + RIFF_GUID + bytes(8) + b"wave" + WAVE_GUID + b"junk" + WAVE_GUID + each[::-1] for each in far
+    ]
+    for number, start in enumerate(starts):
+        path = tmp_path / f"{number}"
+        path.write_bytes(start + bytes(3000))
+        for source in (path, path.read_bytes()):
+            with pytest.raises(AudioError, match="cannot be read"):
+                decode(source)
+    assert "Traceback" not in capfd.readouterr().err
