@@ -407,6 +407,23 @@ def test_cuts_are_those_of_the_decoded_file(tmp_path: Path) -> None:
 
 
 @needs_ffmpeg
+def test_cuts_of_a_file_that_cannot_be_searched(tmp_path: Path) -> None:
+    """Bytes inserted into a FLAC file led the search for its end astray: refused, though all of it is there."""
+    data = encode(sound(44100, 2, 6.0), 44100, "flac", (), tmp_path, "whole")
+    junk = np.random.default_rng(5).bytes(152)
+    for place in range(20_000, 200_000, 6_000):
+        damaged = data[:place] + junk + data[place:]
+        (tmp_path / "x").write_bytes(damaged)
+        try:
+            expected = decode(damaged).samples
+        except AudioError:
+            with pytest.raises(AudioError):
+                Cuts(tmp_path / "x").read(0, 300_000)
+        else:
+            np.testing.assert_array_equal(Cuts(tmp_path / "x").read(0, 300_000), expected)
+
+
+@needs_ffmpeg
 def test_what_looks_like_frames_in_an_ape_tag_is_not_sound(tmp_path: Path) -> None:
     """A cover in an APE tag at the end was taken for damaged frames, and the file refused or made longer."""
     mp3 = encode(sound(16000, 1, 1.0), 16000, "mp3", (), tmp_path, "plain")
