@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -171,6 +172,42 @@ def test_r1_a_damaged_extended_header(tmp_path: Path) -> None:
         assert "extended header cannot be read" in refused(
             tmp_path, "x.tar", data[:place] + new + data[place + len(new) :]
         )
+
+
+def test_r1_members_that_are_lost_without_an_error(tmp_path: Path) -> None:
+    """Two files of one name, an archive behind another one, and archives without any file."""
+    import gzip
+    import warnings
+
+    def twice(*contents: str) -> bytes:
+        data = io.BytesIO()
+        with warnings.catch_warnings(), zipfile.ZipFile(data, "w") as archive:
+            warnings.simplefilter("ignore")
+            for name, content in zip(("a", "./a"), contents, strict=True):
+                archive.writestr(name, content)
+        return data.getvalue()
+
+    assert "'./a' twice, with different content" in refused(tmp_path, "x.zip", twice("1", "2"))
+    assert result(tmp_path, "x.zip", twice("1", "1")) == {"a": b"1"}
+    two = packed("stored.zip", {"one": b"1"}) + packed("stored.zip", {"two": b"2"})
+    assert "several archives in one file" in refused(tmp_path, "x.zip", two)
+    program = b"MZ" + bytes(500)  # as of an archive that unpacks itself
+    assert result(tmp_path, "x.zip", program + packed("stored.zip")) == FILES
+    nothing = {f"x.{kind}": packed(kind, {}) for kind in ALL}
+    nothing |= {"zeros.tar": bytes(1 << 20), "zeros.tar.gz": gzip.compress(bytes(10240))}
+    nothing["folders.zip"] = packed("stored.zip", {"a/": b"", "a/b/": b""})
+    for name, data in nothing.items():
+        assert "it contains no file" in refused(tmp_path, name, data)
+
+
+def test_r1_a_damaged_mark_is_no_mark(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(packed("tar"))
+    mark = tmp_path / "out/.x.tar.unpacked"
+    mark.parent.mkdir()
+    for damaged in (b"\xff\xfe", b"", bytes(30)):
+        mark.write_bytes(damaged)
+        assert found(unpack(tmp_path / "x.tar", tmp_path / "out")) == FILES
+        assert mark.read_bytes() != damaged
 
 
 def volumes(folder: Path, data: bytes, number: int, cut: int = 1) -> list[Path]:
@@ -377,6 +414,56 @@ def test_r3_unknown_methods_and_encryption(tmp_path: Path) -> None:
         with py7zr.SevenZipFile(tmp_path / "e.7z", "w", password="p", header_encryption=hidden) as archive:
             archive.writestr(b"x", "x")
         assert "is encrypted; unpack it by hand" in refused(tmp_path, "x.7z", (tmp_path / "e.7z").read_bytes())
+
+
+def test_r3_what_is_not_supported_is_not_fetched_again(tmp_path: Path) -> None:
+    for place, value in ((6, 99), (8, 0x40)):
+        data = bytearray(packed("stored.zip", {"x": b"1"}))
+        struct.pack_into("<H", data, data.index(b"PK\1\2") + place, value)
+        assert "; unpack it by hand" in refused(tmp_path, "x.zip", bytes(data))
+    for begins, name in ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\x1f\x9d\x90", "compress"), (b"LZIP\1", "lzip")):
+        message = refused(tmp_path, "x.tar", begins + os.urandom(600))
+        assert f"compressed with {name}, which is not supported; unpack it by hand" in message
+    for kind in ("tar", "stored.zip"):
+        assert "remove it" not in refused(tmp_path, f"x.{kind}", packed(kind, {"a/" * 1200 + "x": b"1"}))
+
+
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+from src.common.errors import UserError
+from src.download.unpack import unpack
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+for name in sys.argv[2:]:
+    try:
+        unpack(Path(name), Path(sys.argv[1]))
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_r3_a_disk_that_takes_no_more_is_not_the_archives_fault(tmp_path: Path) -> None:
+    """A good 7z archive was to be removed and fetched again."""
+    kinds = ("7z", "tar.gz", "deflated.zip")
+    for kind in kinds:
+        (tmp_path / f"x.{kind}").write_bytes(packed(kind, {"a": os.urandom(3000)}))
+    names = [str(tmp_path / f"x.{kind}") for kind in kinds]
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "out"), *names]
+    told = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(told) == 3
+    for name, line in zip(names, told, strict=True):
+        assert name in line and "File too large" in line and "; make room" in line and "remove it" not in line
+
+
+def test_r3_an_archive_on_a_broken_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(unpacker.JoinedFile, "readinto", broken)
+    for kind in ("tar.gz", "stored.zip"):
+        assert "the disk fails" in (message := refused(tmp_path, f"x.{kind}", packed(kind)))
+        assert "remove it" not in message
 
 
 def test_r3_a_full_disk_is_not_the_archives_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
