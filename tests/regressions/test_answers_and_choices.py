@@ -185,6 +185,15 @@ def test_t6_hidden_answers_are_no_known_answers(name: str) -> None:
     assert (scores.all_rows.n, scores.all_rows.value, scores.without_gold) == (1, 1.0, 2)
 
 
+@pytest.mark.parametrize("name", ["mmau", "mmar"])
+@pytest.mark.parametrize("choices", [7, 1.5, True, None, [], "one", [None, 1]])
+def test_t5_unusable_options_are_noted_by_the_word_scorers(name: str, choices: Any) -> None:
+    """A number in place of the options ended the scoring in a traceback."""
+    rows = [{**HIDDEN[0], "answer": "one", "choices": choices}, {**HIDDEN[0], "id": "c", "answer": "one"}]
+    scores = score_rows(benchmark(name), rows, rounds=20)
+    assert (scores.all_rows.n, scores.all_rows.value) == (2, 1.0)
+
+
 @pytest.mark.parametrize("name", ["mmsu", "airbench"])
 def test_t6_for_letters(name: str) -> None:
     row = {

@@ -1,6 +1,6 @@
 """Runs whose machine fails or that meet another run: lost devices, full disks, no network, one folder for two.
 
-The rows P3, P5 and P8 of the list of inputs that were handled wrongly.
+The rows P3 to P6 and P8 of the list of inputs that were handled wrongly.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, load_from_disk
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from src.audio.each_clip import each_clip
@@ -40,7 +42,7 @@ from src.corpus.postprocess.split import SplitSettings, create_split
 from src.corpus.postprocess.transcribe import Clips, transcribe_rows
 from src.corpus.targets.llm_settings import PromptSettings, work_dir
 from src.corpus.targets.prompts import create_prompts
-from src.dataset.row_log import SHARDS, ResultLog
+from src.dataset.row_log import SHARDS, ResultLog, StageLog
 from src.generation.job import Job
 from src.generation.run import generate
 from src.generation.task_types import FREE
@@ -49,6 +51,7 @@ from src.inference.engine import Engine
 from src.inference.ensemble import EmbedderEnsemble
 from src.model.audio_embedder import build_feature_extractor
 from src.model.checkpoints import LoadedEmbedder, save_checkpoint
+from src.training.resume import find_resume
 from tests.corpus.targets.fakes import FakeEngine
 from tests.generation.conftest import free_rows, save_set
 from tests.generation.fakes import ScriptedBackend
@@ -468,3 +471,76 @@ def old_folder_locked(old: Path) -> Iterator[None]:
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     yield
     os.close(descriptor)
+
+
+# P4: records and LoRA files of the newest checkpoint were not looked at, so that a torn one ended every start
+
+
+def test_p4_every_file_of_a_checkpoint_is_looked_at(tmp_path: Path) -> None:
+    checkpoint = {
+        "alarm_config.json": b'{"model": {"lora": {"r": 4}}}',
+        "trainer_state.json": b'{"global_step": 6}',
+        "rows_done.json": b'{"epoch": 0, "parts": []}',
+        "lora/adapter_config.json": b'{"r": 4}',
+    }
+    for number in (3, 6):
+        folder = tmp_path / f"checkpoint-{number}"
+        (folder / "lora").mkdir(parents=True)
+        for name, content in checkpoint.items():
+            (folder / name).write_bytes(content)
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            torch.save({"a": torch.ones(9)}, folder / name)
+        for name in ("model.safetensors", "lora/adapter_model.safetensors"):
+            save_file({"a": torch.ones(9)}, folder / name)
+    newest, older = tmp_path / "checkpoint-6", tmp_path / "checkpoint-3"
+    files = [path for path in newest.rglob("*") if path.is_file()]
+    assert len(files) == 9 and find_resume(True, tmp_path) == newest
+    for path in files:
+        whole = path.read_bytes()
+        for torn in (b"", whole[: len(whole) // 2], whole[:-3], bytes(len(whole))):
+            path.write_bytes(torn)
+            assert find_resume(True, tmp_path) == older, (path.name, len(torn))
+        path.write_bytes(whole)
+    assert find_resume(True, tmp_path) == newest
+
+
+# P6: row logs whose files are damaged in other ways than by a cut
+
+
+@pytest.mark.parametrize("settings", [b"null", b"[]", b"[1]", b"5", b'"x"', b"", b"{", b"\xff", b"\0\0"])
+def test_p6_a_log_of_unknown_settings_is_not_continued(settings: bytes, tmp_path: Path) -> None:
+    """``null`` let results of any settings be mixed; other values ended in tracebacks."""
+    with ResultLog(tmp_path / "out", {"seed": 1}) as results:
+        results.append({"key": "a"})
+    (tmp_path / "out/.shards/settings.json").write_bytes(settings)
+    with pytest.raises(UserError, match=r"holds results of other settings \(seed\); give overwrite=true"):
+        ResultLog(tmp_path / "out", {"seed": 1})
+    StageLog(tmp_path / "stage", np.arange(2), {"seed": 1}).close()
+    (tmp_path / "stage/settings.json").write_bytes(settings)
+    with pytest.raises(UserError, match="holds results of other settings"):
+        StageLog(tmp_path / "stage", np.arange(2), {"seed": 1})
+
+
+ODD_LINES = [
+    b"[" * 100_000, b"\0" * 40, b"\xff\xfe", b"null", b"5", b"[]", b"{}", b'{"key": [1], "dataset_index": "0"}',
+    b'{"dataset_index": 99999999999999999999, "input": 1, "ok": true}',
+    b'{"dataset_index": 0, "input": 99999999999999999999, "ok": true}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ODD_LINES, ids=range(len(ODD_LINES)))
+def test_p6_a_line_that_is_no_record_is_named_or_done_again(line: bytes, tmp_path: Path) -> None:
+    with ResultLog(tmp_path / "out", {}) as results:
+        results.append({"key": "a"})
+    log = StageLog(tmp_path / "stage", np.arange(2), {})
+    log.append(0, 7, True)
+    log.close()
+    for part in tmp_path.rglob("part-00000.jsonl"):
+        part.write_bytes(line + b"\n" + part.read_bytes())
+    with ResultLog(tmp_path / "out", {}) as results:
+        assert list(results.read()) == ["a"]
+    with pytest.raises(
+        UserError, match="part-00000.jsonl, line 1: not a record of this stage .*; delete the line"
+    ) as told:
+        StageLog(tmp_path / "stage", np.arange(2), {})
+    assert "\n" not in str(told.value)
