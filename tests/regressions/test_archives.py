@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import http.server
 import io
 import os
 import shutil
@@ -12,6 +13,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,12 @@ import pytest
 
 from src.common.errors import UserError
 from src.common.paths import REPO_ROOT
+from src.common.retry import RetryPolicy
 from src.corpus.collect import sources
 from src.corpus.collect.sources import Workspace, gather
 from src.corpus.recipe import Files, Options, web
 from src.download import unpack as unpacker
+from src.download.download import fetch
 from src.download.sources import WebFile
 from src.download.unpack import unpack, unpack_volumes
 from tests.corpus.collect.test_sources import with_sources
@@ -248,6 +252,57 @@ def test_r1_volumes_exchanged_missing_or_doubled(tmp_path: Path, kind: str, cut:
             assert found(unpack_volumes(named, how, folder / "out")) == kinds and number < 2
         except UserError:
             assert not list((folder / "out").iterdir())
+
+
+OLD, NEW = bytes(range(256)) * 40, bytes(range(255, -1, -1)) * 40
+
+
+class RangeServer(http.server.BaseHTTPRequestHandler):
+    """Cuts its first reply; what it does when asked for the rest is named by the path."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        start = int(asked[6:-1]) if asked else 0
+        content, end, kind = OLD, len(OLD), self.path.strip("/").replace("%20", " ")
+        if kind in ("time", "tag", "size") and self.server.asked:  # type: ignore[attr-defined]
+            content = OLD + NEW if kind == "size" else NEW
+            end = len(content)
+        if kind == "other start":
+            start //= 2
+        if kind == "less" and asked:
+            end = min(end, start + 4000)
+        self.send_response(206 if asked else 200)
+        if asked and kind != "unnamed":
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
+        edition = "2" if content is not OLD else "1"
+        if kind == "time":
+            self.send_header("Last-Modified", f"Mon, 0{edition} Jan 2024 00:00:00 GMT")
+        if kind in ("time", "tag"):
+            self.send_header("ETag", f'"{len(self.server.asked) if kind == "time" else edition}"')  # type: ignore[attr-defined]
+        body = content[start:end]
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body if self.server.asked else body[:3000])  # type: ignore[attr-defined]
+        self.server.asked.append(asked)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [("time", NEW), ("tag", NEW), ("size", OLD + NEW), ("other start", OLD), ("unnamed", OLD), ("less", OLD)],
+)
+def test_r1_a_download_is_of_one_edition_and_whole(tmp_path: Path, kind: str, content: bytes) -> None:
+    """The rest of a changed file was appended to the old part, and the part of a range was taken for the file."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), RangeServer) as server:
+        server.asked = []  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        source = WebFile(f"http://127.0.0.1:{server.server_port}/{kind.replace(' ', '%20')}", "a.tar")
+        policy = RetryPolicy(attempts=5, first_wait=0.01, longest_wait=0.02, timeout=5)
+        assert fetch(source, tmp_path, policy).read_bytes() == content
+        server.shutdown()
+    assert os.listdir(tmp_path) == ["a.tar"]
 
 
 KILLED = """
