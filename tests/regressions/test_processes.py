@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import json
 import os
 import subprocess
@@ -26,6 +27,7 @@ from datasets import Dataset, load_from_disk
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from src.audio.each_clip import each_clip
 from src.audio.waveform import Waveform
@@ -36,6 +38,7 @@ from src.common.errors import MachineError, UserError, explain, machine_fault
 from src.common.lock import holder_file, lock_folder, locked_folders
 from src.common.paths import REPO_ROOT, indexes_dir, indexes_filtered_dir, merged_dir, raw_dir, responses_dir
 from src.corpus.collect.build import CollectSettings, collect
+from src.corpus.collect.pool import run_all
 from src.corpus.postprocess.merge import MergeSettings, Published, merge_corpus
 from src.corpus.postprocess.merged_set import merge_to_one_set
 from src.corpus.postprocess.split import SplitSettings, create_split
@@ -244,6 +247,51 @@ def test_p8_faults_of_the_program_keep_their_traceback(error: Exception) -> None
 
     with pytest.raises(type(error)):
         run_cli(fail)
+
+
+def test_p8_names_that_the_file_system_does_not_take_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An output folder that is a file, below a file, too long or a link in a circle ended in a traceback."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    names = {
+        "file": "is not a folder; remove it", "file/run": "a part of this path is a file",
+        "x" * 300: "is longer than",
+        "circle": "is not a folder", "circle/run": "go in a circle", "nowhere": "is not a folder",
+    }  # fmt: skip
+    for name, said in names.items():
+        with pytest.raises(SystemExit) as ended:
+            run_cli(functools.partial(_lock_and_release, tmp_path / name))
+        told = capsys.readouterr().err
+        assert ended.value.code == 1 and told.startswith("error: ") and told.count("\n") == 1
+        assert str(tmp_path) in told and said in told, told
+
+
+def _lock_and_release(folder: Path) -> None:
+    with locked_folders([folder]):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the loader that was not made
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.ENOSYS, errno.ENOENT])
+def test_m3_worker_processes_without_shared_memory_are_one_line(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full ``/dev/shm`` was "the disk is full; choose another folder"; a missing one was a traceback."""
+    from multiprocessing import synchronize
+
+    def none(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(synchronize._multiprocessing, "SemLock", none)  # type: ignore[attr-defined]
+    for start in (lambda: list(run_all(str, [1], 1, str)), lambda: list(DataLoader([1], num_workers=1))):  # type: ignore[arg-type]
+        with pytest.raises(SystemExit) as ended:
+            run_cli(lambda start=start: len(start()))  # type: ignore[misc]
+        told = capsys.readouterr().err
+        assert ended.value.code == 1 and told.count("\n") == 1
+        assert told.startswith("error: /dev/shm: worker processes need it") and "--jobs 0" in told
 
 
 SAVE = {
