@@ -21,9 +21,10 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
-from datasets import Dataset, load_from_disk
+from datasets import Dataset, DatasetDict, load_from_disk
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -31,10 +32,12 @@ from torch.utils.data import DataLoader
 
 from src.audio.each_clip import each_clip
 from src.audio.waveform import Waveform
+from src.benchmarks.run_loader import open_splits
 from src.common import lock
 from src.common.cli import run_cli
 from src.common.config import compose
 from src.common.errors import MachineError, UserError, explain, machine_fault
+from src.common.existing import set_problem
 from src.common.lock import holder_file, lock_folder, locked_folders
 from src.common.paths import REPO_ROOT, indexes_dir, indexes_filtered_dir, merged_dir, raw_dir, responses_dir
 from src.corpus.collect.build import CollectSettings, collect
@@ -46,6 +49,7 @@ from src.corpus.postprocess.transcribe import Clips, transcribe_rows
 from src.corpus.targets.llm_settings import PromptSettings, work_dir
 from src.corpus.targets.prompts import create_prompts
 from src.dataset.row_log import SHARDS, ResultLog, StageLog
+from src.dataset.tables import open_split
 from src.generation.job import Job
 from src.generation.run import generate
 from src.generation.task_types import FREE
@@ -592,3 +596,35 @@ def test_p6_a_line_that_is_no_record_is_named_or_done_again(line: bytes, tmp_pat
     ) as told:
         StageLog(tmp_path / "stage", np.arange(2), {})
     assert "\n" not in str(told.value)
+
+
+def test_p6_a_saved_set_that_is_cut_between_two_batches_is_not_whole(tmp_path: Path) -> None:
+    """The library returns the rows in front of the cut, and the set counted as complete."""
+    rows = Dataset.from_list([{"dataset_index": number, "text": "x" * 50} for number in range(40)])
+    DatasetDict({"train": rows, "test": rows.select(range(3))}).save_to_disk(tmp_path)
+    (path,) = (tmp_path / "train").glob("*.arrow")
+    table = pa.ipc.open_stream(path.read_bytes()).read_all()
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=10)
+    whole = path.read_bytes()
+    assert set_problem(tmp_path) is None and len(open_split(tmp_path, "train", "rows")) == 40
+    read_by_the_library = 0
+    for size in range(0, len(whole), 4):
+        path.write_bytes(whole[:size])
+        assert set_problem(tmp_path), size
+        with pytest.raises(UserError, match="cut|not a saved data set") as told:
+            open_split(tmp_path, "train", "rows")
+        assert "\n" not in str(told.value)
+        with pytest.raises(UserError, match="no saved data set at"):
+            open_splits(tmp_path)
+        with suppress(Exception):
+            read_by_the_library += bool(Dataset.from_file(str(path)))
+    assert read_by_the_library, "some cuts are seen only by the missing end"
+    path.write_bytes(whole)
+    for name in ("dataset_dict.json", "train/state.json", "train/dataset_info.json"):
+        before = (tmp_path / name).read_bytes()
+        for damaged in (b"", b"null", b'{"splits": 5}', b'{"splits": [1]}', b'{"_data_files": [{"filename": 5}]}'):
+            (tmp_path / name).write_bytes(damaged)
+            assert set_problem(tmp_path), (name, damaged)
+        (tmp_path / name).write_bytes(before)
+    assert set_problem(tmp_path) is None
