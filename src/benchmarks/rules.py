@@ -91,7 +91,12 @@ def _word_notes(rows: Sequence[BenchmarkRow], groupings: Sequence[GroupBy]) -> l
         "the answer is no text (null or missing: not counted)": [
             not isinstance(row.get("answer"), str) for row in rows
         ],
-        "a choice is no text": [any(not isinstance(item, str) for item in row.get("choices") or ()) for row in rows],
+        "a choice is no text": [
+            any(not isinstance(item, str) for item in choices)
+            if isinstance(choices, Iterable)
+            else choices is not None
+            for choices in (row.get("choices") for row in rows)
+        ],
     }
     for grouping in groupings:
         if grouping.fixed:

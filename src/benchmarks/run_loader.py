@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src.common.errors import UserError
+from src.common.existing import load_saved
 from src.common.retry import load_hub_dataset
 
 JsonRows = list[dict[str, Any]]
@@ -71,10 +72,8 @@ def _read_list(text: str, path: Path) -> JsonRows:
 
 def open_splits(folder: Path) -> dict[str, Any]:
     """Splits of a saved data set, audio left as stored. Raises :class:`UserError` if there is none."""
-    from datasets import load_from_disk
-
     try:
-        return _encoded(load_from_disk(str(folder)))
+        return _encoded(load_saved(folder))
     except (FileNotFoundError, OSError, ValueError) as error:
         raise UserError(f"no saved data set at {folder}: {' '.join(str(error).split())[:200]}") from error
 

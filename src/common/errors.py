@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import socket
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -69,6 +70,9 @@ _WRITING = {
     errno.ENFILE: "too many open files on this machine; close other programs, or raise the limit",
     errno.ENOMEM: "no memory is left; use smaller batches or fewer workers",
     errno.EFBIG: "the file is larger than this file system or `ulimit -f` allows; choose another folder",
+    errno.ENAMETOOLONG: "the name is longer than this file system allows; choose a shorter one",
+    errno.ENOTDIR: "a part of this path is a file; choose another folder",
+    errno.ELOOP: "its symbolic links go in a circle; choose another folder",
 }
 _IN_TEXT = re.compile(r"\(os error (\d+)\)|\[errno (\d+)\]", re.IGNORECASE)
 """Where libraries in Rust and C++ (safetensors, Arrow) put the number."""
@@ -142,6 +146,11 @@ def explain(error: BaseException) -> str | None:
     """One line about an error of the machine, with the path or address and the fix; ``None`` for other errors."""
     for each in _chain(error):
         number = _number(each)
+        if isinstance(each, OSError) and _of_semaphores(each):
+            return (
+                f"/dev/shm: worker processes need it ({each.strerror}); make room there, mount it for writing, or "
+                "work without them (--jobs 0, training_args.dataloader_num_workers=0)"
+            )
         if number in _WRITING and not _of_network(each):
             names = (getattr(each, name, None) for name in ("filename", "filename2"))  # two files: a move
             named = [str(os.fsdecode(name)) for name in names if name]
@@ -195,6 +204,12 @@ def _of_network(error: BaseException) -> bool:
         kind.__module__.partition(".")[0] in _NETWORK_MODULES and _NETWORK_TYPES.search(kind.__name__)
         for kind in kinds
     )
+
+
+def _of_semaphores(error: OSError) -> bool:
+    """Whether an error was raised while a semaphore was made, which Linux keeps in ``/dev/shm`` (sem_overview(7))."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__") == "multiprocessing.synchronize" for frame, _ in frames)
 
 
 def _number(error: BaseException) -> int | None:

@@ -21,6 +21,8 @@ LISTING = "dataset_dict.json"
 """File of a saved ``DatasetDict`` that lists its splits; a folder without it is not a data set."""
 RECORD = "run.json"
 _KEY = "dataset_index"
+_END = b"\xff\xff\xff\xff\0\0\0\0"
+"""End of an Arrow stream (https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format)."""
 Step = Literal["write", "skip", "resume"]
 
 
@@ -129,30 +131,58 @@ def listed_splits(folder: Path) -> Sequence[str]:
         return [""] if (folder / "state.json").is_file() else []
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    return list(splits)
+    return splits if isinstance(splits, list) and all(isinstance(split, str) for split in splits) else []
+
+
+def load_saved(folder: Path) -> Any:
+    """``datasets.load_from_disk``. Raises also ValueError if a file is cut: the library may return fewer rows."""
+    from datasets import load_from_disk
+
+    for split in listed_splits(folder):
+        for name in _arrow_files(folder / split) or ():
+            if not _has_end(folder / split / name):
+                raise ValueError(f"{Path(split, name)} is cut; write or copy the set again")
+    return load_from_disk(str(folder))
+
+
+def _arrow_files(folder: Path) -> list[str] | None:
+    """Names of a split's files; None if its ``state.json`` is missing or broken."""
+    try:
+        names = [file["filename"] for file in json.loads((folder / "state.json").read_text())["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return names if all(isinstance(name, str) for name in names) else None
+
+
+def _has_end(path: Path) -> bool:
+    """Whether an Arrow file ends as it should: one cut between two batches is read as one of fewer rows."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - len(_END)))
+        return file.read() == _END
 
 
 def _open_split(folder: Path) -> Any:
     """The memory-mapped Arrow table of a split, or a text that says why it cannot be opened."""
     import pyarrow as pa
 
-    try:
-        names = [file["filename"] for file in json.loads((folder / "state.json").read_text())["_data_files"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    names = _arrow_files(folder)
+    if names is None:
         return "state.json is missing or broken"
+    try:
+        features = list(json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))["features"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "dataset_info.json is missing or broken"
     tables = []
     for name in names:
         try:
             tables.append(pa.ipc.open_stream(pa.memory_map(str(folder / name))).read_all())
+            if not _has_end(folder / name):
+                return f"{name} is cut"
         except (OSError, pa.ArrowInvalid) as error:
             return f"{name} cannot be read ({' '.join(str(error).split())[:100]})"
     if tables:
         return pa.concat_tables(tables)
-    try:
-        names = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))["features"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return "dataset_info.json is missing or broken"
-    return pa.table({name: pa.array([], pa.null()) for name in names})
+    return pa.table({name: pa.array([], pa.null()) for name in features})
 
 
 def _key_problem(table: Any, wanted: np.ndarray) -> str | None:

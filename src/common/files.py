@@ -57,7 +57,7 @@ def read_json_lines(path: Path, skip_broken: bool = False) -> Iterator[Any]:
                 continue
             try:
                 yield json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 if not skip_broken:
                     raise UserError(f"{path}, line {number}: not JSON ({error}); one value per line") from error
 

@@ -53,7 +53,8 @@ class FolderLock:
 def lock_folder(directory: Path) -> FolderLock:
     """Lock a folder, which is created if it does not exist.
 
-    Raises :class:`UserError` naming the other process if that keeps the lock for more than :data:`LOCK_SECONDS`.
+    Raises :class:`UserError` if it is a file, and naming the other process if that keeps the lock for more than
+    :data:`LOCK_SECONDS`.
     """
     began = time.monotonic()
     since = time.time()
@@ -148,7 +149,10 @@ def holder_file(directory: Path) -> Path:
 def _open(directory: Path) -> int:
     while True:
         _restore(directory)
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise UserError(f"{directory} is not a folder; remove it, or choose another folder") from error
         try:
             return os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:  # removed between the two

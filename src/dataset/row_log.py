@@ -83,7 +83,7 @@ class RowLog:
     def read_parts(self, add: Callable[[int, dict[str, Any]], None]) -> None:
         """Call ``add(place, record)`` for every record in the order of writing.
 
-        ``add`` may raise KeyError, TypeError or ValueError for what is not a record of this log.
+        ``add`` may raise KeyError, TypeError, ValueError or OverflowError for what is not a record of this log.
         """
         for number, path in enumerate(self.parts):
             offset = 0
@@ -94,7 +94,7 @@ class RowLog:
                         break
                     try:
                         add((number << _OFFSET_BITS) | offset, json.loads(line))
-                    except (ValueError, KeyError, TypeError) as error:
+                    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                         if self.strict:
                             raise UserError(
                                 f"{path}, line {count}: not a record of this stage ({error}); delete the line, or "
@@ -259,12 +259,12 @@ class StageLog(RowLog):
 
 
 def _read_settings(folder: Path) -> dict[str, Any] | None:
-    """Settings of a log; None without a file, empty if it cannot be read."""
+    """Settings of a log; None without a file, empty if it cannot be read or is no object."""
     path = folder / SETTINGS
     if not path.is_file():
         return None
     try:
-        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
         return {}
-    return known
+    return known if isinstance(known, dict) else {}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from src.common.errors import UserError
+from src.common.existing import load_saved
 
 KEY = "dataset_index"
 _CHUNK = 100_000
@@ -26,11 +27,11 @@ def open_split(directory: Path, split: str, purpose: str) -> Any:
 
     Raises :class:`UserError` if the folder, or the split in it, does not exist; ``purpose`` names it in the message.
     """
-    from datasets import DatasetDict, load_from_disk
+    from datasets import DatasetDict
 
     _check_folder(directory, purpose)
     try:
-        saved = load_from_disk(str(directory))
+        saved = load_saved(directory)
     except (FileNotFoundError, ValueError, OSError) as error:
         raise UserError(f"{purpose}: {directory} is not a saved data set ({error})") from error
     splits = saved if isinstance(saved, DatasetDict) else {"train": saved}

@@ -12,6 +12,7 @@ import bz2
 import functools
 import io
 import lzma
+import posixpath
 import re
 import stat
 import struct
@@ -47,6 +48,8 @@ _TAR_KINDS = {
     tarfile.GNUTYPE_SPARSE: "a sparse file",
 }
 _VOLUME_LABEL = b"V"
+_OTHER_COMPRESSION = {b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4", b"\x1f\x9d": "compress",
+                      b"LZIP": "lzip", b"\x5d\0\0": "lzma", b"\x89LZO": "lzop"}  # fmt: skip
 
 _ZIP_KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket",
               stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}  # fmt: skip
@@ -345,6 +348,8 @@ def _decompressed(source: IO[bytes]) -> Iterator[bytes]:
         make = bz2.BZ2Decompressor
     elif start.startswith(b"\xfd7zXZ\0"):
         make = functools.partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
+    elif method := next((name for begins, name in _OTHER_COMPRESSION.items() if start.startswith(begins)), ""):
+        raise UnpackError(f"it is compressed with {method}, which is not supported", BY_HAND)
     if make is None:
         while start:
             yield start
@@ -387,8 +392,23 @@ def zip_members(source: IO[bytes], budget: Budget, starts: Sequence[int], own_vo
             raise UnpackError("there are bytes in front of its first member; is a part there twice?")
         if archive.start_dir > directory_end:
             raise UnpackError("its directory is not where its end says")
+        source.seek(0)
+        # programs that unpack themselves stand in front of their archive, but no other archive does
+        if source.read(4) == b"PK\3\4" and all(info.header_offset for info in members):
+            raise UnpackError("it begins with a member that is not in its directory: several archives in one file?")
+        _check_repeated(members)
         for info in members:
             yield _zip_member(archive, source, info, budget)
+
+
+def _check_repeated(members: Iterable[zipfile.ZipInfo]) -> None:
+    """Raises :class:`UnpackError` for two files of one name, unless their content is the same."""
+    seen: dict[str, tuple[int, int]] = {}
+    for info in members:
+        content = info.CRC, info.file_size
+        # unlike in a tar, to which newer files are appended, nothing says which of them is right
+        if seen.setdefault(posixpath.normpath(info.filename), content) != content:
+            raise UnpackError(f"it contains {shown(info.filename)} twice, with different content", ELSEWHERE)
 
 
 def _read_zip_end(source: IO[bytes], size: int) -> tuple[int, int, int]:

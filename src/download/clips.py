@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import filecmp
 import io
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,18 +18,35 @@ _MARGIN_SECONDS = 0.1
 def find_below(roots: Sequence[Path], path: str) -> Path:
     """The file ``path`` below one of the roots or one of their folders (archives may bring their own folder).
 
-    Raises :class:`UserError` if there is none, or the path leaves the root.
+    Names written with composed characters are those with decomposed ones (macOS) and the other way round.
+
+    Raises :class:`UserError` if there is none, if several of the folders have different ones, or if the path leaves
+    the root.
     """
     if ".." in Path(path).parts or Path(path).is_absolute():
         raise UserError(f"the path {path} leaves the folder of the data; it is refused")
-    for root in roots:
-        if (root / path).is_file():
-            return root / path
-    for root in roots:
-        for folder in sorted(child for child in root.iterdir() if child.is_dir()):
-            if (folder / path).is_file():
-                return folder / path
+    forms = dict.fromkeys([path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))])
+    for form in forms:
+        for root in roots:
+            if _is_file(root / form):
+                return root / form
+        folders = [child for root in roots for child in sorted(root.iterdir()) if child.is_dir()]
+        found = [folder / form for folder in folders if _is_file(folder / form)]
+        for other in found[1:]:
+            if not filecmp.cmp(found[0], other, shallow=False):
+                raise UserError(f"{found[0]} and {other} are different files; give a folder with one of them")
+        if found:
+            return found[0]
     raise UserError(f"there is no {path} in {', '.join(map(str, roots))}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def rewrite_clip(source: Path, target: Path, rate: int = 16_000, max_seconds: int | None = None) -> None:

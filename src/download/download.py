@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import shutil
 import urllib.error
 import urllib.request
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from src.common.errors import UserError, say_where
+from src.common.files import write_json
 from src.common.log import get_logger
 from src.common.retry import RetryPolicy, is_network_failure, retrying, status_of
 from src.download.sources import DownloadSource, DriveFolderFile, HubFile, WebFile
@@ -49,12 +52,15 @@ def fetch(source: DownloadSource, folder: Path, policy: RetryPolicy | None = Non
 
 
 def _fetch_web(source: WebFile, folder: Path, policy: RetryPolicy) -> Path:
-    """Write ``NAME.part`` with a range request for what is missing; rename it when it is complete."""
+    """Write ``NAME.part`` with a range request for what is missing; rename it when it is complete.
+
+    ``NAME.edition`` says of which edition of the file the part is: two of them in one file would be taken for whole.
+    """
     target = folder / source.name
     if target.is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.part")
+    part, edition = (target.with_name(f"{target.name}.{kind}") for kind in ("part", "edition"))
     have = part.stat().st_size if part.is_file() else 0
     headers = {**_AGENT, **({"Range": f"bytes={have}-"} if have else {})}
     try:
@@ -64,7 +70,13 @@ def _fetch_web(source: WebFile, folder: Path, policy: RetryPolicy) -> Path:
                 what = "the server sends a web page instead of the file (too many downloads today?)"
                 raise UserError(_by_hand(source, what))
             expected = int(reply.headers.get("Content-Length") or -1)
+            start, announced = _edition(reply)
+            if reply.status == 206 and (start != have or not _is_same_edition(edition, announced)):
+                part.unlink()
+                raise ConnectionError("the rest is of another edition than the partial file; starting over")
             log.info("%s: %s", source.name, f"going on at byte {have}" if reply.status == 206 else "downloading")
+            if reply.status != 206:
+                write_json(edition, announced)
             received = 0
             with part.open("ab" if reply.status == 206 else "wb") as file:
                 while block := reply.read(_BLOCK):
@@ -80,8 +92,34 @@ def _fetch_web(source: WebFile, folder: Path, policy: RetryPolicy) -> Path:
     # https://github.com/python/cpython/issues/115997
     if 0 <= expected != received:
         raise ConnectionError(f"{received} of {expected} bytes came")
+    size = part.stat().st_size
+    if announced["size"] not in (None, size):  # servers may send less than what was asked for (RFC 9110, 14.2)
+        raise ConnectionError(f"{size} of {announced['size']} bytes came")
     part.replace(target)
+    edition.unlink(missing_ok=True)
     return target
+
+
+def _edition(reply: Any) -> tuple[int | None, dict[str, Any]]:
+    """First byte of a partial reply, and what tells this edition of the file from another: its size and its time.
+
+    A tag stands in for the time where there is none; servers behind one address may have different tags.
+    """
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", (reply.headers.get("Content-Range") or "").strip())
+    size = (found[2] if found else None) if reply.status == 206 else reply.headers.get("Content-Length")
+    time = reply.headers.get("Last-Modified") or reply.headers.get("ETag")
+    return int(found[1]) if found else None, {"size": int(size) if size and size.isdecimal() else None, "time": time}
+
+
+def _is_same_edition(path: Path, announced: dict[str, Any]) -> bool:
+    """Whether nothing in the record of a partial file contradicts what is announced now."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        return all(announced[name] in (None, before[name]) for name in announced if before[name] is not None)
+    except FileNotFoundError:
+        return True  # of an earlier version of this program
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _by_hand(source: WebFile, what: str) -> str:

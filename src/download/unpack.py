@@ -35,6 +35,7 @@ _BUFFER = 1 << 20
 _ROOM = 64 << 20
 """Bytes written before the free space of the disk is looked at again."""
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_OTHER_DISK = "make room, or give another folder (ALARM_DATA_ROOT)"
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 _OURS = re.compile(r"\..*\.(unpacked|unpacking)")
 
@@ -53,7 +54,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     state = archive.stat()
     done = f"{state.st_size} {state.st_mtime_ns}"
     mark = folder / f".{archive.name}.unpacked"
-    if mark.is_file() and mark.read_text() == done:
+    if mark.is_file() and mark.read_bytes() == done.encode():
         return folder
     unpack_volumes([archive], "archive", folder)
     mark.write_text(done)
@@ -71,8 +72,8 @@ def unpack_volumes(paths: Sequence[Path], kind: ArchiveKind, folder: Path) -> Pa
         kind: ``archive`` for one file, known by its ending; ``tar`` (compressed or not) or ``zip`` for an archive
             that was cut anywhere; ``split_zip`` for zip's own volumes, ``.z01`` to the last, ``.zip``.
 
-    Raises :class:`UserError` if the archive is damaged, encrypted or of an unknown method, contains anything but
-    files and folders below ``folder``, unpacks to far more than its size, or does not fit the disk.
+    Raises :class:`UserError` if the archive is damaged, encrypted or of an unknown method, contains no file or
+    anything but files and folders below ``folder``, unpacks to far more than its size, or does not fit the disk.
     """
     where = str(paths[0]) if len(paths) == 1 else ", ".join(path.name for path in paths)
     log.info("unpacking %s", where)
@@ -114,10 +115,16 @@ def _write_members(paths: Sequence[Path], kind: ArchiveKind, staging: Path) -> N
             for member in members:
                 if not writer.write(member) and len(paths) > 1:
                     raise UnpackError(f"{shown(member.name)} is in it twice; is a part there twice?")
+            if not writer.has_files:
+                raise UnpackError("it contains no file")
     except UnpackError:
         raise
+    except NotImplementedError as error:  # zipfile: a newer version of the format, strong encryption
+        raise UnpackError(str(error), BY_HAND) from error
     except Exception as error:  # LZMAError, zlib.error, struct.error, EOFError and others
         reason = ascii(" ".join(str(error).split())[:200]).strip("'\"") or "it is not whole"
+        if isinstance(error, OSError) and error.errno in _DISK:  # the archive may be whole
+            raise UnpackError(f"the disk fails ({reason})", _OTHER_DISK) from error
         raise UnpackError(f"{reason} ({type(error).__name__})") from error
 
 
@@ -148,6 +155,11 @@ class _MemberWriter:
         self._folders = {staging}
         self._written: set[str] = set()
         self._room = 0
+
+    @property
+    def has_files(self) -> bool:
+        """Whether a file was written."""
+        return bool(self._written)
 
     def write(self, member: Member) -> bool:
         """Write one member; whether it is a folder or the first file of this name."""
@@ -192,13 +204,13 @@ def _disk_errors(target: str | Path) -> Iterator[None]:
     """Errors of the disk are not the archive's fault."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         disk = isinstance(error, OSError) and error.errno in _DISK
         folder, _, name = str(target).rpartition("/")
         raise UnpackError(
             f"{shown(name)} cannot be written in {folder}: {reason}",
-            "make room, or give another folder (ALARM_DATA_ROOT)" if disk else ELSEWHERE,
+            _OTHER_DISK if disk else ELSEWHERE,
         ) from error
 
 
@@ -256,6 +268,8 @@ def _unpack_7z(archive: Path, staging: Path, budget: Budget) -> None:
     except py7zr.exceptions.UnsupportedCompressionMethodError as error:
         raise UnpackError("its compression method is not supported", BY_HAND) from error
     written = {path: path.lstat().st_size for path in staging.rglob("*") if path.is_symlink() or not path.is_dir()}
+    if not expected:
+        raise UnpackError("it contains no file")
     if written != expected:
         raise UnpackError(f"it has {len(expected)} files, and {len(written)} came out as its directory says")
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from src.audio.roots import roots_of, stored_cell
 from src.common.errors import UserError
+from src.common.existing import load_saved
 from src.common.paths import indexes_dir, indexes_filtered_dir, prompts_dir, raw_dir
 from src.common.retry import load_hub_dataset
 from src.dataset.tables import KEY, join_rows, open_split, read_keys
@@ -88,13 +89,13 @@ def open_tables(config: DatasetConfig, seed: int) -> list[Table]:
 
 
 def _native_splits(name: str) -> dict[str, Any]:
-    from datasets import Dataset, DatasetDict, load_from_disk
+    from datasets import Dataset, DatasetDict
 
     folder = next((path for path in (raw_dir(name), Path(name)) if path.is_dir()), None)
     if folder is None and (name.count("/") != 1 or name.startswith((".", "~", "/"))):
         raise UserError(f"dataset.name={name}: no folder {raw_dir(name)}, and a Hub id reads OWNER/NAME")
     try:
-        loaded = load_from_disk(str(folder)) if folder else load_hub_dataset(name)
+        loaded = load_saved(folder) if folder else load_hub_dataset(name)
     except UserError:
         raise
     except Exception as error:

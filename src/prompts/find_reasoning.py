@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from typing import Any
 
@@ -14,6 +15,9 @@ log = get_logger(__name__)
 _ASKED = [{"role": "user", "content": "x"}]
 _SWITCHES = ("enable_thinking", "thinking")
 """Variables with which templates switch the reasoning: Qwen3, SmolLM3, GLM; Granite, DeepSeek-V3.1."""
+_TAG = re.compile(r"(<\|?|\[|◁)([A-Za-z][\w:.-]*)(\|?>|\]|▷)")
+_ABOUT_REASONING = re.compile(r"think|thought|reason", re.IGNORECASE)
+_ENDS = {"begin": "end", "BEGIN": "END", "start": "end", "START": "END"}
 _FOUND: weakref.WeakKeyDictionary[Any, tuple[Any, Reasoning]] = weakref.WeakKeyDictionary()
 _CHOSEN: weakref.WeakKeyDictionary[Any, ReasoningFormat] = weakref.WeakKeyDictionary()
 
@@ -23,7 +27,8 @@ def find_reasoning(tokenizer: ChatTokenizer) -> Reasoning:
 
     A model is expected to reason if its header opens the reasoning, its default system text asks for it, or a switch
     of its template can turn it off; with no switch, if its template knows the format at all. A header that closes the
-    reasoning at once turns it off. The format is ``think`` where the template has none.
+    reasoning at once turns it off. Two tags about thoughts in the template that are no known format's are a format of
+    their own (``<seed:think> </seed:think>``). The format is ``think`` where the template has none.
     """
     template = getattr(tokenizer, "chat_template", None)
     known = _FOUND.get(tokenizer)
@@ -68,12 +73,32 @@ def _find(tokenizer: ChatTokenizer, template: str) -> Reasoning:
     known = [
         form for form in formats if form.opening in template and (form.answer_opening or form.closing) in template
     ]
-    for form in (*known, *(each for each in formats if not each.answer_opening)):
+    own = [] if known else _own_format(template, header)
+    for form in (*known, *(each for each in formats if not each.answer_opening), *own):
         if header.endswith(form.opening):
             return Reasoning(form, opened=True)
+    known = known or own
     if not known:
         return Reasoning(expected=False)
     return Reasoning(known[0], expected=not header.endswith(known[0].closing) and _is_expected(tokenizer, known[0]))
+
+
+def _own_format(template: str, header: str) -> list[ReasoningFormat]:
+    """The format of the first two tags in a template that stand around reasoning; none if there are no such tags.
+
+    An opening tag at the end of the ``header`` is enough.
+    """
+    for left, name, right in dict.fromkeys(_TAG.findall(template)):
+        if not _ABOUT_REASONING.search(name):
+            continue
+        opening = f"{left}{name}{right}"
+        # </seed:think>; <|END_THINKING|>, <|end_of_thought|>
+        closings = [opening.replace(begin, end, 1) for begin, end in _ENDS.items() if begin in name]
+        closings.append(f"{left}/{name}{right}")
+        expected = closings[:1] if header.endswith(opening) else []
+        for closing in [each for each in closings if each in template] or expected:
+            return [find_format(f"{opening} {closing}")]
+    return []
 
 
 def _is_expected(tokenizer: ChatTokenizer, form: ReasoningFormat) -> bool:

@@ -6,6 +6,7 @@ import ast
 import json
 import random
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -38,8 +39,13 @@ LIKELIHOOD = "likelihood"
 READ_STATUSES: tuple[str, ...] = ("index", "value", "chosen_letter", "chosen_text", LIKELIHOOD)
 """Statuses of rows with a chosen option; with every other the reply is unparsed."""
 _LETTER = re.compile(r"\(?([A-Za-z])\)?[.:)]?")
-_LABEL = re.compile(r"\(?([A-Z])[).:]\s*\S.*", re.DOTALL)
-_SENTENCE = re.compile(r"(?i:\b(?:answer|option|choice))(?i:\s+is)?\s*:?\s*\(?([A-Z])\b")
+_LABEL = re.compile(r"(?:^|(?<=[\s(]))([A-Z])[).:](?=\s|$)", re.MULTILINE)
+_FIRST_LABEL = re.compile(r"\(?([A-Z])[).:]\s*\S.*", re.DOTALL)
+_SENTENCE = re.compile(
+    r"(?<!not )(?<!not the )(?i:\b(?:answer|option|choice))(?i:\s+is)?\s*:?\s*\(?([A-Z])\b(?![#♯♭'’-])"
+)
+_SIGNS = re.compile(r"(?<!\w)[-−–](?=\.?\d)|(?<=\d)[.,](?=\d)|(?<!\w)\.(?=\d)|(?<=[A-Ga-g])[#♯](?!\w)")
+"""Punctuation that makes another answer: a minus, a decimal point, a sharp."""
 _FORMS: tuple[tuple[ParseStatus, re.Pattern[str]], ...] = (
     ("option_label", re.compile(r"\(?\s*option[\s_]*-?\d+.*", re.IGNORECASE | re.DOTALL)),
     ("decimal", re.compile(r"[+-]?\d+\.\d*|[+-]?\.\d+")),
@@ -224,24 +230,24 @@ def match_option(text: str, choices: Sequence[str], style: AnswerStyle) -> Parse
 
     A letter may stand alone (B, (b), B.), before a text (B. rain), or in a sentence (the answer is B). The text of an
     option always counts, whatever its case and punctuation; with ``style="text"`` also inside a longer answer, if it
-    is the only option there. Statuses: ``chosen_letter``, ``chosen_text``, ``several_options``, ``out_of_range``,
-    ``empty``, ``no_option``.
+    is the only option there. Signs of numbers, decimal points and sharps are no punctuation. Statuses:
+    ``chosen_letter``, ``chosen_text``, ``several_options``, ``out_of_range``, ``empty``, ``no_option``.
     """
     extracted = extract_answer(text)
     bare = extracted.strip().strip("*_`\"'").strip()
     if not bare:
         return ParsedAnswer(None, "empty", extracted)
     words = [_words(choice) for choice in choices]
-    equal = [number for number, choice in enumerate(words) if choice and choice == _words(bare)]
+    equal = {choice for choice in words if choice and choice == _words(bare)}
     if equal:
-        return ParsedAnswer(choices[equal[0]], "chosen_text", extracted)
+        return _chosen_text(equal, bare, choices, words, extracted)
     if style == "letter":
-        found = _LETTER.fullmatch(bare) or _LABEL.fullmatch(bare)
-        letters = {found[1].upper()} if found else set(_SENTENCE.findall(bare))
-        if len(letters) > 1:
+        found = _LETTER.fullmatch(bare)
+        numbers = {ord(found[1].upper()) - ord("A")} if found else _named_by_letter(bare, words)
+        if len(numbers) > 1:
             return ParsedAnswer(None, "several_options", extracted)
-        if letters:
-            number = ord(letters.pop()) - ord("A")
+        if numbers:
+            number = numbers.pop()
             known = number < len(choices)
             return ParsedAnswer(
                 choices[number] if known else None, "chosen_letter" if known else "out_of_range", extracted
@@ -250,15 +256,58 @@ def match_option(text: str, choices: Sequence[str], style: AnswerStyle) -> Parse
     spoken = f" {_words(bare)} "
     inside = [choice for choice in words if choice and f" {choice} " in spoken]
     # "red car" also contains "car"
-    longest = {choice for choice in inside if not any(choice != other and choice in other for other in inside)}
-    if len(longest) == 1:
-        return ParsedAnswer(choices[words.index(longest.pop())], "chosen_text", extracted)
-    return ParsedAnswer(None, "several_options" if longest else "no_option", extracted)
+    longest = {
+        choice for choice in inside if not any(choice != other and f" {choice} " in f" {other} " for other in inside)
+    }
+    return _chosen_text(longest, bare, choices, words, extracted)
+
+
+def _chosen_text(
+    named: set[str], reply: str, choices: Sequence[str], words: Sequence[str], extracted: str
+) -> ParsedAnswer:
+    """The option whose words are the only ones in ``named``; of options with the same words, the one as written."""
+    found = list(dict.fromkeys(choice for choice, own in zip(choices, words, strict=True) if own in named))
+    if len(named) == 1 and len(found) > 1:  # "C++" and "C", "1/2" and "1 2"
+        written = f" {_as_written(reply)} "
+        found = [choice for choice in found if f" {_as_written(choice)} " in written]
+    if len(found) == 1:
+        return ParsedAnswer(found[0], "chosen_text", extracted)
+    return ParsedAnswer(None, "several_options" if named else "no_option", extracted)
+
+
+def _named_by_letter(reply: str, words: Sequence[str]) -> set[int]:
+    """Numbers of the options whose letters a longer reply names, as labels or in sentences."""
+    first = _FIRST_LABEL.fullmatch(reply)
+    # further capitals with a full stop may be initials of a name
+    labels = {ord(letter) - ord("A") for letter in _LABEL.findall(reply)} & set(range(len(words)))
+    numbers = labels | {ord(first[1]) - ord("A")} if first else set()
+    for sentence in _SENTENCE.finditer(reply):
+        numbers.add(ord(sentence[1]) - ord("A"))
+        if sentence[1] == "A":  # may be the article: "the answer is A woman"
+            following = f"{_words(reply[sentence.start(1) :])} "
+            texts = {number for number, own in enumerate(words) if own and following.startswith(f"{own} ")}
+            nouns = {number for number, own in enumerate(words) if own and following.startswith(f"a {own} ")}
+            numbers = (numbers - {0} if texts else numbers) | texts | nouns
+    return numbers
 
 
 def _words(text: str) -> str:
-    """Words of a text in lower case with one blank between them, without punctuation."""
-    return " ".join(re.findall(r"[^\W_]+", text.casefold()))
+    """Words of a text in lower case with one blank between them, without punctuation but with :data:`_SIGNS`."""
+    text = unicodedata.normalize("NFC", text)
+    signs = {match.start() for match in _SIGNS.finditer(text)}
+    kept = "".join(
+        # vowel signs of Indian and other scripts are marks, not letters
+        each if each.isalnum() or unicodedata.category(each)[0] == "M" or place in signs else " "
+        for place, each in enumerate(text)
+        if unicodedata.category(each) != "Cf"
+    )
+    return " ".join(kept.translate({0x2212: "-", 0x2013: "-", 0x266F: "#"}).casefold().split())
+
+
+def _as_written(text: str) -> str:
+    """A text in lower case with one blank between its words, each without quotes and punctuation of sentences."""
+    words = unicodedata.normalize("NFC", text).casefold().split()
+    return " ".join(filter(None, (word.strip(".,;:!?()\"'*_`“”‘’") for word in words)))
 
 
 def _form_of(extracted: str, choices: Sequence[str]) -> ParseStatus:

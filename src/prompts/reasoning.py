@@ -150,18 +150,23 @@ def split_response(text: str, reasoning: Reasoning = THINKING) -> SplitResponse:
     """Split a response at the first end of its reasoning.
 
     Where the header opened the reasoning, a text without an end is all thoughts; otherwise such a text is all answer
-    unless it opens the thoughts itself.
+    unless it opens the thoughts itself. An answer that begins by opening them again is more thoughts.
     """
     form, body = reasoning.format, text.lstrip()
     opened = bool(form.opening) and body.startswith(form.opening)
     direct = bool(form.answer_opening) and body.startswith(form.answer_opening)
     if form.closing and not direct:
-        before, closed, after = body.partition(form.closing)
-        if closed:
-            return _answered(_without_inner(before.removeprefix(form.opening), form), after, form)
-        if opened or (reasoning.opened and body):
-            thoughts = _without_inner(body.removeprefix(form.opening), form)
-            return SplitResponse(thoughts.strip(), "", "unfinished_thoughts")
+        blocks: list[str] = []
+        while opened or form.closing in body or (reasoning.opened and body and not blocks):
+            before, closed, body = body.removeprefix(form.opening).partition(form.closing)
+            blocks.append(_without_inner(before, form).strip())
+            thoughts = "\n\n".join(filter(None, blocks))
+            if not closed:
+                return SplitResponse(thoughts, "", "unfinished_thoughts")
+            opened = bool(form.opening) and body.lstrip().startswith(form.opening)
+            if not opened:
+                return _answered(thoughts, body, form)
+            body = body.lstrip()
     return _answered("", body, form)
 
 

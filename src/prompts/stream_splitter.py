@@ -23,9 +23,10 @@ class StreamSplitter:
         self._format, self._inside = reasoning.format, reasoning.opened
         self._part: ResponsePart | None = None
         self._held = ""
-        self._begun = self._ended = False
+        self._begun = self._ended = self._thought = False
         self._closed = not self._format.closing
         self._before_answer = bool(self._format.answer_opening)
+        self._after_thoughts = False
 
     def feed(self, text: str) -> list[tuple[ResponsePart, str]]:
         """Pieces that are final after ``text``: they cannot be part of a mark any more."""
@@ -58,7 +59,9 @@ class StreamSplitter:
                 self._held = f"{before.rstrip()}\n\n{rest.lstrip()}"
             elif self._part == "thoughts":
                 self._show(shown, before.rstrip(), 0)
+                self._thought |= self._begun
                 self._part, self._begun, self._held, self._closed = "answer", False, rest, True
+                self._after_thoughts = True
             else:
                 self._held, self._closed = before + rest, True
         return shown
@@ -78,7 +81,16 @@ class StreamSplitter:
         return True
 
     def _answer_begins(self, ended: bool) -> bool:
-        """Drop the mark in front of the answer; false while it is unknown whether there is one."""
+        """Drop the mark in front of the answer, or go back to the thoughts; false while it is unknown which."""
+        if self._after_thoughts:
+            body, mark = self._held.lstrip(), self._format.opening
+            if mark and body.startswith(mark):  # the model opens its thoughts again
+                rest = body.removeprefix(mark).lstrip()
+                self._part, self._begun = "thoughts", self._thought
+                self._held = f"\n\n{rest}" if self._thought else rest
+            elif not ended and mark.startswith(body):
+                return False
+            self._after_thoughts = False
         if self._part == "answer" and self._before_answer:
             body, mark = self._held.lstrip(), self._format.answer_opening
             if body.startswith(mark):

@@ -125,10 +125,15 @@ def missing_files(folder: Path) -> list[str]:
         lacking += [f"a readable {path.name}" for path in files if path.is_file() and not zipfile.is_zipfile(path)]
         if WEIGHTS_FILE not in lacking:
             lacking += _lacking_weights(folder)
-    for name in (STATE_FILE, CONFIG_FILE):
+    for name in (STATE_FILE, CONFIG_FILE, ROWS_FILE, *_of_lora(folder)):
         if (folder / name).is_file():
             try:
-                steps_done(folder) if name == STATE_FILE else read_json(folder / name, "")
+                if name == STATE_FILE:
+                    steps_done(folder)
+                elif name.endswith(".safetensors"):
+                    TensorFiles.of_files(str(folder), [folder / name])
+                else:
+                    read_json(folder / name, "")
             except UserError:
                 lacking.append(f"a readable {name}")
     return lacking

@@ -14,8 +14,9 @@ from src.benchmarks.score import chance, score_rows
 from src.common.errors import UserError
 from src.generation.task_types import MULTIPLE_CHOICE, shuffled_choice
 from src.prompts import load_prompts
-from src.prompts.multiple_choice import choice_texts, read_choices, read_reply
+from src.prompts.multiple_choice import choice_texts, match_option, read_choices, read_reply
 from src.prompts.reasoning import THINKING, Reasoning
+from src.prompts.texts import AnswerStyle
 
 COLOURS = ["red", "green", "blue", "grey"]
 REPLIES = [
@@ -46,6 +47,44 @@ def test_t4_in_saved_rows() -> None:
     saved = MULTIPLE_CHOICE.columns(row, "question", {"response": REPLIES[0][0]}, "none", THINKING)
     assert (saved["llm_answer"], saved["parse_status"]) == (None, "unfinished_thoughts")
     assert saved["thoughts"] == saved["response"] == REPLIES[0][0]
+
+
+NAMED: list[tuple[AnswerStyle, str, list[str], int | None]] = [
+    # style, reply, options, number of the option that it names
+    ("text", "C# minor", ["C minor", "C# minor"], 1),
+    ("text", "It is c\u266f minor.", ["C minor", "C# minor"], 1),
+    ("letter", "C# minor", ["C minor", "C# minor"], 1),
+    ("text", "C# minor", ["C minor", "D minor"], None),
+    ("text", "-5 dB", ["5 dB", "-5 dB"], 1),
+    ("text", "It is \u22125 dB.", ["5 dB", "-5 dB"], 1),
+    ("text", "-5 dB", ["5 dB", "10 dB"], None),
+    ("text", "3-5 seconds", ["5 seconds", "3-5 seconds"], 1),
+    ("text", "It lasts 1.5 s.", ["5 s", "10 s"], None),
+    ("text", "3.5", ["3,5", "3.5"], 1),
+    ("text", "It is C++.", ["C", "C++"], 1),
+    ("text", "It is C.", ["C", "C++"], 0),
+    ("text", "scar and car", ["car", "scar"], None),
+    ("text", "\u0915\u093f\u0932\u093e", ["\u0915\u093e\u0932\u093e", "\u0915\u093f\u0932\u093e"], 1),
+    ("text", "cafe\u0301", ["cafe", "caf\u00e9"], 1),
+    ("text", "twenty one", ["twenty", "twenty-one"], 1),
+    ("text", "cup", ["cup", "cup", "mug"], 0),
+    ("letter", "A. red\nB. green\nThe answer is B", ["red", "green"], None),
+    ("letter", "A: no. The answer is B", ["red", "green"], None),
+    ("letter", "A) is wrong, (B) is right", ["red", "green"], None),
+    ("letter", "B. A man sings with J. Cash", ["red", "green"], 1),
+    ("letter", "It is not option A", ["red", "green"], None),
+    ("letter", "The answer is A woman.", ["A man", "A woman"], 1),
+    ("letter", "The answer is A cat.", ["dog", "cat"], None),
+    ("letter", "The answer is A because it barks.", ["dog", "cat"], 0),
+]
+
+
+@pytest.mark.parametrize(("style", "reply", "choices", "number"), NAMED)
+def test_t4_no_other_option_than_the_named_one_is_counted(
+    style: AnswerStyle, reply: str, choices: list[str], number: int | None
+) -> None:
+    """Options that differ in a sign were one option, the first label of a list and the article A were the answer."""
+    assert match_option(reply, choices, style).choice == (None if number is None else choices[number])
 
 
 FORMS: list[tuple[Any, list[str]]] = [
@@ -144,6 +183,15 @@ def test_t6_hidden_answers_are_no_known_answers(name: str) -> None:
     known = {**HIDDEN[0], "id": "c", "answer": "one"}
     scores = score_rows(spec, [*HIDDEN, known], rounds=20)
     assert (scores.all_rows.n, scores.all_rows.value, scores.without_gold) == (1, 1.0, 2)
+
+
+@pytest.mark.parametrize("name", ["mmau", "mmar"])
+@pytest.mark.parametrize("choices", [7, 1.5, True, None, [], "one", [None, 1]])
+def test_t5_unusable_options_are_noted_by_the_word_scorers(name: str, choices: Any) -> None:
+    """A number in place of the options ended the scoring in a traceback."""
+    rows = [{**HIDDEN[0], "answer": "one", "choices": choices}, {**HIDDEN[0], "id": "c", "answer": "one"}]
+    scores = score_rows(benchmark(name), rows, rounds=20)
+    assert (scores.all_rows.n, scores.all_rows.value) == (2, 1.0)
 
 
 @pytest.mark.parametrize("name", ["mmsu", "airbench"])

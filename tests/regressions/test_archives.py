@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import http.server
 import io
 import os
 import shutil
@@ -11,6 +13,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,10 +22,12 @@ import pytest
 
 from src.common.errors import UserError
 from src.common.paths import REPO_ROOT
+from src.common.retry import RetryPolicy
 from src.corpus.collect import sources
 from src.corpus.collect.sources import Workspace, gather
 from src.corpus.recipe import Files, Options, web
 from src.download import unpack as unpacker
+from src.download.download import fetch
 from src.download.sources import WebFile
 from src.download.unpack import unpack, unpack_volumes
 from tests.corpus.collect.test_sources import with_sources
@@ -173,6 +178,42 @@ def test_r1_a_damaged_extended_header(tmp_path: Path) -> None:
         )
 
 
+def test_r1_members_that_are_lost_without_an_error(tmp_path: Path) -> None:
+    """Two files of one name, an archive behind another one, and archives without any file."""
+    import gzip
+    import warnings
+
+    def twice(*contents: str) -> bytes:
+        data = io.BytesIO()
+        with warnings.catch_warnings(), zipfile.ZipFile(data, "w") as archive:
+            warnings.simplefilter("ignore")
+            for name, content in zip(("a", "./a"), contents, strict=True):
+                archive.writestr(name, content)
+        return data.getvalue()
+
+    assert "'./a' twice, with different content" in refused(tmp_path, "x.zip", twice("1", "2"))
+    assert result(tmp_path, "x.zip", twice("1", "1")) == {"a": b"1"}
+    two = packed("stored.zip", {"one": b"1"}) + packed("stored.zip", {"two": b"2"})
+    assert "several archives in one file" in refused(tmp_path, "x.zip", two)
+    program = b"MZ" + bytes(500)  # as of an archive that unpacks itself
+    assert result(tmp_path, "x.zip", program + packed("stored.zip")) == FILES
+    nothing = {f"x.{kind}": packed(kind, {}) for kind in ALL}
+    nothing |= {"zeros.tar": bytes(1 << 20), "zeros.tar.gz": gzip.compress(bytes(10240))}
+    nothing["folders.zip"] = packed("stored.zip", {"a/": b"", "a/b/": b""})
+    for name, data in nothing.items():
+        assert "it contains no file" in refused(tmp_path, name, data)
+
+
+def test_r1_a_damaged_mark_is_no_mark(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(packed("tar"))
+    mark = tmp_path / "out/.x.tar.unpacked"
+    mark.parent.mkdir()
+    for damaged in (b"\xff\xfe", b"", bytes(30)):
+        mark.write_bytes(damaged)
+        assert found(unpack(tmp_path / "x.tar", tmp_path / "out")) == FILES
+        assert mark.read_bytes() != damaged
+
+
 def volumes(folder: Path, data: bytes, number: int, cut: int = 1) -> list[Path]:
     """Parts of one size that is a multiple of ``cut``."""
     folder.mkdir()
@@ -211,6 +252,57 @@ def test_r1_volumes_exchanged_missing_or_doubled(tmp_path: Path, kind: str, cut:
             assert found(unpack_volumes(named, how, folder / "out")) == kinds and number < 2
         except UserError:
             assert not list((folder / "out").iterdir())
+
+
+OLD, NEW = bytes(range(256)) * 40, bytes(range(255, -1, -1)) * 40
+
+
+class RangeServer(http.server.BaseHTTPRequestHandler):
+    """Cuts its first reply; what it does when asked for the rest is named by the path."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        start = int(asked[6:-1]) if asked else 0
+        content, end, kind = OLD, len(OLD), self.path.strip("/").replace("%20", " ")
+        if kind in ("time", "tag", "size") and self.server.asked:  # type: ignore[attr-defined]
+            content = OLD + NEW if kind == "size" else NEW
+            end = len(content)
+        if kind == "other start":
+            start //= 2
+        if kind == "less" and asked:
+            end = min(end, start + 4000)
+        self.send_response(206 if asked else 200)
+        if asked and kind != "unnamed":
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
+        edition = "2" if content is not OLD else "1"
+        if kind == "time":
+            self.send_header("Last-Modified", f"Mon, 0{edition} Jan 2024 00:00:00 GMT")
+        if kind in ("time", "tag"):
+            self.send_header("ETag", f'"{len(self.server.asked) if kind == "time" else edition}"')  # type: ignore[attr-defined]
+        body = content[start:end]
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body if self.server.asked else body[:3000])  # type: ignore[attr-defined]
+        self.server.asked.append(asked)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [("time", NEW), ("tag", NEW), ("size", OLD + NEW), ("other start", OLD), ("unnamed", OLD), ("less", OLD)],
+)
+def test_r1_a_download_is_of_one_edition_and_whole(tmp_path: Path, kind: str, content: bytes) -> None:
+    """The rest of a changed file was appended to the old part, and the part of a range was taken for the file."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), RangeServer) as server:
+        server.asked = []  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        source = WebFile(f"http://127.0.0.1:{server.server_port}/{kind.replace(' ', '%20')}", "a.tar")
+        policy = RetryPolicy(attempts=5, first_wait=0.01, longest_wait=0.02, timeout=5)
+        assert fetch(source, tmp_path, policy).read_bytes() == content
+        server.shutdown()
+    assert os.listdir(tmp_path) == ["a.tar"]
 
 
 KILLED = """
@@ -377,6 +469,56 @@ def test_r3_unknown_methods_and_encryption(tmp_path: Path) -> None:
         with py7zr.SevenZipFile(tmp_path / "e.7z", "w", password="p", header_encryption=hidden) as archive:
             archive.writestr(b"x", "x")
         assert "is encrypted; unpack it by hand" in refused(tmp_path, "x.7z", (tmp_path / "e.7z").read_bytes())
+
+
+def test_r3_what_is_not_supported_is_not_fetched_again(tmp_path: Path) -> None:
+    for place, value in ((6, 99), (8, 0x40)):
+        data = bytearray(packed("stored.zip", {"x": b"1"}))
+        struct.pack_into("<H", data, data.index(b"PK\1\2") + place, value)
+        assert "; unpack it by hand" in refused(tmp_path, "x.zip", bytes(data))
+    for begins, name in ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\x1f\x9d\x90", "compress"), (b"LZIP\1", "lzip")):
+        message = refused(tmp_path, "x.tar", begins + os.urandom(600))
+        assert f"compressed with {name}, which is not supported; unpack it by hand" in message
+    for kind in ("tar", "stored.zip"):
+        assert "remove it" not in refused(tmp_path, f"x.{kind}", packed(kind, {"a/" * 1200 + "x": b"1"}))
+
+
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+from src.common.errors import UserError
+from src.download.unpack import unpack
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+for name in sys.argv[2:]:
+    try:
+        unpack(Path(name), Path(sys.argv[1]))
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_r3_a_disk_that_takes_no_more_is_not_the_archives_fault(tmp_path: Path) -> None:
+    """A good 7z archive was to be removed and fetched again."""
+    kinds = ("7z", "tar.gz", "deflated.zip")
+    for kind in kinds:
+        (tmp_path / f"x.{kind}").write_bytes(packed(kind, {"a": os.urandom(3000)}))
+    names = [str(tmp_path / f"x.{kind}") for kind in kinds]
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "out"), *names]
+    told = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(told) == 3
+    for name, line in zip(names, told, strict=True):
+        assert name in line and "File too large" in line and "; make room" in line and "remove it" not in line
+
+
+def test_r3_an_archive_on_a_broken_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(unpacker.JoinedFile, "readinto", broken)
+    for kind in ("tar.gz", "stored.zip"):
+        assert "the disk fails" in (message := refused(tmp_path, f"x.{kind}", packed(kind)))
+        assert "remove it" not in message
 
 
 def test_r3_a_full_disk_is_not_the_archives_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Rows P3 and P8 for the benchmark collectors: two runs wrote one set, and a full disk ended in a traceback."""
+"""Rows P1, P3 and P8 for the benchmark collectors: two runs wrote one set, and a full disk ended in a traceback."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from src.common.cli import run_cli
 from src.common.errors import MachineError, UserError
 from src.common.lock import locked_folders
 from src.common.paths import REPO_ROOT
+from src.download.clips import find_below
 from tests.benchmarks.conversion.test_collect import arguments, lay_out
 from tests.regressions.test_processes import another_process
 
@@ -109,3 +110,22 @@ def test_p8_a_broken_disk_leaves_no_row_out(given: Path, data_root: Path, monkey
     monkeypatch.setattr(conversion, "find_below", broken)
     with pytest.raises(MachineError, match="the disk cannot be read or written"):
         collect_command("mmar", arguments("--from-dir", str(given), "--allow-missing"))
+
+
+def test_p1_clips_of_one_name_in_several_folders_and_names_in_other_forms(tmp_path: Path) -> None:
+    """The first folder's clip was taken, whatever it was; names of macOS were missing, long ones a traceback."""
+    for name, content in {
+        "a/x.wav": b"1", "b/x.wav": b"2", "a/y.wav": b"1", "b/y.wav": b"1", "b/cafe\u0301.wav": b"3",
+        "caf\u00e9 2.wav": b"4",
+    }.items():  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"a/x.wav and .*b/x.wav are different files; give a folder with one of them"):
+        find_below([tmp_path], "x.wav")
+    assert find_below([tmp_path], "b/x.wav").read_bytes() == b"2"
+    assert find_below([tmp_path], "y.wav") == tmp_path / "a/y.wav"
+    assert find_below([tmp_path], "caf\u00e9.wav").read_bytes() == b"3"
+    assert find_below([tmp_path], "cafe\u0301 2.wav").read_bytes() == b"4"
+    for name in ("none.wav", "x" * 300, "x" * 5000):
+        with pytest.raises(UserError, match="there is no"):
+            find_below([tmp_path], name)

@@ -1,12 +1,13 @@
 """Runs whose machine fails or that meet another run: lost devices, full disks, no network, one folder for two.
 
-The rows P3, P5 and P8 of the list of inputs that were handled wrongly.
+The rows P3 to P6 and P8 of the list of inputs that were handled wrongly.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import json
 import os
 import subprocess
@@ -19,28 +20,36 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
-from datasets import Dataset, load_from_disk
+from datasets import Dataset, DatasetDict, load_from_disk
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from src.audio.each_clip import each_clip
 from src.audio.waveform import Waveform
+from src.benchmarks.run_loader import open_splits
 from src.common import lock
 from src.common.cli import run_cli
 from src.common.config import compose
 from src.common.errors import MachineError, UserError, explain, machine_fault
+from src.common.existing import set_problem
 from src.common.lock import holder_file, lock_folder, locked_folders
 from src.common.paths import REPO_ROOT, indexes_dir, indexes_filtered_dir, merged_dir, raw_dir, responses_dir
 from src.corpus.collect.build import CollectSettings, collect
+from src.corpus.collect.pool import run_all
 from src.corpus.postprocess.merge import MergeSettings, Published, merge_corpus
 from src.corpus.postprocess.merged_set import merge_to_one_set
 from src.corpus.postprocess.split import SplitSettings, create_split
 from src.corpus.postprocess.transcribe import Clips, transcribe_rows
 from src.corpus.targets.llm_settings import PromptSettings, work_dir
 from src.corpus.targets.prompts import create_prompts
-from src.dataset.row_log import SHARDS, ResultLog
+from src.dataset.row_log import SHARDS, ResultLog, StageLog
+from src.dataset.tables import open_split
 from src.generation.job import Job
 from src.generation.run import generate
 from src.generation.task_types import FREE
@@ -49,6 +58,7 @@ from src.inference.engine import Engine
 from src.inference.ensemble import EmbedderEnsemble
 from src.model.audio_embedder import build_feature_extractor
 from src.model.checkpoints import LoadedEmbedder, save_checkpoint
+from src.training.resume import find_resume
 from tests.corpus.targets.fakes import FakeEngine
 from tests.generation.conftest import free_rows, save_set
 from tests.generation.fakes import ScriptedBackend
@@ -241,6 +251,51 @@ def test_p8_faults_of_the_program_keep_their_traceback(error: Exception) -> None
 
     with pytest.raises(type(error)):
         run_cli(fail)
+
+
+def test_p8_names_that_the_file_system_does_not_take_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An output folder that is a file, below a file, too long or a link in a circle ended in a traceback."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    names = {
+        "file": "is not a folder; remove it", "file/run": "a part of this path is a file",
+        "x" * 300: "is longer than",
+        "circle": "is not a folder", "circle/run": "go in a circle", "nowhere": "is not a folder",
+    }  # fmt: skip
+    for name, said in names.items():
+        with pytest.raises(SystemExit) as ended:
+            run_cli(functools.partial(_lock_and_release, tmp_path / name))
+        told = capsys.readouterr().err
+        assert ended.value.code == 1 and told.startswith("error: ") and told.count("\n") == 1
+        assert str(tmp_path) in told and said in told, told
+
+
+def _lock_and_release(folder: Path) -> None:
+    with locked_folders([folder]):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the loader that was not made
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.ENOSYS, errno.ENOENT])
+def test_m3_worker_processes_without_shared_memory_are_one_line(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full ``/dev/shm`` was "the disk is full; choose another folder"; a missing one was a traceback."""
+    from multiprocessing import synchronize
+
+    def none(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(synchronize._multiprocessing, "SemLock", none)  # type: ignore[attr-defined]
+    for start in (lambda: list(run_all(str, [1], 1, str)), lambda: list(DataLoader([1], num_workers=1))):  # type: ignore[arg-type]
+        with pytest.raises(SystemExit) as ended:
+            run_cli(lambda start=start: len(start()))  # type: ignore[misc]
+        told = capsys.readouterr().err
+        assert ended.value.code == 1 and told.count("\n") == 1
+        assert told.startswith("error: /dev/shm: worker processes need it") and "--jobs 0" in told
 
 
 SAVE = {
@@ -468,3 +523,108 @@ def old_folder_locked(old: Path) -> Iterator[None]:
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     yield
     os.close(descriptor)
+
+
+# P4: records and LoRA files of the newest checkpoint were not looked at, so that a torn one ended every start
+
+
+def test_p4_every_file_of_a_checkpoint_is_looked_at(tmp_path: Path) -> None:
+    checkpoint = {
+        "alarm_config.json": b'{"model": {"lora": {"r": 4}}}',
+        "trainer_state.json": b'{"global_step": 6}',
+        "rows_done.json": b'{"epoch": 0, "parts": []}',
+        "lora/adapter_config.json": b'{"r": 4}',
+    }
+    for number in (3, 6):
+        folder = tmp_path / f"checkpoint-{number}"
+        (folder / "lora").mkdir(parents=True)
+        for name, content in checkpoint.items():
+            (folder / name).write_bytes(content)
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            torch.save({"a": torch.ones(9)}, folder / name)
+        for name in ("model.safetensors", "lora/adapter_model.safetensors"):
+            save_file({"a": torch.ones(9)}, folder / name)
+    newest, older = tmp_path / "checkpoint-6", tmp_path / "checkpoint-3"
+    files = [path for path in newest.rglob("*") if path.is_file()]
+    assert len(files) == 9 and find_resume(True, tmp_path) == newest
+    for path in files:
+        whole = path.read_bytes()
+        for torn in (b"", whole[: len(whole) // 2], whole[:-3], bytes(len(whole))):
+            path.write_bytes(torn)
+            assert find_resume(True, tmp_path) == older, (path.name, len(torn))
+        path.write_bytes(whole)
+    assert find_resume(True, tmp_path) == newest
+
+
+# P6: row logs whose files are damaged in other ways than by a cut
+
+
+@pytest.mark.parametrize("settings", [b"null", b"[]", b"[1]", b"5", b'"x"', b"", b"{", b"\xff", b"\0\0"])
+def test_p6_a_log_of_unknown_settings_is_not_continued(settings: bytes, tmp_path: Path) -> None:
+    """``null`` let results of any settings be mixed; other values ended in tracebacks."""
+    with ResultLog(tmp_path / "out", {"seed": 1}) as results:
+        results.append({"key": "a"})
+    (tmp_path / "out/.shards/settings.json").write_bytes(settings)
+    with pytest.raises(UserError, match=r"holds results of other settings \(seed\); give overwrite=true"):
+        ResultLog(tmp_path / "out", {"seed": 1})
+    StageLog(tmp_path / "stage", np.arange(2), {"seed": 1}).close()
+    (tmp_path / "stage/settings.json").write_bytes(settings)
+    with pytest.raises(UserError, match="holds results of other settings"):
+        StageLog(tmp_path / "stage", np.arange(2), {"seed": 1})
+
+
+ODD_LINES = [
+    b"[" * 100_000, b"\0" * 40, b"\xff\xfe", b"null", b"5", b"[]", b"{}", b'{"key": [1], "dataset_index": "0"}',
+    b'{"dataset_index": 99999999999999999999, "input": 1, "ok": true}',
+    b'{"dataset_index": 0, "input": 99999999999999999999, "ok": true}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ODD_LINES, ids=range(len(ODD_LINES)))
+def test_p6_a_line_that_is_no_record_is_named_or_done_again(line: bytes, tmp_path: Path) -> None:
+    with ResultLog(tmp_path / "out", {}) as results:
+        results.append({"key": "a"})
+    log = StageLog(tmp_path / "stage", np.arange(2), {})
+    log.append(0, 7, True)
+    log.close()
+    for part in tmp_path.rglob("part-00000.jsonl"):
+        part.write_bytes(line + b"\n" + part.read_bytes())
+    with ResultLog(tmp_path / "out", {}) as results:
+        assert list(results.read()) == ["a"]
+    with pytest.raises(
+        UserError, match="part-00000.jsonl, line 1: not a record of this stage .*; delete the line"
+    ) as told:
+        StageLog(tmp_path / "stage", np.arange(2), {})
+    assert "\n" not in str(told.value)
+
+
+def test_p6_a_saved_set_that_is_cut_between_two_batches_is_not_whole(tmp_path: Path) -> None:
+    """The library returns the rows in front of the cut, and the set counted as complete."""
+    rows = Dataset.from_list([{"dataset_index": number, "text": "x" * 50} for number in range(40)])
+    DatasetDict({"train": rows, "test": rows.select(range(3))}).save_to_disk(tmp_path)
+    (path,) = (tmp_path / "train").glob("*.arrow")
+    table = pa.ipc.open_stream(path.read_bytes()).read_all()
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=10)
+    whole = path.read_bytes()
+    assert set_problem(tmp_path) is None and len(open_split(tmp_path, "train", "rows")) == 40
+    read_by_the_library = 0
+    for size in range(0, len(whole), 4):
+        path.write_bytes(whole[:size])
+        assert set_problem(tmp_path), size
+        with pytest.raises(UserError, match="cut|not a saved data set") as told:
+            open_split(tmp_path, "train", "rows")
+        assert "\n" not in str(told.value)
+        with pytest.raises(UserError, match="no saved data set at"):
+            open_splits(tmp_path)
+        with suppress(Exception):
+            read_by_the_library += bool(Dataset.from_file(str(path)))
+    assert read_by_the_library, "some cuts are seen only by the missing end"
+    path.write_bytes(whole)
+    for name in ("dataset_dict.json", "train/state.json", "train/dataset_info.json"):
+        before = (tmp_path / name).read_bytes()
+        for damaged in (b"", b"null", b'{"splits": 5}', b'{"splits": [1]}', b'{"_data_files": [{"filename": 5}]}'):
+            (tmp_path / name).write_bytes(damaged)
+            assert set_problem(tmp_path), (name, damaged)
+        (tmp_path / name).write_bytes(before)
+    assert set_problem(tmp_path) is None

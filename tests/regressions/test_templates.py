@@ -35,7 +35,9 @@ from src.prompts import load_prompts
 from src.prompts.chat import chat_ids, render_chat, split_turn, turn_ids
 from src.prompts.find_reasoning import find_reasoning, hidden_tokens
 from src.prompts.messages import ensemble_heading, ensemble_intro
-from src.prompts.reasoning import Reasoning
+from src.prompts.multiple_choice import read_reply
+from src.prompts.reasoning import Reasoning, split_response
+from src.prompts.stream_splitter import StreamSplitter
 from src.serving.conversation import Conversations
 from src.serving.schema import ChatRequest
 from tests.generation.fakes import ScriptedBackend
@@ -415,6 +417,58 @@ def test_t7_a_closing_tag_without_an_opening_one_is_never_shown(tmp_path: Path, 
         assert (writing.thoughts, writing.answer) == ("hm, a </thing.", "a kick")
     else:
         assert writing.answer.split() == ["hm,", "a", "</thing.", "a", "kick"]
+
+
+OWN_TAGS = [
+    # what the template says of its tags, what its header ends with, the format, opened
+    ("<seed:think> </seed:think>", "", "<seed:think> </seed:think>", False),
+    ("</seed:think>", "<seed:think>", "<seed:think> </seed:think>", True),
+    ("", "<thought>\n", "<thought> </thought>", True),
+    ("<thinking>, then </thinking>", "", "<thinking> </thinking>", False),
+    ("<|START_THINKING|><|END_THINKING|>", "", "<|START_THINKING|> <|END_THINKING|>", False),
+    ("<|begin_of_thought|>…<|end_of_thought|>", "", "<|begin_of_thought|> <|end_of_thought|>", False),
+    ("\u25c1think\u25b7\u25c1/think\u25b7", "", "\u25c1think\u25b7 \u25c1/think\u25b7", False),
+    ("<tools></tools> <thinking>", "", "think", False),
+    ("<think></think> <thinking></thinking>", "", "think", False),
+]
+
+
+@pytest.mark.parametrize(("known", "header", "name", "opened"), OWN_TAGS)
+def test_t7_tags_of_their_own_around_the_thoughts_are_found(
+    plain: Any, monkeypatch: pytest.MonkeyPatch, known: str, header: str, name: str, opened: bool
+) -> None:
+    """Thoughts between tags of no known format were the answer, and an option that they named was counted."""
+    template = f"{{%- set tags = {known!r} %}}" + TEMPLATES["default system"].replace(
+        "assistant\n", f"assistant\n{header}"
+    )
+    monkeypatch.setattr(plain, "chat_template", template)
+    found = find_reasoning(plain)
+    assert (found.format.name, found.opened) == (name, opened)
+    assert Reasoning.of_record(found.record()) == found
+    opening, closing = found.format.opening, found.format.closing
+    cut = f"{'' if opened else opening}is it <answer>0</answer>? let me"
+    assert read_reply(cut, ["a", "b"], "none", found).status == "unfinished_thoughts"
+    assert read_reply(f"{cut}{closing}1", ["a", "b"], "none", found).choice == "b"
+
+
+@pytest.mark.parametrize("size", [1, 2, 1000])
+@pytest.mark.parametrize(
+    ("written", "thoughts", "answer"),
+    [
+        ("hm</think>\n\n<think>is it <answer>0</answer>?</think>\n\n1", "hm\n\nis it <answer>0</answer>?", "1"),
+        ("hm</think><think>is it <answer>0</answer>", "hm\n\nis it <answer>0</answer>", ""),
+        ("</think><think>hm</think><think></think>1", "hm", "1"),
+        ("hm</think>the tag <think> opens, </think> ends", "hm", "the tag <think> opens, </think> ends"),
+    ],
+)
+def test_t4_thoughts_that_are_opened_again_are_no_answer(written: str, thoughts: str, answer: str, size: int) -> None:
+    """A model that goes on thinking behind the closing sentence of a budget had its thoughts counted and shown."""
+    assert tuple(split_response(written)) == (thoughts, answer)
+    splitter, parts = StreamSplitter(), {"thoughts": "", "answer": ""}
+    pieces = [written[place : place + size] for place in range(0, len(written), size)]
+    for part, text in [each for piece in pieces for each in splitter.feed(piece)] + splitter.end():
+        parts[part] += text
+    assert parts == {"thoughts": thoughts, "answer": answer}
 
 
 class PlainHeader(CharTokenizer):

@@ -18,7 +18,7 @@ from src.model.checkpoints import CONFIG_FILE, open_checkpoint
 from src.model.export import export_published
 from src.training.callbacks import read_metrics
 from src.training.published_resume import OPTIMIZER, SCHEDULER
-from src.training.resume import find_resume
+from src.training.resume import ROWS_FILE, find_resume
 from tests.training.conftest import Run
 from tests.training.test_run import SAVED, losses, record
 
@@ -153,7 +153,9 @@ def test_adapters_from_a_folder_of_pth_files(run: Run, shared_run: Run, tmp_path
 def test_torn_checkpoints_are_passed_over(run: Run, trained: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Cut in half: each file of the newest checkpoint in turn. The older one is taken, with a warning."""
     newest = trained / "checkpoint-6"
-    for file in (OPTIMIZER, SCHEDULER, "rng_state.pth", "model.safetensors", CONFIG_FILE, "trainer_state.json"):
+    for file in (
+        OPTIMIZER, SCHEDULER, "rng_state.pth", "model.safetensors", CONFIG_FILE, "trainer_state.json", ROWS_FILE,
+    ):  # fmt: skip
         whole = (newest / file).read_bytes()
         (newest / file).write_bytes(whole[: len(whole) // 2])
         assert find_resume(True, trained) == trained / "checkpoint-3", file

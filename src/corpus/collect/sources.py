@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from src.common.errors import UserError
+from src.common.existing import load_saved
 from src.common.log import get_logger
 from src.common.retry import RetryPolicy, retrying
 from src.corpus.recipe import Files, HubFiles, HubRows, Inputs, Options, Recipe, RecipeSource
@@ -182,14 +183,14 @@ def open_rows(
 
     Raises :class:`UserError` naming the repository or folder if it cannot be read or lacks a split.
     """
-    from datasets import Audio, Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
+    from datasets import Audio, Dataset, DatasetDict, concatenate_datasets, load_dataset
 
     def encoded(rows: Any) -> Any:
         return rows.cast_column(audio, Audio(decode=False)) if audio in rows.column_names else rows
 
     try:
         if local is not None and any((local / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
-            saved = load_from_disk(str(local))
+            saved = load_saved(local)
             found = DatasetDict({"train": saved}) if isinstance(saved, Dataset) else saved
         elif local is not None:
             found = load_dataset(str(local), source.config, cache_dir=str(cache), verification_mode="no_checks")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from src.common.errors import UserError
-from src.common.existing import is_empty, next_step, read_record, set_problem
+from src.common.existing import is_empty, load_saved, next_step, read_record, set_problem
 from src.common.files import json_lines, write_text
 from src.common.lock import locked_folders, may_discard
 from src.common.log import get_logger
@@ -89,11 +89,9 @@ class Published:
 
 def open_published(source: str = HUB_ID, revision: str | None = None) -> Published:
     """The released corpus: a Hub id, a copy of its repository, or a folder written by ``save_to_disk``."""
-    from datasets import load_from_disk
-
     try:
         if (Path(source) / "dataset_dict.json").is_file():
-            return Published(load_from_disk(source))
+            return Published(load_saved(Path(source)))
         return Published(load_hub_dataset(source, revision=revision))
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{source} cannot be loaded ({' '.join(str(error).split())[:300]})") from error
