@@ -43,7 +43,7 @@ def main() -> int:
     if bool(args.sets) == bool(args.index):
         raise ConfigError("give either SETs to write or --index with the shards of another program")
     if args.data_dir:
-        use_data_dir(args.data_dir)
+        use_data_dir(args.data_dir, must_exist=True)
 
     from src.dataset.shard_writer import ShardSettings, expand_numbers, index_shards, write_shards  # torch
 
