@@ -24,7 +24,7 @@ from src.common.paths import use_data_dir
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="*", metavar="SET", help="response sets or raw sets")
+    parser.add_argument("sets", nargs="*", default=[], metavar="SET", help="response sets or raw sets")
     parser.add_argument("--out", type=Path, required=True, help="folder for a folder of each set; of --index itself")
     parser.add_argument("--split", default="train", help="rows of this split (train)")
     parser.add_argument(
