@@ -22,7 +22,7 @@ def main() -> int:
     )
     parser.add_argument("file", help="audio file (anything FFmpeg reads) or URL")
     parser.add_argument("question", help="what you want to know, or have done")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="keys of src/configs/ask.yaml")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="keys of src/configs/ask.yaml")
     given = parser.parse_args()
     config = compose("ask", given.overrides)
 

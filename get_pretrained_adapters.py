@@ -34,7 +34,7 @@ def main() -> None:
         published.add_argument(f"--{name}", metavar="CHECKPOINT", help=f"with its {name} adapter (default: {run})")
     published.add_argument("--save-dir", help="folder of the files (default: data/pretrained_weights)")
     own = parser.add_argument_group("our form: a checkpoint of each adapter")
-    own.add_argument("checkpoints", nargs="*", metavar="CHECKPOINT", help="folder or Hub id")
+    own.add_argument("checkpoints", nargs="*", default=[], metavar="CHECKPOINT", help="folder or Hub id")
     own.add_argument("--out", help="folder of the checkpoints (default: saved/pretrained_adapters)")
     own.add_argument("--encoders", nargs="+", metavar="NAME", help="only the adapters of these encoders")
     args = parser.parse_args()

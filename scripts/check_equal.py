@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--folder", type=Path, help="an empty folder (default: a temporary one)")
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="of runs and server, e.g. model.max_tokens=128"
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="of runs and server, e.g. model.max_tokens=128"
     )
     args = parser.parse_intermixed_args()
 

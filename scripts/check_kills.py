@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--folder", type=Path, help="an empty folder (default: a temporary one)")
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="of generate_vllm.py, e.g. engine.workers=2"
+        "overrides", nargs="*", default=[], metavar="KEY=VALUE", help="of generate_vllm.py, e.g. engine.workers=2"
     )
     args = parser.parse_args()
 

@@ -28,7 +28,7 @@ def main() -> int:
     if args.data_dir:
         from src.common.paths import use_data_dir
 
-        use_data_dir(args.data_dir)
+        use_data_dir(args.data_dir, must_exist=True)
     from src.benchmarks.transcripts import score_transcripts, table
     from src.common.files import json_lines, write_json
     from src.training.ablation import MODES, answer_validation_rows

@@ -24,7 +24,7 @@ from src.common.paths import use_data_dir
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sets", nargs="*", metavar="SET", help="response sets or raw sets")
+    parser.add_argument("sets", nargs="*", default=[], metavar="SET", help="response sets or raw sets")
     parser.add_argument("--out", type=Path, required=True, help="folder for a folder of each set; of --index itself")
     parser.add_argument("--split", default="train", help="rows of this split (train)")
     parser.add_argument(
@@ -43,7 +43,7 @@ def main() -> int:
     if bool(args.sets) == bool(args.index):
         raise ConfigError("give either SETs to write or --index with the shards of another program")
     if args.data_dir:
-        use_data_dir(args.data_dir)
+        use_data_dir(args.data_dir, must_exist=True)
 
     from src.dataset.shard_writer import ShardSettings, expand_numbers, index_shards, write_shards  # torch
 

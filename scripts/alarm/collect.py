@@ -22,7 +22,7 @@ from src.corpus.collect.commands import add_arguments, collect_command, listing
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="corpora, groups, or all")
+    parser.add_argument("names", nargs="*", default=[], metavar="NAME", help="corpora, groups, or all")
     parser.add_argument("--list", action="store_true", help="show the corpora and what is here, and collect nothing")
     add_arguments(parser)
     args = parser.parse_args()

@@ -21,7 +21,7 @@ from src.corpus.postprocess.asr_command import add_arguments, filter_command
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="raw sets (default: heysquad_human)")
+    parser.add_argument("names", nargs="*", default=[], metavar="NAME", help="raw sets (default: heysquad_human)")
     parser.add_argument("--dataset-name", nargs="+", default=[], metavar="NAME", help="the same")
     add_arguments(parser)
     args = parser.parse_args()

@@ -42,7 +42,7 @@ def main() -> int:
     add_overwrite(parser, "replace sets, indexes and prompts that are there")
     args = parser.parse_args()
     if args.data_dir is not None:
-        use_data_dir(args.data_dir)
+        use_data_dir(args.data_dir, must_exist=True)
 
     from src.common.naming import model_short_name
     from src.corpus.postprocess.merge import MergeSettings, merge_corpus, open_published

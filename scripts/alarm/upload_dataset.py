@@ -38,7 +38,7 @@ def main() -> None:
     add_data_dir(parser)
     args = parser.parse_args()
     if args.data_dir is not None:
-        use_data_dir(args.data_dir)
+        use_data_dir(args.data_dir, must_exist=True)
 
     from src.corpus.postprocess.upload import choose_release, lay_out, upload
 

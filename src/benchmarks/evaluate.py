@@ -14,7 +14,7 @@ from src.benchmarks.registry import benchmark, usual_groups
 from src.benchmarks.run_loader import read_rows
 from src.benchmarks.score import Scores, score_rows
 from src.benchmarks.scoring import PREDICTION
-from src.common.errors import UserError
+from src.common.errors import UserError, name_hint
 from src.common.files import write_json
 
 _NAME_WIDTH = 44
@@ -50,6 +50,9 @@ def evaluate_file(name: str, args: argparse.Namespace) -> tuple[str, Scores]:
             raise UserError(f"{args.input}: no row has the key {args.key!r}; the first has {', '.join(rows[0])}")
         rows = [{**row, PREDICTION: row[args.key]} if args.key in row else row for row in rows]
     columns = getattr(args, "group_by", None)
+    known = dict.fromkeys(key for row in rows for key in row)
+    if absent := [column for column in columns or () if column not in known]:
+        raise UserError(f"--group-by: no row has {', '.join(absent)}; {name_hint(absent[0], known)}")
     spec = benchmark(name, usual_groups(rows) if columns is None else columns)
     scores = score_rows(spec, rows, rounds=args.rounds, seed=args.seed)
     stem = args.output or args.input.with_name(f"{args.input.stem}_scores")

@@ -6,7 +6,8 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,6 +41,18 @@ def bind_dataclass(cls: type[T], mapping: Mapping[str, Any], where: str) -> T:
     if errors:
         raise ConfigError("; ".join(errors))
     return typing.cast(T, value)
+
+
+def wrong_numbers(cls: type[Any], mapping: Mapping[str, Any], where: str) -> list[str]:
+    """Mistyped numbers and switches for a dataclass that checks none itself; a switch may be null for off."""
+    errors: list[str] = []
+    for name, hint in typing.get_type_hints(cls).items():
+        kinds = {*(typing.get_args(hint) or (hint,))}
+        if name not in mapping or not kinds <= {int, float, bool, type(None)}:
+            continue
+        if mapping[name] is not None or bool not in kinds:
+            _convert(hint, mapping[name], f"{where}.{name}", errors)
+    return errors
 
 
 def _bind(cls: Any, mapping: Any, where: str, errors: list[str]) -> Any:
@@ -131,14 +144,13 @@ def compose(config_name: str, overrides: list[str]) -> dict[str, Any]:
     Raises :class:`ConfigError` with Hydra's reason in one line.
     """
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     words = open_overrides(config_name, overrides)
     try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base=None):
+        with _shipped_configs():
             return to_plain(hydra_compose(config_name, overrides=words), words)
     except (
         HydraException,
@@ -147,6 +159,21 @@ def compose(config_name: str, overrides: list[str]) -> dict[str, Any]:
         ValueError,
     ) as error:  # ValueError: a group set to null
         raise composition_error(config_name, error, words) from error
+
+
+@contextmanager
+def _shipped_configs() -> Iterator[None]:
+    """Let Hydra compose from ``src/configs``, also inside a Hydra program, whose own state is put back."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()  # Hydra refuses to be initialised twice
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base=None):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def open_overrides(program: str, overrides: Sequence[str]) -> list[str]:
@@ -232,11 +259,10 @@ def composition_error(config_name: str, error: Exception, overrides: Sequence[st
 def _nearest_key(config_name: str, key: str, overrides: list[str]) -> str:
     """Hint with the known keys beside ``key``; empty if the configuration does not compose without it either."""
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
     from omegaconf import OmegaConf
 
     try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base=None):
+        with _shipped_configs():
             config = hydra_compose(
                 config_name, overrides=[word for word in overrides if not word.startswith("hydra")]
             )

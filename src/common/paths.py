@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from src.common.errors import ConfigError
+
 REPO_ROOT = Path(__file__).resolve().parents[2]
 ASSETS = REPO_ROOT / "assets"
 _VARIABLE = "ALARM_DATA_ROOT"
@@ -20,17 +22,20 @@ def data_root() -> Path:
     return _datasets_of(Path(named)) if named else REPO_ROOT / "data" / "datasets"
 
 
-def use_data_dir(directory: str | Path) -> Path:
+def use_data_dir(directory: str | Path, must_exist: bool = False) -> Path:
     """Make ``directory`` the data directory of this process and of those that it starts; returns the new root.
 
     ``directory`` takes the place of ``data``: the sets are stored in its folder ``datasets``. A folder that contains
     the sets itself (``raw``, ``responses``) is used as it is. A relative name is relative to the repository, as
-    published; one that is only found in the working directory is taken from there.
+    published; one that is only found in the working directory is taken from there. With ``must_exist``, for programs
+    that only read, a missing folder is a :class:`ConfigError`.
     """
     given = Path(directory)
     folder = REPO_ROOT / given  # an absolute name stays what it is
     if not folder.exists() and given.exists():
         folder = given.absolute()
+    if must_exist and not folder.is_dir():
+        raise ConfigError(f"data folder {directory}: no such folder, here or in the repository")
     root = folder if _contains_sets(folder) else folder / "datasets"
     os.environ[_VARIABLE] = str(root)
     return root

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+from src.common.config import wrong_numbers
 from src.common.errors import ConfigError, UserError
 from src.common.log import get_logger
 from src.common.memory import keep_freed_memory
@@ -54,6 +55,7 @@ def training_arguments(config: TrainConfig) -> Any:
             close = difflib.get_close_matches(key, fields, n=1)  # the fields are too many to list
             hint = f"; did you mean {close[0]!r}?" if close else ""
             problems.append(f"training_args.{key}: unknown key{hint}")
+    problems += wrong_numbers(TrainingArguments, given, "training_args")
     problems += [f"training_args.{key}: {hint}" for key, hint in _REPLACED_BY.items() if given.get(key)]
     if problems:
         raise ConfigError("; ".join(problems))

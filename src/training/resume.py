@@ -187,22 +187,25 @@ class RowsDone:
 def write_rows_done(
     folder: Path, epoch: int, parts: Sequence[StepsDone], stream: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the record into a checkpoint folder; ``stream`` is what the order of rows in shards depends on."""
+    """Write the record into a checkpoint folder; ``stream`` is what the order of the rows depends on."""
     record = {"epoch": epoch, "parts": [asdict(part) for part in parts]}
     write_json(folder / ROWS_FILE, record if stream is None else record | {"stream": dict(stream)})
 
 
 def check_stream(folder: Path, stream: Mapping[str, Any] | None) -> None:
-    """Compare what the order of rows in shards depends on with the record of a checkpoint.
+    """Compare what the order of the rows depends on with the record of a checkpoint; older ones without it pass.
 
     Raises :class:`UserError` if the order is another one: rows would be trained twice, and others not at all.
     """
     if stream is None or not (folder / ROWS_FILE).is_file():
         return
     before = read_json(folder / ROWS_FILE, "record of the rows that are done").get("stream")
+    if before is None and "digest" not in stream:
+        return
     if before != dict(stream):
         raise UserError(
-            f"{folder}: its run had other shards, rows of them, shuffle_rows or seed ({before}, now {dict(stream)}), "
+            f"{folder}: its run had another seed, other shards, rows of them or shuffle_rows ({before}, "
+            f"now {dict(stream)}), "
             "so that its place in the data cannot be found again; give the same, or start a new run from its weights "
             "with model.from_pretrained"
         )

@@ -128,3 +128,13 @@ def test_a_wrong_key_is_told(tmp_path: Path) -> None:
     done = evaluate("mmau", "--input", str(source))
     assert done.returncode == 1 and "--key" in done.stderr and "model_output" in done.stderr
     assert evaluate("mmau", "--input", str(source), "--key", "model_output").returncode == 0
+
+
+def test_a_column_to_group_by_that_no_row_has_is_refused(tmp_path: Path) -> None:
+    """It printed the name of a group without rows."""
+    source = tmp_path / "answers.json"
+    row = {"id": "1", "answer": "a", "choices": ["a", "b"], "model_prediction": "a", "task": "sounds"}
+    source.write_text(json.dumps([row]))
+    done = evaluate("generic", "--input", str(source), "--group-by", "tsk")
+    assert done.returncode == 1 and "no row has tsk; did you mean 'task'?" in done.stderr
+    assert "sounds" in evaluate("generic", "--input", str(source), "--group-by", "task").stdout

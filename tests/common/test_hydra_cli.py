@@ -16,6 +16,7 @@ from src.common.config import CONFIG_DIR
 from src.common.errors import ConfigError, UserError
 from src.common.hydra_cli import hydra_cli
 from src.common.paths import REPO_ROOT
+from src.model.published import model_config
 from tests.support.tiny_corpus import make_corpus
 from tests.support.tiny_llm import save_tiny_llm
 from tests.training.conftest import overrides
@@ -148,6 +149,19 @@ def test_errors_of_a_run_are_one_line(
     with pytest.raises(SystemExit) as ended:
         hydra_cli("serve", main)
     assert ended.value.code == code and capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_a_program_composes_other_configurations_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra is initialised then, and published checkpoints without their ``config.json`` were not recognised."""
+    widths: list[int] = []
+
+    def main(config: dict[str, Any]) -> None:
+        widths.extend(model_config(name).llm_embedding_dim or 0 for name in ("alarm_ca", "mini_whisper"))
+
+    monkeypatch.setattr("sys.argv", ["serve.py"])
+    with pytest.raises(SystemExit) as ended:
+        hydra_cli("serve", main)
+    assert not ended.value.code and widths == [2560, 192]
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from src.common.errors import ConfigError
 from src.common.paths import REPO_ROOT, data_root, raw_dir, use_data_dir
 
 
@@ -43,6 +44,8 @@ def test_a_data_directory_takes_the_place_of_data(tmp_path: Path, monkeypatch: p
     assert use_data_dir("data") == REPO_ROOT / "data" / "datasets" == data_root()
     assert use_data_dir("no_such_folder") == REPO_ROOT / "no_such_folder" / "datasets"
     assert use_data_dir(tmp_path) == tmp_path / "datasets" == data_root()
+    with pytest.raises(ConfigError, match="data folder no_such_folder: no such folder"):
+        use_data_dir("no_such_folder", must_exist=True)
     child = [sys.executable, "-c", "from src.common.paths import data_root; print(data_root())"]
     done = subprocess.run(child, cwd=REPO_ROOT, capture_output=True, text=True)
     assert Path(done.stdout.strip()) == tmp_path / "datasets"

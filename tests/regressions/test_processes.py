@@ -224,6 +224,12 @@ def test_p5_a_server_with_a_lost_device_says_so_and_is_not_healthy() -> None:
         (OSError(errno.ENOSPC, "No space left on device", "/out/a.jsonl"), "/out/a.jsonl: the disk is full"),
         (OSError(errno.EROFS, "Read-only file system", "/out"), "/out: the file system is read-only"),
         (PermissionError(errno.EACCES, "Permission denied", "/out/b"), "/out/b: permission denied"),
+        (FileExistsError(errno.EEXIST, "File exists", "/out/c"), "/out/c: a file is where a folder is needed"),
+        (
+            NotADirectoryError(errno.ENOTDIR, "Not a directory", "/c/run.json"),
+            "/c/run.json: a file is where a folder",
+        ),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "/out/d"), "/out/d: a folder is where a file is needed"),
         (OSError(errno.ENOSPC, "Error writing bytes to file"), "the disk is full"),
         (SafetensorError("Error while serializing: I/O error: No space left (os error 28)"), "the disk is full"),
         (httpx.ConnectError("[Errno 111] Connection refused"), "no answer from the network"),

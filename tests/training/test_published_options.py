@@ -123,6 +123,17 @@ def test_keys_of_an_older_transformers(caplog: pytest.LogCaptureFixture, monkeyp
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "kind"),
+    [("max_steps", "abc", "int"), ("learning_rate", "high", "float"), ("num_train_epochs", "two", "float"),
+     ("save_total_limit", "[1]", "int"), ("bf16", "yess", "bool"), ("logging_steps", "null", "float")],
+)  # fmt: skip
+def test_values_of_a_wrong_type_are_one_line(key: str, value: str, kind: str) -> None:
+    config = bound(f"model=whisper_batch dataset=music_4b training_args.{key}={value}")
+    with pytest.raises(ConfigError, match=rf"^training_args\.{key}: got .*, expected {kind}$"):
+        arguments(config)
+
+
+@pytest.mark.parametrize(
     ("given", "seed"),
     [("", 42), ("seed=7", 7), ("training_args.seed=7", 7), ("seed=7 training_args.seed=7", 7)],
 )

@@ -74,6 +74,8 @@ def test_kill_and_resume_gives_the_same_curve(run: Run) -> None:
         (stopped / name).unlink()
     shutil.rmtree(stopped / "checkpoint-8")
     (stopped / "checkpoint-6" / "trainer_state.json").write_text("{ cut")
+    with pytest.raises(UserError, match="another seed"):  # rows would come twice in an epoch, and others not at all
+        run("half", "resume_from_checkpoint=true", "seed=7", model="mini_alarm_ca", per_device_train_batch_size=6)
     resumed = run(
         "half",
         "resume_from_checkpoint=true",

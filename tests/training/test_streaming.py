@@ -60,7 +60,7 @@ def test_a_resumed_run_has_the_losses_of_a_whole_one(run: Run, server: ShardServ
     half = run("half", *words, "resume_from_checkpoint=true", **saved)
     assert record(half)["resumed_from"].endswith("checkpoint-4")
     assert losses(half) == losses(whole)
-    with pytest.raises(UserError, match="other shards, rows of them, shuffle_rows or seed"):
+    with pytest.raises(UserError, match="another seed, other shards, rows of them or shuffle_rows"):
         changed = options(
             server, tmp_path, "dataset.stream.shuffle_rows=7", f"resume_from_checkpoint={whole}/checkpoint-4"
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,9 @@ def import_dataset(source: str, name: str, settings: ImportSettings, overwrite: 
     if name in {*all_corpora(), *groups(), "all"} or not name or "/" in name or name.startswith("."):
         raise ConfigError(f"--name {name!r}: the name of a corpus or group of this project, or no folder name")
     recipe, from_dir = _recipe(source, name, settings)
+    drawn = {"fraction": settings.split_fraction, "seed": settings.split_seed}
+    if not overwrite:
+        _check_drawn(name, drawn)
     result = collect(
         recipe,
         CollectSettings(
@@ -100,6 +104,7 @@ def import_dataset(source: str, name: str, settings: ImportSettings, overwrite: 
         "source": source,
         "rows": sum(splits.values()),
         "splits": splits,
+        "split_draw": drawn,
         "hours": result["hours"],
         "left_out": len(left_out),
         "reasons": dict(Counter(_kind(each["reason"]) for each in left_out).most_common()),
@@ -110,6 +115,17 @@ def import_dataset(source: str, name: str, settings: ImportSettings, overwrite: 
     }
     write_json(raw_dir(name) / REPORT, report)
     return report
+
+
+def _check_drawn(name: str, wanted: Mapping[str, Any]) -> None:
+    """Raise :class:`UserError` if the validation rows of a finished set were drawn in another way than ``wanted``."""
+    path = raw_dir(name) / REPORT
+    has = json.loads(path.read_text(encoding="utf-8")).get("split_draw", wanted) if path.is_file() else wanted
+    if has != wanted:
+        before, now = (", ".join(f"--split-{key} {value}" for key, value in each.items()) for each in (has, wanted))
+        raise UserError(
+            f"{raw_dir(name)}: its validation rows were drawn with {before}, not {now}; --overwrite replaces it"
+        )
 
 
 def log_report(name: str, report: dict[str, Any]) -> None:

@@ -23,7 +23,11 @@ def corpus_parser(doc: str | None, *before: tuple[str, str]) -> argparse.Argumen
     for name, about in before:
         parser.add_argument(name, help=about)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="corpora, groups, or all (default: all that are collected here)"
+        "names",
+        nargs="*",
+        default=[],
+        metavar="NAME",
+        help="corpora, groups, or all (default: all that are collected here)",
     )
     return parser
 

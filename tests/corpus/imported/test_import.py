@@ -237,6 +237,17 @@ def test_finished_sets_are_kept_and_changed_sources_are_not_taken_for_them(clips
     assert run(source, overwrite=True)["rows"] == 2
 
 
+def test_validation_rows_of_a_finished_set_are_not_drawn_again_unasked(clips: Path) -> None:
+    source = write_lines(clips / "rows.jsonl", [{"audio": f"{n}.wav", "text": f"{n}"} for n in range(8)])
+    run(source, split_fraction=0.25)
+    before = read_indexes(indexes_dir("mine"))["validation"].tolist()
+    for other in ({"split_fraction": 0.5}, {"split_fraction": 0.25, "split_seed": 7}):
+        with pytest.raises(UserError, match="drawn with --split-fraction 0.25, --split-seed 123, not .*--overwrite"):
+            run(source, **other)
+    assert read_indexes(indexes_dir("mine"))["validation"].tolist() == before
+    assert run(source, split_fraction=0.5, overwrite=True)["splits"] == {"train": 4, "validation": 4}
+
+
 @pytest.mark.parametrize("name", ["esc50", "speech", "all", "", "a/b", ".x"])
 def test_names_of_corpora_are_refused(clips: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="--name"):
