@@ -23,7 +23,8 @@ ENV PATH=/alarm/.venv/bin:$PATH \
 # The environment first: a change of the code does not install it again
 COPY requirements*.txt ./
 COPY scripts/setup_env.sh scripts/
-RUN scripts/setup_env.sh --$DEVICE ${CUDA:+--cuda $CUDA}
+# The variable lets the script compile the packages: who runs the image may not write there.
+RUN PYTHONDONTWRITEBYTECODE=1 scripts/setup_env.sh --$DEVICE ${CUDA:+--cuda $CUDA}
 
 COPY . .
 # the entry point by which `vllm serve` finds the models

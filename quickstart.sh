@@ -11,6 +11,8 @@ for argument in "$@"; do
     -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
   esac
 done
+# without bytecode every program compiles thousands of files at its start
+unset PYTHONDONTWRITEBYTECODE
 scripts/setup_env.sh
 [ "${1:-}" = --setup-only ] && exit 0
 exec "${ALARM_VENV:-.venv}/bin/python" scripts/mini/run_main_job.py "$@"

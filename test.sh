@@ -9,6 +9,8 @@
 # measure times.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+# hundreds of programs are started, and without bytecode each compiles thousands of files
+unset PYTHONDONTWRITEBYTECODE
 FAST=()
 case "${1:-}" in
   --fast) FAST=(-m "not slow and not vllm and not launch"); shift ;;

@@ -161,6 +161,13 @@ install --no-deps -r requirements-lmms.txt
 import av, torch, torchaudio, torchcodec, transformers  # noqa: F401
 from torchcodec.decoders import AudioDecoder  # noqa: F401
 CHECK
+# uv writes no bytecode, and where Python may not write any either, every program compiles thousands of files at every
+# start: half of the time until vLLM answers.
+if [ -n "${PYTHONDONTWRITEBYTECODE:-}" ]; then
+  say "compiling the packages to bytecode, as PYTHONDONTWRITEBYTECODE is set (a minute)"
+  # files of other Python versions, and templates, do not compile
+  "$PY" -m compileall -q -j 0 "$("$PY" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" >/dev/null 2>&1 || true
+fi
 rm -f "$VENV"/.alarm-*
 touch "$STAMP"
 say "$VENV is ready"

@@ -69,12 +69,11 @@ _WRITING = {
     errno.EMFILE: "too many open files; raise the limit (ulimit -n), or use fewer workers",
     errno.ENFILE: "too many open files on this machine; close other programs, or raise the limit",
     errno.ENOMEM: "no memory is left; use smaller batches or fewer workers",
-    errno.ENOTDIR: "a file is where a folder is needed; choose another folder, or move the file away",
+    errno.ENOTDIR: "a part of this path: a file is where a folder is needed; choose another, or move the file away",
     errno.EEXIST: "a file is where a folder is needed; choose another folder, or move the file away",
     errno.EISDIR: "a folder is where a file is needed; choose another file name",
     errno.EFBIG: "the file is larger than this file system or `ulimit -f` allows; choose another folder",
     errno.ENAMETOOLONG: "the name is longer than this file system allows; choose a shorter one",
-    errno.ENOTDIR: "a part of this path is a file; choose another folder",
     errno.ELOOP: "its symbolic links go in a circle; choose another folder",
 }
 _IN_TEXT = re.compile(r"\(os error (\d+)\)|\[errno (\d+)\]", re.IGNORECASE)

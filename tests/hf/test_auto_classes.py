@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultimodalLM, AutoProcessor, pipeline
+from transformers.utils.import_utils import BACKENDS_MAPPING
 
 import src.hf
 from src.audio.waveform import load_waveform
@@ -242,7 +243,11 @@ def test_the_placeholder_is_no_row_of_the_language_model(checkpoint: Path, llm: 
     assert torch.equal(model.get_input_embeddings().weight, before.get_input_embeddings().weight)
 
 
-def test_pipeline(checkpoint: Path) -> None:
+def test_pipeline(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # transformers asks for librosa, which nothing here uses: with it comes scikit-learn, and all of transformers then
+    # takes twice as long to import
+    _, message = BACKENDS_MAPPING["librosa"]
+    monkeypatch.setitem(BACKENDS_MAPPING, "librosa", (lambda: True, message))
     answer = pipeline("any-to-any", model=str(checkpoint))
     [found] = answer(text=SIMPLE, max_new_tokens=TOKENS, do_sample=False, return_full_text=False)
     expected = engine_tokens(checkpoint, [SIMPLE])[0]

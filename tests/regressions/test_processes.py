@@ -227,7 +227,7 @@ def test_p5_a_server_with_a_lost_device_says_so_and_is_not_healthy() -> None:
         (FileExistsError(errno.EEXIST, "File exists", "/out/c"), "/out/c: a file is where a folder is needed"),
         (
             NotADirectoryError(errno.ENOTDIR, "Not a directory", "/c/run.json"),
-            "/c/run.json: a file is where a folder",
+            "/c/run.json: a part of this path: a file is where a folder is needed",
         ),
         (IsADirectoryError(errno.EISDIR, "Is a directory", "/out/d"), "/out/d: a folder is where a file is needed"),
         (OSError(errno.ENOSPC, "Error writing bytes to file"), "the disk is full"),
@@ -267,7 +267,7 @@ def test_p8_names_that_the_file_system_does_not_take_are_one_line(
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
     names = {
-        "file": "is not a folder; remove it", "file/run": "a part of this path is a file",
+        "file": "is not a folder; remove it", "file/run": "a part of this path: a file is where a folder is needed",
         "x" * 300: "is longer than",
         "circle": "is not a folder", "circle/run": "go in a circle", "nowhere": "is not a folder",
     }  # fmt: skip
