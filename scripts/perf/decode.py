@@ -1,8 +1,8 @@
 """Seconds of audio decoded per second, against torchcodec alone.
 
 In:  nothing; noise with a tone is encoded by torchcodec as WAV, FLAC and MP3, short and long, mono and stereo.
-Out: a table; rows with --json. By default the time of the process counts, not that of the clock, so that other
-programs of the machine matter less.
+Out: a table, of each clip and of the clips of a format together; rows with --json. By default the time of the process
+counts, not that of the clock, so that other programs of the machine matter less.
 
     python scripts/perf/decode.py --json decode.json
 """
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace) -> list[BenchRow]:
-    """One row for each format and clip."""
+    """One row for each clip, and one for each format."""
     import torch
     from torchcodec.decoders import AudioDecoder
     from torchcodec.encoders import AudioEncoder
@@ -41,6 +41,7 @@ def measure(args: argparse.Namespace) -> list[BenchRow]:
     clock = time.perf_counter if args.clock else time.process_time
     rows = []
     for kind in ("wav", "flac", "mp3"):
+        whole: dict[str, list[list[float]]] = {"ours": [], "torchcodec": []}
         for seconds, rate, channels in CLIPS:
             times = torch.arange(int(seconds * rate)) / rate
             noise = 0.1 * torch.randn(channels, times.numel(), generator=torch.Generator().manual_seed(0))
@@ -58,6 +59,11 @@ def measure(args: argparse.Namespace) -> list[BenchRow]:
             ours, theirs = (rates(seconds * args.files, spent[way]) for way in ways)
             name = f"{kind}, {seconds:g} s at {rate} Hz, {channels} channel(s)"
             rows.append(BenchRow(name, "s of audio/s", ours, theirs, "cpu"))
+            for way, each in whole.items():
+                each.append(spent[way])
+        decoded = args.files * sum(seconds for seconds, *_ in CLIPS)
+        ours, theirs = (rates(decoded, [sum(one) for one in zip(*each, strict=True)]) for each in whole.values())
+        rows.append(BenchRow(f"{kind}, the three clips", "s of audio/s", ours, theirs, "cpu"))
     return rows
 
 
