@@ -26,6 +26,7 @@ BIN=${ALARM_VENV:-.venv}/bin
 [ $# -gt 0 ] && exec "$BIN/python" -m pytest "${FAST[@]}" "$@"
 FAILED=0
 # one thread for each: two that share two processors wait for each other most of the time
-OMP_NUM_THREADS=1 "$BIN/python" -m pytest "${FAST[@]}" -n "${ALARM_TEST_WORKERS:-2}" --dist loadfile --ignore=tests/serving || FAILED=$?
+OMP_NUM_THREADS=1 "$BIN/python" -m pytest "${FAST[@]}" -n "${ALARM_TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder \
+  --durations 40 --ignore=tests/serving || FAILED=$?
 "$BIN/python" -m pytest "${FAST[@]}" tests/serving || FAILED=$?
 exit "$FAILED"

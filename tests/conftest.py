@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,10 @@ for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
 DURATIONS = Path(__file__).with_name("durations.json")
 """Seconds of the tests that took longer than :data:`BRIEF`, by file and function, fixtures made for them included."""
 BRIEF = 0.3
+FIRST = (
+    "test_whole_job.py", "test_kills.py", "test_extending.py", "test_run_eval.py", "test_small_real.py",
+)  # fmt: skip
+"""Files that run whole programs for minutes: last, one of them would run alone."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,11 +38,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what took longer than :data:`BRIEF` when it was recorded, next to what says so itself."""
+    """Mark as slow what took longer than :data:`BRIEF` when it was recorded, next to what says so itself.
+
+    :data:`FIRST` come first, then the files with the most tests, as pytest-xdist orders them.
+    """
     recorded = json.loads(DURATIONS.read_text(encoding="utf-8")) if DURATIONS.exists() else {}
     for item in items:
         if _name(item.nodeid) in recorded:
             item.add_marker("slow")
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.name not in FIRST, -tests[item.path]))
 
 
 class _DurationRecorder:

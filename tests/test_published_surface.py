@@ -102,7 +102,7 @@ def test_the_dockerfile_builds_from_what_is_there() -> None:
     for word, rest in lines:
         if word == "COPY":
             assert all(list(REPO_ROOT.glob(source)) for source in rest.split()[:-1] if source != ".")
-    assert "RUN scripts/setup_env.sh --$DEVICE ${CUDA:+--cuda $CUDA}" in text
+    assert "RUN PYTHONDONTWRITEBYTECODE=1 scripts/setup_env.sh --$DEVICE ${CUDA:+--cuda $CUDA}" in text
 
 
 @pytest.mark.parametrize(
