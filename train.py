@@ -22,4 +22,4 @@ def main(config: dict[str, Any]) -> float:
 
 
 if __name__ == "__main__":
-    hydra_cli("train", main)
+    hydra_cli("train", main, spins=True)

@@ -15,16 +15,14 @@ from src.common.errors import UserError, explain
 from src.common.log import setup_logging
 
 
-def run_cli(main: Callable[[], int | None]) -> NoReturn:
+def run_cli(main: Callable[[], int | None], spins: bool = False) -> NoReturn:
     """Run ``main`` and exit with its return value (``None`` is 0), 1 or 2 for a ``UserError``, 130 for Ctrl-C.
 
-    Errors of the machine (disk full, no network, lost device) are one line too, with exit code 1.
+    Errors of the machine (disk full, no network, lost device) are one line too, with exit code 1. ``spins``: see
+    :func:`set_wait_policy`.
     """
     setup_logging()
-    # OpenMP threads that wait for work spin by default, and torch waits after every operation: with two programs on
-    # the same cores, each takes the time that the other needs (a training of 0.8 s a step took 17 s next to others).
-    # Read when torch is loaded: https://gcc.gnu.org/onlinedocs/libgomp/OMP_005fWAIT_005fPOLICY.html
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    set_wait_policy(spins)
     try:
         code = main() or 0
         sys.stdout.flush()
@@ -47,6 +45,22 @@ def run_cli(main: Callable[[], int | None]) -> NoReturn:
         logging.getLogger(__name__).debug("the error in full", exc_info=True)
         code = 1
     sys.exit(code)
+
+
+def set_wait_policy(spins: bool = False) -> None:
+    """Say how OpenMP threads wait for work, unless the environment does; to be called before torch is loaded.
+
+    By default they spin for milliseconds, and torch waits after every operation: with two programs on the same cores,
+    each takes the time that the other needs (a training step of 0.8 s took 17 s). Threads that sleep at once are slow
+    to wake instead, which costs a program that is alone two fifths of its speed. With ``spins`` they spin for some
+    microseconds first: nearly as fast as by default when alone (4.6 clips a second instead of 5.2, asleep 3.3), and a
+    quarter slower than asleep beside other work (2.1 instead of 2.9, by default 0.26). Measured with
+    ``scripts/perf/train_step.py`` on two cores. https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        if spins:
+            os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 
 def add_options(

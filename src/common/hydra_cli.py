@@ -31,15 +31,16 @@ _OF_HYDRA = ("--hydra-help", "--shell-completion", "-sc", "--version", "--experi
 _SECONDS_TO_WAIT = 30.0
 
 
-def hydra_cli(config_name: str, main: Callable[[dict[str, Any]], float | None]) -> NoReturn:
+def hydra_cli(config_name: str, main: Callable[[dict[str, Any]], float | None], spins: bool = False) -> NoReturn:
     """Run a Hydra program: ``main`` gets the resolved configuration as plain containers.
 
     ``main`` returns an exit code, or a float: the value that a sweeper minimises.
 
     A misspelt key or group, or a missing value, ends in one message and exit code 2. ``--help`` lists the keys.
     ``-m`` calls ``main`` once for each job of a sweep; a job that fails does not keep the others from running.
+    ``spins``: see :func:`~src.common.cli.set_wait_policy`.
     """
-    run_cli(lambda: _run(config_name, main))
+    run_cli(lambda: _run(config_name, main), spins)
 
 
 def _run(config_name: str, main: Callable[[dict[str, Any]], float | None]) -> int | None:

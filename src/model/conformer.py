@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from src.model.dropout import Dropout, attend
 from src.model.layers import MaskedBatchNorm1d
 
 
@@ -18,9 +19,9 @@ class FeedForward(nn.Module):
             nn.LayerNorm(dim),
             nn.Linear(dim, hidden_dim),
             nn.SiLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(hidden_dim, dim),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,7 +42,7 @@ class ConvolutionModule(nn.Module):
             MaskedBatchNorm1d(dim),
             nn.SiLU(),
             nn.Conv1d(dim, dim, 1),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -66,7 +67,7 @@ class ConformerLayer(nn.Module):
         self.ffn1 = FeedForward(dim, ffn_dim, dropout)
         self.self_attn_layer_norm = nn.LayerNorm(dim)
         self.self_attn = nn.MultiheadAttention(dim, heads, dropout=dropout, batch_first=True)
-        self.self_attn_dropout = nn.Dropout(dropout)
+        self.self_attn_dropout = Dropout(dropout)
         self.conv_module = ConvolutionModule(dim, kernel_size, dropout)
         self.ffn2 = FeedForward(dim, ffn_dim, dropout)
         self.final_layer_norm = nn.LayerNorm(dim)
@@ -85,8 +86,7 @@ class ConformerLayer(nn.Module):
 
     def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
         padding = None if mask is None else ~mask
-        attended, _ = self.self_attn(x, x, x, key_padding_mask=padding, need_weights=False)
-        return self.self_attn_dropout(attended)
+        return self.self_attn_dropout(attend(self.self_attn, x, x, padding))
 
 
 class Conformer(nn.Module):

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.model.config import STD, ConditionedFusionConfig
+from src.model.dropout import attention, dropout
 from src.model.fusion import Fusion, Streams
 
 
@@ -90,8 +90,7 @@ class ResamplerAttention(nn.Module):
             # A large finite number, not minus infinity: an item without keys attends evenly instead of becoming NaN.
             lowest = torch.finfo(query.dtype).min
             bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, lowest)[:, None, None, :]
-        dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+        attended = attention(query, key, value, bias, self.dropout if self.training else 0.0)
         return self.o_proj(attended.transpose(1, 2).flatten(2))
 
 
@@ -135,7 +134,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, *others: Tensor | None) -> Tensor:
         """Returns the shape of ``x``."""
-        return x + F.dropout(self.module(x, *others), self.dropout, self.training and self.dropout > 0)
+        return x + dropout(self.module(x, *others), self.dropout, self.training)
 
 
 def _mlp(dim: int, widening: int, dropout: float) -> Residual:
