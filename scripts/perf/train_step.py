@@ -3,7 +3,8 @@
 In:  nothing; clips are noise of 2 to 30 s (around 11 s), targets random tokens (around 350).
 Out: a table; rows with --json. The baseline is the straightforward way: features clip by clip on the CPU, encoders in
 float32 under autocast, every chunk of every clip in turn, all hidden states stacked, padded batches of four clips in
-drawn order, torch's own dropout, logits at every position. Each further row changes one thing of the baseline; the last changes all.
+drawn order, torch's own dropout, logits at every position. Each further row changes one thing of the baseline; the
+last changes all. How OpenMP threads wait is the same for all rows.
 
     python scripts/perf/train_step.py --size full --json train_step.json     # one GPU
     python scripts/perf/train_step.py --size cpu --clips 16                  # miniature encoders, a small LLM
