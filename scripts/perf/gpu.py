@@ -157,4 +157,4 @@ def longest_clip(args: argparse.Namespace) -> BenchRow:
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(main, spins=True)
