@@ -28,7 +28,9 @@ FIRST = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--record-durations", action="store_true", help=f"replace {DURATIONS.name}; all tests must run")
+    parser.addoption(
+        "--record-durations", action="store_true", help=f"write {DURATIONS.name} anew for the files that run"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -63,7 +65,11 @@ class _DurationRecorder:
         slowest: dict[str, float] = {}
         for node, seconds in self._seconds.items():
             slowest[_name(node)] = max(slowest.get(_name(node), 0.0), round(seconds, 1))
-        kept = {name: seconds for name, seconds in sorted(slowest.items()) if seconds >= BRIEF}
+        ran = {name.partition("::")[0] for name in slowest}
+        before = json.loads(DURATIONS.read_text(encoding="utf-8")) if DURATIONS.exists() else {}
+        found = {name: seconds for name, seconds in before.items() if name.partition("::")[0] not in ran}
+        found |= {name: seconds for name, seconds in slowest.items() if seconds >= BRIEF}
+        kept = dict(sorted(found.items()))
         DURATIONS.write_text(json.dumps(kept, indent=0) + "\n", encoding="utf-8")
 
 
