@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from src.inference.ensemble import EmbedderEnsemble
 
 log = get_logger(__name__)
-GATHER_SECONDS = 0.01
-"""Seconds between two looks at whether a batch has to be encoded that is not full."""
 SECONDS_PER_CLIP = 30.0
 """Times ``batch_size`` this bounds the padded seconds of a batch: fewer long clips are encoded together."""
 
@@ -43,9 +40,7 @@ class AudioBatcher:
 
     At most ``batch_size`` clips of a model are encoded together. The embeddings of recent clips are cached, up to
     ``cache_mib``: a conversation sends its clips again with every turn, and identical embeddings let the engine
-    reuse its prefix cache. ``on_batch`` is called with the number of clips of each batch. ``engine_is_full`` says
-    whether requests with encoded clips wait for the engine: further clips then gather until they fill a batch, as
-    clips cost less together and none of them could be answered any sooner.
+    reuse its prefix cache. ``on_batch`` is called with the number of clips of each batch.
     """
 
     def __init__(
@@ -54,14 +49,12 @@ class AudioBatcher:
         batch_size: int,
         cache_mib: float = 256.0,
         on_batch: Callable[[int], None] = lambda size: None,
-        engine_is_full: Callable[[], bool] = lambda: False,
     ) -> None:
         self.failure: str | None = None
         """Reason why no clip can be encoded any more."""
         self._ensembles = ensembles
         self._batch_size = batch_size
         self._on_batch = on_batch
-        self._engine_is_full = engine_is_full
         self._cache = _EmbeddingCache(int(cache_mib * MIB))
         self._queue: queue.SimpleQueue[_QueuedClip | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="audio batcher", daemon=True)
@@ -93,9 +86,6 @@ class AudioBatcher:
                 ended = arrived is None
                 if arrived is not None:
                     waiting.append(arrived)
-            if not ended and len(waiting) < self._batch_size and self._engine_is_full():
-                time.sleep(GATHER_SECONDS)
-                continue
             batch, waiting = self._next_batch(waiting)
             if batch and self.failure is not None:
                 for each in batch:

@@ -125,10 +125,7 @@ class Service:
         }
         self._hidden, self._reasoning = hidden_tokens(tokenizer), find_reasoning(tokenizer)
         self._close_ids = text_ids(tokenizer, self._reasoning.format.closing)
-        self._in_engine = 0
-        self._batcher = AudioBatcher(
-            ensembles, config.batch_size, on_batch=metrics.batches.observe, engine_is_full=self._engine_is_full
-        )
+        self._batcher = AudioBatcher(ensembles, config.batch_size, on_batch=metrics.batches.observe)
         self._texts = ThreadPoolExecutor(1, "texts")
         self._async_engine = AsyncEngine(engine, self._on_step)
         self._numbers = itertools.count()
@@ -280,14 +277,7 @@ class Service:
         metrics.budget_hits.inc(finished.budget_hit)
         return finished
 
-    def _engine_is_full(self) -> bool:
-        """Whether two batches of requests wait already; how many a server elsewhere decodes at once is not known."""
-        config = self._config
-        bound = config.model.max_num_seq + 2 * config.batch_size
-        return self._in_engine >= bound and config.llm_url is None and self.failure is None
-
     def _on_step(self, running: int, waiting: int) -> None:
-        self._in_engine = running + waiting
         self.metrics.running.set(running)
         self.metrics.waiting.set(waiting)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -160,26 +159,6 @@ def test_what_waits_together_is_encoded_together() -> None:
     batcher.close()
     assert sizes[0] == 1 and max(sizes) == 4 and len(sizes) <= 5
     assert all(7.0 not in batch for batch in ensembles.batches)
-
-
-def test_clips_gather_while_the_engine_is_full() -> None:
-    ensembles, full = FakeEnsemble(), [True]
-    batcher = AudioBatcher({"m": ensembles}, 4, engine_is_full=lambda: full[0])
-    futures = [embed(batcher, tone(1 + n / 10)) for n in range(3)]
-    time.sleep(0.1)
-    assert not any(future.done() for future in futures)
-    futures.append(embed(batcher, tone(2)))
-    assert [len(future.result(10)[0]) for future in futures] == [10, 11, 12, 20]
-    assert [len(batch) for batch in ensembles.batches] == [4], "a full batch does not wait"
-    alone = embed(batcher, tone(3))
-    time.sleep(0.1)
-    assert not alone.done()
-    full[0] = False
-    assert len(alone.result(10)[0]) == 30
-    full[0] = True
-    last = embed(batcher, tone(4))
-    batcher.close()
-    assert len(last.result(0)[0]) == 40, "what is queued at the end is encoded"
 
 
 def test_a_long_clip_is_not_padded_around_many() -> None:
