@@ -7,6 +7,7 @@ from typing import Any
 
 from src.inference.prefetch import Prefetcher
 from src.inference.scheduler import Backend, Scheduler
+from src.inference.threads import share_cores
 from src.inference.types import Request, Result, Sampling
 
 
@@ -22,6 +23,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.max_in_flight = max_in_flight
         self._ahead = ahead
+        self._scheduler: Scheduler | None = None
 
     def run(self, requests: Iterable[Request], sampling: Sampling) -> Generator[Result, None, None]:
         """Results in the order in which they finish, one for each request.
@@ -29,7 +31,7 @@ class Engine:
         ``requests`` is iterated in another thread, so that preparing (encoding audio) and decoding overlap. A
         request that cannot be run gives a result with ``error``. Leaving the iteration early aborts what is running.
         """
-        feed = Prefetcher(requests, self._ahead)
+        feed = Prefetcher(requests, self._ahead, self.share_cores)
         scheduler = self.scheduler()
         try:
             while not feed.ended or scheduler:
@@ -49,7 +51,13 @@ class Engine:
 
     def scheduler(self) -> Scheduler:
         """A new scheduler over the backend, for callers that submit and step themselves."""
-        return Scheduler(self.backend, self.tokenizer)
+        self._scheduler = Scheduler(self.backend, self.tokenizer)
+        return self._scheduler
+
+    def share_cores(self) -> None:
+        """To be called before each batch in a thread that encodes clips: see :mod:`src.inference.threads`."""
+        if self.backend.shares_cores:
+            share_cores(busy=bool(self._scheduler))
 
     @property
     def capacity(self) -> int:

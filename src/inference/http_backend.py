@@ -73,6 +73,8 @@ class HttpBackend:
     Raises :class:`UserError` if the server does not take its embeddings.
     """
 
+    shares_cores = False
+
     def __init__(self, model: RemoteModel, llm: str, revision: str | None, end_of_turn: int | None) -> None:
         config = llm_config(llm, revision).get_text_config(decoder=True)
         self._table = load_input_embeddings(llm, revision)

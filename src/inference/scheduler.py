@@ -50,9 +50,10 @@ class Backend(Protocol):
     """Decodes tokens: vLLM, a vLLM server, transformers.
 
     ``width`` is that of its embeddings, ``vocabulary`` the number of its token ids, ``context`` the most tokens of
-    prompt and response together.
+    prompt and response together; ``shares_cores``: it computes in this process.
     """
 
+    shares_cores: bool
     width: int
     vocabulary: int
     context: int

@@ -54,6 +54,8 @@ class TransformersBackend:
     :meth:`step`: with one request at a time there are no others to protect.
     """
 
+    shares_cores = True
+
     def __init__(self, llm: Any) -> None:
         config = llm.config.get_text_config(decoder=True)
         table = llm.get_input_embeddings().weight

@@ -48,6 +48,8 @@ class VllmBackend:
     request; ``llm`` must have room for it.
     """
 
+    shares_cores = True
+
     def __init__(self, llm: Any, end_of_turn: int | None, params: Any = None, lora: Path | None = None) -> None:
         self._llm = llm
         self._given = params

@@ -40,7 +40,8 @@ class AudioBatcher:
 
     At most ``batch_size`` clips of a model are encoded together. The embeddings of recent clips are cached, up to
     ``cache_mib``: a conversation sends its clips again with every turn, and identical embeddings let the engine
-    reuse its prefix cache. ``on_batch`` is called with the number of clips of each batch.
+    reuse its prefix cache. ``on_batch`` is called with the number of clips of each batch, by the thread that
+    encodes it.
     """
 
     def __init__(

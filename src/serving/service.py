@@ -125,7 +125,7 @@ class Service:
         }
         self._hidden, self._reasoning = hidden_tokens(tokenizer), find_reasoning(tokenizer)
         self._close_ids = text_ids(tokenizer, self._reasoning.format.closing)
-        self._batcher = AudioBatcher(ensembles, config.batch_size, on_batch=metrics.batches.observe)
+        self._batcher = AudioBatcher(ensembles, config.batch_size, on_batch=self._on_batch)
         self._texts = ThreadPoolExecutor(1, "texts")
         self._async_engine = AsyncEngine(engine, self._on_step)
         self._numbers = itertools.count()
@@ -276,6 +276,10 @@ class Service:
         metrics.reasoning_tokens.inc(finished.reasoning_tokens)
         metrics.budget_hits.inc(finished.budget_hit)
         return finished
+
+    def _on_batch(self, clips: int) -> None:
+        self.metrics.batches.observe(clips)
+        self._engine.share_cores()
 
     def _on_step(self, running: int, waiting: int) -> None:
         self.metrics.running.set(running)

@@ -39,6 +39,8 @@ def shown(segments: Sequence[Segment]) -> str:
 class ScriptedBackend:
     """Answers ``script(prompt text)``, ended by the end-of-turn token, cut at ``max_tokens``."""
 
+    shares_cores = False
+
     def __init__(
         self, script: Callable[[str], str], context: int = 4096, refuse: str | None = None, width: int = WIDTH
     ) -> None:

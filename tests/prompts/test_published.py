@@ -148,6 +148,8 @@ def test_a_spent_budget_is_closed_by_the_published_sentence(imported: Path, toke
 class _Backend:
     """Thinks on and on, and answers once the thoughts are closed."""
 
+    shares_cores = False
+
     THOUGHTS = "i hear a low tone and then a bark and then nothing more for a while"
     width, vocabulary, context = 4, 100_000, 4096
 
