@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +21,6 @@ for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
 DURATIONS = Path(__file__).with_name("durations.json")
 """Seconds of the tests that took longer than :data:`BRIEF`, by file and function, fixtures made for them included."""
 BRIEF = 0.3
-FIRST = (
-    "test_whole_job.py", "test_kills.py", "test_extending.py", "test_run_eval.py", "test_small_real.py",
-)  # fmt: skip
-"""Files that run whole programs for minutes: last, one of them would run alone."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,14 +38,16 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow what took longer than :data:`BRIEF` when it was recorded, next to what says so itself.
 
-    :data:`FIRST` come first, then the files with the most tests, as pytest-xdist orders them.
+    The files that took longest come first: last, one of them would run alone. pytest-xdist keeps to this order.
     """
     recorded = json.loads(DURATIONS.read_text(encoding="utf-8")) if DURATIONS.exists() else {}
+    seconds: defaultdict[Path, float] = defaultdict(float)
     for item in items:
-        if _name(item.nodeid) in recorded:
+        took = recorded.get(_name(item.nodeid))
+        seconds[item.path] += took or BRIEF / 10
+        if took is not None:
             item.add_marker("slow")
-    tests = Counter(item.path for item in items)
-    items.sort(key=lambda item: (item.path.name not in FIRST, -tests[item.path]))
+    items.sort(key=lambda item: -seconds[item.path])
 
 
 class _DurationRecorder:
