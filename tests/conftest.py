@@ -25,7 +25,9 @@ BRIEF = 0.3
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--record-durations", action="store_true", help=f"write {DURATIONS.name} anew for the files that run"
+        "--record-durations",
+        action="store_true",
+        help=f"replace the entries of {DURATIONS.name} for the files that run",
     )
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -158,19 +154,3 @@ def test_recomputed_activations_drop_the_same_values() -> None:
         gradients.append([value.grad.clone() for value in layer.parameters()])
     for once, twice in zip(*gradients, strict=True):
         assert torch.equal(once, twice)
-
-
-def test_threads_of_a_training_spin_briefly_unless_the_environment_says_otherwise() -> None:
-    code = (
-        "import os; from src.common.cli import set_wait_policy; set_wait_policy(True); "
-        "print(os.environ['OMP_WAIT_POLICY'], os.environ.get('GOMP_SPINCOUNT'))"
-    )
-    plain = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
-
-    def told(**more: str) -> str:
-        command = [sys.executable, "-c", code]
-        return subprocess.run(command, env=plain | more, check=True, capture_output=True, text=True).stdout.strip()
-
-    assert told() == "PASSIVE 5000"
-    assert told(GOMP_SPINCOUNT="7") == "PASSIVE 7"
-    assert told(OMP_WAIT_POLICY="ACTIVE") == "ACTIVE None"
