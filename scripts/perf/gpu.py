@@ -114,7 +114,7 @@ def encoder_rows(args: argparse.Namespace) -> list[BenchRow]:
 
 def step_rows(args: argparse.Namespace) -> list[BenchRow]:
     """Training steps: the straightforward way, ours, and ours with one thing changed."""
-    ours = train_step.Way(True, True, True, True, args.positions, kept_memory=True, cheap_dropout=True)
+    ours = train_step.our_way(args.positions)
     ways = {train_step.BASELINE: train_step.Way(), train_step.OURS: ours}
     changed = {"activations recomputed": replace(ours, checkpointing=True), "packed": replace(ours, packed=True)}
     if args.device == "cuda":
@@ -137,7 +137,7 @@ def longest_clip(args: argparse.Namespace) -> BenchRow:
 
     found = {}
     for name, way in {
-        "ours": replace(train_step.Way(True, True, True, True, args.positions), checkpointing=True),
+        "ours": replace(train_step.our_way(args.positions), checkpointing=True),
         "baseline": train_step.Way(),
     }.items():
         seconds, fits = min(30, args.longest), 0

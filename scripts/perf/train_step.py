@@ -93,6 +93,11 @@ class Way:
     cheap_dropout: bool = False
 
 
+def our_way(positions: int) -> Way:
+    """Everything together, in micro-batches of at most ``positions``."""
+    return Way(True, True, True, True, positions, kept_memory=True, cheap_dropout=True)
+
+
 @dataclass(frozen=True)
 class Step:
     """Clips and turns of one optimizer step."""
@@ -122,7 +127,7 @@ def measure(args: argparse.Namespace) -> list[BenchRow]:
     import torch
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    ours = Way(True, True, True, True, args.positions, kept_memory=True, cheap_dropout=True)
+    ours = our_way(args.positions)
     ways = {BASELINE: Way()}
     if args.only == "all":
         ways |= {

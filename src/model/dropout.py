@@ -53,7 +53,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, p:
         query: (batch, heads, queries, dim).
         key: (batch, heads, keys, dim).
         value: (batch, heads, keys, value dim).
-        bias: None, or a shape that broadcasts to (batch, heads, queries, keys), added to the scores.
+        bias: None, or a shape that broadcasts to (batch, heads, queries, keys), added to the scores. It is a mask and
+            gets no gradient.
         p: 0 outside training.
     """
     if not p or not _draws_here(query, p):
