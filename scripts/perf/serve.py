@@ -20,6 +20,7 @@ import argparse
 import asyncio
 import json
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -253,6 +255,7 @@ def make_cases(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def offline(loaded: Loaded, config: ServeConfig, cases: list[dict[str, Any]]) -> tuple[dict[str, Any], float]:
     """Answer and number of tokens of each case, and the seconds of all."""
+    from src.generation.config import RunConfig
     from src.inference.prompt_builder import PromptBuilder, RowInput, audio_requests, in_batches
     from src.inference.types import Sampling
     from src.prompts.reasoning import split_response
@@ -266,7 +269,7 @@ def offline(loaded: Loaded, config: ServeConfig, cases: list[dict[str, Any]]) ->
     closing = prompts.budget_closing
     sampling = Sampling(model.max_tokens, model.max_thinking_tokens, greedy=True, budget_closing=closing)
     began = time.perf_counter()
-    requests = audio_requests(in_batches(items, config.batch_size), ensemble, builder)
+    requests = audio_requests(in_batches(items, RunConfig.batch_size), ensemble, builder)
     results = list(loaded.engine.run(requests, sampling))
     seconds = time.perf_counter() - began
     return {each.key: (list(split_response(each.text)), each.num_tokens) for each in results}, seconds
@@ -304,32 +307,73 @@ def reset(loaded: Loaded) -> None:
 
 async def clients(address: str) -> None:
     """Ask what standard input lists, so many at a time; answers and seconds to standard output."""
-    import aiohttp  # parses in C: the clients share the cores with what they measure
-
     work = json.load(sys.stdin)
     # written before the clock runs: those of a server are on other machines
     waiting = [(place, json.dumps(body).encode()) for place, body in enumerate(work["bodies"])][::-1]
     answers: list[Any] = [None] * len(waiting)
+    url = urlsplit(address)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Type: application/json\r\n"
 
-    async def one(session: aiohttp.ClientSession) -> None:
+    async def one(client: Client) -> None:
         while waiting:
             place, body = waiting.pop()
-            async with session.post(f"{address}/v1/chat/completions", data=body, headers=headers) as answer:
-                answer.raise_for_status()
-                answers[place] = await answer.read()
+            answers[place] = await client.ask(f"{head}Content-Length: {len(body)}\r\n\r\n".encode(), body)
 
-    headers = {"Content-Type": "application/json"}
-    limits, patience = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=600)
-    async with aiohttp.ClientSession(connector=limits, timeout=patience) as session:
-        await (await session.get(f"{address}/health")).read()
-        began = time.perf_counter()
-        await asyncio.gather(*(one(session) for _ in range(work["count"])))
-        seconds = time.perf_counter() - began
+    loop = asyncio.get_running_loop()
+    opened = [await loop.create_connection(Client, url.hostname, url.port) for _ in range(work["count"])]
+    began = time.perf_counter()
+    await asyncio.gather(*(one(client) for _, client in opened))
+    seconds = time.perf_counter() - began
     told = [
         parts(text.decode()) if body["stream"] else whole(json.loads(text))
-        for text, body in zip(answers, work["bodies"], strict=True)
+        for text, body in zip(map(content, answers), work["bodies"], strict=True)
     ]
     print(json.dumps({"answers": told, "seconds": seconds}))
+
+
+class Client(asyncio.Protocol):
+    """One connection that is kept open, and one request at a time.
+
+    It looks only for the end of an answer: the clients share the cores with the server that they measure, and
+    those of a client library took 1.5 ms of a core per request.
+    """
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    async def ask(self, head: bytes, body: bytes) -> bytes:
+        """The answer, with its head."""
+        self._got, self._end = bytearray(), -1
+        self._done = asyncio.get_running_loop().create_future()
+        self._transport.writelines((head, body))
+        return await self._done
+
+    def data_received(self, data: bytes) -> None:
+        self._got += data
+        if self._end < 0 and (end := self._got.find(b"\r\n\r\n")) >= 0:
+            length = re.search(rb"\r\ncontent-length: (\d+)", self._got[:end].lower())
+            self._end = end + 4 + int(length[1]) if length else 0
+        if 0 < self._end <= len(self._got) or self._end == 0 and self._got.endswith(b"\r\n0\r\n\r\n"):
+            self._done.set_result(bytes(self._got))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self._done.done():
+            self._done.set_exception(error or ConnectionError("the server closed the connection"))
+
+
+def content(answer: bytes) -> bytes:
+    """Body of an answer; its chunks are joined."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 200 "):
+        raise ValueError(f"the server answers {head[:60]!r}: {body[:300]!r}")
+    if b"chunked" not in head.lower():
+        return body
+    joined = bytearray()
+    while body:
+        size, _, rest = body.partition(b"\r\n")
+        joined += rest[: int(size, 16)]
+        body = rest[int(size, 16) + 2 :]
+    return bytes(joined)
 
 
 def whole(body: Any) -> list[str]:

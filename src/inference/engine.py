@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from src.inference.prefetch import Prefetcher
@@ -24,6 +25,7 @@ class Engine:
         self.max_in_flight = max_in_flight
         self._ahead = ahead
         self._scheduler: Scheduler | None = None
+        self._encoding = False
 
     def run(self, requests: Iterable[Request], sampling: Sampling) -> Generator[Result, None, None]:
         """Results in the order in which they finish, one for each request.
@@ -31,7 +33,7 @@ class Engine:
         ``requests`` is iterated in another thread, so that preparing (encoding audio) and decoding overlap. A
         request that cannot be run gives a result with ``error``. Leaving the iteration early aborts what is running.
         """
-        feed = Prefetcher(requests, self._ahead, self.share_cores)
+        feed = Prefetcher(requests, self._ahead, self.encoding)
         scheduler = self.scheduler()
         try:
             while not feed.ended or scheduler:
@@ -44,20 +46,36 @@ class Engine:
                     if refused is not None:
                         yield refused
                 if scheduler:
-                    yield from scheduler.step()
+                    yield from self.step()
         finally:
             feed.close()
             scheduler.clear()
+            self._share_cores(busy=False)
 
     def scheduler(self) -> Scheduler:
         """A new scheduler over the backend, for callers that submit and step themselves."""
         self._scheduler = Scheduler(self.backend, self.tokenizer)
         return self._scheduler
 
-    def share_cores(self) -> None:
-        """To be called before each batch in a thread that encodes clips: see :mod:`src.inference.threads`."""
+    def step(self) -> list[Result]:
+        """One step of the last :meth:`scheduler`."""
+        assert self._scheduler is not None
+        self._share_cores(busy=self._encoding)
+        return self._scheduler.step()
+
+    @contextmanager
+    def encoding(self) -> Iterator[None]:
+        """To be entered by a thread while it encodes clips for this engine: both then share the cores of a CPU."""
+        self._share_cores(busy=bool(self._scheduler))
+        self._encoding = True
+        try:
+            yield
+        finally:
+            self._encoding = False
+
+    def _share_cores(self, busy: bool) -> None:
         if self.backend.shares_cores:
-            share_cores(busy=bool(self._scheduler))
+            share_cores(busy)
 
     @property
     def capacity(self) -> int:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+_END: Any = object()
 
 
 class Prefetcher(Generic[T]):
-    """Iterates ``items`` in a thread, at most ``depth`` items ahead of :meth:`take`; ``before_each`` is called there
-    before each item is made."""
+    """Iterates ``items`` in a thread, at most ``depth`` items ahead of :meth:`take`; each is made ``within`` a
+    context."""
 
-    def __init__(self, items: Iterable[T], depth: int, before_each: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, items: Iterable[T], depth: int, within: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
         self.ended = False
         """Whether :meth:`take` has reached the end of the items."""
-        self._items, self._before_each = items, before_each
+        self._items, self._within = items, within
         # an item in a tuple, the exception that ended the iteration, or None at its end
         self._queue: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(maxsize=max(1, depth))
         self._closed = threading.Event()
@@ -55,12 +59,13 @@ class Prefetcher(Generic[T]):
     def _fill(self) -> None:
         end: BaseException | None = None
         try:
-            self._before_each()
-            for item in self._items:
-                if self._closed.is_set():
-                    return
+            source = iter(self._items)
+            while not self._closed.is_set():
+                with self._within():
+                    item = next(source, _END)
+                if item is _END:
+                    break
                 self._queue.put((item,))
-                self._before_each()
         except BaseException as error:  # noqa: BLE001 - raised again by take
             end = error
         if not self._closed.is_set():

@@ -94,7 +94,7 @@ class AsyncEngine:
                     else:
                         self._results.append((handle, refused))
                 if scheduler:
-                    self._results += [(running.pop(result.key), result) for result in scheduler.step()]
+                    self._results += [(running.pop(result.key), result) for result in self._engine.step()]
                 self._on_step(len(scheduler), len(waiting))
                 pause = min(MAX_FLUSH_SECONDS, FLUSH_SECONDS * len(scheduler)) if self._tokens else 0.0
                 if time.monotonic() - flushed >= pause:

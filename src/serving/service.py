@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -125,11 +125,11 @@ class Service:
         }
         self._hidden, self._reasoning = hidden_tokens(tokenizer), find_reasoning(tokenizer)
         self._close_ids = text_ids(tokenizer, self._reasoning.format.closing)
-        self._batcher = AudioBatcher(ensembles, config.batch_size, on_batch=self._on_batch)
+        self._batcher = AudioBatcher(ensembles, config.batch_size, on_batch=self._on_batch, may_wait=self._is_busy)
         self._texts = ThreadPoolExecutor(1, "texts")
         self._async_engine = AsyncEngine(engine, self._on_step)
         self._numbers = itertools.count()
-        self._admitted = 0
+        self._admitted = self._submitted = 0
 
     @property
     def admitted(self) -> int:
@@ -277,13 +277,18 @@ class Service:
         metrics.budget_hits.inc(finished.budget_hit)
         return finished
 
-    def _on_batch(self, clips: int) -> None:
+    def _on_batch(self, clips: int) -> AbstractContextManager[None]:
         self.metrics.batches.observe(clips)
-        self._engine.share_cores()
+        return self._engine.encoding()
 
     def _on_step(self, running: int, waiting: int) -> None:
         self.metrics.running.set(running)
         self.metrics.waiting.set(waiting)
+        self._submitted = running + waiting
+
+    def _is_busy(self) -> bool:
+        """Whether the engine has another batch of requests besides those that it decodes now."""
+        return self._submitted > self._config.model.max_num_seq + self._config.batch_size
 
     async def _run(self, pool: ThreadPoolExecutor, work: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(pool, work, *args)

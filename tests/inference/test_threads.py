@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from src.inference.engine import Engine
+from src.inference.scheduler import StepOutput
 from src.inference.threads import share_cores
 from src.inference.types import Request, Sampling
 from tests.generation.fakes import ScriptedBackend
@@ -43,16 +44,38 @@ def test_half_of_the_threads_while_the_engine_is_busy_in_this_thread_only() -> N
 
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.usefixtures("four_threads")
-def test_prompts_are_prepared_by_half_of_the_threads_while_others_decode(
+def test_one_that_encodes_and_one_that_decodes_use_half_of_the_threads_each(
     shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ScriptedBackend, "shares_cores", shared)
+    decoded: list[int] = []
+    step = ScriptedBackend.step
+
+    def counted(backend: ScriptedBackend) -> list[StepOutput]:
+        decoded.append(_count())
+        return step(backend)
+
+    monkeypatch.setattr(ScriptedBackend, "step", counted)
     tested: Engine = engine(lambda prompt: "yes")
-    scheduler, counts = tested.scheduler(), []
-    scheduler.submit(Request("busy", ([1, 2],)), Sampling(9))
-    with ThreadPoolExecutor(1) as encoding:
-        for _ in range(2):
-            encoding.submit(tested.share_cores).result()
-            counts.append(encoding.submit(_count).result())
-            scheduler.clear()
-    assert counts == ([2, 4] if shared else [4, 4])
+
+    def encode() -> int:
+        with tested.encoding():
+            decoding.submit(tested.step).result()
+            return _count()
+
+    with ThreadPoolExecutor(1) as encoding, ThreadPoolExecutor(1) as decoding:
+        scheduler = tested.scheduler()
+        scheduler.submit(Request("busy", ([1, 2],)), Sampling(9))
+        assert encoding.submit(encode).result() == (2 if shared else 4)
+        decoding.submit(tested.step).result()
+        scheduler.clear()
+        assert encoding.submit(encode).result() == 4, "nobody decodes"
+    assert decoded[:2] == ([2, 4] if shared else [4, 4]), "while clips are encoded, and afterwards"
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_a_run_gives_the_threads_back() -> None:
+    before, tested = _count(), engine(lambda prompt: "yes")
+    requests = (Request(str(number), ([1, number],)) for number in range(20))
+    assert len(list(tested.run(requests, Sampling(9)))) == 20
+    assert _count() == before

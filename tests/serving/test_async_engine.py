@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -147,7 +149,9 @@ def embed(batcher: AudioBatcher, clip: Waveform, model: str = "m") -> Any:
 
 def test_what_waits_together_is_encoded_together() -> None:
     ensembles, sizes = GatedEnsemble(), []
-    batcher = AudioBatcher({"m": ensembles, "other": ensembles}, 4, on_batch=sizes.append)
+    batcher = AudioBatcher(
+        {"m": ensembles, "other": ensembles}, 4, on_batch=lambda size: nullcontext(sizes.append(size))
+    )
     first = embed(batcher, tone(1))
     assert ensembles.entered.wait(10)
     futures = [embed(batcher, tone(1 + n / 10), "m" if n % 3 else "other") for n in range(9)]
@@ -172,6 +176,38 @@ def test_a_long_clip_is_not_padded_around_many() -> None:
         future.result(10)
     assert ensembles.batches[1:] == [[100.0], [1.0, 2.0, 3.0]]
     batcher.close()
+
+
+def test_the_oldest_clip_is_encoded_with_those_of_similar_length() -> None:
+    ensembles = GatedEnsemble()
+    batcher = AudioBatcher({"m": ensembles}, 3)
+    blocked = embed(batcher, tone(0.5))
+    assert ensembles.entered.wait(10)
+    futures = [embed(batcher, tone(seconds)) for seconds in (4, 1, 9, 3.8, 1.2, 4.1, 8)]
+    ensembles.gate.set()
+    for future in (blocked, *futures):
+        future.result(10)
+    assert ensembles.batches[1:] == [[4.0, 4.1, 3.8], [1.0, 1.2, 8.0], [9.0]]
+    batcher.close()
+
+
+def test_clips_wait_for_others_only_while_the_engine_has_work() -> None:
+    ensembles, busy = FakeEnsemble(), threading.Event()
+    busy.set()
+    batcher = AudioBatcher({"m": ensembles}, 2, may_wait=busy.is_set)
+    few = [embed(batcher, tone(seconds)) for seconds in (1, 3, 1.1)]
+    time.sleep(0.2)
+    assert not ensembles.batches
+    busy.clear()
+    assert [len(future.result(10)[0]) for future in few] == [10, 30, 11]
+    assert ensembles.batches == [[1.0, 1.1], [3.0]]
+    busy.set()
+    assert len(embed(batcher, tone(3)).result(10)[0]) == 30, "what is in the cache does not wait"
+    many = [embed(batcher, tone(seconds)) for seconds in (2, 4, 5, 2.2, 4.2, 5.2, 6, 7)]
+    many[0].result(10)
+    assert ensembles.batches[2] == [2.0, 2.2], "enough to choose from"
+    batcher.close()
+    assert all(future.done() for future in many)
 
 
 def test_one_bad_clip_costs_one_request_and_known_clips_cost_nothing() -> None:
