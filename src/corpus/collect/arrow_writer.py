@@ -21,7 +21,7 @@ from src.corpus.collect.row_batches import CELL, SPLIT, SPOOL, WHOLE
 from src.corpus.recipe import IDS, Inputs, Recipe
 from src.corpus.recipes import load_recipe
 from src.corpus.rows.audio import RATE
-from src.corpus.rows.make import cell_bytes, rows_roots
+from src.corpus.rows.make import cell_bytes
 from src.dataset.writer import SHARD_BYTES, describe_split
 
 _WRITE_ROWS, _WRITE_BYTES = 1000, 32 * 2**20
@@ -195,5 +195,4 @@ def _read_cell(split: str, file: str, offset: int, size: int, batch: int) -> byt
     if offset == WHOLE:
         return Path(file).read_bytes()
     inputs = _worker["inputs"]
-    rows = inputs.rows[split]
-    return cell_bytes(rows[offset][_worker["recipe"].audio], rows_roots(rows, inputs))
+    return cell_bytes(inputs.rows[split][offset][_worker["recipe"].audio], inputs.allowed[split])

@@ -118,11 +118,11 @@ def make_batch(batch: RowBatch) -> BatchResult:
 
 
 def _ids_of(job: Any) -> tuple[str, str]:
-    """Names of a job in the list of dropped rows."""
-    first = job[0] if isinstance(job, (list, tuple)) and job else job
+    """Ids of a job in the list of dropped rows: of its first draft, else the one or two texts that it begins with."""
+    first, second, *_ = (*job, "", "") if isinstance(job, (list, tuple)) else (job, "")
     if hasattr(first, "unique_id_1"):
         return str(first.unique_id_1), str(first.unique_id_2)
-    return str(getattr(first, "path", first))[:200], ""
+    return str(getattr(first, "path", first))[:200], second[:200] if isinstance(second, str) else ""
 
 
 def _finished(path: Path, digest: str) -> BatchResult | None:

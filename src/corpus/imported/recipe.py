@@ -12,7 +12,7 @@ from src.corpus.description import describe_audio
 from src.corpus.imported.row import Columns, SourceRow, read_record
 from src.corpus.recipe import CorpusRow, Dropped, Inputs, Recipe, Stored, TextType, Work, columns
 from src.corpus.rows.audio import Cuts, encode_wav, mono, seconds_of, to_rate
-from src.corpus.rows.make import cell_bytes, rows_roots
+from src.corpus.rows.make import cell_bytes
 
 ImportJob = tuple[SourceRow, TextType]
 """A row and what its text is: speech or a caption."""
@@ -57,9 +57,8 @@ def _audio(row: SourceRow, inputs: Inputs) -> tuple[Stored, float]:
     """The clip as it will be saved, and its length in seconds."""
     if row.cell is not None:
         split, number, column = row.cell
-        rows = inputs.rows[split]
-        cell = rows[number][column]
-        data = cell_bytes(cell, rows_roots(rows, inputs))
+        cell = inputs.rows[split][number][column]
+        data = cell_bytes(cell, inputs.allowed[split])
         name = Path(cell.get("path") or f"{split}_{number}").name
         return Stored(name, data=data, size=len(data)), seconds_of(data, name)
     path = Path(row.audio)

@@ -10,6 +10,8 @@ from src.corpus.recipe import WAV_48, Draft, Dropped, Inputs, Recipe, columns, w
 from src.corpus.rows.make import each_row, file_rows
 from src.corpus.rows.tables import files, lines
 
+URL = "https://datashare.ed.ac.uk/bitstream/handle/10283/2651/VCTK-Corpus.zip?sequence=2&isAllowed=y"
+
 
 def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
     """One row for each text that has a recording, speaker by speaker of the table."""
@@ -43,12 +45,7 @@ def _drafts(root: Path, line: str) -> Iterator[Draft | Dropped]:
 RECIPE = Recipe(
     name="vctk",
     title="VCTK",
-    sources=(
-        web(
-            "https://datashare.ed.ac.uk/bitstream/handle/10283/2651/VCTK-Corpus.zip?sequence=2&isAllowed=y",
-            "VCTK-Corpus/wav48",
-        ),
-    ),  # fmt: skip
+    sources=(web(URL, "VCTK-Corpus/wav48"),),
     work=file_rows(drafts),
     text_type="speech",
     description=("age", "accent", "gender", "region"),
