@@ -10,18 +10,12 @@ from src.audio.errors import AudioError
 from src.common.errors import UserError, check_host
 from src.corpus.description import describe_audio
 from src.corpus.imported.row import Columns, SourceRow, read_record
-from src.corpus.recipe import CorpusRow, Dropped, Inputs, Recipe, Stored, TextType, Work, columns
+from src.corpus.recipe import CorpusRow, Dropped, Inputs, Recipe, Stored, Work, columns
 from src.corpus.rows.audio import Cuts, encode_wav, mono, seconds_of, to_rate
 from src.corpus.rows.make import cell_bytes
 
-ImportJob = tuple[SourceRow, TextType]
-"""A row and what its text is: speech or a caption."""
-PER_BATCH = 200
-
-
-def no_jobs(inputs: Inputs) -> Iterator[ImportJob]:
-    """Jobs of this module's recipe, which is that of the workers; the importer gives those of a source."""
-    return iter(())
+ImportJob = tuple[SourceRow, str]
+"""A row and what its text is: ``speech`` or ``caption``."""
 
 
 def make_row(job: ImportJob, inputs: Inputs, recipe: Recipe) -> Iterator[CorpusRow | Dropped]:
@@ -101,7 +95,8 @@ RECIPE = Recipe(
     name="imported",
     title="imported data",
     sources=(),
-    work=Work(no_jobs, make_row, PER_BATCH),
+    # workers load this recipe by its module; its jobs are those of a source, which the importer sets
+    work=Work(lambda inputs: (), make_row, per_batch=200),
     text_type="caption",
     description=(),
     columns=columns(

@@ -128,6 +128,9 @@ def read_record(
         text = read["text"]
     elif record.get("input") and "instruction" in record:  # Alpaca form
         fields["prompt"] = f"{fields['prompt']}\n{_text(record['input'], 'input')}"
+    prompt = fields["prompt"]
+    if prompt.count(PLACEHOLDER) > 1:
+        raise RowError(f"two clips: the prompt has {prompt.count(PLACEHOLDER)} times {PLACEHOLDER}, expected one")
     if len(clips) > 1:
         raise RowError(f"two clips: the row has {len(clips)} clips, expected one")
     if not clips:
@@ -138,7 +141,7 @@ def read_record(
         label="" if cell is not None else os.path.normpath(clips[0]),
         cell=cell,
         text=_text(text, "text").strip(),
-        prompt=_without_placeholder(fields["prompt"]),
+        prompt=prompt.replace(PLACEHOLDER, "").strip(),  # the clip is always the first thing in the user's turn here
         system=fields["system"].strip(),
         group=fields["group"],
         split=fields["split"],
@@ -216,10 +219,3 @@ def _conversation(messages: Any) -> dict[str, Any]:
         else:
             found[key] = _text(content, "content")
     return found
-
-
-def _without_placeholder(prompt: str) -> str:
-    """The user's text without the place of its clip, which is always the first thing in the user's turn here."""
-    if prompt.count(PLACEHOLDER) > 1:
-        raise RowError(f"two clips: the prompt has {prompt.count(PLACEHOLDER)} times {PLACEHOLDER}, expected one")
-    return prompt.replace(PLACEHOLDER, "").strip()
