@@ -143,7 +143,7 @@ def write_shard(shard: Shard) -> int:
     orders = _worker["orders"]
     if shard.split not in orders:
         orders[shard.split] = np.load(_worker["scratch"] / f"order_{shard.split}.npy", mmap_mode="r")
-    temporary = shard.path.with_suffix(".tmp")
+    temporary = shard.path.with_suffix(".tmp")  # under its own name a shard is complete
     with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, _worker["schema"]) as writer:
         for start in range(shard.start, shard.stop, _WRITE_ROWS):
             stop = min(start + _WRITE_ROWS, shard.stop)
@@ -163,6 +163,7 @@ def _rows_by_number(numbers: np.ndarray) -> Any:
     """Rows of all batches by their numbers, in that order, and the batch of each as ``_batch``."""
     import pyarrow as pa
 
+    # One `take` for each batch, then one that brings the rows back into order: batches stay memory-mapped.
     places = np.searchsorted(_worker["starts"], numbers, side="right") - 1
     by_batch = np.argsort(places, kind="stable")
     pieces = []

@@ -162,6 +162,7 @@ def _recipe(source: str, name: str, settings: ImportSettings) -> tuple[Recipe, P
         for row in checked(cell_rows(inputs.rows, given) if hub else read()):
             yield (row if row.prompt else replace(row, prompt=prompt)), settings.text_type
 
+    # only this process lists the jobs: they are sent to the workers, which load RECIPE itself
     work = replace(RECIPE.work, jobs=jobs)
     audio = given.given.get("audio", "audio")
     return replace(RECIPE, name=name, sources=hub, work=work, audio=audio, settings=facts), folder
@@ -199,9 +200,11 @@ def draw_groups(groups: list[str], settings: ImportSettings) -> list[str]:
     """``train`` or ``validation`` of each row: groups in drawn order until the share of the rows is reached."""
     counts = Counter(groups)
     names = sorted(counts)
+    # RandomState, whose numbers stay the same in every version: https://numpy.org/doc/stable/reference/random/legacy.html
     order = np.random.RandomState(settings.split_seed).permutation(len(names))
     wanted, held, validation = int(len(groups) * settings.split_fraction), 0, set()
     for place in order:
+        # a group that is too large is passed over, so that a later and smaller one may still fill the share
         if held + counts[names[place]] <= wanted:
             validation.add(names[place])
             held += counts[names[place]]

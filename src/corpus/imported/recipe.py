@@ -62,6 +62,7 @@ def _audio(row: SourceRow, inputs: Inputs) -> tuple[Stored, float]:
         return Stored(path.name, file=path, size=path.stat().st_size), seconds_of(path)
     cuts = Cuts(path)
     start = round(row.start * cuts.rate)
+    # 2**62: to the end of the file, in samples, with room for the start
     length = 2**62 if row.seconds is None else round(row.seconds * cuts.rate)
     samples = cuts.read(start, start + length)
     if row.channel is not None:
@@ -95,7 +96,7 @@ RECIPE = Recipe(
     name="imported",
     title="imported data",
     sources=(),
-    # workers load this recipe by its module; its jobs are those of a source, which the importer sets
+    # workers load this recipe by its module; the importer sets its jobs to those of a source
     work=Work(lambda inputs: (), make_row, per_batch=200),
     text_type="caption",
     description=(),

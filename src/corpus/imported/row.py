@@ -10,6 +10,8 @@ from typing import Any
 
 from src.common.errors import ConfigError, UserError
 
+# Names of Hugging Face sets, and of manifests of WeNet (key, wav, txt), ms-swift (audios, messages) and NeMo:
+# https://docs.nvidia.com/nemo-framework/user-guide/latest/NeMoToolKit/asr/datasets.html
 KNOWN = {
     "audio": ("audio", "audios", "path", "file_name", "audio_path", "audio_filepath", "wav", "wavs", "file"),
     "text": ("text", "sentence", "transcript", "transcription", "txt", "answer", "response", "output", "caption"),

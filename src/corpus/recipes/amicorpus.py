@@ -11,6 +11,7 @@ from src.corpus.rows.make import cell_bytes, each_row, grouped
 from src.corpus.rows.tables import filled
 
 ROOM_MICROPHONE = "SDM1"
+"""Single distant microphone, whose rows repeat what the headsets have recorded."""
 
 
 def jobs(inputs: Inputs) -> Iterator[tuple[str, tuple[int, ...]] | Dropped]:

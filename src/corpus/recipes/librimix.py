@@ -79,7 +79,7 @@ def mix(samples: list[Samples], gains: list[float]) -> tuple[Samples, list[float
     ]
     mixed: Samples = functools.reduce(np.add, padded)
     powers = [(float(np.mean(each**2)), float(np.mean((mixed - each) ** 2))) for each in padded]
-    # both offsets are the mixing script's: its `compute_snr_list`
+    # both offsets are those of the mixing script's `snr_xy`; the second one keeps a silent source finite
     return mixed, [10 * math.log10(signal / (rest + 1e-10) + 1e-10) for signal, rest in powers]
 
 

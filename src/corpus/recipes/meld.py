@@ -45,7 +45,7 @@ def make(job: tuple[str, tuple[MeldTurn, ...]], inputs: Inputs, recipe: Recipe) 
         empty = [key for key in ("Utterance", *shown) if not row[key].strip()]
         if "Utterance" in empty or (empty and not inputs.options.as_published):
             raise UserError(f"{empty[0]} is empty")
-        # U+0092 where Windows-1252 has its apostrophe: the table was decoded as Latin-1 before it became UTF-8
+        # U+0092 is a control character; the byte 92 is the apostrophe of Windows-1252, which the table is made from
         text = row["Utterance"].replace("\x92", "'").strip()
         note = f"emotion: {shown['Emotion']}, sentiment: {shown['Sentiment']}"
         yield Utterance(str(number), shown["Speaker"], text, 0.0, 0.0, read_mono(video), note)

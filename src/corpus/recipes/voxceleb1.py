@@ -44,7 +44,7 @@ def draw_pairs(
 
     ``with_itself``: a file may be paired with itself, as published; otherwise with another of the speaker.
     """
-    draw = random.Random(SEED)
+    draw = random.Random(SEED)  # one generator for all pairs: another order of the draws gives other pairs
     by_gender = {gender: sorted(name for name in speakers if speakers[name][0] == gender) for gender in "mf"}
     for name in speakers:
         own = paths[name]

@@ -66,6 +66,7 @@ def _latin(cell: str) -> str:
     return cell
 
 
+# `na_values` in https://pandas.pydata.org/docs/reference/api/pandas.read_csv.html
 MISSING = frozenset(
     {
         "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",
