@@ -5,11 +5,13 @@ Recipes hold facts and small functions; :mod:`src.corpus.collect` does the work,
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from src.audio.roots import audio_roots, roots_of
 from src.common.errors import UserError
 from src.corpus.description import SpeakerSegment, describe_audio
 from src.download.sources import DriveFolderFile, WebFile
@@ -87,6 +89,13 @@ class Inputs:
     roots: tuple[Path, ...]
     options: Options = Options()
     rows: Mapping[str, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def allowed(self) -> Mapping[str, tuple[Path, ...]]:
+        """By split, the folders in which its rows may name files: the copy they are read from, and the caches."""
+        # Once for all rows: roots_of resolves every Arrow file of a set, of which AudioSet has more than a thousand.
+        caches = audio_roots(*self.roots, *(root.parent / "hub" for root in self.roots[:1]))
+        return {split: (*roots_of(rows), *caches) for split, rows in self.rows.items()}
 
     def find(self, relative: str) -> Path | None:
         """The file or folder in the first root that has it."""
@@ -180,8 +189,8 @@ class Recipe:
     sources: tuple[RecipeSource, ...]
     work: Work
     text_type: TextType
-    description: tuple[str, ...]
     columns: tuple[str, ...]
+    description: tuple[str, ...] = ()
     types: Mapping[str, str] = field(default_factory=dict)
     rows: int | None = None
     hours: float | None = None

@@ -21,7 +21,7 @@ from src.corpus.collect.row_batches import CELL, SPLIT, SPOOL, WHOLE
 from src.corpus.recipe import IDS, Inputs, Recipe
 from src.corpus.recipes import load_recipe
 from src.corpus.rows.audio import RATE
-from src.corpus.rows.make import cell_bytes, rows_roots
+from src.corpus.rows.make import cell_bytes
 from src.dataset.writer import SHARD_BYTES, describe_split
 
 _WRITE_ROWS, _WRITE_BYTES = 1000, 32 * 2**20
@@ -143,7 +143,7 @@ def write_shard(shard: Shard) -> int:
     orders = _worker["orders"]
     if shard.split not in orders:
         orders[shard.split] = np.load(_worker["scratch"] / f"order_{shard.split}.npy", mmap_mode="r")
-    temporary = shard.path.with_suffix(".tmp")
+    temporary = shard.path.with_suffix(".tmp")  # under its own name a shard is complete
     with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, _worker["schema"]) as writer:
         for start in range(shard.start, shard.stop, _WRITE_ROWS):
             stop = min(start + _WRITE_ROWS, shard.stop)
@@ -163,6 +163,7 @@ def _rows_by_number(numbers: np.ndarray) -> Any:
     """Rows of all batches by their numbers, in that order, and the batch of each as ``_batch``."""
     import pyarrow as pa
 
+    # One `take` for each batch, then one that brings the rows back into order: batches stay memory-mapped.
     places = np.searchsorted(_worker["starts"], numbers, side="right") - 1
     by_batch = np.argsort(places, kind="stable")
     pieces = []
@@ -195,5 +196,4 @@ def _read_cell(split: str, file: str, offset: int, size: int, batch: int) -> byt
     if offset == WHOLE:
         return Path(file).read_bytes()
     inputs = _worker["inputs"]
-    rows = inputs.rows[split]
-    return cell_bytes(rows[offset][_worker["recipe"].audio], rows_roots(rows, inputs))
+    return cell_bytes(inputs.rows[split][offset][_worker["recipe"].audio], inputs.allowed[split])

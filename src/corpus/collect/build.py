@@ -178,6 +178,7 @@ def _build(recipe: Recipe, inputs: Inputs, work: Path, folder: Path, processes: 
     with tqdm(desc=f"{recipe.name}: saving", total=total, unit=" rows", unit_scale=True) as bar:
         for count in write_splits(recipe, inputs, paths, orders, target, processes):
             bar.update(count)
+    # first: killed between these lines, a folder with the new set must not have the mark of the old one
     (folder / COMPLETED).unlink(missing_ok=True)
     move_in(target, folder)
     write_text(folder / DROPPED, json_lines(dropped))

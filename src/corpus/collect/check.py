@@ -91,7 +91,7 @@ def _descriptions(recipe: Recipe, rows: Any) -> Iterator[str]:
             if reason:
                 count += 1
                 wrong.append(f"({row[IDS[0]]}, {row[IDS[1]]}) {reason}")
-        del wrong[_SHOWN:]
+        del wrong[_SHOWN:]  # a set of millions of rows may be wrong in all of them
     if count:
         yield f"{count} rows with a wrong text: {'; '.join(wrong)}"
 
@@ -104,7 +104,7 @@ def wrong_description(description: str, duration: float, keys: tuple[str, ...]) 
     if duration is None or not duration > 0:
         return f"has duration {duration}"
     tail = f" (duration: {round(duration)}s"
-    place = description.rfind(tail)
+    place = description.rfind(tail)  # the last one: the text itself may say the same
     if place < 0 or not description.endswith(")"):
         return f"does not end in '{tail[1:]}, ...)'"
     single = _SINGLE.match(description)

@@ -52,6 +52,7 @@ class RowBatch:
 
     def without_current_job(self) -> RowBatch:
         """The same batch without the job that was worked on when its process died."""
+        # the file is empty if the process ended before its first job was noted
         return replace(self, crashed=self.crashed | {int(self.position.read_text() or 0)})
 
 
@@ -99,6 +100,7 @@ def make_batch(batch: RowBatch) -> BatchResult:
     writer = _BatchWriter(batch, recipe)
     with batch.position.open("w") as position:
         for number, job in enumerate(batch.jobs):
+            # Of one width, so that it covers the last one, and past Python's buffer, which a crash would lose.
             os.pwrite(position.fileno(), f"{number:8d}".encode(), 0)
             if number in batch.crashed:
                 writer.drop(Dropped(*_ids_of(job), "ended the process that decoded it"))
@@ -118,11 +120,11 @@ def make_batch(batch: RowBatch) -> BatchResult:
 
 
 def _ids_of(job: Any) -> tuple[str, str]:
-    """Names of a job in the list of dropped rows."""
-    first = job[0] if isinstance(job, (list, tuple)) and job else job
+    """Ids of a job in the list of dropped rows: of its first draft, else the one or two texts that it begins with."""
+    first, second, *_ = (*job, "", "") if isinstance(job, (list, tuple)) else (job, "")
     if hasattr(first, "unique_id_1"):
         return str(first.unique_id_1), str(first.unique_id_2)
-    return str(getattr(first, "path", first))[:200], ""
+    return str(getattr(first, "path", first))[:200], second[:200] if isinstance(second, str) else ""
 
 
 def _finished(path: Path, digest: str) -> BatchResult | None:
@@ -233,7 +235,8 @@ class _BatchWriter:
             self._path.with_suffix(".bin").unlink()
         schema = self._schema.with_metadata({"digest": digest, "counts": json.dumps(self._counts)})
         temporary = self._path.with_suffix(".tmp")
-        # one record batch, so that the second pass takes rows from plain arrays
+        # One record batch: the second pass takes rows by number, and `take` joins all chunks of a column at every
+        # call (https://github.com/apache/arrow/issues/39565).
         table = pa.Table.from_batches(self._tables, schema=self._schema).combine_chunks()
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             writer.write_table(table.replace_schema_metadata(schema.metadata))

@@ -166,6 +166,7 @@ def _needed_bytes(missing: list[RecipeSource], work: Workspace) -> int:
             else:
                 fetched = partial.stat().st_size if partial.is_file() else 0
                 needed += announced_size(part) * _SPACE_FACTOR - fetched
+    # all is given: what is still to come is the saved set, about as large as its sources
     if not missing and work.given is not None:
         needed += sum(path.stat().st_size for path in work.given.rglob("*") if path.is_file())
     return needed
@@ -193,6 +194,7 @@ def open_rows(
             saved = load_saved(local)
             found = DatasetDict({"train": saved}) if isinstance(saved, Dataset) else saved
         elif local is not None:
+            # unchecked: a copy may have some of the files only, and a card that states the sizes of all
             found = load_dataset(str(local), source.config, cache_dir=str(cache), verification_mode="no_checks")
         else:
             checks = None if source.verify else "no_checks"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from src.common.log import get_logger
 from src.common.paths import indexes_dir, raw_dir
 from src.corpus.collect.build import DROPPED, CollectSettings, collect
 from src.corpus.imported.recipe import RECIPE, ImportJob, cell_rows
-from src.corpus.imported.row import Columns, SourceRow, checked
-from src.corpus.imported.sources import Opened, fingerprint, is_rows_source, open_source
+from src.corpus.imported.row import Columns, checked
+from src.corpus.imported.sources import fingerprint, is_rows_source, open_source
 from src.corpus.recipe import HubRows, Inputs, Options, Recipe
 from src.dataset.corpus_names import all_corpora, groups
 from src.dataset.splits import index_problem, read_indexes, write_indexes
@@ -84,8 +83,16 @@ def import_dataset(source: str, name: str, settings: ImportSettings, overwrite: 
         raise ConfigError(f"--name {name!r}: the name of a corpus or group of this project, or no folder name")
     recipe, from_dir = _recipe(source, name, settings)
     drawn = {"fraction": settings.split_fraction, "seed": settings.split_seed}
-    if not overwrite:
-        _check_drawn(name, drawn)
+    path = raw_dir(name) / REPORT
+    if path.is_file() and not overwrite:
+        before = json.loads(path.read_text(encoding="utf-8")).get("split_draw", drawn)
+        if before != drawn:
+            has, wanted = (
+                ", ".join(f"--split-{key} {value}" for key, value in each.items()) for each in (before, drawn)
+            )
+            raise UserError(
+                f"{raw_dir(name)}: its validation rows were drawn with {has}, not {wanted}; --overwrite replaces it"
+            )
     result = collect(
         recipe,
         CollectSettings(
@@ -100,6 +107,8 @@ def import_dataset(source: str, name: str, settings: ImportSettings, overwrite: 
         raise UserError(f"{raw_dir(name)} was not imported from {source}; choose another --name, or --overwrite")
     splits = _splits(name, settings)
     left_out = list(read_json_lines(raw_dir(name) / DROPPED))
+    reasons = [each["reason"] for each in left_out]
+    kinds = Counter(reason.partition(":")[0] if ":" in reason else "other" for reason in reasons)
     report = {
         "source": source,
         "rows": sum(splits.values()),
@@ -107,25 +116,14 @@ def import_dataset(source: str, name: str, settings: ImportSettings, overwrite: 
         "split_draw": drawn,
         "hours": result["hours"],
         "left_out": len(left_out),
-        "reasons": dict(Counter(_kind(each["reason"]) for each in left_out).most_common()),
+        "reasons": dict(kinds.most_common()),
         "problems": result["problems"],
         "rows_left_out": [
             {"row": each["unique_id_1"], "audio": each["unique_id_2"], "reason": each["reason"]} for each in left_out
         ],
     }
-    write_json(raw_dir(name) / REPORT, report)
+    write_json(path, report)
     return report
-
-
-def _check_drawn(name: str, wanted: Mapping[str, Any]) -> None:
-    """Raise :class:`UserError` if the validation rows of a finished set were drawn in another way than ``wanted``."""
-    path = raw_dir(name) / REPORT
-    has = json.loads(path.read_text(encoding="utf-8")).get("split_draw", wanted) if path.is_file() else wanted
-    if has != wanted:
-        before, now = (", ".join(f"--split-{key} {value}" for key, value in each.items()) for each in (has, wanted))
-        raise UserError(
-            f"{raw_dir(name)}: its validation rows were drawn with {before}, not {now}; --overwrite replaces it"
-        )
 
 
 def log_report(name: str, report: dict[str, Any]) -> None:
@@ -143,53 +141,31 @@ def log_report(name: str, report: dict[str, Any]) -> None:
               raw_dir(name) / REPORT)  # fmt: skip
 
 
-def _kind(reason: str) -> str:
-    return reason.partition(":")[0] if ":" in reason else "other"
-
-
 def _recipe(source: str, name: str, settings: ImportSettings) -> tuple[Recipe, Path | None]:
     """The recipe of a source, and the folder of a saved set."""
     given = Columns.parse(settings.columns, settings.split_group)
     prompt = PROMPTS[settings.text_type] if settings.prompt is None else settings.prompt
-    common = {"source": source, "columns": dict(given.given), "text_type": settings.text_type,
-              "prompt": prompt}  # fmt: skip
-    make = replace(RECIPE, name=name)
-    if not is_rows_source(source):
-        opened = open_source(source, given)
-        jobs = functools.partial(_file_jobs, opened, settings.text_type, prompt)
-        work = replace(make.work, jobs=jobs)
-        return replace(make, work=work, settings={**common, "fingerprint": opened[1]}), None
-    path = Path(source).expanduser()
-    rows = HubRows("" if path.is_dir() else source, settings.revision, None, settings.config, verify=False)
-    jobs = functools.partial(_cell_jobs, given, settings.text_type, prompt)
-    return (
-        replace(
-            make,
-            sources=(rows,),
-            work=replace(make.work, jobs=jobs),
-            audio=given.given.get("audio", "audio"),
-            settings={
-                **common,
-                "revision": settings.revision,
-                "config": settings.config,
-                "fingerprint": fingerprint(sorted(path.rglob("*.*"))) if path.is_dir() else None,
-            },
-        ),
-        path if path.is_dir() else None,
-    )
+    facts: dict[str, Any] = {"source": source, "columns": dict(given.given)}
+    facts |= {"text_type": settings.text_type, "prompt": prompt}
+    hub: tuple[HubRows, ...] = ()
+    folder = None
+    if is_rows_source(source):
+        path = Path(source).expanduser()
+        folder = path if path.is_dir() else None
+        hub = (HubRows("" if folder else source, settings.revision, None, settings.config, verify=False),)
+        facts |= {"revision": settings.revision, "config": settings.config}
+        facts["fingerprint"] = fingerprint(sorted(path.rglob("*.*"))) if folder else None
+    else:
+        read, facts["fingerprint"] = open_source(source, given)
 
+    def jobs(inputs: Inputs) -> Iterator[ImportJob]:
+        for row in checked(cell_rows(inputs.rows, given) if hub else read()):
+            yield (row if row.prompt else replace(row, prompt=prompt)), settings.text_type
 
-def _file_jobs(opened: Opened, text_type: Any, prompt: str, inputs: Inputs) -> Iterator[ImportJob]:
-    yield from _jobs(opened[0](), text_type, prompt)
-
-
-def _cell_jobs(columns: Columns, text_type: Any, prompt: str, inputs: Inputs) -> Iterator[ImportJob]:
-    yield from _jobs(cell_rows(inputs.rows, columns), text_type, prompt)
-
-
-def _jobs(rows: Iterator[SourceRow], text_type: Any, prompt: str) -> Iterator[ImportJob]:
-    for row in checked(rows):
-        yield (row if row.prompt else replace(row, prompt=prompt)), text_type
+    # only this process lists the jobs: they are sent to the workers, which load RECIPE itself
+    work = replace(RECIPE.work, jobs=jobs)
+    audio = given.given.get("audio", "audio")
+    return replace(RECIPE, name=name, sources=hub, work=work, audio=audio, settings=facts), folder
 
 
 def _splits(name: str, settings: ImportSettings) -> dict[str, int]:
@@ -224,9 +200,11 @@ def draw_groups(groups: list[str], settings: ImportSettings) -> list[str]:
     """``train`` or ``validation`` of each row: groups in drawn order until the share of the rows is reached."""
     counts = Counter(groups)
     names = sorted(counts)
+    # RandomState, whose numbers stay the same in every version: https://numpy.org/doc/stable/reference/random/legacy.html
     order = np.random.RandomState(settings.split_seed).permutation(len(names))
     wanted, held, validation = int(len(groups) * settings.split_fraction), 0, set()
     for place in order:
+        # a group that is too large is passed over, so that a later and smaller one may still fill the share
         if held + counts[names[place]] <= wanted:
             validation.add(names[place])
             held += counts[names[place]]

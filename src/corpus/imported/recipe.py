@@ -10,18 +10,12 @@ from src.audio.errors import AudioError
 from src.common.errors import UserError, check_host
 from src.corpus.description import describe_audio
 from src.corpus.imported.row import Columns, SourceRow, read_record
-from src.corpus.recipe import CorpusRow, Dropped, Inputs, Recipe, Stored, TextType, Work, columns
+from src.corpus.recipe import CorpusRow, Dropped, Inputs, Recipe, Stored, Work, columns
 from src.corpus.rows.audio import Cuts, encode_wav, mono, seconds_of, to_rate
-from src.corpus.rows.make import cell_bytes, rows_roots
+from src.corpus.rows.make import cell_bytes
 
-ImportJob = tuple[SourceRow, TextType]
-"""A row and what its text is: speech or a caption."""
-PER_BATCH = 200
-
-
-def no_jobs(inputs: Inputs) -> Iterator[ImportJob]:
-    """Jobs of this module's recipe, which is that of the workers; the importer gives those of a source."""
-    return iter(())
+ImportJob = tuple[SourceRow, str]
+"""A row and what its text is: ``speech`` or ``caption``."""
 
 
 def make_row(job: ImportJob, inputs: Inputs, recipe: Recipe) -> Iterator[CorpusRow | Dropped]:
@@ -57,9 +51,8 @@ def _audio(row: SourceRow, inputs: Inputs) -> tuple[Stored, float]:
     """The clip as it will be saved, and its length in seconds."""
     if row.cell is not None:
         split, number, column = row.cell
-        rows = inputs.rows[split]
-        cell = rows[number][column]
-        data = cell_bytes(cell, rows_roots(rows, inputs))
+        cell = inputs.rows[split][number][column]
+        data = cell_bytes(cell, inputs.allowed[split])
         name = Path(cell.get("path") or f"{split}_{number}").name
         return Stored(name, data=data, size=len(data)), seconds_of(data, name)
     path = Path(row.audio)
@@ -69,6 +62,7 @@ def _audio(row: SourceRow, inputs: Inputs) -> tuple[Stored, float]:
         return Stored(path.name, file=path, size=path.stat().st_size), seconds_of(path)
     cuts = Cuts(path)
     start = round(row.start * cuts.rate)
+    # 2**62: to the end of the file, in samples, with room for the start
     length = 2**62 if row.seconds is None else round(row.seconds * cuts.rate)
     samples = cuts.read(start, start + length)
     if row.channel is not None:
@@ -102,7 +96,8 @@ RECIPE = Recipe(
     name="imported",
     title="imported data",
     sources=(),
-    work=Work(no_jobs, make_row, PER_BATCH),
+    # workers load this recipe by its module; the importer sets its jobs to those of a source
+    work=Work(lambda inputs: (), make_row, per_batch=200),
     text_type="caption",
     description=(),
     columns=columns(

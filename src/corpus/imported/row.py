@@ -10,6 +10,8 @@ from typing import Any
 
 from src.common.errors import ConfigError, UserError
 
+# Names of Hugging Face sets, and of manifests of WeNet (key, wav, txt), ms-swift (audios, messages) and NeMo:
+# https://docs.nvidia.com/nemo-framework/user-guide/latest/NeMoToolKit/asr/datasets.html
 KNOWN = {
     "audio": ("audio", "audios", "path", "file_name", "audio_path", "audio_filepath", "wav", "wavs", "file"),
     "text": ("text", "sentence", "transcript", "transcription", "txt", "answer", "response", "output", "caption"),
@@ -128,6 +130,9 @@ def read_record(
         text = read["text"]
     elif record.get("input") and "instruction" in record:  # Alpaca form
         fields["prompt"] = f"{fields['prompt']}\n{_text(record['input'], 'input')}"
+    prompt = fields["prompt"]
+    if prompt.count(PLACEHOLDER) > 1:
+        raise RowError(f"two clips: the prompt has {prompt.count(PLACEHOLDER)} times {PLACEHOLDER}, expected one")
     if len(clips) > 1:
         raise RowError(f"two clips: the row has {len(clips)} clips, expected one")
     if not clips:
@@ -138,7 +143,7 @@ def read_record(
         label="" if cell is not None else os.path.normpath(clips[0]),
         cell=cell,
         text=_text(text, "text").strip(),
-        prompt=_without_placeholder(fields["prompt"]),
+        prompt=prompt.replace(PLACEHOLDER, "").strip(),  # the clip is always the first thing in the user's turn here
         system=fields["system"].strip(),
         group=fields["group"],
         split=fields["split"],
@@ -216,10 +221,3 @@ def _conversation(messages: Any) -> dict[str, Any]:
         else:
             found[key] = _text(content, "content")
     return found
-
-
-def _without_placeholder(prompt: str) -> str:
-    """The user's text without the place of its clip, which is always the first thing in the user's turn here."""
-    if prompt.count(PLACEHOLDER) > 1:
-        raise RowError(f"two clips: the prompt has {prompt.count(PLACEHOLDER)} times {PLACEHOLDER}, expected one")
-    return prompt.replace(PLACEHOLDER, "").strip()

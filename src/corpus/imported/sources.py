@@ -17,6 +17,8 @@ from typing import Any
 from src.common.errors import UserError
 from src.common.log import get_logger
 from src.corpus.imported.row import KNOWN, Columns, RowError, SourceRow, read_record
+from src.corpus.rows.make import reason_of
+from src.corpus.rows.tables import lines
 
 _log = get_logger(__name__)
 AUDIO = frozenset(
@@ -76,8 +78,9 @@ def _attempt(where: str, read: Callable[..., SourceRow], *arguments: Any) -> Sou
     """The row that ``read`` makes of its arguments, or one that says why there is none."""
     try:
         return read(*arguments)
-    except RowError as error:
-        return SourceRow(where, problem=str(error))
+    except Exception as error:  # also what a record of another form leads to, such as a cut without a duration
+        reason = str(error) if isinstance(error, RowError) else f"not a row: {reason_of(error)}"
+        return SourceRow(where, problem=reason)
 
 
 # ---- tables and JSON
@@ -89,7 +92,13 @@ def _table(path: Path, columns: Columns) -> Iterator[SourceRow]:
         file.seek(0)
         delimiter = "\t" if path.suffix == ".tsv" else max(",;\t|", key=first.count)
         if delimiter == "|" and not {name.strip() for name in first.split("|")} & {*KNOWN["audio"]}:
-            yield from _listed(path, "|")  # LJ Speech: NAME|TEXT|NORMALISED TEXT, without a header
+            # LJ Speech: NAME|TEXT|NORMALISED TEXT without a header; the clips are in a folder next to the list
+            clips = {clip.stem: clip for clip in _files(path.parent)}
+            for number, line in enumerate(file, 1):
+                name, *texts = line.rstrip("\r\n").split("|")
+                if line.strip():
+                    clip = clips.get(Path(name).stem, path.parent / name)
+                    yield SourceRow(f"line {number}", str(clip), text=texts[-1].strip() if texts else "", name=name)
             return
         reader = csv.DictReader(file, delimiter=delimiter, restval="")
         columns.check(reader.fieldnames or (), str(path))
@@ -101,26 +110,12 @@ def _table(path: Path, columns: Columns) -> Iterator[SourceRow]:
             raise UserError(f"{path}, line {reader.line_num}: {error}; is a quotation mark missing?") from error
 
 
-def _listed(path: Path, delimiter: str | None) -> Iterator[SourceRow]:
-    """Rows of ``NAME TEXT`` lines about clips next to the list, or in its folder ``wavs``."""
-    clips = {file.stem: file for file in _files(path.parent)}
-    for number, line in enumerate(_lines(path), 1):
-        name, *texts = line.split(delimiter, 1) if delimiter is None else line.split(delimiter)
-        file = clips.get(Path(name).stem, path.parent / name)
-        yield SourceRow(f"line {number}", str(file), text=texts[-1].strip() if texts else "", name=name)
-
-
-def _lines(path: Path) -> list[str]:
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    return [line.rstrip("\r") for line in text.split("\n") if line.strip()]
-
-
 def _json(path: Path, columns: Columns) -> Iterator[SourceRow]:
     folder = str(path.parent)
     for where, record in _records(path):
         if isinstance(record, RowError):
             yield SourceRow(where, problem=str(record))
-        elif isinstance(record, dict) and (record.get("type") or "").endswith("Cut"):
+        elif isinstance(record, dict) and str(record.get("type")).endswith("Cut"):
             yield _attempt(where, _cut, record, where, folder)
         else:
             yield _attempt(where, read_record, record, columns, where, folder)
@@ -196,7 +191,9 @@ def _folder(folder: Path) -> Iterator[SourceRow]:
         elif sidecar.suffix == ".json":
             yield _attempt(where, _from_sidecar, sidecar, file, where)
         else:
-            yield SourceRow(where, str(file), text="\n".join(_lines(sidecar)).strip(), name=where)
+            yield SourceRow(
+                where, str(file), text="\n".join(lines(sidecar, encoding="utf-8-sig")).strip(), name=where
+            )
 
 
 def _from_sidecar(sidecar: Path, file: Path, where: str) -> SourceRow:
@@ -214,7 +211,7 @@ def _transcripts(folder: Path) -> dict[str, str]:
     """Texts by clip from ``transcripts.txt``, Kaldi's ``text`` and LibriSpeech's ``*.trans.txt`` of a folder."""
     found: dict[str, str] = {}
     for path in (folder / "transcripts.txt", folder / "text", *sorted(folder.glob("*.trans.txt"))):
-        for line in _lines(path) if path.is_file() else ():
+        for line in lines(path, encoding="utf-8-sig") if path.is_file() else ():
             name, _, text = line.replace("|", "\t", 1).replace("\t", " ", 1).partition(" ")
             found[Path(name).stem if Path(name).suffix.lower() in AUDIO else name] = text.strip()
     return found

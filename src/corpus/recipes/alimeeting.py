@@ -8,20 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.common.errors import UserError
-from src.corpus.recipe import WAV_16, CorpusRow, Dropped, Inputs, Recipe, Work, web
+from src.corpus.recipe import CorpusRow, Dropped, Inputs, Recipe, Work, web
 from src.corpus.rows.audio import Cuts, mono, to_rate
-from src.corpus.rows.conversation import (
-    COUNT,
-    MEETING_COLUMNS,
-    MEETING_DESCRIPTION,
-    MEETING_REPAIRS,
-    Utterance,
-    check_times,
-    meeting_rows,
-)
-from src.corpus.rows.make import each_row
+from src.corpus.rows.conversation import Utterance, check_times, meeting_recipe, meeting_rows
+from src.corpus.rows.make import each_row, grouped
 from src.corpus.rows.tables import files
 
+URL = "https://speech-lab-share-data.oss-cn-shanghai.aliyuncs.com/AliMeeting/openlr/Train_Ali_near.tar.gz"
 # Files are long or short; Praat itself counts free-standing numbers, texts and flags only:
 # https://www.fon.hum.uva.nl/praat/manual/TextGrid_file_formats.html
 _TOKEN = re.compile(r'"(?:[^"]|"")*"|<\w+>|(?<![^\s=])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\S)|![^\n]*')
@@ -40,20 +33,13 @@ class Track:
 def jobs(inputs: Inputs) -> Iterator[tuple[str, tuple[Track, ...]] | Dropped]:
     """Meetings with their tracks; files are named ``ROOM_MEETING_GENDER_SPEAKER``."""
     root = inputs.path("Train_Ali_near")
-    meetings: dict[str, list[Track]] = {}
 
     def track(path: Path) -> Iterator[tuple[str, Track]]:
         room, meeting, gender, speaker = path.stem.split("_")
         wav = root / "audio_dir" / f"{path.stem}.wav"
         yield f"{room}_{meeting}", Track(speaker, "Male" if gender == "M" else "Female", path, wav)
 
-    for found in each_row(files(root / "textgrid_dir", ".TextGrid"), lambda path: (path.name, ""), track):
-        if isinstance(found, Dropped):
-            yield found
-        else:
-            meetings.setdefault(found[0], []).append(found[1])
-    for meeting, tracks in meetings.items():
-        yield meeting, tuple(tracks)
+    yield from grouped(each_row(files(root / "textgrid_dir", ".TextGrid"), lambda path: (path.name, ""), track))
 
 
 def first_tier(path: Path) -> list[tuple[float, float, str]]:
@@ -99,23 +85,12 @@ def make(job: tuple[str, tuple[Track, ...]], inputs: Inputs, recipe: Recipe) -> 
     yield from meeting_rows(recipe, meeting, utterances(meeting, tracks), gender_of, inputs.options)
 
 
-RECIPE = Recipe(
+RECIPE = meeting_recipe(
     name="alimeeting",
     title="AliMeeting (near field)",
-    sources=(
-        web(
-            "https://speech-lab-share-data.oss-cn-shanghai.aliyuncs.com/AliMeeting/openlr/Train_Ali_near.tar.gz",
-            "Train_Ali_near",
-        ),
-    ),  # fmt: skip
+    sources=(web(URL, "Train_Ali_near"),),
     work=Work(jobs, make, per_batch=2),
-    text_type="speech",
-    description=MEETING_DESCRIPTION,
-    columns=MEETING_COLUMNS,
-    types={COUNT: "int64"},
     rows=10209,
     hours=120.93,
-    gb_per_hour=WAV_16,
     licence="CC BY-SA 4.0",
-    repairs=MEETING_REPAIRS,
 )

@@ -18,7 +18,6 @@ RECIPE = Recipe(
     sources=(HubRows("OpenSound/AudioCaps", "b29b3243d6ce49c2cd0d48d4b5f0701ae7969ded"),),
     work=hub_rows(draft),
     text_type="caption",
-    description=(),
     columns=columns(
         "audiocap_id | youtube_id | audio | audio_description | text | duration | unique_id_1 | "
         "unique_id_2 | dataset_index"

@@ -21,9 +21,8 @@ RECIPE = Recipe(
     name="audioset",
     title="AudioSet (2M, 16 kHz)",
     sources=(HubRows("confit/audioset-16khz-wds", "4a40121a0063dd58d5d15f40f03c496eb3013906", config="2m"),),
-    work=hub_rows(draft, audio="wav"),
+    work=hub_rows(draft),
     text_type="caption",
-    description=(),
     columns=columns(
         "audio_description | text | duration | video_id | unique_id_2 | key | unique_id_1 | audio | dataset_index"
     ),

@@ -8,6 +8,8 @@ from src.corpus.recipe import WAV_44, Draft, Dropped, Inputs, Recipe, columns, w
 from src.corpus.rows.make import each_row, file_rows
 from src.corpus.rows.tables import filled, table
 
+URL = "https://github.com/karoldvl/ESC-50/archive/master.zip"
+
 
 def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
     """One row for each clip of all five folds; labels keep their underscores."""
@@ -25,12 +27,9 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
 RECIPE = Recipe(
     name="esc50",
     title="ESC-50",
-    sources=(
-        web("https://github.com/karoldvl/ESC-50/archive/master.zip", "ESC-50-master/audio", name="ESC-50-master.zip"),
-    ),
+    sources=(web(URL, "ESC-50-master/audio", name="ESC-50-master.zip"),),
     work=file_rows(drafts),
     text_type="caption",
-    description=(),
     columns=columns(
         "audio_description | duration | text | audio | filename | unique_id_1 | src_file | unique_id_2 | "
         "dataset_index"

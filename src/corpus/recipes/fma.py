@@ -11,7 +11,7 @@ from pathlib import Path
 from src.common.errors import UserError
 from src.corpus.recipe import WAV_16, CorpusRow, Draft, Dropped, Inputs, Recipe, Work, columns, row_fields, web
 from src.corpus.rows.audio import RATE, read_mono
-from src.corpus.rows.make import attempt, each_row, encoded
+from src.corpus.rows.make import each_row, encoded
 from src.corpus.rows.tables import MISSING, entry, table
 
 OPTIONAL = ("album title", "language code", "album tags", "artist tags", "song tags")
@@ -98,12 +98,8 @@ def jobs(inputs: Inputs) -> Iterator[tuple[Draft, Path] | Dropped]:
 def make(job: tuple[Draft, Path], inputs: Inputs, recipe: Recipe) -> Iterator[CorpusRow | Dropped]:
     """The track as mono WAV at 16 kHz; about 150 files cannot be decoded (https://github.com/mdeff/fma/issues/49)."""
     draft, path = job
-
-    def row() -> CorpusRow:
-        samples = read_mono(path)
-        return CorpusRow(row_fields(recipe, draft, samples.size / RATE), encoded(f"{draft.unique_id_1}.wav", samples))
-
-    yield attempt((draft.unique_id_1, draft.unique_id_2), row)
+    samples = read_mono(path)
+    yield CorpusRow(row_fields(recipe, draft, samples.size / RATE), encoded(f"{draft.unique_id_1}.wav", samples))
 
 
 RECIPE = Recipe(

@@ -8,6 +8,7 @@ from src.corpus.recipe import WAV_22, Draft, Dropped, Inputs, Recipe, columns, w
 from src.corpus.rows.make import file_rows
 from src.corpus.rows.tables import files, folders
 
+URL = "https://www.kaggle.com/api/v1/datasets/download/andradaolteanu/gtzan-dataset-music-genre-classification"
 BROKEN = "jazz.00054.wav"
 
 
@@ -25,13 +26,7 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
 RECIPE = Recipe(
     name="gtzan",
     title="GTZAN",
-    sources=(
-        web(
-            "https://www.kaggle.com/api/v1/datasets/download/andradaolteanu/gtzan-dataset-music-genre-classification",
-            "Data/genres_original",
-            name="gtzan.zip",
-        ),
-    ),  # fmt: skip
+    sources=(web(URL, "Data/genres_original", name="gtzan.zip"),),
     work=file_rows(drafts),
     text_type="caption",
     description=("genre",),

@@ -20,7 +20,6 @@ RECIPE = Recipe(
     sources=(HubRows("yijingwu/HeySQuAD_human", "2a9aff6032a76185b98eff703144a2a896313e49", splits=None),),
     work=hub_rows(draft),
     text_type="none",
-    description=(),
     columns=columns("audio | question | context | id | is_impossible | unique_id_1 | unique_id_2 | dataset_index"),
     types={"is_impossible": "bool_"},
 )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
-from pathlib import Path
 
 from src.corpus.recipe import Draft, Dropped, Files, HubRows, Inputs, Recipe, UpstreamRecord, columns
 from src.corpus.rows.make import each_row, file_rows
@@ -21,37 +19,33 @@ PARTS = tuple(
 def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
     """One row for each turn of the user, with all that was said before it as context."""
     wavs = inputs.path("en/wav")
+
+    def turns(record: UpstreamRecord) -> Iterator[Draft | Dropped]:
+        context = ""
+        for place, turn in enumerate(record["conversation"]):
+            text = filled(turn["text"], "the text of a turn")
+            if turn["from"] != "human":
+                context += f"Assistant: {text}\n"
+                continue
+            fields = {"question": text, "context": context, "id": record["id"], "utterance_id": place}
+            ids = str(record["id"]), str(place)
+            if turn["speech"]:
+                folder, name = turn["speech"].split("/")[-2:]
+                yield Draft(*ids, text, fields, wavs / folder / name)
+            else:
+                yield Dropped(*ids, "the turn names no recording")
+            context += f"User: {text}\n"
+
     rows = inputs.rows["train"].select_columns(["id", "conversation"])
-    yield from each_row(rows, lambda record: (record["id"], ""), functools.partial(_turns, wavs))
-
-
-def _turns(wavs: Path, record: UpstreamRecord) -> Iterator[Draft | Dropped]:
-    context = ""
-    for place, turn in enumerate(record["conversation"]):
-        text = filled(turn["text"], "the text of a turn")
-        if turn["from"] != "human":
-            context += f"Assistant: {text}\n"
-            continue
-        fields = {"question": text, "context": context, "id": record["id"], "utterance_id": place}
-        ids = str(record["id"]), str(place)
-        if turn["speech"]:
-            folder, name = turn["speech"].split("/")[-2:]
-            yield Draft(*ids, text, fields, wavs / folder / name)
-        else:
-            yield Dropped(*ids, "the turn names no recording")
-        context += f"User: {text}\n"
+    yield from each_row(rows, lambda record: (record["id"], ""), turns)
 
 
 RECIPE = Recipe(
     name="instructs2s",
     title="InstructS2S-200K",
-    sources=(
-        Files(PARTS, "en/wav", "tar"),
-        HubRows(REPO, REVISION),
-    ),
+    sources=(Files(PARTS, "en/wav", "tar"), HubRows(REPO, REVISION)),
     work=file_rows(drafts),
     text_type="none",
-    description=(),
     columns=columns("question | context | audio | id | utterance_id | unique_id_1 | unique_id_2 | dataset_index"),
     types={"utterance_id": "int64"},
 )

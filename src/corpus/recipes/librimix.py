@@ -21,7 +21,7 @@ from src.corpus.recipe import WAV_16, CorpusRow, Dropped, Files, Inputs, Recipe,
 from src.corpus.recipes.librispeech import ROOT, archive, transcripts
 from src.corpus.rows.audio import RATE, Samples, read_mono
 from src.corpus.rows.conversation import COUNT, ORDINALS, spoken_row
-from src.corpus.rows.make import attempt, each_row
+from src.corpus.rows.make import each_row
 from src.corpus.rows.tables import entry, filled, number, speaker_table, table
 from src.download.sources import github_file
 
@@ -41,7 +41,7 @@ LibriMixture = tuple[str, str, tuple[MixedSource, ...]]
 
 
 def jobs(inputs: Inputs) -> Iterator[LibriMixture | Dropped]:
-    """Mixtures: partition, id, sources."""
+    """The mixtures of all tables."""
     genders = speaker_table(inputs.path(f"{ROOT}/SPEAKERS.TXT"), as_published=inputs.options.as_published)
     for partition, subset in SUBSETS.items():
         found = transcripts(inputs.path(f"{ROOT}/{subset}"))
@@ -64,8 +64,10 @@ def _of_table(
             found.append((file, number(row[gain], gain), text, gender))
         yield partition, filled(row["mixture_ID"], "mixture_ID"), tuple(found)
 
-    path = inputs.path(f"metadata/{TABLES[partition, count]}")
-    rows = table(path, needs=("mixture_ID", *(name for pair in names for name in pair)))
+    rows = table(
+        inputs.path(f"metadata/{TABLES[partition, count]}"),
+        needs=("mixture_ID", *(name for pair in names for name in pair)),
+    )
     yield from each_row(rows, lambda row: (partition, row["mixture_ID"]), mixture)
 
 
@@ -76,19 +78,16 @@ def mix(samples: list[Samples], gains: list[float]) -> tuple[Samples, list[float
         np.pad(each * np.float32(gain), (0, longest - each.size)) for each, gain in zip(samples, gains, strict=True)
     ]
     mixed: Samples = functools.reduce(np.add, padded)
-    return mixed, [_ratio(each, mixed - each) for each in padded]
-
-
-def _ratio(signal: Samples, rest: Samples) -> float:
-    return 10 * math.log10(float(np.mean(signal**2)) / (float(np.mean(rest**2)) + 1e-10) + 1e-10)
+    powers = [(float(np.mean(each**2)), float(np.mean((mixed - each) ** 2))) for each in padded]
+    # both offsets are those of the mixing script's `snr_xy`; the second one keeps a silent source finite
+    return mixed, [10 * math.log10(signal / (rest + 1e-10) + 1e-10) for signal, rest in powers]
 
 
 def make(job: LibriMixture, inputs: Inputs, recipe: Recipe) -> Iterator[CorpusRow | Dropped]:
     """The row of one mixture."""
-    yield attempt(job[:2], lambda: _row(*job, inputs, recipe))
+    import soundfile
 
-
-def _row(partition: str, mixture: str, sources: tuple[MixedSource, ...], inputs: Inputs, recipe: Recipe) -> CorpusRow:
+    partition, mixture, sources = job
     samples = [read_mono(path) for path, _, _, _ in sources]
     mixed, ratios = mix(samples, [gain for _, gain, _, _ in sources])
     seconds = [each.size / RATE for each in samples]
@@ -103,16 +102,9 @@ def _row(partition: str, mixture: str, sources: tuple[MixedSource, ...], inputs:
     duration = seconds[-1] if inputs.options.as_published else max(seconds)
     hidden = frozenset(key for key in KEYS if not fields[key.split("'s ")[0] + "'s gender"])
     texts = [text for _, _, text, _ in sources]
-    return spoken_row(recipe, (partition, mixture), texts, segments, duration, fields, _wav(mixed), hidden)
-
-
-def _wav(samples: Samples) -> bytes:
-    """As the mixing script writes it: libsndfile's own rounding to 16 bits."""
-    import soundfile
-
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, RATE, format="WAV")
-    return buffer.getvalue()
+    # Not by `encode_wav`: the mixing script has libsndfile round to 16 bits in its own way.
+    soundfile.write(wav := io.BytesIO(), mixed, RATE, format="WAV")
+    yield spoken_row(recipe, (partition, mixture), texts, segments, duration, fields, wav.getvalue(), hidden)
 
 
 RECIPE = Recipe(
@@ -121,24 +113,17 @@ RECIPE = Recipe(
     sources=(
         *(web(archive(subset), f"{ROOT}/{subset}") for subset in SUBSETS.values()),
         *(
-            Files(
-                (github_file("JorisCos/LibriMix", COMMIT, f"metadata/{path}"),),
-                f"metadata/{path}",
-                "file",
-                into=f"metadata/{path.split('/')[0]}",
-            )  # fmt: skip
-            for path in TABLES.values()
+            Files((github_file("JorisCos/LibriMix", COMMIT, path),), path, "file", into=path.rpartition("/")[0])
+            for path in (f"metadata/{name}" for name in TABLES.values())
         ),
     ),
     work=Work(jobs, make, per_batch=200),
     text_type="speech",
     description=(*KEYS, COUNT),
-    columns=(
-        "audio_description",
-        *KEYS,
-        *columns(f"{COUNT} | duration | text | audio | mixture_id | unique_id_2 | partition_id | unique_id_1"),
-        "dataset_index",
-    ),  # fmt: skip
+    columns=columns(
+        f"audio_description | {' | '.join(KEYS)} | {COUNT} | duration | text | audio | mixture_id | unique_id_2 | "
+        "partition_id | unique_id_1 | dataset_index"
+    ),
     types={COUNT: "int64", **{key: "float64" for key in KEYS if key.endswith("snr")}},
     rows=107900,
     hours=385.01,

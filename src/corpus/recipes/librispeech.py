@@ -15,14 +15,14 @@ ROOT = "LibriSpeech"
 
 def transcripts(subset: Path) -> Iterator[tuple[Path, str] | Dropped]:
     """Audio file and text, in lower case, of every utterance below the folder of a subset."""
+
+    def utterances(chapter: Path) -> Iterator[tuple[Path, str]]:
+        for line in lines(chapter / f"{chapter.parent.name}-{chapter.name}.trans.txt"):
+            name, _, text = line.partition(" ")
+            yield chapter / f"{name}.flac", text.lower().strip()
+
     chapters = (chapter for speaker in folders(subset) for chapter in folders(speaker))
-    yield from each_row(chapters, lambda chapter: (chapter.parent.name, chapter.name), _utterances)
-
-
-def _utterances(chapter: Path) -> Iterator[tuple[Path, str]]:
-    for line in lines(chapter / f"{chapter.parent.name}-{chapter.name}.trans.txt"):
-        name, _, text = line.partition(" ")
-        yield chapter / f"{name}.flac", text.lower().strip()
+    yield from each_row(chapters, lambda chapter: (chapter.parent.name, chapter.name), utterances)
 
 
 def archive(subset: str) -> str:
@@ -41,11 +41,8 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
         yield Draft(speaker, flac.stem, text, fields, flac)
 
     for subset in SUBSETS:
-        for found in transcripts(inputs.path(f"{ROOT}/{subset}")):
-            if isinstance(found, Dropped):
-                yield found
-            else:
-                yield from each_row([found], lambda each: (each[0].parent.parent.name, each[0].stem), draft)
+        spoken = transcripts(inputs.path(f"{ROOT}/{subset}"))
+        yield from each_row(spoken, lambda each: (each[0].parent.parent.name, each[0].stem), draft)
 
 
 RECIPE = Recipe(

@@ -8,6 +8,7 @@ from src.corpus.recipe import Draft, Dropped, Inputs, Recipe, columns, web
 from src.corpus.rows.make import each_row, file_rows
 from src.corpus.rows.tables import entry, lines, speaker_table
 
+URL = "https://dl.fbaipublicfiles.com/mls"
 LANGUAGES = ("german", "dutch", "french", "spanish", "italian", "portuguese", "polish")
 
 
@@ -36,13 +37,9 @@ RECIPE = Recipe(
     name="mls",
     title="Multilingual LibriSpeech",
     sources=tuple(
-        web(
-            f"https://dl.fbaipublicfiles.com/mls/mls_{language}_opus.tar.gz",
-            f"{language}/mls_{language}_opus",
-            into=language,
-        )
+        web(f"{URL}/mls_{language}_opus.tar.gz", f"{language}/mls_{language}_opus", into=language)
         for language in LANGUAGES
-    ),  # fmt: skip
+    ),
     work=file_rows(drafts),
     text_type="speech",
     description=("gender",),

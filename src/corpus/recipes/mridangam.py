@@ -8,6 +8,8 @@ from src.corpus.recipe import WAV_44, Draft, Inputs, Recipe, columns, web
 from src.corpus.rows.make import file_rows
 from src.corpus.rows.tables import files, folders
 
+URL = "https://zenodo.org/records/4068196/files/mridangam_stroke_1.5.zip?download=1"
+
 
 def drafts(inputs: Inputs) -> Iterator[Draft]:
     """One row for each hit; the stroke is in the file's name, as in ``224030__akshaylaya__bheem-b-001.wav``."""
@@ -21,9 +23,7 @@ def drafts(inputs: Inputs) -> Iterator[Draft]:
 RECIPE = Recipe(
     name="mridangam",
     title="Mridangam Stroke 1.5",
-    sources=(
-        web("https://zenodo.org/records/4068196/files/mridangam_stroke_1.5.zip?download=1", "mridangam_stroke_1.5"),
-    ),
+    sources=(web(URL, "mridangam_stroke_1.5"),),
     work=file_rows(drafts),
     text_type="caption",
     description=("tonic", "stroke"),

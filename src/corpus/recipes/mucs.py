@@ -8,7 +8,7 @@ from pathlib import Path
 
 from src.corpus.recipe import WAV_16, CorpusRow, Draft, Dropped, Inputs, Recipe, Work, columns, row_fields, web
 from src.corpus.rows.audio import RATE, Cuts, to_rate
-from src.corpus.rows.make import attempt, each_row, encoded
+from src.corpus.rows.make import each_row, encoded, grouped
 from src.corpus.rows.tables import entry, lines, number
 
 LANGUAGES = ("Hindi-English", "Bengali-English")
@@ -35,34 +35,28 @@ def jobs(inputs: Inputs) -> Iterator[Recording | Dropped]:
             for name in ("segments", "text")
         )
         said = {name: text for name, *text in (line.split(maxsplit=1) for line in texts)}
-        found: dict[str, list[TimedText]] = {}
 
-        def utterance(segment: str, said: dict[str, list[str]] = said) -> list[tuple[str, TimedText]]:
+        def utterance(segment: str, said: dict[str, list[str]] = said) -> Iterator[tuple[str, TimedText]]:
             name, recording, *_, start, end = segment.split()
             text = "".join(entry(said, name, "the list of texts")).strip()
-            return [(recording, (name, text, number(start, "the start"), number(end, "the end")))]
+            yield recording, (name, text, number(start, "the start"), number(end, "the end"))
 
-        for each in each_row(segments, lambda line: (line.split()[0], ""), utterance):
-            if isinstance(each, Dropped):
-                yield each
-            else:
-                found.setdefault(each[0], []).append(each[1])
-        for recording, utterances in found.items():
-            yield Recording(root / f"{recording}.wav", language, tuple(utterances))
+        for found in grouped(each_row(segments, lambda line: (line.split()[0], ""), utterance)):
+            yield found if isinstance(found, Dropped) else Recording(root / f"{found[0]}.wav", language, found[1])
 
 
 def make(job: Recording, inputs: Inputs, recipe: Recipe) -> Iterator[CorpusRow | Dropped]:
     """Cut the utterances out of their recording, which is opened once."""
     cuts = Cuts(job.path)
-    for name, said, start, end in job.utterances:
 
-        def cut(name: str = name, said: str = said, start: float = start, end: float = end) -> CorpusRow:
-            samples = to_rate(cuts.read(int(start * cuts.rate), int(end * cuts.rate)), cuts.rate)
-            fields = {"language": f"{job.language} code-switching", "f_id": name, "audio_name": job.path.stem}
-            draft = Draft(name, job.path.stem, said, fields)
-            return CorpusRow(row_fields(recipe, draft, samples.shape[1] / RATE), encoded(f"{name}.wav", samples))
+    def cut(utterance: TimedText) -> Iterator[CorpusRow]:
+        name, said, start, end = utterance
+        samples = to_rate(cuts.read(int(start * cuts.rate), int(end * cuts.rate)), cuts.rate)
+        fields = {"language": f"{job.language} code-switching", "f_id": name, "audio_name": job.path.stem}
+        draft = Draft(name, job.path.stem, said, fields)
+        yield CorpusRow(row_fields(recipe, draft, samples.shape[1] / RATE), encoded(f"{name}.wav", samples))
 
-        yield attempt((name, job.path.stem), cut)
+    yield from each_row(job.utterances, lambda utterance: (utterance[0], job.path.stem), cut)
 
 
 RECIPE = Recipe(

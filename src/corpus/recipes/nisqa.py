@@ -26,7 +26,7 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
     rows = [row for row in table(root / "NISQA_corpus_file.csv", needs=NEEDS) if row["db"] in PARTS]
     missing = math.nan if inputs.options.as_published else None
 
-    def draft(row: dict[str, str]) -> list[Draft]:
+    def draft(row: dict[str, str]) -> Iterator[Draft]:
         name, kind = filled(row["filename_deg"], "filename_deg"), row["con_description"]
         score = {key: number(row[key], key, missing) for key in ("mos", "noi", "col", "dis", "loud")}
         fields = {
@@ -40,7 +40,7 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
             "filename": name,
             "db": row["db"],
         }
-        return [Draft(name, row["db"], "Speech", fields, root / row["db"] / "deg" / name)]
+        yield Draft(name, row["db"], "Speech", fields, root / row["db"] / "deg" / name)
 
     ordered = sorted(rows, key=lambda row: PARTS.index(row["db"]))
     yield from each_row(ordered, lambda row: (row["filename_deg"], row["db"]), draft)
@@ -52,15 +52,9 @@ RECIPE = Recipe(
     sources=(web("https://depositonce.tu-berlin.de/bitstream/11303/13012.5/9/NISQA_Corpus.zip", "NISQA_Corpus"),),
     work=file_rows(drafts),
     text_type="caption",
-    description=(
-        "mos",
-        "noise level",
-        "coloration level",
-        "discontinuity",
-        "loudness",
-        "degradation type",
-        "degradation explanation",
-    ),  # fmt: skip
+    description=columns(
+        "mos | noise level | coloration level | discontinuity | loudness | degradation type | degradation explanation"
+    ),
     columns=columns(
         "audio_description | duration | text | mos | noise level | coloration level | discontinuity | "
         "loudness | degradation type | degradation explanation | audio | filename | unique_id_1 | db | "

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
-from pathlib import Path
 
 from src.corpus.recipe import WAV_48, Draft, Dropped, Inputs, Recipe, columns, web
 from src.corpus.rows.make import each_row, file_rows
@@ -18,47 +16,38 @@ BASE = "https://datashare.ed.ac.uk/bitstream/handle/10283/2791"
 def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
     """Two rows for each line of the logs: with noise, and clean."""
     root = inputs.path("raw_data")
-    for part in SETS:
-        listed = lines(root / f"log_{part}.txt", without_last=inputs.options.as_published)
-        yield from _of_set(root, part, listed)
 
+    def pair(each: tuple[str, str]) -> Iterator[Draft]:
+        part, line = each
+        name, noise, snr = line.split()
+        noise = SHAPED if noise == "ssn" else noise
+        text = (root / f"{part}_txt" / f"{name}.txt").read_text(encoding="utf-8").strip()
+        for kind, description, level, key in (
+            ("noisy", noise, snr, f"{noise}_{snr}"),
+            ("clean", "there is no noise - the audio is clean", "100", f"clean_{snr}"),
+        ):
+            ids = f"{part}_{name}", key
+            fields = {"noise description": description, "snr": level, "train_set_f_id": ids[0], "noise_snr": key}
+            yield Draft(*ids, text, fields, root / f"{kind}_{part}_wav" / f"{name}.wav")
 
-def _of_set(root: Path, part: str, listed: list[str]) -> Iterator[Draft | Dropped]:
-    make = functools.partial(_drafts, root, part)
-    yield from each_row(listed, lambda line: (f"{part}_{line.split()[0]}", line), make)
-
-
-def _drafts(root: Path, part: str, line: str) -> Iterator[Draft]:
-    name, noise, snr = line.split()
-    noise = SHAPED if noise == "ssn" else noise
-    text = (root / f"{part}_txt" / f"{name}.txt").read_text(encoding="utf-8").strip()
-    clean = "there is no noise - the audio is clean"
-    for folder, noise_description, level, key in (
-        (f"noisy_{part}_wav", noise, snr, f"{noise}_{snr}"),
-        (f"clean_{part}_wav", clean, "100", f"clean_{snr}"),
-    ):
-        ids = f"{part}_{name}", key
-        fields = {"noise description": noise_description, "snr": level, "train_set_f_id": ids[0], "noise_snr": key}
-        yield Draft(*ids, text, fields, root / folder / f"{name}.wav")
-
-
-def _archive(name: str, sequence: int, yields: str) -> tuple[str, str]:
-    return f"{BASE}/{name}.zip?sequence={sequence}&isAllowed=y", f"raw_data/{yields}"
+    logs = ((part, lines(root / f"log_{part}.txt", without_last=inputs.options.as_published)) for part in SETS)
+    listed = ((part, line) for part, log in logs for line in log)
+    yield from each_row(listed, lambda each: (f"{each[0]}_{each[1].split()[0]}", each[1]), pair)
 
 
 RECIPE = Recipe(
     name="noisy_vctk",
     title="Noisy VCTK",
     sources=tuple(
-        web(*_archive(name, sequence, yields), into="raw_data")
+        web(f"{BASE}/{name}.zip?sequence={sequence}&isAllowed=y", f"raw_data/{yields or name}", into="raw_data")
         for name, sequence, yields in (
             ("logfiles", 4, "log_trainset_28spk.txt"),
-            ("noisy_trainset_28spk_wav", 6, "noisy_trainset_28spk_wav"),
-            ("noisy_trainset_56spk_wav", 7, "noisy_trainset_56spk_wav"),
-            ("clean_trainset_28spk_wav", 2, "clean_trainset_28spk_wav"),
-            ("clean_trainset_56spk_wav", 3, "clean_trainset_56spk_wav"),
-            ("trainset_28spk_txt", 9, "trainset_28spk_txt"),
-            ("trainset_56spk_txt", 10, "trainset_56spk_txt"),
+            ("noisy_trainset_28spk_wav", 6, ""),
+            ("noisy_trainset_56spk_wav", 7, ""),
+            ("clean_trainset_28spk_wav", 2, ""),
+            ("clean_trainset_56spk_wav", 3, ""),
+            ("trainset_28spk_txt", 9, ""),
+            ("trainset_56spk_txt", 10, ""),
         )
     ),
     work=file_rows(drafts),

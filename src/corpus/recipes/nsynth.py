@@ -9,6 +9,7 @@ from src.corpus.recipe import WAV_16, Draft, Dropped, Inputs, Recipe, columns, w
 from src.corpus.rows.make import each_row, file_rows
 from src.corpus.rows.tables import read_json
 
+URL = "http://download.magenta.tensorflow.org/datasets/nsynth/nsynth-train.jsonwav.tar.gz"
 # Families, sources and qualities by number and in words: https://magenta.tensorflow.org/datasets/nsynth
 FAMILIES = (
     "bass", "brass", "flute", "guitar", "keyboard", "mallet", "organ", "reed", "string", "synth lead", "vocal",
@@ -66,19 +67,13 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
 RECIPE = Recipe(
     name="nsynth",
     title="NSynth (train)",
-    sources=(
-        web("http://download.magenta.tensorflow.org/datasets/nsynth/nsynth-train.jsonwav.tar.gz", "nsynth-train"),
-    ),
+    sources=(web(URL, "nsynth-train"),),
     work=file_rows(drafts),
     text_type="caption",
-    description=(
-        "MIDI pitch",
-        "MIDI velocity",
-        "instrument source",
-        "instrument family",
-        "special qualitative categories",
-        "special qualitative categories description",
-    ),  # fmt: skip
+    description=columns(
+        "MIDI pitch | MIDI velocity | instrument source | instrument family | special qualitative categories | "
+        "special qualitative categories description"
+    ),
     columns=columns(
         "audio_description | duration | text | MIDI pitch | MIDI velocity | instrument source | "
         "instrument family | special qualitative categories | special qualitative categories description | "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,20 +15,16 @@ GENDERS = {"ManRaw": "Male", "WomanRaw": "Female"}
 
 def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
     """One row for each line of a song; its text is taken as it is, white space included."""
-    for folder, gender in GENDERS.items():
-        for song in folders(inputs.path(f"OpenSinger/{folder}")):
-            yield from _of_song(song, gender)
 
+    def draft(wav: Path) -> Iterator[Draft]:
+        song, gender = wav.parent.name.partition("_")[2], GENDERS[wav.parent.parent.name]
+        fields = {"song name": song, "gender": gender, "utterance_id": wav.name}
+        text = wav.with_suffix(".txt").read_text(encoding="utf-8")
+        yield Draft(f"gender: {gender}", wav.name, text, fields, wav)
 
-def _of_song(song: Path, gender: str) -> Iterator[Draft | Dropped]:
-    draft = functools.partial(_draft, song.name.partition("_")[2], gender)
-    yield from each_row(files(song, ".wav"), lambda wav: (f"gender: {gender}", wav.name), draft)
-
-
-def _draft(title: str, gender: str, wav: Path) -> Iterator[Draft]:
-    text = wav.with_suffix(".txt").read_text(encoding="utf-8")
-    fields = {"song name": title, "gender": gender, "utterance_id": wav.name}
-    yield Draft(f"gender: {gender}", wav.name, text, fields, wav)
+    songs = (song for folder in GENDERS for song in folders(inputs.path(f"OpenSinger/{folder}")))
+    sung = (wav for song in songs for wav in files(song, ".wav"))
+    yield from each_row(sung, lambda wav: (f"gender: {GENDERS[wav.parent.parent.name]}", wav.name), draft)
 
 
 RECIPE = Recipe(

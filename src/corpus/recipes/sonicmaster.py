@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from src.corpus.recipe import (
-    WAV_16,
-    CorpusRow,
-    Draft,
-    Dropped,
-    HubRows,
-    Inputs,
-    Recipe,
-    UpstreamRecord,
-    Work,
-    columns,
-    row_fields,
-)
-from src.corpus.rows.audio import RATE, read_mono
-from src.corpus.rows.make import RowRange, attempt, cell_bytes, encoded, row_ranges, rows_roots
+from src.corpus.recipe import WAV_16, Draft, Dropped, HubRows, Options, Recipe, UpstreamRecord, columns
+from src.corpus.rows.make import hub_rows
 
 EFFECTS_KEY = "degradataion description"  # spelt as published, here and in the texts below
 EFFECTS = {
@@ -53,13 +37,14 @@ EFFECTS = {
 }
 
 
-def draft(record: UpstreamRecord) -> Draft | Dropped:
+def draft(record: UpstreamRecord, options: Options) -> Draft | Dropped:
     """Texts of one upstream row; rows of other splits than ``train`` inside ``meta`` are left out."""
     meta: dict[str, Any] = json.loads(record["meta"])
     ids = str(record["id"]), str(meta["name"])
     if meta["split"] != "train":
         return Dropped(*ids, f"split {meta['split']}", error=False)
     sung = meta["vocalinstrumental"] == "vocal"
+    effects = [f"{key}_{used[0]}" for key, used in meta["degradation_tracking"].items() if used]
     fields = {
         "song name": meta["name"],
         "genres": "/".join(meta["genres"]),
@@ -67,56 +52,21 @@ def draft(record: UpstreamRecord) -> Draft | Dropped:
         "singer gender": meta["gender"].title() if sung else "",
         "tags": "/".join(meta["vartags"]),
         "degraded using": " and ".join(meta["degradations"]),
-        EFFECTS_KEY: _effects(meta["degradation_tracking"]),
+        EFFECTS_KEY: f"[{' / '.join(f'{name.lower()} - {EFFECTS[name]}' for name in effects)}]",
         "id": record["id"],
     }
     return Draft(*ids, "Music", fields, hidden=frozenset() if sung else frozenset({"singer gender"}))
-
-
-def _effects(tracking: dict[str, list[str]]) -> str:
-    names = [f"{key}_{used[0]}" for key, used in tracking.items() if used]
-    return "[" + " / ".join(f"{name.lower()} - {EFFECTS[name]}" for name in names) + "]"
-
-
-def make(job: RowRange, inputs: Inputs, recipe: Recipe) -> Iterator[CorpusRow | Dropped]:
-    """Rows of one range, the audio as mono WAV at 16 kHz."""
-    split, start, stop = job
-    rows = inputs.rows[split]
-    roots = rows_roots(rows, inputs)
-    for number in range(start, stop):
-        yield attempt((f"{split} row {number}", ""), functools.partial(_row, rows, number, roots, recipe))
-
-
-def _row(rows: Any, number: int, roots: Sequence[Path], recipe: Recipe) -> CorpusRow | Dropped:
-    record = rows[number]
-    made = draft(record)
-    if isinstance(made, Dropped):
-        return made
-    cell = record["input_flac"]
-    samples = read_mono(cell_bytes(cell, roots), Path(cell.get("path") or made.unique_id_1).name)
-    return CorpusRow(row_fields(recipe, made, samples.size / RATE), encoded(f"{made.unique_id_1}.wav", samples))
-
-
-def jobs(inputs: Inputs) -> Iterator[RowRange]:
-    """Ranges of rows."""
-    return row_ranges(inputs, block=50)
 
 
 RECIPE = Recipe(
     name="sonicmaster",
     title="SonicMaster (degraded)",
     sources=(HubRows("amaai-lab/SonicMasterDataset", "8191774834e49b6661bf764361ae160bfd1f9fb4", verify=False),),
-    work=Work(jobs, make, per_batch=4),
+    work=hub_rows(draft, encode=True, block=50, per_batch=4),
     text_type="caption",
-    description=(
-        "song name",
-        "genres",
-        "instrumental or with vocals",
-        "singer gender",
-        "tags",
-        "degraded using",
-        EFFECTS_KEY,
-    ),  # fmt: skip
+    description=columns(
+        f"song name | genres | instrumental or with vocals | singer gender | tags | degraded using | {EFFECTS_KEY}"
+    ),
     columns=columns(
         "audio_description | text | song name | genres | instrumental or with vocals | singer gender | "
         "tags | degraded using | degradataion description | duration | id | unique_id_1 | unique_id_2 | "

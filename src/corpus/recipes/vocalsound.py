@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from src.corpus.recipe import WAV_16, Draft, Dropped, Inputs, Recipe, columns, web
@@ -26,20 +25,13 @@ def drafts(inputs: Inputs) -> Iterator[Draft | Dropped]:
     speakers: dict[str, list[list[str]]] = {}
     for row in listed:
         speakers.setdefault(row[0], []).append(row)
-    decades = functools.partial(
-        decade, as_published=inputs.options.as_published, whole=all(_is_whole(row) for row in listed)
-    )
-    for wav in files(inputs.path("audio_16k"), ".wav"):
-        yield from _of_file(wav, speakers.get(wav.name.split("_")[0], []), decades)
+    whole = all(len(row) > 2 and row[2].strip().lstrip("+-").isdecimal() for row in listed)
 
-
-def _of_file(wav: Path, rows: list[list[str]], decades: Callable[[str], str]) -> Iterator[Draft | Dropped]:
-    sound = wav.stem.split("_")[-1].title()
-
-    def draft(row: list[str]) -> Iterator[Draft]:
-        speaker, gender, age, _, _, health = row[:6]
+    def draft(each: tuple[Path, list[str]]) -> Iterator[Draft]:
+        wav, (speaker, gender, age, _, _, health, *_) = each
+        sound = wav.stem.split("_")[-1].title()
         fields = {
-            "age": decades(age),
+            "age": decade(age, inputs.options.as_published, whole),
             "gender": filled(gender, "gender").title(),
             HEALTH: filled(health, "health").title(),
             "speaker_id": speaker,
@@ -47,11 +39,9 @@ def _of_file(wav: Path, rows: list[list[str]], decades: Callable[[str], str]) ->
         }
         yield Draft(speaker, wav.name, "Throat clearing" if sound == "Throatclearing" else sound, fields, wav)
 
-    yield from each_row(rows, lambda row: (row[0], wav.name), draft)
-
-
-def _is_whole(row: list[str]) -> bool:
-    return len(row) > 2 and row[2].strip().lstrip("+-").isdecimal()
+    wavs = files(inputs.path("audio_16k"), ".wav")
+    recorded = ((wav, row) for wav in wavs for row in speakers.get(wav.name.split("_")[0], ()))
+    yield from each_row(recorded, lambda each: (each[1][0], each[0].name), draft)
 
 
 def decade(age: str, as_published: bool, whole: bool) -> str:
@@ -70,9 +60,8 @@ RECIPE = Recipe(
     text_type="caption",
     description=("age", "gender", HEALTH),
     columns=columns(
-        "audio_description | duration | text | age | gender | "
-        "has a cold/allergy/other health-related symptoms that might affect speech | audio | speaker_id | "
-        "unique_id_1 | file_id | unique_id_2 | dataset_index"
+        f"audio_description | duration | text | age | gender | {HEALTH} | audio | speaker_id | unique_id_1 | "
+        "file_id | unique_id_2 | dataset_index"
     ),
     rows=15536,
     hours=18.05,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from src.common.paths import ASSETS, data_root, raw_dir
 from src.corpus.recipe import WAV_16, CorpusRow, Dropped, Files, Inputs, Recipe, Work, columns, web
 from src.corpus.rows.audio import RATE, read_mono
 from src.corpus.rows.conversation import COUNT, spoken_row
-from src.corpus.rows.make import attempt, each_row
+from src.corpus.rows.make import each_row
 from src.corpus.rows.tables import MISSING, entry, files, folders, lines, table
 from src.download.sources import WebFile
 
@@ -45,7 +44,7 @@ def draw_pairs(
 
     ``with_itself``: a file may be paired with itself, as published; otherwise with another of the speaker.
     """
-    draw = random.Random(SEED)
+    draw = random.Random(SEED)  # one generator for all pairs: another order of the draws gives other pairs
     by_gender = {gender: sorted(name for name in speakers if speakers[name][0] == gender) for gender in "mf"}
     for name in speakers:
         own = paths[name]
@@ -76,7 +75,18 @@ def jobs(inputs: Inputs) -> Iterator[Pair | Dropped]:
         yield one, two, root, first, second
 
     # a pair that is listed twice makes two rows, of which the first is kept unless as published
-    pairs = (line.split("\t") for line in lines(given)) if given else _drawn(root, speakers, inputs)
+    pairs: Iterable[Sequence[str]]
+    if given:
+        pairs = (line.split("\t") for line in lines(given))
+    else:
+        there = {
+            folder.name: [
+                wav.relative_to(root).as_posix() for video in folders(folder) for wav in files(video, ".wav")
+            ]
+            for folder in folders(root)
+        }
+        known = {name: speaker for name, speaker in speakers.items() if there.get(name)}
+        pairs = draw_pairs(known, there, with_itself=inputs.options.as_published)
     yield from each_row(pairs, lambda names: (names[0], "".join(names[1:2])), pair)
 
 
@@ -94,21 +104,9 @@ def find_pairs(inputs: Inputs) -> Path | None:
     return None
 
 
-def _drawn(root: Path, speakers: dict[str, Speaker], inputs: Inputs) -> Iterator[tuple[str, str]]:
-    there = {
-        speaker.name: [wav.relative_to(root).as_posix() for video in folders(speaker) for wav in files(video, ".wav")]
-        for speaker in folders(root)
-    }
-    known = {name: speaker for name, speaker in speakers.items() if there.get(name)}
-    return draw_pairs(known, there, with_itself=inputs.options.as_published)
-
-
 def make(job: Pair, inputs: Inputs, recipe: Recipe) -> Iterator[CorpusRow | Dropped]:
     """The row of one pair."""
-    yield attempt(job[:2], functools.partial(_row, job, inputs.options.as_published, recipe))
-
-
-def _row(job: Pair, as_published: bool, recipe: Recipe) -> CorpusRow:
+    as_published = inputs.options.as_published
     one, two, root, *speakers = job
     samples = [read_mono(root / path) for path in (one, two)]
     middle, end = samples[0].size / RATE, (samples[0].size + samples[1].size) / RATE
@@ -126,7 +124,7 @@ def _row(job: Pair, as_published: bool, recipe: Recipe) -> CorpusRow:
         fields |= {f"{SECOND}'s gender": "", f"{SECOND}'s nationality": ""}
     fields |= {"speaker1_file": one, "speaker2_file": two}
     segments = [(0.0, middle, FIRST), (middle, end, FIRST if one_speaker else SECOND)]
-    return spoken_row(recipe, (one, two), ["Speech", "Speech"], segments, end, fields, np.concatenate(samples))
+    yield spoken_row(recipe, (one, two), ["Speech", "Speech"], segments, end, fields, np.concatenate(samples))
 
 
 RECIPE = Recipe(
@@ -147,10 +145,8 @@ RECIPE = Recipe(
     text_type="caption",
     description=(SAME, *KEYS, COUNT),
     columns=columns(
-        "audio_description | duration | text | the speakers are the same | the first speaker's gender | "
-        "the second speaker's gender | the first speaker's nationality | the second speaker's nationality | "
-        "the number of speakers | audio | speaker1_file | unique_id_1 | speaker2_file | unique_id_2 | "
-        "dataset_index"
+        f"audio_description | duration | text | {SAME} | {' | '.join(KEYS)} | {COUNT} | audio | speaker1_file | "
+        "unique_id_1 | speaker2_file | unique_id_2 | dataset_index"
     ),
     types={COUNT: "int64"},
     rows=181502,

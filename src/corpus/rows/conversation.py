@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,28 +13,15 @@ import numpy as np
 
 from src.common.errors import UserError
 from src.corpus.description import SpeakerSegment
-from src.corpus.recipe import CorpusRow, Draft, Dropped, Options, Recipe, columns, row_fields
+from src.corpus.recipe import WAV_16, CorpusRow, Draft, Dropped, Options, Recipe, columns, row_fields
 from src.corpus.rows.audio import RATE, Samples
-from src.corpus.rows.make import attempt, encoded
+from src.corpus.rows.make import each_row, encoded
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 GENDERS = tuple(f"the {ordinal} speaker's gender" for ordinal in ORDINALS)
 COUNT = "the number of speakers"
 MEETING_LIMIT = 40.0
 """Seconds from which on a chunk of a meeting is closed."""
-MEETING_COLUMNS = (
-    "audio_description",
-    *GENDERS,
-    *columns(
-        f"{COUNT} | duration | text | audio | meeting_id | unique_id_1 | joint_f_id | unique_id_2 | dataset_index"
-    ),
-)
-MEETING_DESCRIPTION = (*GENDERS, COUNT)
-MEETING_REPAIRS = (
-    "overlapping speech is summed (published: the later utterance overwrites the earlier)",
-    "the stated duration is that of the longest utterance's end (published: of the last utterance's)",
-    "speakers' genders stand in the order of the speakers (published: in any order)",
-)
 LONGEST = 3600.0
 """Seconds of a chunk; one that is longer has wrong times."""
 
@@ -60,8 +48,7 @@ def chunks(
     """Runs of utterances, each closed as soon as it is ``limit`` seconds long; those without length are left out.
 
     An utterance that could not be used closes the open run, and is passed on. ``back_to_back``: they are played one
-    after the other without gaps, so the times they had do not count; the clock of every run starts at 0, because
-    differences of a dialogue's times are not exact and may be rounded to another second.
+    after the other without gaps, so the times they had do not count.
     """
     run: list[Utterance] = []
     for utterance in utterances:
@@ -71,6 +58,8 @@ def chunks(
             run = []
             continue
         if back_to_back:
+            # The clock of every run starts at 0: differences of a dialogue's times are not exact, and may be rounded
+            # to another second.
             start = run[-1].end if run else 0.0
             utterance = replace(utterance, start=start, end=start + utterance.samples.size / RATE)
         run.append(utterance)
@@ -101,11 +90,6 @@ def segments_of(chunk: Sequence[Utterance]) -> list[SpeakerSegment]:
     ]
 
 
-def concatenated(chunk: Sequence[Utterance]) -> Samples:
-    """The utterances one after the other."""
-    return np.concatenate([utterance.samples for utterance in chunk])
-
-
 def on_timeline(chunk: Sequence[Utterance], overwrite: bool) -> Samples:
     """The utterances at their places in time. Overlaps are summed, or with ``overwrite`` only the later is kept."""
     zero = chunk[0].start
@@ -127,36 +111,36 @@ def conversation_rows(
     meeting: str,
     utterances: Iterable[Utterance | Dropped],
     limit: float,
-    mix: Callable[[Sequence[Utterance]], Samples],
+    mix: Callable[[Sequence[Utterance]], Samples] | None,
     own: Callable[[Sequence[Utterance]], Mapping[str, Any]],
     last_end: bool = False,
-    back_to_back: bool = False,
 ) -> Iterator[CorpusRow | Dropped]:
     """Rows of one meeting or dialogue: its name and the chunk's number and utterances are the ids.
 
     Args:
         limit: seconds from which on a chunk is closed.
-        mix: samples of a chunk, ``(n,)``.
+        mix: samples of a chunk, ``(n,)``; ``None``: its utterances are played one after the other.
         own: the corpus's own columns of a chunk; comments follow ``recipe.description``, empty ones are left out.
         last_end: state the end of the last utterance, as published, where an earlier one may end later.
-        back_to_back: the utterances are played one after the other (:func:`chunks`).
     """
-    number = 0
-    for chunk in chunks(utterances, limit, back_to_back):
-        if isinstance(chunk, Dropped):
-            yield chunk
-            continue
-        joint = f"{meeting}_{number}_{'_'.join(utterance.key for utterance in chunk)}"
-        number += 1
+    numbers = itertools.count()
+    named = (
+        chunk
+        if isinstance(chunk, Dropped)
+        else (f"{meeting}_{next(numbers)}_{'_'.join(utterance.key for utterance in chunk)}", chunk)
+        for chunk in chunks(utterances, limit, back_to_back=mix is None)
+    )
 
-        def row(chunk: Sequence[Utterance] = chunk, joint: str = joint) -> CorpusRow:
-            segments = segments_of(chunk)
-            duration = segments[-1][1] if last_end else max(end for _, end, _ in segments)
-            fields = {**own(chunk), COUNT: len({each.speaker for each in chunk}), "joint_f_id": joint}
-            texts = [each.text for each in chunk]
-            return spoken_row(recipe, (meeting, joint), texts, segments, duration, fields, mix(chunk))
+    def row(each: tuple[str, Sequence[Utterance]]) -> Iterator[CorpusRow]:
+        joint, chunk = each
+        segments = segments_of(chunk)
+        duration = segments[-1][1] if last_end else max(end for _, end, _ in segments)
+        fields = {**own(chunk), COUNT: len({each.speaker for each in chunk}), "joint_f_id": joint}
+        samples = mix(chunk) if mix else np.concatenate([utterance.samples for utterance in chunk])
+        texts = [utterance.text for utterance in chunk]
+        yield spoken_row(recipe, (meeting, joint), texts, segments, duration, fields, samples)
 
-        yield attempt((meeting, joint), row)
+    yield from each_row(named, lambda each: (meeting, each[0]), row)
 
 
 def spoken_row(
@@ -178,13 +162,6 @@ def spoken_row(
     return CorpusRow(row_fields(recipe, draft, duration, texts, segments), encoded(f"{ids[1]}.wav", audio))
 
 
-def gender_columns(chunk: Sequence[Utterance], gender_of: Mapping[str, str]) -> dict[str, str]:
-    """All ten gender columns, empty for speakers that are not there."""
-    empty = dict.fromkeys(GENDERS, "")
-    known = speaker_ordinals(chunk).items()
-    return {**empty, **{f"the {ordinal} speaker's gender": gender_of[speaker] for speaker, ordinal in known}}
-
-
 def check_times(start: object, end: object) -> None:
     """Raises :class:`UserError` if an utterance's times in seconds are no numbers, or in the wrong order."""
     good = all(isinstance(time, (int, float)) and math.isfinite(time) and time >= 0 for time in (start, end))
@@ -200,12 +177,45 @@ def meeting_rows(
     options: Options,
 ) -> Iterator[CorpusRow | Dropped]:
     """Chunks of one meeting; ``gender_of`` each speaker is ``Male`` or ``Female``."""
-    yield from conversation_rows(
-        recipe,
-        meeting,
-        utterances,
-        MEETING_LIMIT,
-        mix=functools.partial(on_timeline, overwrite=options.as_published),
-        own=lambda chunk: {**gender_columns(chunk, gender_of), "meeting_id": meeting},
-        last_end=options.as_published,
-    )
+
+    def own(chunk: Sequence[Utterance]) -> dict[str, str]:
+        genders = {
+            f"the {ordinal} speaker's gender": gender_of[speaker]
+            for speaker, ordinal in speaker_ordinals(chunk).items()
+        }
+        return {**dict.fromkeys(GENDERS, ""), **genders, "meeting_id": meeting}
+
+    mix = functools.partial(on_timeline, overwrite=options.as_published)
+    yield from conversation_rows(recipe, meeting, utterances, MEETING_LIMIT, mix, own, options.as_published)
+
+
+meeting_recipe = functools.partial(
+    Recipe,
+    text_type="speech",
+    description=(*GENDERS, COUNT),
+    columns=(
+        "audio_description",
+        *GENDERS,
+        *columns(f"{COUNT} | duration | text | audio | meeting_id | unique_id_1 | joint_f_id | unique_id_2"),
+        "dataset_index",
+    ),
+    types={COUNT: "int64"},
+    gb_per_hour=WAV_16,
+    repairs=(
+        "overlapping speech is summed (published: the later utterance overwrites the earlier)",
+        "the stated duration is that of the longest utterance's end (published: of the last utterance's)",
+        "speakers' genders stand in the order of the speakers (published: in any order)",
+    ),
+)
+"""Recipe of a corpus of meetings, whose columns and repairs are the same in all of them."""
+dialogue_recipe = functools.partial(
+    Recipe,
+    text_type="speech",
+    description=(COUNT,),
+    columns=columns(
+        f"audio_description | {COUNT} | duration | text | audio | dialogue id | unique_id_1 | joint_f_id | "
+        "unique_id_2 | dataset_index"
+    ),
+    gb_per_hour=WAV_16,
+)
+"""Recipe of a corpus of dialogues that are played without their gaps."""

@@ -1,6 +1,7 @@
-"""From drafts to rows: of whole files, and of Hugging Face data sets whose audio stays encoded.
+"""From drafts to rows: of whole files, and of Hugging Face data sets.
 
-A row that fails is dropped with its reason and the others go on; :func:`attempt` and :func:`each_row` see to it.
+A row that fails is dropped with its reason and the others go on: every recipe goes through its tables, files and
+utterances with :func:`each_row`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from src.audio.decode import cell_source
-from src.audio.roots import audio_roots, roots_of
-from src.common.errors import UserError
+from src.common.errors import UserError, check_host
 from src.corpus.recipe import (
     CorpusRow,
     Draft,
@@ -26,8 +26,9 @@ from src.corpus.recipe import (
     Work,
     row_fields,
 )
-from src.corpus.rows.audio import encode_wav, seconds_of
+from src.corpus.rows.audio import RATE, encode_wav, read_mono, seconds_of
 
+K = TypeVar("K")
 S = TypeVar("S")
 T = TypeVar("T")
 Drafts = Callable[[Inputs], Iterable["Draft | Dropped"]]
@@ -35,14 +36,6 @@ DraftOf = Callable[[UpstreamRecord, Options], "Draft | Dropped"]
 RowRange = tuple[str, int, int]
 BLOCK, PER_BATCH = 200, 5
 """Rows of one job over Hub rows, and jobs of a batch."""
-
-
-def attempt(ids: tuple[str, str], make: Callable[[], T | Dropped]) -> T | Dropped:
-    """The result of ``make``; if it fails in any way, the row of these ids is dropped, with the reason."""
-    try:
-        return make()
-    except Exception as error:  # a fault of one row or file must not stop the others
-        return Dropped(*ids, reason_of(error))
 
 
 def reason_of(error: Exception) -> str:
@@ -57,14 +50,17 @@ def reason_of(error: Exception) -> str:
 
 
 def each_row(
-    rows: Iterable[S], ids: Callable[[S], tuple[object, object]], make: Callable[[S], Iterable[T | Dropped]]
+    rows: Iterable[S | Dropped], ids: Callable[[S], tuple[object, object]], make: Callable[[S], Iterable[T | Dropped]]
 ) -> Iterator[T | Dropped]:
-    """All that ``make`` yields for every row of a table or list.
+    """All that ``make`` yields for every row of a table or list; rows that are dropped already are passed on.
 
-    A row with a cell that cannot be used is dropped under its ``ids``, with the reason, and the others go on: every
-    recipe goes through its tables with this function.
+    A row that cannot be used is dropped under its ``ids``, with the reason, and the others go on. Raises
+    :class:`MachineError` if the machine is at fault.
     """
     for row in rows:
+        if isinstance(row, Dropped):
+            yield row
+            continue
         try:
             one, two = ids(row)
             names = str(one), str(two)
@@ -73,78 +69,85 @@ def each_row(
         try:
             found = list(make(row))
         except Exception as error:
+            check_host(error)
             found = [Dropped(*names, reason_of(error))]
+        # outside the `try`: an error of whoever takes the rows is none of this row's
         yield from found
+
+
+def grouped(pairs: Iterable[tuple[K, T] | Dropped]) -> Iterator[tuple[K, tuple[T, ...]] | Dropped]:
+    """Rows that are dropped, then the values of each key, keys in the order of their first pair."""
+    groups: dict[K, list[T]] = {}
+    for pair in pairs:
+        if isinstance(pair, Dropped):
+            yield pair
+        else:
+            groups.setdefault(pair[0], []).append(pair[1])
+    yield from ((key, tuple(values)) for key, values in groups.items())
 
 
 def file_rows(drafts: Drafts) -> Work:
     """A corpus of whole files. Drafts of the same file that follow each other share one decoding."""
-    return Work(functools.partial(_group_by_file, drafts), make_files)
 
+    def jobs(inputs: Inputs) -> Iterator[list[Draft | Dropped]]:
+        by_file = itertools.groupby(drafts(inputs), lambda each: each.file if isinstance(each, Draft) else id(each))
+        yield from (list(group) for _, group in by_file)
 
-def _group_by_file(drafts: Drafts, inputs: Inputs) -> Iterator[list[Draft | Dropped]]:
-    for _, group in itertools.groupby(
-        drafts(inputs), lambda each: each.file if isinstance(each, Draft) else id(each)
-    ):
-        yield list(group)
+    return Work(jobs, make_files)
 
 
 def make_files(job: list[Draft | Dropped], inputs: Inputs, recipe: Recipe) -> Iterator[CorpusRow | Dropped]:
     """Measure the one file of all drafts of ``job`` and describe them."""
     measured = functools.cache(seconds_of)
-    for draft in job:
-        if isinstance(draft, Dropped):
-            yield draft
-            continue
+
+    def row(draft: Draft) -> Iterator[CorpusRow]:
         assert draft.file is not None
+        stored = Stored(draft.file.name, file=draft.file, size=draft.file.stat().st_size)
+        seconds = None if recipe.text_type == "none" else measured(draft.file)
+        yield CorpusRow(row_fields(recipe, draft, seconds), stored)
 
-        def make(draft: Draft = draft, path: Path = draft.file) -> CorpusRow:
-            stored = Stored(path.name, file=path, size=path.stat().st_size)
-            seconds = None if recipe.text_type == "none" else measured(path)
-            return CorpusRow(row_fields(recipe, draft, seconds), stored)
-
-        yield attempt((draft.unique_id_1, draft.unique_id_2), make)
+    yield from each_row(job, lambda draft: (draft.unique_id_1, draft.unique_id_2), row)
 
 
-def hub_rows(draft: DraftOf, audio: str = "audio") -> Work:
-    """A corpus that keeps the Hub's audio bytes; ``draft`` turns one record into a row's texts."""
-    return Work(row_ranges, functools.partial(_make_range, draft, audio), PER_BATCH)
+def hub_rows(draft: DraftOf, encode: bool = False, block: int = BLOCK, per_batch: int = PER_BATCH) -> Work:
+    """A corpus of rows of the Hub; ``draft`` turns one record into a row's texts.
 
+    Their audio (``recipe.audio``) keeps its bytes; ``encode``: it is saved as mono WAV at 16 kHz, named after the
+    row's first id.
+    """
 
-def row_ranges(inputs: Inputs, block: int = BLOCK) -> Iterator[RowRange]:
-    """Ranges ``(split, start, stop)`` of all rows, in order."""
-    for split, rows in inputs.rows.items():
-        count = len(rows) if inputs.options.limit is None else min(len(rows), inputs.options.limit)
-        for start in range(0, count, block):
-            yield split, start, min(start + block, count)
+    def jobs(inputs: Inputs) -> Iterator[RowRange]:
+        for split, rows in inputs.rows.items():
+            count = len(rows) if inputs.options.limit is None else min(len(rows), inputs.options.limit)
+            for start in range(0, count, block):
+                yield split, start, min(start + block, count)
 
+    def make(job: RowRange, inputs: Inputs, recipe: Recipe) -> Iterator[CorpusRow | Dropped]:
+        split, start, stop = job
+        rows = inputs.rows[split]
 
-def _make_range(
-    draft: DraftOf, audio: str, job: RowRange, inputs: Inputs, recipe: Recipe
-) -> Iterator[CorpusRow | Dropped]:
-    split, start, stop = job
-    rows = inputs.rows[split]
-    roots = rows_roots(rows, inputs)
-    for number in range(start, stop):
-
-        def make(number: int = number) -> CorpusRow | Dropped:
+        def row(number: int) -> Iterator[CorpusRow | Dropped]:
             record = rows[number]
             made = draft(record, inputs.options)
             if isinstance(made, Dropped):
-                return made
-            cell = record[audio]
-            data = cell_bytes(cell, roots)
+                yield made
+                return
+            cell = record[recipe.audio]
+            data = cell_bytes(cell, inputs.allowed[split])
             name = Path(cell.get("path") or f"{split}_{number}").name
-            stored = Stored(name, hub_row=(split, number), size=len(data))
-            seconds = None if recipe.text_type == "none" else seconds_of(data, name)
-            return CorpusRow(row_fields(recipe, made, seconds), stored, split)
+            seconds: float | None = None
+            if encode:
+                samples = read_mono(data, name)
+                stored, seconds = encoded(f"{made.unique_id_1}.wav", samples), samples.size / RATE
+            else:
+                stored = Stored(name, hub_row=(split, number), size=len(data))
+                seconds = None if recipe.text_type == "none" else seconds_of(data, name)
+            yield CorpusRow(row_fields(recipe, made, seconds), stored, split)
 
-        yield attempt((f"{split} row {number}", ""), make)
+        # a record that cannot be read has no ids yet, so that its place stands for them
+        yield from each_row(range(start, stop), lambda number: (f"{split} row {number}", ""), row)
 
-
-def rows_roots(rows: Any, inputs: Inputs) -> tuple[Path, ...]:
-    """Folders in which rows of the Hub may name files: the copy they are read from, and the caches."""
-    return (*roots_of(rows), *audio_roots(*inputs.roots, *(root.parent / "hub" for root in inputs.roots[:1])))
+    return Work(jobs, make, per_batch)
 
 
 def cell_bytes(cell: UpstreamRecord | None, roots: Sequence[Path]) -> bytes:

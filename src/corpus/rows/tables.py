@@ -15,13 +15,15 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-def lines(path: Path, without_last: bool = False, without_unended: bool = False) -> list[str]:
-    """Lines of a UTF-8 text file that are more than white space, without their ends.
+def lines(
+    path: Path, without_last: bool = False, without_unended: bool = False, encoding: str = "utf-8"
+) -> list[str]:
+    """Lines of a text file that are more than white space, without their ends.
 
     ``without_last`` leaves the last line out, blank or not, and ``without_unended`` one without a line end, as the
     published readers did. Bytes that are not UTF-8 stay in their line as surrogates, so that only its row is dropped.
     """
-    with path.open(encoding="utf-8", errors="surrogateescape") as file:
+    with path.open(encoding=encoding, errors="surrogateescape") as file:
         found = file.readlines()
     if found and (without_last or (without_unended and not found[-1].endswith("\n"))):
         found.pop()
@@ -64,6 +66,7 @@ def _latin(cell: str) -> str:
     return cell
 
 
+# `na_values` in https://pandas.pydata.org/docs/reference/api/pandas.read_csv.html
 MISSING = frozenset(
     {
         "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -11,13 +12,16 @@ from typing import Any
 import pytest
 from datasets import load_from_disk
 
-from src.common.errors import UserError
+from src.audio import roots
+from src.common.errors import MachineError, UserError
 from src.common.paths import raw_dir
 from src.corpus.collect import arrow_writer
 from src.corpus.collect.build import CollectSettings, collect
 from src.corpus.recipe import Options
+from src.corpus.recipes import load_recipe
+from src.corpus.rows import make
 from tests.support.toy_corpus import RECIPE, write_toy
-from tests.support.upstream.writing import audio
+from tests.support.upstream.writing import audio, put_rows
 
 
 def build(tmp_path: Path, **settings: Any) -> dict[str, Any]:
@@ -106,6 +110,33 @@ def test_bad_files_are_dropped_with_their_ids(tmp_path: Path, data_root: Path) -
     assert "003.wav is empty" in reasons["003"] and "cannot be read as audio" in reasons["007"]
     assert "may have been cut" in reasons["008"]
     assert rows()["dataset_index"][:] == list(range(7))
+
+
+def test_a_fault_of_the_machine_ends_the_run_and_drops_no_row(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_toy(tmp_path, 5)
+
+    def lost(path: Path) -> float:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(make, "seconds_of", lost)
+        with pytest.raises(MachineError, match=r"000\.wav: the network file system has lost the file"):
+            build(tmp_path)
+    assert build(tmp_path)["rows"] == {"train": 5} and not dropped()
+
+
+def test_folders_of_hub_rows_are_found_once_for_all_rows(
+    tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = [{"audiocap_id": n, "youtube_id": "a", "caption": "b", "audio": audio(0.1)} for n in range(40)]
+    put_rows(tmp_path / "audiocaps", train=cells)
+    found: list[int] = []
+    caches = roots._caches
+    monkeypatch.setattr(roots, "_caches", lambda: found.append(1) or caches())
+    assert collect(load_recipe("audiocaps"), CollectSettings(0, tmp_path))["rows"] == {"train": 40}
+    assert len(found) < 5
 
 
 def test_no_row_at_all_is_an_error(tmp_path: Path, data_root: Path) -> None:

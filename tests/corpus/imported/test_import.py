@@ -127,6 +127,21 @@ def test_line_numbers_of_tables_count_lines_inside_cells(clips: Path) -> None:
     assert [each["row"] for each in run(clips / "a.csv")["rows_left_out"]] == ["line 4"]
 
 
+def test_line_numbers_of_lists_count_blank_lines(clips: Path) -> None:
+    (clips / "metadata.csv").write_text("0|zero|zero\n\ngone|x|y\n")
+    assert [each["row"] for each in run(clips)["rows_left_out"]] == ["line 3"]
+
+
+def test_a_record_of_another_form_is_left_out_by_itself(clips: Path) -> None:
+    cut = {"type": "MonoCut", "recording": {"sources": [{"type": "file", "source": "1.wav"}]}}
+    rows = [{"audio": "0.wav", "text": "zero", "type": 3}, cut, {"audio": "2.wav", "text": "two"}]
+    report = run(write_lines(clips / "rows.jsonl", rows))
+    assert report["rows"] == 2
+    assert [(each["row"], each["reason"]) for each in report["rows_left_out"]] == [
+        ("line 2", "not a row: has no 'duration'")
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
