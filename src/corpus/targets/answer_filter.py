@@ -28,7 +28,6 @@ _log = get_logger(__name__)
 
 CountTokens = Callable[[Sequence[str]], Sequence[int]]
 """Tokens of each text, special ones not added."""
-_BATCH = 1000
 FILTER_FILE = "filter.json"
 """Limits and counts next to indexes that this program filtered."""
 MISSING, TOO_SHORT, TOO_LONG = "missing", "too_short", "too_long"
@@ -169,10 +168,9 @@ def token_counter(model: str) -> CountTokens:
 
 def _counted(table: Any, count_tokens: CountTokens) -> np.ndarray:
     """Tokens of every answer, ``(rows,)``."""
-    answers = table.select_columns(["llm_answer_with_context"])
-    starts = range(0, len(table), _BATCH)
-    parts = [count_tokens(answers[start : start + _BATCH]["llm_answer_with_context"]) for start in starts]
-    return np.asarray([count for part in parts for count in part], dtype=np.int64)
+    batches = table.select_columns(["llm_answer_with_context"]).iter(batch_size=1000)
+    counts = (count for batch in batches for count in count_tokens(batch["llm_answer_with_context"]))
+    return np.fromiter(counts, dtype=np.int64)
 
 
 def _base_indexes(raw_name: str, keys: np.ndarray) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -80,6 +81,13 @@ def add_placement(parser: argparse.ArgumentParser) -> None:
     add_options(parser.add_argument_group("where it runs"), Placement, _HELP)
 
 
+def engine_starter(
+    settings: AnswerSettings, placement: Placement | None, start_engine: Callable[[str], TextEngine] | None
+) -> Callable[[str], TextEngine]:
+    """Starts the engine of a model: vLLM as :class:`Placement` says, or what replaces it in tests."""
+    return start_engine or functools.partial(start_text_engine, settings, placement or Placement())
+
+
 def start_text_engine(settings: AnswerSettings, placement: Placement, llm: str) -> TextEngine:
     """vLLM with the language model ``llm``, or several of them behind one engine."""
     open_workers = placement.open_workers()  # sets the devices, so it comes before the import of torch
@@ -104,10 +112,9 @@ def sequences_at_once(settings: AnswerSettings, placement: Placement) -> int:
 
 
 class EnginePool:
-    """Holds one engine: asking for another language model closes the one before."""
+    """Holds one engine, made by ``start`` from a model's id or folder; another model closes the one before."""
 
     def __init__(self, start: Callable[[str], TextEngine]) -> None:
-        """``start`` makes an engine from a model's id or folder."""
         self._start = start
         self._engine: TextEngine | None = None
         self._llm = ""
@@ -115,7 +122,7 @@ class EnginePool:
     def get(self, llm: str) -> TextEngine:
         """The engine of ``llm``, started now if it is not the one held."""
         if self._engine is None or self._llm != llm:
-            self.close()
+            self.close()  # first: two models rarely fit into one GPU
             _log.info("starting the engine for %s", llm)
             self._engine, self._llm = self._start(llm), llm
         return self._engine

@@ -49,6 +49,11 @@ class AnswerSettings:
                 raise UserError(f"{name} is {value}, expected at least 1")
 
     @property
+    def llm_name(self) -> str:
+        """Short name of the language model, part of folder names."""
+        return model_short_name(self.llm)
+
+    @property
     def attempts(self) -> int:
         """Most attempts for a row."""
         return self.tries or 1
@@ -130,6 +135,14 @@ class ResponseSettings(AnswerSettings):
         """Most attempts for a row."""
         return self.tries or (3 if self.checker_llm else 1)
 
+    def set_names(self, dataset: str) -> tuple[str, str]:
+        """Response folders of a corpus: the plain set, and the final one (the same without rephrasing and check)."""
+        thinking = self.max_thinking_tokens if self.rephrase else -1
+        checked = self.checker_llm is not None
+        plain = ResponseName(dataset, self.llm_name, self.max_tokens)
+        final = replace(plain, rephrased=self.rephrase, max_thinking_tokens=thinking, checked=checked)
+        return plain.format(), final.format()
+
     def length_limits(self, reasoning: Reasoning = THINKING) -> LengthLimits:
         """The answer filter's limits: the prompt set's, unless given; a model that does not reason may be brief."""
         limits = default_limits(self.prompts)
@@ -138,26 +151,6 @@ class ResponseSettings(AnswerSettings):
         low = limits.tokens_min if self.tokens_min is None else self.tokens_min
         high = limits.tokens_max if self.tokens_max is None else self.tokens_max
         return LengthLimits(low, high)
-
-
-@dataclass(frozen=True)
-class SetNames:
-    """Response folders of one corpus: the plain set, and the final one (the same without rephrasing and check)."""
-
-    plain: str
-    final: str
-
-    @classmethod
-    def of(cls, dataset: str, settings: ResponseSettings) -> SetNames:
-        """Names by the published rule."""
-        plain = ResponseName(dataset, model_short_name(settings.llm), settings.max_tokens)
-        final = replace(
-            plain,
-            rephrased=settings.rephrase,
-            max_thinking_tokens=settings.max_thinking_tokens if settings.rephrase else -1,
-            checked=settings.checker_llm is not None,
-        )
-        return cls(plain.format(), final.format())
 
 
 DROPPED_FILE = "dropped.jsonl"

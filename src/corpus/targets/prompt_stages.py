@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from src.corpus.targets.llm_settings import PromptSettings
 from src.corpus.targets.prompt_list import read_prompt_list, read_verdicts
 from src.corpus.targets.response_stages import stage_fingerprint
 from src.corpus.targets.stage_job import Stage, StageJob, StageRecord, TextTable, text_fingerprint
+from src.dataset.tables import column_values
 from src.prompts.chat import ChatTokenizer
 from src.prompts.find_reasoning import find_reasoning
 from src.prompts.messages import Messages, prompt_checker_messages, writer_messages
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 DESCRIPTION = "audio_description"
 WRITE, CHECK = 0, 1
 NO_DESCRIPTION, NONE_GOOD, ALL_MARKED = "no_description", "none_good", "all_marked"
-_CHUNK = 10_000
 _EXAMPLE_CHARACTERS = 600
 _CHAT_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
@@ -51,7 +52,8 @@ class PromptChoice:
     the choice among its good prompts is each row's own.
 
     Attributes:
-        job: writes and checks the prompts of the leaders.
+        job: writes and checks the prompts of the leaders, one for each distinct description and style.
+        examples: descriptions of the corpus that the writer is shown.
         leaders: int64 ``(rows,)``, the row that makes the request for a row; -1 for rows without a description.
     """
 
@@ -68,13 +70,11 @@ class PromptChoice:
         """Open the raw set. Raises :class:`UserError` if it is missing or lacks columns."""
         self._texts = open_descriptions(dataset, split, settings.limit, only)
         self._seed = f"{dataset}/{split}"
-        self._settings, self._prompts, self._examples = settings, prompts, examples
+        self._settings, self._prompts, self.examples = settings, prompts, examples
         self.keys = self._texts.keys
         self.leaders = self._find_leaders()
         own = np.flatnonzero(self.leaders == np.arange(self.keys.size))
         self.job = StageJob(dataset, split, self.keys, self._stages(), work_folder / split, settings.seed, rows=own)
-        self.requests = int(own.size)
-        """Number of distinct descriptions and styles."""
 
     def rows(self) -> Iterator[PromptRow]:
         """All rows, each with the prompt chosen for it or the reason why it has none."""
@@ -112,7 +112,7 @@ class PromptChoice:
         tags = (prompts.description_open, prompts.description_close)
 
         def write(row: int, inputs: Sequence[str]) -> tuple[Messages, None]:
-            return writer_messages(prompts, self._examples, *inputs), None
+            return writer_messages(prompts, self.examples, *inputs), None
 
         def written(result: Result, needed: None, tokenizer: ChatTokenizer) -> dict[str, Any]:
             """The prompts that the writer listed; its whole output only if they cannot be used."""
@@ -159,12 +159,10 @@ class PromptChoice:
     def _find_leaders(self) -> np.ndarray:
         marks = np.empty(self.keys.size, dtype=np.uint64)  # 64 bits: no collision among millions of rows
         blank = np.zeros(self.keys.size, dtype=bool)
-        for start in range(0, self.keys.size, _CHUNK):
-            stop = min(start + _CHUNK, self.keys.size)
-            for row, text in enumerate(self._texts.table[start:stop][DESCRIPTION], start):
-                blank[row] = not (text or "").strip()
-                content = f"{self._draw(row)[0]}\x00{text}".encode()
-                marks[row] = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+        for row, text in enumerate(islice(column_values(self._texts.table, DESCRIPTION), self.keys.size)):
+            blank[row] = not (text or "").strip()
+            content = f"{self._draw(row)[0]}\x00{text}".encode()
+            marks[row] = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
         _, first, place = np.unique(marks, return_index=True, return_inverse=True)
         return np.where(blank, -1, first[place])
 

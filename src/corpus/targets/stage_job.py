@@ -6,7 +6,6 @@ yet; a row passes when each of its stages succeeds. A run that was killed contin
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import time
@@ -68,9 +67,6 @@ class StageRequest:
     messages: Messages
     seed: int
     needed: Any = None
-
-
-Keep = Callable[[StageRequest, "Result", ChatTokenizer], None]
 
 
 @dataclass
@@ -144,19 +140,40 @@ class StageJob:
                 messages, needed = stage.ask(row, inputs)
                 yield StageRequest(row, digest, messages, row_seed(self.seed, key), needed)
 
-    def keep(
-        self, number: int, attempt: int, request: StageRequest, result: Result, tokenizer: ChatTokenizer
-    ) -> None:
-        """Log a result of a stage."""
-        fields = self.stages[number].read(result, request.needed, tokenizer)
-        self.log(number, attempt).append(request.row, request.digest, ok=fields["status"] == "ok", **fields)
-
     def run_stage(self, pool: EnginePool, number: int, attempt: int) -> None:
-        """Make the requests that a stage has left."""
-        stage = self.stages[number]
+        """Answer the requests that a stage has left and log every result; without any, no engine is started.
+
+        Requests are pulled lazily, so that memory does not grow with their number.
+        """
+        pending = self.requests(number, attempt)
+        first = next(pending, None)
+        if first is None:
+            return
+        from src.inference.types import Request, Sampling
+
+        stage, log = self.stages[number], self.log(number, attempt)
         label = f"{self.dataset}/{self.split}, attempt {attempt + 1}: {stage.name}"
-        keep = functools.partial(self.keep, number, attempt)
-        run_requests(pool, stage, self.requests(number, attempt), keep, label)
+        engine = pool.get(stage.llm)
+        waiting: dict[str, StageRequest] = {}  # results come in any order
+
+        def rendered() -> Iterator[Request]:
+            for request in itertools.chain([first], pending):
+                key = str(request.row)
+                waiting[key] = request
+                prompt = render_chat(engine.tokenizer, request.messages)
+                yield Request(key=key, segments=(text_ids(engine.tokenizer, prompt),), seed=request.seed)
+
+        started = logged = time.monotonic()
+        done = 0
+        for done, result in enumerate(engine.run(rendered(), Sampling(**stage.options)), start=1):
+            request = waiting.pop(result.key)
+            fields = stage.read(result, request.needed, engine.tokenizer)
+            log.append(request.row, request.digest, ok=fields["status"] == "ok", **fields)
+            now = time.monotonic()
+            if now - logged > _LOG_EVERY_S:
+                logged = now
+                _log.info("%s: %d rows, %.1f rows/s", label, done, done / (now - started))
+        _log.info("%s: done with %d rows in %.1f s", label, done, time.monotonic() - started)
 
     def update_passed(self, attempt: int) -> int:
         """Record which rows passed in this attempt; returns how many still have not."""
@@ -183,37 +200,6 @@ def run_jobs(jobs: Sequence[StageJob], attempts: int, pool: EnginePool, lacking:
         _log.info("attempt %d of %d: %d %s", attempt + 1, attempts, left, lacking)
         if not left:
             return
-
-
-def run_requests(pool: EnginePool, stage: Stage, requests: Iterator[StageRequest], keep: Keep, label: str) -> None:
-    """Answer the requests of a stage and hand every result to ``keep``; without any, no engine is started.
-
-    Requests are pulled lazily, so that memory does not grow with their number. ``label`` is for the progress log.
-    """
-    first = next(requests, None)
-    if first is None:
-        return
-    from src.inference.types import Request, Sampling
-
-    engine = pool.get(stage.llm)
-    waiting: dict[str, StageRequest] = {}  # results come in any order
-
-    def rendered() -> Iterator[Request]:
-        for request in itertools.chain([first], requests):
-            key = str(request.row)
-            waiting[key] = request
-            prompt = render_chat(engine.tokenizer, request.messages)
-            yield Request(key=key, segments=(text_ids(engine.tokenizer, prompt),), seed=request.seed)
-
-    started = logged = time.monotonic()
-    done = 0
-    for done, result in enumerate(engine.run(rendered(), Sampling(**stage.options)), start=1):
-        keep(waiting.pop(result.key), result, engine.tokenizer)
-        now = time.monotonic()
-        if now - logged > _LOG_EVERY_S:
-            logged = now
-            _log.info("%s: %d rows, %.1f rows/s", label, done, done / (now - started))
-    _log.info("%s: done with %d rows in %.1f s", label, done, time.monotonic() - started)
 
 
 class TextTable:
