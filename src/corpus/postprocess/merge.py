@@ -6,6 +6,7 @@ belong together by ``(unique_id_1, unique_id_2, dataset_name)``; the published r
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,6 +69,7 @@ class Published:
             if missing:
                 raise UserError(f"published split {split!r} has no column {', '.join(missing)}")
             names = rows.select_columns(["dataset_name"]).with_format("arrow")[:].column("dataset_name")
+            # numbers instead of texts: the release has millions of rows of some dozens of names
             codes = names.combine_chunks().dictionary_encode()
             numbers = np.asarray(codes.indices)
             for code, name in enumerate(codes.dictionary.to_pylist()):
@@ -139,8 +141,7 @@ def _merge_audio(name: str, target: Path, published: Published, settings: MergeS
         write_set(target, {"train": (_features(*texts, *ANSWERS), tables)})
         _record(target, name, settings, counts)
     else:
-        for _ in tables:
-            pass  # counts
+        deque(tables, maxlen=0)  # counts the descriptions that differ
     for split, rows in chosen.items() if split_wanted else ():
         write_indexes(indexes_filtered_dir(name), split, rows)
     _keep_prompts(name, raw, keys, published, settings)
@@ -153,8 +154,7 @@ def _is_wanted(
     """Whether a set is to be written: not if it has all these rows."""
     ours = read_record(target).get("config", {}).get("source") == SOURCE
     problem = set_problem(target, columns, keys)
-    step = next_step(f"set {target.name}", target, problem, ours=ours, overwrite=settings.overwrite)
-    return step != "skip"
+    return next_step(f"set {target.name}", target, problem, ours=ours, overwrite=settings.overwrite) != "skip"
 
 
 def _is_split_wanted(name: str, chosen: Mapping[str, np.ndarray], settings: MergeSettings) -> bool:
@@ -167,8 +167,8 @@ def _is_split_wanted(name: str, chosen: Mapping[str, np.ndarray], settings: Merg
         there = read_indexes(folder)
         other = [split for split, rows in chosen.items() if not np.array_equal(there[split], rows)]
         problem = f"another {other[0]} split than the published one" if other else None
-    what = f"filtered split of {name}"
-    return next_step(what, folder, problem, ours=False, overwrite=settings.overwrite) != "skip"
+    step = next_step(f"filtered split of {name}", folder, problem, ours=False, overwrite=settings.overwrite)
+    return step != "skip"
 
 
 def _keep_prompts(name: str, raw: Any, keys: np.ndarray, published: Published, settings: MergeSettings) -> None:
@@ -279,28 +279,22 @@ def _in_key_order(
     """
     import pyarrow as pa
     import pyarrow.compute as pc
+    from datasets import concatenate_datasets
 
-    splits = list(found)
-    here = np.concatenate([found[split][0] for split in splits])
-    there = np.concatenate([found[split][1] for split in splits])
-    source = np.concatenate([np.full(found[split][0].size, number) for number, split in enumerate(splits)])
+    columns = ["audio_description", "context", *ANSWERS]
+    pieces = [published.all[split].select_columns(columns).select(there) for split, (_, there) in found.items()]
+    here = np.concatenate([here for here, _ in found.values()])
     order = np.argsort(keys[here], kind="stable")
+    here, there = here[order], concatenate_datasets(pieces).select(order).with_format("arrow")
     local = raw.select_columns([texts[0]]).with_format("arrow")
-    for start in range(0, order.size, _BATCH):
-        part = order[start : start + _BATCH]
-        pieces, back = [], []
-        for number, split in enumerate(splits):
-            mine = np.flatnonzero(source[part] == number)
-            if mine.size:
-                rows = published.all[split].select_columns(["audio_description", "context", *ANSWERS])
-                pieces.append(rows.with_format("arrow")[there[part[mine]]])
-                back.append(mine)
-        table = pa.concat_tables(pieces).take(np.argsort(np.concatenate(back)))
-        about = local[here[part]].column(texts[0]).cast(pa.string())
+    for start in range(0, here.size, _BATCH):
+        part = here[start : start + _BATCH]
+        table = there[start : start + _BATCH]
+        about = local[part].column(texts[0]).cast(pa.string())
         differs = pc.not_equal(about, table["audio_description"].cast(pa.string()))
         counts["descriptions_differ"] += pc.sum(differs).as_py() or 0
         yield pa.table(
-            {KEY: keys[here[part]], texts[0]: about, texts[1]: table["context"], **{n: table[n] for n in ANSWERS}}
+            {KEY: keys[part], texts[0]: about, texts[1]: table["context"], **{n: table[n] for n in ANSWERS}}
         )
 
 

@@ -15,12 +15,11 @@ from src.common.config import compose
 from src.common.errors import UserError
 from src.common.log import get_logger
 from src.common.paths import indexes_dir, indexes_filtered_dir, prompts_dir, raw_dir
-from src.corpus.rows.audio import seconds_of
-from src.corpus.rows.make import cell_bytes
+from src.corpus.postprocess.audio_filter import clip_seconds, undecoded
 from src.dataset.corpus_names import OTHER, expand_mixture, group_of
 from src.dataset.response_rows import ResponseRows, missing_folders
 from src.dataset.splits import read_indexes
-from src.dataset.tables import find_rows, native_splits, open_keyed, open_split
+from src.dataset.tables import column_values, find_rows, native_splits, open_keyed, open_split
 
 TITLES = {
     "speech": "Speech", "complicated_speech": "Speech", "environment": "Sound", "event": "Sound", "music": "Music",
@@ -28,7 +27,6 @@ TITLES = {
 }  # fmt: skip
 """Names of the published table's lines by group."""
 SPLITS = ("all", "train", "validation")
-_BATCH = 10_000
 _log = get_logger(__name__)
 
 
@@ -67,10 +65,8 @@ def _count_instructions(name: str) -> dict[str, Count]:
     """Instruction sets state no durations; every question counts as a prompt."""
     total, found = Count(), {}
     for split in native_splits(raw_dir(name)):
-        questions = open_split(raw_dir(name), split, f"raw set {name}").select_columns(["question"])
-        prompts = {_hash(text) for start in range(0, len(questions), _BATCH)
-                   for text in questions[start : start + _BATCH]["question"]}  # fmt: skip
-        found[split] = Count(len(questions), 0.0, prompts)
+        table = open_split(raw_dir(name), split, f"raw set {name}")
+        found[split] = Count(len(table), 0.0, set(map(_hash, column_values(table, "question"))))
         total.add(found[split])
     return {"all": total, **found}
 
@@ -80,12 +76,8 @@ def _prompt_hashes(name: str, keys: np.ndarray) -> list[bytes] | None:
     if not prompts_dir(name).is_dir():
         return None
     prompts, prompted = open_keyed(prompts_dir(name), "train", f"prompts of {name}")
-    rows = find_rows(prompted, keys)
-    texts = prompts.select_columns(["prompt"])
-    hashes = [
-        _hash(text) for start in range(0, len(texts), _BATCH) for text in texts[start : start + _BATCH]["prompt"]
-    ]
-    return [hashes[row] if row >= 0 else b"" for row in rows.tolist()]
+    hashes = [*map(_hash, column_values(prompts, "prompt")), b""]  # -1, no such row, is the last entry
+    return [hashes[row] for row in find_rows(prompted, keys).tolist()]
 
 
 def _hash(text: str) -> bytes:
@@ -153,13 +145,11 @@ def _seconds(raw_name: str, keys: np.ndarray) -> float:
 @functools.cache
 def _measured(raw_name: str) -> np.ndarray:
     """Seconds of every clip of a raw set's training split, float64 ``(rows,)``; 0 for one that cannot be decoded."""
-    from datasets import Audio
-
     table = open_split(raw_dir(raw_name), "train", f"raw set {raw_name}").select_columns(["audio"])
     found, roots = np.zeros(len(table)), roots_of(table)
-    for row, cell in enumerate(table.cast_column("audio", Audio(decode=False))["audio"]):
+    for row, cell in enumerate(undecoded(table)["audio"]):
         try:
-            found[row] = seconds_of(cell_bytes(cell, roots), cell.get("path") or "")
+            found[row] = clip_seconds(cell, roots)
         except UserError as error:
             _log.warning("raw set %s, row %d: %s", raw_name, row, error)
     return found

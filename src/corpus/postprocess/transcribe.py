@@ -15,6 +15,7 @@ from src.audio.roots import roots_of
 from src.audio.waveform import AudioError, Waveform, load_waveform
 from src.common.errors import UserError, check_host, one_line
 from src.common.paths import raw_dir
+from src.corpus.postprocess.audio_filter import undecoded
 from src.corpus.targets.stage_job import llm_fingerprint
 from src.dataset.tables import open_split
 from src.generation.input_dataset import RowRef, row_key
@@ -158,12 +159,10 @@ class Clips:
 
     def load(self, ref: RowRef) -> Waveform:
         """A row's clip. Raises :class:`AudioError` if it cannot be decoded."""
-        from datasets import Audio
-
         split, row = ref
         if split not in self._tables:
-            table = open_split(raw_dir(self._name), split, f"raw set {self._name}").select_columns(["audio"])
-            self._tables[split] = table.cast_column("audio", Audio(decode=False))
+            table = open_split(raw_dir(self._name), split, f"raw set {self._name}")
+            self._tables[split] = undecoded(table.select_columns(["audio"]))
         table = self._tables[split]
         return load_waveform(table[row]["audio"], roots=roots_of(table))
 
