@@ -55,10 +55,10 @@ class Placement:
     def __post_init__(self) -> None:
         if self.engine not in ("vllm", "ray"):
             raise UserError(f"engine is {self.engine!r}; known: vllm, ray (--engine)")
-        if self.workers is not None and self.workers < 1:
-            raise UserError(f"workers is {self.workers}, expected at least 1 (--workers)")
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"threads is {self.threads}, expected at least 1 (--threads)")
+        for name in ("workers", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}, expected at least 1 (--{name})")
 
     @property
     def devices(self) -> list[str]:
@@ -71,7 +71,7 @@ class Placement:
             workers=self.workers, cluster="ray" if self.engine == "ray" else None, ray_address=self.ray_address
         )
         chosen = choose_workers(config, self.devices)
-        if chosen is None and self.devices:
+        if chosen is None and self.devices:  # read by CUDA when torch first uses it, so before torch is imported
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
         return chosen
 
@@ -100,6 +100,7 @@ def start_text_engine(settings: AnswerSettings, placement: Placement, llm: str) 
         threads=placement.threads,
         seed=settings.seed,
     )
+    # the reasoning format that the user named is that of the model that answers, not of a checker
     return start_engine(llm, config, open_workers, settings.reasoning if llm == settings.llm else None)
 
 

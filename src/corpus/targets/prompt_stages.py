@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 DESCRIPTION = "audio_description"
 WRITE, CHECK = 0, 1
 NO_DESCRIPTION, NONE_GOOD, ALL_MARKED = "no_description", "none_good", "all_marked"
-_EXAMPLE_CHARACTERS = 600
+_EXAMPLE_CHARACTERS = 600  # a long description would take the writer's attention, and most of its context
 _CHAT_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
@@ -48,8 +48,7 @@ class PromptRow:
 class PromptChoice:
     """Rows of a corpus split, the requests for their prompts, and the prompt that is chosen for each row.
 
-    Rows with the same description and the same style share one request, that of the first of them (their *leader*);
-    the choice among its good prompts is each row's own.
+    Rows with the same description and the same style share one request, that of the first of them (their *leader*).
 
     Attributes:
         job: writes and checks the prompts of the leaders, one for each distinct description and style.
@@ -84,7 +83,7 @@ class PromptChoice:
                 yield PromptRow(key, "", "", NO_DESCRIPTION, 0)
                 continue
             (description,), attempt = self._texts[row], int(self.job.passed[leader])
-            if attempt < 0:
+            if attempt < 0:  # the last attempt says why: its check, if it got that far
                 last = self.job.attempts - 1
                 stage = CHECK if self.job.log(WRITE, last).ok[leader] else WRITE
                 status = self.job.log(stage, last).read(leader)["status"]
@@ -93,6 +92,7 @@ class PromptChoice:
                 continue
             candidates = self.job.log(WRITE, attempt).read(leader)["prompts"]
             good = self.job.log(CHECK, attempt).read(leader)["good"]
+            # each row's own draw: rows that share a request still get different prompts
             chosen = candidates[good[int(self._draw(row)[1] * len(good))]]
             yield PromptRow(key, description, chosen, "ok", attempt + 1)
 
@@ -163,6 +163,7 @@ class PromptChoice:
             blank[row] = not (text or "").strip()
             content = f"{self._draw(row)[0]}\x00{text}".encode()
             marks[row] = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+        # return_index is the first place of a mark, so that a leader does not depend on later rows (a larger limit)
         _, first, place = np.unique(marks, return_index=True, return_inverse=True)
         return np.where(blank, -1, first[place])
 
@@ -180,6 +181,7 @@ def draw_examples(dataset: str, splits: Sequence[str], count: int, seed: int) ->
     table = concatenate_datasets([open_descriptions(dataset, split).table for split in splits])
     rng = random.Random(row_seed(seed, f"{dataset}/examples"))
     found: dict[str, None] = {}
+    # more are drawn than are shown: some are empty or occur twice
     for row in rng.sample(range(len(table)), min(len(table), 8 * count)):
         text = " ".join((table[row][DESCRIPTION] or "").split())
         if text and len(found) < count:
@@ -190,6 +192,6 @@ def draw_examples(dataset: str, splits: Sequence[str], count: int, seed: int) ->
 def _fields(status: str, result: Result, **fields: Any) -> dict[str, Any]:
     if result.error:
         status, fields["error"] = "error", str(result.error)
-    if status != "ok":
+    if status != "ok":  # outputs that could be read are kept as what was read from them; these say what went wrong
         fields |= {"raw": result.text, "finish_reason": result.finish_reason or ""}
     return {"status": status, **fields}

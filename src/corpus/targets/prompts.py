@@ -51,9 +51,8 @@ def create_prompts(
     """Make the prompt sets of ``datasets`` and return the counts of each (see :class:`_Counts`).
 
     A corpus that has a prompt set is skipped, whoever made it, unless it was made here by the same settings for fewer
-    rows; ``overwrite`` discards it. Results are logged row by row: a run that was killed continues where it stopped.
-    Rows that never pass are left out of the set and listed in ``dropped.jsonl``. ``placement`` is where the engines
-    run; ``start_engine`` replaces them in tests.
+    rows; ``overwrite`` discards it. A run that was killed continues where it stopped. Rows that never pass are left
+    out of the set and listed in ``dropped.jsonl``. ``start_engine`` replaces the engines in tests.
 
     Raises :class:`UserError` for a missing raw set, results that other settings made, prompts of another program that
     are not complete, or, once all others are done, for corpora in which no row got a prompt.
@@ -137,9 +136,10 @@ def _is_done(dataset: str, settings: PromptSettings) -> bool:
     folder = prompts_dir(dataset)
     known = read_record(folder)
     before = known.get("config", {})
+    # work without a finished set was killed before the set, or between the set and its record
     if not is_empty(work_dir(dataset)) and not (known and (folder / LISTING).is_file()):
-        return False  # killed before the set, or between the set and its record
-    if "examples" not in before:
+        return False
+    if "examples" not in before:  # of another program, or imported: complete, or for the user to decide
         wanted = {
             split: np.setdiff1d(open_descriptions(dataset, split, settings.limit).keys, dropped_keys(dataset, split))
             for split in native_splits(raw_dir(dataset))
@@ -157,6 +157,7 @@ def _is_done(dataset: str, settings: PromptSettings) -> bool:
     if done is not None and (asked is None or asked > done):
         _log.info("%s: had prompts for the first %d rows, going on", dataset, done)
         return False
+    # more tries are worth a run only if rows are missing
     if settings.tries > before["tries"] and known["result"]["dropped"]:
         _log.info("%s: trying %s again", dataset, known["result"]["dropped"])
         return False
@@ -191,8 +192,9 @@ def _write(
     with listed.open("w", encoding="utf-8") as dropped:
         splits = {choice.job.split: _entries(choice, counts, dropped) for choice in choices}
         if not any((choice.job.passed >= 0).any() for choice in choices):
+            # a set without rows would count as done; the rows are only counted and listed as dropped
             for entries in splits.values():
-                list(entries)  # only to count and list what was dropped
+                list(entries)
             return counts.result(choices)
         write_rows(folder, splits, COLUMNS)
     listed.replace(folder / DROPPED_FILE)  # after the set, which it describes

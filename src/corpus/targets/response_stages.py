@@ -170,6 +170,7 @@ def stage_fingerprint(
 ) -> dict[str, Any]:
     """Every setting that affects a stage's results; stored with them and compared when a run continues."""
     common = {"llm": llm_fingerprint(llm), "seed": settings.seed, "max_model_len": settings.max_model_len}
+    # only if it is given: logs from before there were reasoning formats have no such key
     if settings.reasoning is not None and llm == settings.llm:
         further["reasoning"] = settings.reasoning
     return {**common, **options, **further}
@@ -196,8 +197,9 @@ def final_rows(job: StageJob, texts: TextTable) -> Iterator[TargetRow]:
 
 
 def says_yes(verdict: str, form: ReasoningFormat = THINK) -> bool:
-    """Whether a checker's last line is YES, or ends with a colon and YES ("Answer: YES"); all else counts as good."""
-    # checkers that explain themselves end with the verdict
+    """Whether a checker's last line is YES, or ends with a colon and YES ("Answer: YES")."""
+    # Checkers that explain themselves end with the verdict. All else counts as good: an output that cannot be read
+    # is no evidence against a response.
     lines = split_response(verdict, Reasoning(form)).answer.split("\n")
     word = lines[-1].rpartition(":")[2]
     return word.strip().strip("*_.\"'`").strip().upper() == "YES"
@@ -269,7 +271,7 @@ class ResponseStatistics(AnswerCounts):
 def stored_result(folder: Path, config: Mapping[str, Any], **record: Any) -> dict[str, Any] | None:
     """Statistics of the set in ``folder`` if it is complete and was made with this configuration, else None."""
     written = read_record(folder)
-    if not (folder / LISTING).is_file():
+    if not (folder / LISTING).is_file():  # the record may be left from a set that was removed
         return None
     wanted = json.loads(json.dumps({"config": config, **record}))  # as it is read back: tuples are lists
     return written.get("result") if all(written.get(key) == value for key, value in wanted.items()) else None

@@ -64,11 +64,10 @@ def generate_responses(
 ) -> dict[str, dict[str, Any]]:
     """Make the response sets of ``datasets``, their statistics and filtered indexes.
 
-    A group, or ``all``, stands for its corpora that have prompts, and no name for all of them.
-    Results are logged row by row: a run that was killed continues where it stopped, and a finished one starts no
-    engine. A corpus whose responses were not made here is skipped. ``overwrite`` discards what is there.
-    ``placement`` is where the engines run; ``start_engine`` replaces them in tests. ``reasoning`` is that of the
-    language model; None finds it by its chat template, and leaves rephrasing out for a model that does not reason.
+    A group, or ``all``, stands for its corpora that have prompts, and no name for all of them. A run that was killed
+    continues where it stopped, and a finished one starts no engine. A corpus whose responses were not made here is
+    skipped. ``overwrite`` discards what is there. ``start_engine`` replaces the engines in tests. ``reasoning`` is
+    that of the language model; None finds it by its chat template (:func:`adapt_to_llm`).
 
     Returns by response folder: statistics (see ``ResponseStatistics.result``) and ``filter``, the counts by split.
     Raises :class:`UserError` for missing prompts, results that other settings made, or responses of another program
@@ -237,6 +236,7 @@ def _write(
     }
     digest = prompts.digest()
     plain, final = _folders(dataset, settings)
+    # the plain set is published too, and what rephrasing changed is measured against it
     sets: dict[Path, Callable[[StageJob, TextTable], Iterator[TargetRow]]] = {}
     if plain is not None:
         sets[plain] = first_rows

@@ -136,6 +136,7 @@ class StageJob:
             inputs = stage.inputs(row, before[-1].read(row) if before else {})
             digest = input_digest(*inputs)
             if not log.has(row, digest):
+                # a seed of its own for each request: results depend neither on order nor on which rows are left
                 key = f"{self.dataset}/{self.split}/{self.keys[row]}/{stage.name}/{attempt}"
                 messages, needed = stage.ask(row, inputs)
                 yield StageRequest(row, digest, messages, row_seed(self.seed, key), needed)
@@ -251,6 +252,7 @@ def llm_fingerprint(llm: str) -> str:
     if not folder.is_dir():
         return llm
     # sizes and both ends instead of whole files: weights of 60 GB would take minutes to read
+    # tokenizer, chat template and generation config affect results as the weights do
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.jinja")) + sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size
