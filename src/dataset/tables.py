@@ -177,6 +177,14 @@ def column_values(table: Any, column: str) -> Iterator[Any]:
         yield from batch[column]
 
 
+def column_numbers(table: Any, column: str) -> np.ndarray | None:
+    """A column of numbers, ``(rows,)``, missing ones NaN; None if there is no such column."""
+    if column not in table.column_names:
+        return None
+    found: np.ndarray = table.select_columns([column]).with_format("arrow")[:].column(column).to_numpy()
+    return found
+
+
 def first_of(values: np.ndarray | Sequence[Any]) -> str:
     """The first few values for a message."""
     shown = ", ".join(str(value) for value in values[:_SHOWN])

@@ -16,14 +16,14 @@ from src.common.errors import UserError
 from src.common.log import get_logger
 from src.common.paths import indexes_dir, indexes_filtered_dir, prompts_dir, raw_dir
 from src.corpus.postprocess.audio_filter import clip_seconds, undecoded
-from src.dataset.corpus_names import OTHER, expand_mixture, group_of
+from src.dataset.corpus_names import INSTRUCTION, OTHER, expand_mixture, group_of
 from src.dataset.response_rows import ResponseRows, missing_folders
 from src.dataset.splits import read_indexes
-from src.dataset.tables import column_values, find_rows, native_splits, open_keyed, open_split
+from src.dataset.tables import column_numbers, column_values, find_rows, native_splits, open_keyed, open_split
 
 TITLES = {
     "speech": "Speech", "complicated_speech": "Speech", "environment": "Sound", "event": "Sound", "music": "Music",
-    "instruction": "Instruction", OTHER: "Other",
+    INSTRUCTION: "Instruction", OTHER: "Other",
 }  # fmt: skip
 """Names of the published table's lines by group."""
 SPLITS = ("all", "train", "validation")
@@ -47,17 +47,18 @@ class Count:
 
 def count_corpus(name: str) -> dict[str, Count]:
     """Counts of ``all`` rows and of each split, of the filtered split if there is one."""
-    if group_of(name) == "instruction":
+    if group_of(name) == INSTRUCTION:
         return _count_instructions(name)
     table, keys = open_keyed(raw_dir(name), "train", f"raw set {name}")
-    seconds = table.select_columns(["duration"]).with_format("arrow")[:].column("duration").to_numpy()
+    seconds = column_numbers(table, "duration")
     splits = read_indexes(indexes_filtered_dir(name)) or read_indexes(indexes_dir(name))
-    chosen = {split: find_rows(keys, wanted) for split, wanted in splits.items()}
     hashes = _prompt_hashes(name, keys)
     found = {}
-    for split, rows in {"all": np.arange(keys.size), **chosen}.items():
+    for split, wanted in {"all": keys, **splits}.items():
+        rows = find_rows(keys, wanted)
+        rows = rows[rows >= 0]  # the set may have been collected again, with fewer rows than were split
         prompts = set() if hashes is None else {hashes[row] for row in rows.tolist()} - {b""}
-        found[split] = Count(int(rows.size), float(seconds[rows].sum()), prompts)
+        found[split] = Count(int(rows.size), 0.0 if seconds is None else float(np.nansum(seconds[rows])), prompts)
     return found
 
 
@@ -81,6 +82,7 @@ def _prompt_hashes(name: str, keys: np.ndarray) -> list[bytes] | None:
 
 
 def _hash(text: str) -> bytes:
+    # eight bytes instead of the text: the corpora have millions of prompts
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
@@ -133,16 +135,14 @@ def mixture_statistics(name: str) -> dict[str, Any]:
 
 
 def _seconds(raw_name: str, keys: np.ndarray) -> float:
-    """Seconds of these rows of a raw set, in whichever of its splits they are trained on."""
+    """Seconds of these rows of a raw set's training split."""
     table, own = open_keyed(raw_dir(raw_name), "train", f"raw set {raw_name}")
     rows = find_rows(own, keys)
-    if "duration" in table.column_names:
-        column = table.select_columns(["duration"]).with_format("arrow")[:].column("duration").to_numpy()
-        return float(column[rows].sum())
-    return float(sum(_measured(raw_name)[rows]))
+    seconds = column_numbers(table, "duration")
+    return float(np.nansum((_measured(raw_name) if seconds is None else seconds)[rows]))
 
 
-@functools.cache
+@functools.cache  # instruction sets are part of several mixtures, and decoding one takes long
 def _measured(raw_name: str) -> np.ndarray:
     """Seconds of every clip of a raw set's training split, float64 ``(rows,)``; 0 for one that cannot be decoded."""
     table = open_split(raw_dir(raw_name), "train", f"raw set {raw_name}").select_columns(["audio"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,12 +87,6 @@ class Release:
         return instruction_base(name), folder
 
 
-def response_folders(names: Sequence[str], args: argparse.Namespace) -> dict[str, str]:
-    """Response folder of each corpus, instruction sets last, by the arguments of the command."""
-    ordered = sorted(names, key=lambda name: group_of(name) == INSTRUCTION)
-    return {name: response_folder(name, args, not args.plain) for name in ordered}
-
-
 def choose_release(args: argparse.Namespace) -> tuple[Release, str]:
     """The parts that the command's arguments publish, and as which data set of the Hub.
 
@@ -101,6 +95,7 @@ def choose_release(args: argparse.Namespace) -> tuple[Release, str]:
     :class:`UserError` if there is nothing to publish.
     """
     names, repo = list(args.names), ""
+    # a single argument before the corpora may also be a data set without an owner: one of the user who is logged in
     if names and ("/" in names[0] or names[0] not in {*all_corpora(), *groups(), "all"}):
         repo = names.pop(0)
     as_published = not repo
@@ -112,7 +107,8 @@ def choose_release(args: argparse.Namespace) -> tuple[Release, str]:
         repo = "/".join(part for part in (args.username, args.repo_name or "ALARM-Corpora") if part)
     if args.with_audio and args.remove_audio:
         raise ConfigError("--with-audio and --remove-audio exclude each other; leave one out")
-    folders = response_folders(corpora(names, instruction=True), args)
+    ordered = sorted(corpora(names, instruction=True), key=lambda name: group_of(name) == INSTRUCTION)  # those last
+    folders = {name: response_folder(name, args, not args.plain) for name in ordered}
     if not names:
         folders = {name: folder for name, folder in folders.items() if existing([folder])}
     if not folders:
@@ -142,7 +138,7 @@ def lay_out(release: Release, folder: Path, repo: str) -> dict[str, dict[str, in
             raise UserError("nothing is left to publish")
         write_text(folder / "README.md", _card(release, counts, repo))
         write_run_record(folder, {"folders": release.folders, "splits": list(release.splits)}, counts=counts)
-        write_json(folder / RECORD, public_record(folder / RECORD))
+        write_json(folder / RECORD, public_record(folder / RECORD))  # without paths of this machine
     return counts
 
 
@@ -245,6 +241,8 @@ def _card(release: Release, counts: dict[str, dict[str, int]], repo: str) -> str
     from huggingface_hub import DatasetCardData
 
     splits = [split for split in release.splits if any(split in rows for rows in counts.values())]
+    # named, because files in a folder raw_train would be taken for more of the split train:
+    # https://huggingface.co/docs/hub/datasets-manual-configuration
     data = DatasetCardData(
         license="other",
         task_categories=["audio-text-to-text"],
@@ -268,10 +266,10 @@ def _card(release: Release, counts: dict[str, dict[str, int]], repo: str) -> str
 def upload(folder: Path, repo: str, private: bool = True) -> str:
     """Send a laid-out folder to the Hub as data set ``repo``; its address.
 
-    What an earlier try has sent is not sent again (the Hub's client compares content).
-
-    Raises :class:`UserError` when the Hub refuses.
+    What an earlier try has sent is not sent again (the Hub's client compares content). Raises :class:`UserError` when
+    the Hub refuses.
     """
     failure = "the Hub did not take the upload ({reason}); is `hf auth login` done?"
+    # names with a leading dot are marks of complete corpora, and locks
     sent = send_folder(folder, repo, "dataset", private, failure, ignore_patterns=[".*", "**/.*"])
     return str(sent.repo_url)
