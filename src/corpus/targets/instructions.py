@@ -92,9 +92,9 @@ def generate_instruction_responses(
     """Answer the questions of raw sets (columns ``question`` and ``context``), split by split.
 
     ``modes`` (``WithContext``, ``NoContext``) are those that the set is trained on unless given. Where
-    ``raw/NAME_filtered`` is there, its rows of the answers are written as its response set too. Results are logged
-    row by row: a run that was killed continues where it stopped. A set whose answers were not made here is skipped;
-    ``overwrite`` discards them. ``placement`` is where the engines run; ``start_engine`` replaces them in tests.
+    ``raw/NAME_filtered`` is there, its rows of the answers are written as its response set too. A run that was killed
+    continues where it stopped. A set whose answers were not made here is skipped; ``overwrite`` discards them.
+    ``start_engine`` replaces the engines in tests.
 
     Returns counts by response folder. Raises :class:`UserError` for a set that is missing or lacks columns, results
     that other settings made, or answers of another program that are not complete.
@@ -150,35 +150,32 @@ def estimate_instruction_responses(
     wanted = [name for name, asked in sets.items() if _is_wanted(name, settings, asked, False)]
 
     def jobs(folder: Path) -> list[StageJob]:
-        return [job for name in wanted for job in _open_jobs(name, settings, sets[name], folder / name)[1].values()]
+        return [job for name in wanted for job in _open_jobs(name, settings, sets[name], folder / name).values()]
 
     return report_dry_run(jobs, settings, placement, options, show, start_engine)
 
 
 def _open_jobs(
     name: str, settings: AnswerSettings, modes: Sequence[str], folder: Path
-) -> tuple[dict[str, TextTable], dict[tuple[str, str], StageJob]]:
-    """Texts of a set by split, and jobs by split and mode, with their logs in ``folder``."""
-    splits = native_splits(raw_dir(name))
+) -> dict[tuple[str, str], StageJob]:
+    """Jobs of a set by split and mode, with their logs in ``folder``."""
     hint = "only instruction sets are answered here; for audio corpora: generate_responses.py"
-    tables = {
-        split: TextTable(f"texts of {name}", raw_dir(name), split, ("question", "context"), hint, settings.limit)
-        for split in splits
-    }
+    # part of the seeds: a row is answered alike, filtered before or afterwards
+    dataset = name.removesuffix(FILTERED)
     jobs: dict[tuple[str, str], StageJob] = {}
-    for split, texts in tables.items():
+    for split in native_splits(raw_dir(name)):
+        columns = ("question", "context")
+        texts = TextTable(f"texts of {name}", raw_dir(name), split, columns, hint, settings.limit)
         for mode in modes:
             stages = [first_stage(_STAGES[mode], settings, texts, ASK[mode], {}, mode=mode)]
-            # a row is answered alike, filtered before or afterwards
-            dataset = name.removesuffix(FILTERED)
-            jobs[split, mode] = StageJob(dataset, split, texts.keys, stages, folder / JOURNAL / split, settings.seed)
-    return tables, jobs
+            jobs[split, mode] = StageJob(dataset, split, texts, stages, folder / JOURNAL / split, settings.seed)
+    return jobs
 
 
 def _run(name: str, settings: AnswerSettings, modes: Sequence[str], pool: EnginePool) -> dict[str, dict[str, Any]]:
     """Answer what is left of a set, then write its sets; counts by response folder."""
     folder = _folder(name, settings)
-    tables, jobs = _open_jobs(name, settings, modes, folder)
+    jobs = _open_jobs(name, settings, modes, folder)
     with ExitStack() as stack:
         for job in jobs.values():
             stack.callback(job.close)
@@ -193,12 +190,10 @@ def _run(name: str, settings: AnswerSettings, modes: Sequence[str], pool: Engine
         result = stored_result(folder, config)
         if result is None:
             counts = {mode: AnswerCounts() for mode in modes}
-            rows = {
-                split: _entries({mode: jobs[split, mode] for mode in modes}, texts, counts)
-                for split, texts in tables.items()
-            }
+            splits = dict.fromkeys(split for split, _ in jobs)
+            rows = {split: _entries({mode: jobs[split, mode] for mode in modes}, counts) for split in splits}
             write_rows(folder, rows, COLUMNS)
-            total = sum(texts.keys.size for texts in tables.values())
+            total = counts[modes[0]].status.total()
             result = {"rows": total, **{mode: each.result() for mode, each in counts.items()}}
             write_run_record(folder, config, result=result)
     _log.info("%s: %s", folder, result)
@@ -211,11 +206,9 @@ def _run(name: str, settings: AnswerSettings, modes: Sequence[str], pool: Engine
     return summary
 
 
-def _entries(
-    jobs: Mapping[str, StageJob], texts: TextTable, counts: Mapping[str, AnswerCounts]
-) -> Iterator[dict[str, Any]]:
+def _entries(jobs: Mapping[str, StageJob], counts: Mapping[str, AnswerCounts]) -> Iterator[dict[str, Any]]:
     """Rows of the set, with the answers of all modes to each question; the answers are counted by mode."""
-    for row in zip(*(final_rows(job, texts) for job in jobs.values()), strict=True):
+    for row in zip(*map(final_rows, jobs.values()), strict=True):
         answers = dict(zip(jobs, row, strict=True))
         question, context = row[0].texts
         values: dict[str, Any] = {"dataset_index": row[0].dataset_index, "question": question, "context": context}

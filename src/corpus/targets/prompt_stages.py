@@ -73,7 +73,7 @@ class PromptChoice:
         self.keys = self._texts.keys
         self.leaders = self._find_leaders()
         own = np.flatnonzero(self.leaders == np.arange(self.keys.size))
-        self.job = StageJob(dataset, split, self.keys, self._stages(), work_folder / split, settings.seed, rows=own)
+        self.job = StageJob(dataset, split, self._texts, self._stages(), work_folder / split, settings.seed, rows=own)
 
     def rows(self) -> Iterator[PromptRow]:
         """All rows, each with the prompt chosen for it or the reason why it has none."""

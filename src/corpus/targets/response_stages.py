@@ -65,7 +65,7 @@ def response_job(
     final_folder: Path,
     only: int | None = None,
     reasoning: Reasoning = THINKING,
-) -> tuple[StageJob, TextTable]:
+) -> StageJob:
     """The job of one split; the first responses are logged below ``first_folder``, the rest in ``final_folder``.
 
     ``reasoning`` is that of the language model that answers.
@@ -73,10 +73,9 @@ def response_job(
     hint = "make the prompts again with create_prompts_offline.py"
     columns = ("audio_description", "prompt")
     texts = TextTable(f"texts of {dataset}", prompts_dir(dataset), split, columns, hint, settings.limit, only)
-
     stages = response_stages(settings, prompts, texts, reasoning)
     first, rest = first_folder / JOURNAL / split, final_folder / JOURNAL / split
-    return StageJob(dataset, split, texts.keys, stages, rest, settings.seed, first), texts
+    return StageJob(dataset, split, texts, stages, rest, settings.seed, first)
 
 
 def response_stages(
@@ -176,13 +175,13 @@ def stage_fingerprint(
     return {**common, **options, **further}
 
 
-def first_rows(job: StageJob, texts: TextTable) -> Iterator[TargetRow]:
+def first_rows(job: StageJob) -> Iterator[TargetRow]:
     """All rows with their first self-generated response."""
     for row in range(job.keys.size):
-        yield _target_row(job, texts, row, job.log(0, 0).read(row), 1)
+        yield _target_row(job, row, job.log(0, 0).read(row), 1)
 
 
-def final_rows(job: StageJob, texts: TextTable) -> Iterator[TargetRow]:
+def final_rows(job: StageJob) -> Iterator[TargetRow]:
     """All rows after the last stage: the response that passed, else the status of the last attempt."""
     rephrase = next((number for number, stage in enumerate(job.stages) if stage.name == REPHRASE), None)
     for row in range(job.keys.size):
@@ -193,7 +192,7 @@ def final_rows(job: StageJob, texts: TextTable) -> Iterator[TargetRow]:
         if job.passed[row] < 0 and record["ok"]:
             # a response that is fine by itself and has not passed was refused by the checker
             record = {**record, "status": LEAKS}
-        yield _target_row(job, texts, row, record, attempt + 1)
+        yield _target_row(job, row, record, attempt + 1)
 
 
 def says_yes(verdict: str, form: ReasoningFormat = THINK) -> bool:
@@ -302,9 +301,9 @@ def _fields(status: str, text: str, result: Result, tokenizer: ChatTokenizer) ->
     }
 
 
-def _target_row(job: StageJob, texts: TextTable, row: int, record: StageRecord, attempts: int) -> TargetRow:
+def _target_row(job: StageJob, row: int, record: StageRecord, attempts: int) -> TargetRow:
     logged = {name: record[name] for name in ("text", "status", "num_tokens", "finish_reason")}
-    return TargetRow(int(job.keys[row]), texts[row], **logged, attempts=attempts)
+    return TargetRow(int(job.keys[row]), job.texts[row], **logged, attempts=attempts)
 
 
 def _read_checker_prompt(settings: ResponseSettings, prompts: Prompts) -> str:

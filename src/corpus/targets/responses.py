@@ -34,7 +34,7 @@ from src.corpus.targets.response_stages import (
     stored_result,
     wanted_keys,
 )
-from src.corpus.targets.stage_job import StageJob, TextTable, run_jobs
+from src.corpus.targets.stage_job import StageJob, run_jobs
 from src.dataset.corpus_names import audio_corpora, groups, resolve_names
 from src.dataset.tables import native_splits
 from src.dataset.writer import write_rows
@@ -106,7 +106,7 @@ def estimate_responses(
 
     def jobs(folder: Path) -> list[StageJob]:
         return [
-            response_job(dataset, split, settings, prompts, folder / dataset, folder / dataset, reasoning=known)[0]
+            response_job(dataset, split, settings, prompts, folder / dataset, folder / dataset, reasoning=known)
             for dataset in datasets
             for split in native_splits(prompts_dir(dataset), f"prompts of {dataset}")
         ]
@@ -132,7 +132,7 @@ def show_response(
         settings, reasoning = adapt_to_llm(settings)
     prompts = load_prompts(settings.prompts)
     with tempfile.TemporaryDirectory() as scratch:
-        job, _ = response_job(dataset, split, settings, prompts, Path(scratch), Path(scratch), row, reasoning)
+        job = response_job(dataset, split, settings, prompts, Path(scratch), Path(scratch), row, reasoning)
         with closing(job):
             show_stages(job, engine_starter(settings, placement, start_engine), show)
 
@@ -202,7 +202,7 @@ def _run(
     """Take some corpora through all attempts, then write their sets."""
     prompts = load_prompts(settings.prompts)
     with ExitStack() as stack:
-        corpora: dict[str, list[tuple[StageJob, TextTable]]] = {}
+        corpora: dict[str, list[StageJob]] = {}
         for dataset in datasets:
             plain, final = _folders(dataset, settings)
             if plain is None:  # the first responses then belong to the final set
@@ -212,9 +212,9 @@ def _run(
                 response_job(dataset, split, settings, prompts, plain or final, final, reasoning=reasoning)
                 for split in native_splits(prompts_dir(dataset), f"prompts of {dataset}")
             ]
-            for job, _ in corpora[dataset]:
+            for job in corpora[dataset]:
                 stack.callback(job.close)
-        jobs = [job for corpus in corpora.values() for job, _ in corpus]
+        jobs = [job for corpus in corpora.values() for job in corpus]
         run_jobs(jobs, settings.attempts, pool, "rows without a sound response")
         written = [_write(dataset, settings, prompts, corpus, reasoning) for dataset, corpus in corpora.items()]
     return {name: result for sets in written for name, result in sets.items()}
@@ -224,20 +224,20 @@ def _write(
     dataset: str,
     settings: ResponseSettings,
     prompts: Prompts,
-    jobs: Sequence[tuple[StageJob, TextTable]],
+    jobs: Sequence[StageJob],
     reasoning: Reasoning,
 ) -> dict[str, dict[str, Any]]:
     """Write the sets of a corpus that are out of date; returns the result of each by its folder's name."""
     config = {
         "dataset": dataset,
         **settings.recorded(),
-        "llm_mark": jobs[0][0].stages[0].fingerprint["llm"],
-        "journal_bytes": sum(job.log_bytes for job, _ in jobs),  # more of them: the set is out of date
+        "llm_mark": jobs[0].stages[0].fingerprint["llm"],
+        "journal_bytes": sum(job.log_bytes for job in jobs),  # more of them: the set is out of date
     }
     digest = prompts.digest()
     plain, final = _folders(dataset, settings)
     # the plain set is published too, and what rephrasing changed is measured against it
-    sets: dict[Path, Callable[[StageJob, TextTable], Iterator[TargetRow]]] = {}
+    sets: dict[Path, Callable[[StageJob], Iterator[TargetRow]]] = {}
     if plain is not None:
         sets[plain] = first_rows
     if plain != final:  # the same without rephrasing and check
@@ -247,7 +247,7 @@ def _write(
         result = stored_result(folder, config, prompts_digest=digest, **reasoning.record())
         if result is None:
             statistics = ResponseStatistics(prompts, reasoning)
-            entries = {job.split: _entries(rows(job, texts), statistics) for job, texts in jobs}
+            entries = {job.split: _entries(rows(job), statistics) for job in jobs}
             write_rows(folder, entries, COLUMNS)
             result = statistics.result()
             write_run_record(

@@ -77,13 +77,14 @@ class StageJob:
     ``rows`` are the positions of the rows that make requests, int64; None: all.
 
     Attributes:
+        keys: ``dataset_index`` of every row, int64 ``(keys,)``.
         passed: int64 ``(keys,)``, the attempt in which a row passed; -1 for rows that have not.
         attempts: number of attempts so far.
     """
 
     dataset: str
     split: str
-    keys: np.ndarray
+    texts: TextTable
     stages: Sequence[Stage]
     folder: Path
     seed: int
@@ -93,6 +94,7 @@ class StageJob:
     passed: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
+        self.keys = self.texts.keys
         self.passed = np.full(self.keys.size, -1, dtype=np.int64)
         self._rows = np.arange(self.keys.size) if self.rows is None else self.rows
         self._logs: dict[tuple[int, int], StageLog] = {}
