@@ -108,6 +108,7 @@ def _sentence_with(words: str, text: str, leak: TextLeak) -> tuple[str, str]:
 
 def _closest(sentence: str, text: str) -> str:
     """The sentence of ``text`` that is most similar to ``sentence``."""
+    # rewriting moves sentences, so the one at the same place is rarely the one that was rewritten
     ratios = [(difflib.SequenceMatcher(None, sentence, other).ratio(), other) for other in _sentences(text)]
     return _cut(max(ratios, key=lambda pair: pair[0])[1]) if ratios else ""
 
@@ -126,6 +127,7 @@ def draw_samples(
     columns = ["audio", "duration", *DESCRIPTIONS, *PROMPTS, "context"]
     common = _common_keys(name, [*sets, *([prompts] if prompts else [])])
     ends = np.cumsum([keys.size for keys in common.values()])
+    # from all splits as if they were one, without a list of all keys
     drawn = random.Random(f"{seed}/{name}").sample(range(int(ends[-1])), min(count, int(ends[-1])))
     chosen = []
     for number in sorted(drawn):

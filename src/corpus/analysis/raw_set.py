@@ -169,6 +169,7 @@ class PromptVariety:
         self._whole.add([text.strip() for text in texts])
         self._first.add([opening(each, 1) for each in words])
         self._opening.add([opening(each, 3) for each in words])
+        # every n-th prompt of all, wherever the batches begin
         for place in range(-self._seen % self._stride, len(texts), self._stride):
             self._sampled += 1
             for n in NGRAMS:

@@ -240,6 +240,7 @@ def measure_checker(folder_name: str, prompts: Prompts) -> list[dict[str, Any]]:
             places = find_rows(keys, np.array([record[KEY] for record in records], dtype=np.int64))
             for record, place in zip(records, places.tolist(), strict=True):
                 text = str(record.get("text", ""))
+                # a row that was answered again after its check has another text than the checker read
                 if place >= 0 and inputs[place] == input_digest(text):
                     counts[_AGREEMENT[leaks_text_source(text, prompts), bool(bad[place])]] += 1
                     inputs[place] = -1  # a text that was written twice counts once
@@ -253,6 +254,7 @@ def _verdicts(journal: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         keys.append(record[KEY])
         inputs.append(record["input"])
         bad.append(not record.get("ok"))
+    # np.unique gives the first place of a key: of the reversed lists, that of the newest verdict
     backwards = np.array(keys, dtype=np.int64)[::-1]
     found, places = np.unique(backwards, return_index=True)
     return found, np.array(inputs, dtype=np.int64)[::-1][places], np.array(bad, dtype=bool)[::-1][places]

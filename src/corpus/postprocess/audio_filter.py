@@ -28,7 +28,7 @@ from src.dataset.splits import index_problem, read_indexes, write_indexes
 from src.dataset.tables import find_rows, open_split, read_keys
 
 _log = get_logger(__name__)
-BLOCK = 2000
+BLOCK = 2000  # rows that a killed run decodes again at the most, per process
 WORK, FILTER_FILE = ".work", "filter.json"
 TOO_LONG, UNREADABLE, MISSING = "too_long", "unreadable", "missing"
 
@@ -124,6 +124,7 @@ def _find_bad(name: str, rows: np.ndarray, work: Path, max_duration: float, jobs
     work.mkdir(parents=True, exist_ok=True)
     about = _about(name, rows, max_duration)
     mark = work / "of.json"
+    # blocks are numbered by position, so they mean nothing for other rows or after the set was collected again
     if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) != about:
         shutil.rmtree(work)
         work.mkdir()

@@ -31,7 +31,7 @@ from src.dataset.tables import KEY, join_rows, native_splits, open_keyed
 
 _log = get_logger(__name__)
 SHARD_BYTES = 400 * 2**20
-_BATCH, _AUDIO_BATCH = 2000, 100
+_BATCH, _AUDIO_BATCH = 2000, 100  # rows of a Parquet row group: readers of audio load one whole group at a time
 RAW = "raw_"
 CARD = """# {title}
 

@@ -261,6 +261,13 @@ def test_other_descriptions_are_counted(corpus: Published) -> None:
     assert ResponseRows(FOLDER, split="train").keys.size == 7
 
 
+def test_a_set_that_is_skipped_is_counted_as_well(corpus: Published) -> None:
+    train = [{**row, "question": f"{row['question']}!"} for row in spoken(4, "t")]
+    save_spoken("heysquad_human", train=train, validation=spoken(2, "v"))
+    first = merge_corpus("heysquad_human", corpus, SETTINGS)
+    assert first["descriptions_differ"] == 3 and merge_corpus("heysquad_human", corpus, SETTINGS) == first
+
+
 def test_what_cannot_be_joined_is_told(data_root: Path) -> None:
     rows = make_rows(3)
     save_raw(rows, "esc50")
