@@ -17,10 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import add_overwrite, run_cli
 from src.corpus.postprocess.commands import corpus_parser
-from src.corpus.targets.dry_run import add_dry_run, read_dry_run
+from src.corpus.targets.dry_run import add_dry_run, add_one_row, read_dry_run
 from src.corpus.targets.engine_pool import Placement, add_placement
 from src.corpus.targets.llm_settings import PromptSettings, add_arguments, read_arguments
-from src.corpus.targets.one_row import add_one_row
 from src.dataset.corpus_names import corpora_with_sets
 
 
@@ -35,7 +34,7 @@ def main() -> None:
     settings, placement = read_arguments(arguments, PromptSettings), read_arguments(arguments, Placement)
 
     if arguments.debug_ind >= 0:
-        from src.corpus.targets.one_row import show_prompts
+        from src.corpus.targets.prompts import show_prompts
 
         show_prompts(arguments.debug_dataset, arguments.debug_ind, settings, placement, print)
         return

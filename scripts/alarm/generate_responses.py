@@ -20,10 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.common.cli import add_overwrite, run_cli
 from src.common.errors import ConfigError
-from src.corpus.targets.dry_run import add_dry_run, read_dry_run
+from src.corpus.targets.dry_run import add_dry_run, add_one_row, read_dry_run
 from src.corpus.targets.engine_pool import Placement, add_placement
 from src.corpus.targets.llm_settings import ResponseSettings, add_arguments, read_arguments
-from src.corpus.targets.one_row import add_one_row
 
 
 def main() -> None:
@@ -45,7 +44,7 @@ def main() -> None:
         raise ConfigError("--no-use-checker and --checker-llm exclude each other; leave one out")
 
     if arguments.debug_ind >= 0:
-        from src.corpus.targets.one_row import show_response
+        from src.corpus.targets.responses import show_response
 
         show_response(arguments.debug_dataset, arguments.debug_ind, settings, placement, print)
         return

@@ -6,7 +6,7 @@ Rows of two sets are matched by their keys only, never by their positions.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,20 @@ def _read(view: Any, rows: np.ndarray, column: str) -> tuple[Any, np.ndarray]:
     if high - low < _SPREAD * rows.size:
         return view[low : high + 1].column(column), rows - low
     return view[rows].column(column), np.arange(rows.size)
+
+
+def column_values(table: Any, column: str) -> Iterator[Any]:
+    """Values of one column in order, read some at a time."""
+    for batch in table.select_columns([column]).iter(batch_size=1000):
+        yield from batch[column]
+
+
+def column_numbers(table: Any, column: str) -> np.ndarray | None:
+    """A column of numbers, ``(rows,)``, missing ones NaN; None if there is no such column."""
+    if column not in table.column_names:
+        return None
+    found: np.ndarray = table.select_columns([column]).with_format("arrow")[:].column(column).to_numpy()
+    return found
 
 
 def first_of(values: np.ndarray | Sequence[Any]) -> str:

@@ -95,7 +95,7 @@ def _corpus(name: str, settings: AnalysisSettings) -> dict[str, Any]:
     for numbers, leak in sets:
         numbers["checker"] = measure_checker(numbers["folder"], leak.prompts)
     pair = _pair(sets)
-    sampled = [numbers["folder"] for numbers, _ in (pair or sets[:1])]
+    sampled = [_path(numbers) for numbers, _ in (pair or sets[:1])]
     prompts = prompts_dir(name) if prompts_dir(name).is_dir() else None
     return {
         "name": name,
@@ -106,10 +106,7 @@ def _corpus(name: str, settings: AnalysisSettings) -> dict[str, Any]:
         "responses": [numbers for numbers, _ in sets],
         "pair": [numbers["folder"] for numbers, _ in pair] if pair else None,
         "examples": phrase_examples(*((_path(numbers), found, numbers) for numbers, found in pair)) if pair else None,
-        "samples": draw_samples(
-            name, [responses_dir(ResponseName.parse(each).model, each) for each in sampled], prompts,
-            settings.samples, settings.seed,
-        ),
+        "samples": draw_samples(name, sampled, prompts, settings.samples, settings.seed),
     }  # fmt: skip
 
 

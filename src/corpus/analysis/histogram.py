@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from src.dataset.tables import open_split
 
 BINS = 40
-_TAIL = 0.995
+_TAIL = 0.995  # a single clip of an hour would squeeze all others into the first bin
 _NEAR = 1.25
 """The longest values are drawn, too, where they are this near to the rest."""
 BATCH = 5_000
 _BLOCK = 500
 _REOPEN = 4
-"""Batches after which a set is opened again: pages of a mapped file count as memory as long as it is open."""
+"""Batches after which a set is opened again."""
 
 
 class RunningHistogram:
@@ -40,6 +40,7 @@ class RunningHistogram:
         found = found[np.isfinite(found) & (found >= 0)]
         if not found.size:
             return
+        # 0.3 / 0.1 is a little less than 3, and belongs to cell 3 all the same
         places = np.minimum((found / self.step + 1e-9).astype(np.int64), self.cells.size - 1)
         self.cells += np.bincount(places, minlength=self.cells.size)
         self.n += int(found.size)
@@ -124,6 +125,7 @@ def column_batches(
     total = sum(stop - start for start, stop in ranges)
     with tqdm(desc=label, total=total, unit=" rows", unit_scale=True, leave=False, disable=total < BATCH) as bar:
         for number, (start, stop) in enumerate(ranges):
+            # pages of a mapped file count as memory of the process as long as the file is open
             if number and number % _REOPEN == 0:
                 table = opened()
             yield start, table[start:stop].to_pydict()

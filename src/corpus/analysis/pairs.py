@@ -26,14 +26,14 @@ _LONGEST = 320
 
 
 def rows_at(folder: Path, places: Iterable[Place], columns: Sequence[str], label: str) -> dict[Place, dict[str, Any]]:
-    """Some columns (those that the set has) of the rows at ``places``, without those that the set lacks."""
+    """The rows at ``places``, with those of the ``columns`` that the set has; rows that it lacks are left out."""
     found: dict[Place, dict[str, Any]] = {}
     wanted: dict[str, list[int]] = {}
     for split, key in places:
         wanted.setdefault(split, []).append(key)
     for split, keys in wanted.items():
-        stored = split if split in native_splits(folder) else "train"
-        if stored not in native_splits(folder):
+        stored = _stored_split(folder, split)
+        if stored is None:
             continue
         table = open_split(folder, stored, label)
         rows = find_rows(read_keys(table, label), np.array(keys, dtype=np.int64))
@@ -46,11 +46,15 @@ def rows_at(folder: Path, places: Iterable[Place], columns: Sequence[str], label
         roots = roots_of(table)
         for key, row in zip(keys, rows.tolist(), strict=True):
             if row >= 0:
-                cells = narrow[row]
-                found[split, key] = (
-                    {**cells, "audio": stored_cell(cells["audio"], roots)} if "audio" in cells else cells
-                )
+                cells = found[split, key] = narrow[row]
+                if "audio" in cells:
+                    cells["audio"] = stored_cell(cells["audio"], roots)
     return found
+
+
+def _stored_split(folder: Path, split: str) -> str | None:
+    """The split of a set that has the rows of ``split``: one of the same name, else ``train``, if there is one."""
+    return next((name for name in (split, "train") if name in native_splits(folder)), None)
 
 
 def response_text(row: dict[str, Any] | None) -> str:
@@ -68,7 +72,7 @@ def phrase_examples(
     wanted: dict[str, list[tuple[str, Place]]] = {}
     for side, (_, leak, numbers) in (("before", plain), ("after", final)):
         for phrase in numbers["phrases"][:MOST_PHRASES]:
-            places = leak.examples.of(phrase["words"])
+            places = leak.examples(phrase["words"])
             wanted.setdefault(side, []).extend((phrase["words"], place) for place in places)
     asked = {place for found in wanted.values() for _, place in found}
     texts = [rows_at(folder, asked, [*ANSWERS, "prompt"], folder.name) for folder, _, _ in (plain, final)]
@@ -80,9 +84,7 @@ def phrase_examples(
             part, sentence = _sentence_with(words, own, plain[1])
             if not sentence:
                 continue
-            like = _closest(
-                sentence, dict(zip(PARTS, split_response(other, plain[1].reasoning), strict=True)).get(part, "")
-            )
+            like = _closest(sentence, getattr(split_response(other, plain[1].reasoning), part))
             pair = (sentence, like) if side == "before" else (like, sentence)
             examples[side].append(
                 {"words": words, "part": part, "split": place[0], "key": place[1],
@@ -106,6 +108,7 @@ def _sentence_with(words: str, text: str, leak: TextLeak) -> tuple[str, str]:
 
 def _closest(sentence: str, text: str) -> str:
     """The sentence of ``text`` that is most similar to ``sentence``."""
+    # rewriting moves sentences, so the one at the same place is rarely the one that was rewritten
     ratios = [(difflib.SequenceMatcher(None, sentence, other).ratio(), other) for other in _sentences(text)]
     return _cut(max(ratios, key=lambda pair: pair[0])[1]) if ratios else ""
 
@@ -124,6 +127,7 @@ def draw_samples(
     columns = ["audio", "duration", *DESCRIPTIONS, *PROMPTS, "context"]
     common = _common_keys(name, [*sets, *([prompts] if prompts else [])])
     ends = np.cumsum([keys.size for keys in common.values()])
+    # from all splits as if they were one, without a list of all keys
     drawn = random.Random(f"{seed}/{name}").sample(range(int(ends[-1])), min(count, int(ends[-1])))
     chosen = []
     for number in sorted(drawn):
@@ -160,8 +164,8 @@ def _common_keys(name: str, folders: Sequence[Path]) -> dict[str, np.ndarray]:
         keys = read_keys(open_split(raw_dir(name), split, f"raw set {name}"), f"raw set {name}")
         kept = np.ones(keys.size, dtype=bool)
         for folder in folders:
-            stored = split if split in native_splits(folder) else "train"
-            if stored in native_splits(folder):
+            stored = _stored_split(folder, split)
+            if stored is not None:
                 kept &= find_rows(read_keys(open_split(folder, stored, folder.name), folder.name), keys) >= 0
         everything[split], common[split] = keys, keys[kept]
     return common if any(keys.size for keys in common.values()) else everything

@@ -15,13 +15,15 @@ import numpy as np
 from src.common.paths import indexes_dir, indexes_filtered_dir, prompts_dir, raw_dir
 from src.corpus.analysis.histogram import RunningHistogram, column_batches, spread
 from src.dataset.splits import read_indexes
-from src.dataset.tables import find_rows, native_splits, open_split, read_keys
+from src.dataset.tables import column_numbers, find_rows, native_splits, open_split, read_keys
 
 DESCRIPTIONS, PROMPTS = ("audio_description", "question"), ("prompt", "question")
 """Columns with the description of a clip, and with the question about it; the first that a set has counts."""
 NGRAMS = (1, 2, 3, 4)
+# Shares of distinct n-grams (https://arxiv.org/abs/1510.03055) fall with the number of texts: counted over as many
+# prompts of every corpus, they can be compared.
 SAMPLE = 10_000
-"""Prompts whose n-grams are counted: shares of distinct n-grams fall with the number of texts, so it is bounded."""
+"""Prompts whose n-grams are counted."""
 FIRST, OPENINGS, REPEATED = 12, 4, 10
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
@@ -37,15 +39,13 @@ def measure_raw(name: str, limit: int | None) -> dict[str, Any]:
     keys, seconds = np.zeros(0, np.int64), None
     for split in native_splits(folder):
         table = open_split(folder, split, where)
-        seconds = None
-        if "duration" in table.column_names:
-            column = table.select_columns(["duration"]).with_format("arrow")[:].column("duration")
-            seconds = np.asarray(column.to_numpy(), dtype=np.float64)
-            durations.add(seconds)
+        seconds = column_numbers(table, "duration")
+        durations.add([] if seconds is None else seconds)
         keys = read_keys(table, where)
         set_splits[split] = _part(np.arange(len(table)), seconds)
     levels.append({"title": "raw set", "splits": set_splits})
     for title, indexes in (("split", indexes_dir(name)), ("audio filter", indexes_filtered_dir(name))):
+        # indexes are of audio corpora, which have one split; keys and seconds are then those of this split
         chosen = {split: find_rows(keys, wanted) for split, wanted in read_indexes(indexes).items()}
         if chosen and len(set_splits) == 1:
             parts = {split: _part(rows[rows >= 0], seconds) for split, rows in chosen.items()}
@@ -140,6 +140,8 @@ class Repeats:
 
     def add(self, texts: Sequence[str]) -> None:
         """Count each text."""
+        # differs from process to process, which does not matter here, and is faster than any digest
+        # (https://docs.python.org/3/reference/datamodel.html#object.__hash__)
         self._hashes.extend(map(hash, texts))
 
     def counts(self) -> tuple[np.ndarray, np.ndarray]:
@@ -167,6 +169,7 @@ class PromptVariety:
         self._whole.add([text.strip() for text in texts])
         self._first.add([opening(each, 1) for each in words])
         self._opening.add([opening(each, 3) for each in words])
+        # every n-th prompt of all, wherever the batches begin
         for place in range(-self._seen % self._stride, len(texts), self._stride):
             self._sampled += 1
             for n in NGRAMS:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
 import json
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from heapq import nlargest
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,8 @@ def response_folders(name: str) -> list[str]:
 def _prompts_of(folder: Path) -> tuple[PromptOrigin, str]:
     """Prompts that a set was made with, by its run record, and the shipped set whose leaking phrases are searched."""
     try:
-        origin = origin_of_run(json.loads((folder / "run.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, AttributeError, TypeError):
+        origin = origin_of_run(read_record(folder))
+    except (AttributeError, TypeError):  # a record of another program may have anything in these entries
         origin = origin_of_run({})
     return origin, origin.name if origin.name in known_prompt_sets() else "full"
 
@@ -70,34 +70,12 @@ def reasoning_of(folder: Path) -> Reasoning:
     return Reasoning.of_record(read_record(folder))
 
 
-class PhraseExamples:
-    """A few rows for every phrase, drawn by hash: the same ones in any order of rows."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self.rows: dict[str, list[tuple[int, str, int]]] = {}
-
-    def add(self, phrase: str, split: str, key: int) -> None:
-        """Offer a row as an example of a phrase."""
-        mark = f"{self._seed}/{phrase}/{split}/{key}".encode()
-        draw = int.from_bytes(hashlib.blake2b(mark, digest_size=6).digest(), "big")
-        held = self.rows.setdefault(phrase, [])
-        if len(held) < EXAMPLES:
-            heapq.heappush(held, (draw, split, key))
-        else:
-            heapq.heappushpop(held, (draw, split, key))
-
-    def of(self, phrase: str) -> list[tuple[str, int]]:
-        """Split and key of the rows."""
-        return [(split, key) for _, split, key in sorted(self.rows.get(phrase, []))]
-
-
 class TextLeak:
-    """Counts of leaking thoughts and answers, and of their words."""
+    """Counts of leaking thoughts and answers, and of their words; a few rows for every phrase."""
 
     def __init__(self, prompts: Prompts, seed: int, reasoning: Reasoning = THINKING) -> None:
-        self.prompts, self.reasoning = prompts, reasoning
-        self.examples = PhraseExamples(seed)
+        self.prompts, self.reasoning, self._seed = prompts, reasoning, seed
+        self._drawn: dict[str, list[tuple[int, str, int]]] = {}
         self._texts: Counter[str] = Counter()
         self._leaking: Counter[str] = Counter()
         self._words: dict[str, Counter[str]] = {}
@@ -114,9 +92,16 @@ class TextLeak:
             anywhere |= bool(words)
             for phrase in words:
                 self._words.setdefault(phrase, Counter())[part] += 1
-                self.examples.add(phrase, split, key)
+                # drawn by hash: the same rows in whichever order they are read
+                mark = f"{self._seed}/{phrase}/{split}/{key}".encode()
+                draw = int.from_bytes(hashlib.blake2b(mark, digest_size=6).digest(), "big")
+                self._drawn[phrase] = nlargest(EXAMPLES, {*self._drawn.get(phrase, ()), (draw, split, key)})
         self._texts["response"] += 1
         self._leaking["response"] += anywhere
+
+    def examples(self, phrase: str) -> list[tuple[str, int]]:
+        """Split and key of a few rows that contain a phrase."""
+        return [(split, key) for _, split, key in sorted(self._drawn.get(phrase, ()))]
 
     def result(self) -> dict[str, Any]:
         """``rates``: texts and leaking ones by part; ``phrases``: texts that contain each, most frequent first."""
@@ -147,8 +132,8 @@ def measure_responses(folder_name: str, limit: int | None, seed: int) -> tuple[d
     light = _light_columns(folder, folder_name, "num_tokens" in first.column_names)
     texts = _texts(folder, folder_name, answers, limit, leak)
     unit = "tokens" if light["tokens"].n else "words"
-    lengths = light["tokens"] if unit == "tokens" else texts.pop("words")
-    texts.pop("words", None)
+    words = texts.pop("words")
+    lengths = light["tokens"] if unit == "tokens" else words
     filtered = _answer_filter(name, folder_name)
     result: dict[str, Any] = {
         "folder": folder_name, "model": name.model, "rephrased": name.rephrased, "checked": name.checked,
@@ -255,6 +240,7 @@ def measure_checker(folder_name: str, prompts: Prompts) -> list[dict[str, Any]]:
             places = find_rows(keys, np.array([record[KEY] for record in records], dtype=np.int64))
             for record, place in zip(records, places.tolist(), strict=True):
                 text = str(record.get("text", ""))
+                # a row that was answered again after its check has another text than the checker read
                 if place >= 0 and inputs[place] == input_digest(text):
                     counts[_AGREEMENT[leaks_text_source(text, prompts), bool(bad[place])]] += 1
                     inputs[place] = -1  # a text that was written twice counts once
@@ -268,6 +254,7 @@ def _verdicts(journal: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         keys.append(record[KEY])
         inputs.append(record["input"])
         bad.append(not record.get("ok"))
+    # np.unique gives the first place of a key: of the reversed lists, that of the newest verdict
     backwards = np.array(keys, dtype=np.int64)[::-1]
     found, places = np.unique(backwards, return_index=True)
     return found, np.array(inputs, dtype=np.int64)[::-1][places], np.array(bad, dtype=bool)[::-1][places]

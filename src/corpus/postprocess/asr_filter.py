@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from src.common.errors import UserError
-from src.common.existing import next_step, set_problem
+from src.common.existing import LISTING, next_step, set_problem
 from src.common.files import json_lines, read_json_lines, write_json, write_text
 from src.common.lock import locked_folders
 from src.common.log import get_logger
@@ -112,7 +112,7 @@ def filter_by_asr(
     answers = answers or AnswerChoice()
     splits = _splits(name)
     if limit is None and _is_kept(name, overwrite):
-        _filter_all_answers(name, answers, overwrite)
+        _filter_answers(name, answers, overwrite)
         return {}
     with locked_folders([transcripts_dir(name), indexes_filtered_dir(name)]):
         scored = _score(name, splits, settings, limits, transcribe, limit)
@@ -135,23 +135,17 @@ def filter_by_asr(
         return result
 
 
-def statistics(rows: Iterable[ScoredTranscript]) -> dict[str, Any]:
+def statistics(rows: Sequence[ScoredTranscript]) -> dict[str, Any]:
     """Rows before and kept, dropped ones by reason, and mean rates of all scored rows and of those kept."""
-    counts: Counter[str] = Counter()
-    rates: dict[str, list[tuple[float, float]]] = {"": [], "kept_": []}
-    for row in rows:
-        counts[row.reason] += 1
-        if row.wer is not None and row.cer is not None:
-            rates[""].append((row.wer, row.cer))
-            if not row.reason:
-                rates["kept_"].append((row.wer, row.cer))
-    kept = counts.pop("", 0)
+    scored = [row for row in rows if row.wer is not None]
+    kept = [row for row in rows if not row.reason]
+    dropped = Counter(row.reason for row in rows if row.reason)
     means = {
-        f"{which}mean_{rate}": round(sum(pair[place] for pair in pairs) / len(pairs), 4) if pairs else None
-        for which, pairs in rates.items()
-        for place, rate in enumerate((WER, CER))
+        f"{which}mean_{rate}": round(sum(getattr(row, rate) for row in part) / len(part), 4) if part else None
+        for which, part in (("", scored), ("kept_", kept))
+        for rate in (WER, CER)
     }
-    return {"before": kept + counts.total(), "kept": kept, "dropped": dict(sorted(counts.items())), **means}
+    return {"before": len(rows), "kept": len(kept), "dropped": dict(sorted(dropped.items())), **means}
 
 
 def score(
@@ -178,17 +172,13 @@ def _splits(name: str) -> dict[str, tuple[str, np.ndarray | None]]:
     """Splits to write, each with its split of the raw set and its keys there (None: all)."""
     split_up = read_indexes(indexes_dir(name))
     if not split_up:
-        return {split: (split, None) for split in _native(name)}
+        if not raw_dir(name).is_dir():
+            raise UserError(f"no raw set {raw_dir(name)}; collect it with scripts/alarm/collect.py {name}")
+        return {split: (split, None) for split in native_splits(raw_dir(name))}
     # the audio filter's decisions hold; its indexes do not show them, because this filter may have replaced those
     bad = indexes_filtered_dir(name) / "dropped.jsonl"
     unreadable = np.array([entry["dataset_index"] for entry in read_json_lines(bad)], dtype=np.int64)
     return {split: ("train", np.setdiff1d(keys, unreadable)) for split, keys in split_up.items()}
-
-
-def _native(name: str) -> tuple[str, ...]:
-    if not raw_dir(name).is_dir():
-        raise UserError(f"no raw set {raw_dir(name)}; collect it with scripts/alarm/collect.py {name}")
-    return native_splits(raw_dir(name))
 
 
 def _score(
@@ -200,9 +190,8 @@ def _score(
     limit: int | None,
 ) -> dict[str, list[ScoredTranscript]]:
     """All rows of the splits in the order of their keys, after those without a transcript were transcribed."""
-    tables = {
-        source: _SplitTable(name, source, limits, settings) for source in {source for source, _ in splits.values()}
-    }
+    sources = dict.fromkeys(source for source, _ in splits.values())
+    tables = {source: _SplitTable(name, source, limits, settings) for source in sources}
     try:
         wanted = {split: tables[source].keys_of(keys)[:limit] for split, (source, keys) in splits.items()}
         pending = [
@@ -218,10 +207,7 @@ def _score(
                 logged = now
                 rate = done / max(now - started, 1e-6)
                 _log.info("%s: %d of %d clips, %.1f clips/s", name, done, len(pending), rate)
-        return {
-            split: [tables[source].score(split, int(key), limits) for key in wanted[split]]
-            for split, (source, _) in splits.items()
-        }
+        return {split: tables[source].score(split, wanted[split], limits) for split, (source, _) in splits.items()}
     finally:
         for table in tables.values():
             table.log.close()
@@ -254,8 +240,8 @@ class _SplitTable:
 
     def pending(self, wanted: np.ndarray) -> list[int]:
         """Positions of rows without a transcript."""
-        rows = find_rows(self.keys, wanted)
-        return [int(row) for row in rows if row >= 0 and not self.log.has(int(row), self._digest(int(row)))]
+        rows = find_rows(self.keys, wanted).tolist()
+        return [row for row in rows if row >= 0 and not self.log.has(row, self._digest(row))]
 
     def keep(self, transcript: Transcript) -> None:
         """Log a transcript."""
@@ -263,14 +249,16 @@ class _SplitTable:
         fields = {"text": transcript.text} if error is None else {"text": "", "error": error}
         self.log.append(row, self._digest(row), error is None, **fields)
 
-    def score(self, split: str, key: int, limits: AsrLimits) -> ScoredTranscript:
-        """The row with this key."""
-        row = int(find_rows(self.keys, np.array([key]))[0])
-        known = row >= 0 and self.log.has(row, self._digest(row))
-        reference = (self._texts[row][self._column] or "") if row >= 0 else ""
-        record = self.log.read(row) if known else None
-        reason, wer, cer = score(reference, record, limits)
-        return ScoredTranscript(split, key, reason, wer, cer, reference, record["text"] if record else "")
+    def score(self, split: str, wanted: np.ndarray, limits: AsrLimits) -> list[ScoredTranscript]:
+        """The rows with these keys, in their order."""
+        found = []
+        for key, row in zip(wanted.tolist(), find_rows(self.keys, wanted).tolist(), strict=True):
+            known = row >= 0 and self.log.has(row, self._digest(row))
+            reference = (self._texts[row][self._column] or "") if row >= 0 else ""
+            record = self.log.read(row) if known else None
+            text = record["text"] if record else ""
+            found.append(ScoredTranscript(split, key, *score(reference, record, limits), reference, text))
+        return found
 
     def _digest(self, row: int) -> int:
         # without ids the number stands for the clip, in the 32 bits that the log keeps of a digest
@@ -289,7 +277,7 @@ def _is_kept(name: str, overwrite: bool) -> bool:
     folder = raw_dir(f"{name}{FILTERED}")
     if (folder / REPORT_FILE).is_file():
         return False
-    columns = [set(open_split(raw_dir(name), split, name).column_names) for split in _native(name)]
+    columns = [set(open_split(raw_dir(name), split, name).column_names) for split in native_splits(raw_dir(name))]
     problem = set_problem(folder, sorted(set.intersection(*columns)))
     return next_step(f"raw set {folder.name}", folder, problem, ours=False, overwrite=overwrite) == "skip"
 
@@ -303,28 +291,25 @@ def _write_kept(name: str, kept: Mapping[str, np.ndarray], answers: AnswerChoice
         return folder
     filtered = raw_dir(f"{name}{FILTERED}")
     save_rows(raw_dir(name), filtered, kept)
-    _filter_all_answers(name, answers, overwrite)
+    _filter_answers(name, answers, overwrite)
     return filtered
 
 
-def _filter_all_answers(name: str, answers: AnswerChoice, overwrite: bool) -> None:
-    for source in sorted((data_root() / "responses").glob(f"*/{name}_*_*")):
-        _filter_answers(source, name, answers, overwrite)
-
-
-def _filter_answers(source: Path, name: str, answers: AnswerChoice, overwrite: bool) -> None:
-    """Write the answers to the rows that stay as the set that training reads; other folders are ignored."""
-    try:
-        parsed = ResponseName.parse(source.name)
-    except UserError:
-        return
-    if parsed.base != name or parsed.rephrased or parsed.checked or not (source / "dataset_dict.json").is_file():
-        return
-    if not answers.covers(parsed):
-        return
+def _filter_answers(name: str, answers: AnswerChoice, overwrite: bool) -> None:
+    """Write the answers to the rows that stay as the sets that training reads; other folders are ignored."""
     filtered = f"{name}{FILTERED}"
-    target = source.with_name(ResponseName(filtered, parsed.model, parsed.max_tokens).format())
-    with locked_folders([source]):
-        made = filter_responses(source, target, filtered, overwrite)
-    if made is not None:
-        _log.info("%s: answers of the rows that stay", target)
+    for source in sorted((data_root() / "responses").glob(f"*/{name}_*_*")):
+        try:
+            parsed = ResponseName.parse(source.name)
+        except UserError:
+            continue
+        # the pattern also matches answers of NAME_filtered, and of sets whose names begin alike
+        if parsed.base != name or parsed.rephrased or parsed.checked or not answers.covers(parsed):
+            continue
+        if not (source / LISTING).is_file():
+            continue
+        target = source.with_name(ResponseName(filtered, parsed.model, parsed.max_tokens).format())
+        with locked_folders([source]):
+            made = filter_responses(source, target, filtered, overwrite)
+        if made is not None:
+            _log.info("%s: answers of the rows that stay", target)

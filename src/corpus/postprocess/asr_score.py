@@ -15,11 +15,10 @@ def letters(text: str) -> str:
 
 
 def unicode_words(text: str) -> str:
-    """For other languages: compatibility form (NFKC), case folded; letters, their marks and digits stay.
-
-    An apostrophe inside a word goes; everything else becomes a blank.
-    """
+    """For other languages: compatibility form (NFKC), case folded; letters, their marks and digits stay."""
+    # an apostrophe inside a word goes, or "what's" would count as two words; everything else becomes a blank
     folded = re.sub(r"(?<=\w)['\u2019](?=\w)", "", unicodedata.normalize("NFKC", text).casefold())
+    # marks (M) too: Devanagari and Thai write vowels with them
     kept = (char if unicodedata.category(char)[0] in "LMN" else " " for char in folded)
     return " ".join("".join(kept).split())
 

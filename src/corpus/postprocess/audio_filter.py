@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 
 from src.audio.roots import roots_of
 from src.common.errors import UserError
-from src.common.existing import next_step
+from src.common.existing import LISTING, next_step
 from src.common.files import json_lines, write_json, write_text
 from src.common.lock import locked_folders, may_discard
 from src.common.log import get_logger
@@ -28,7 +28,7 @@ from src.dataset.splits import index_problem, read_indexes, write_indexes
 from src.dataset.tables import find_rows, open_split, read_keys
 
 _log = get_logger(__name__)
-BLOCK = 2000
+BLOCK = 2000  # rows that a killed run decodes again at the most, per process
 WORK, FILTER_FILE = ".work", "filter.json"
 TOO_LONG, UNREADABLE, MISSING = "too_long", "unreadable", "missing"
 
@@ -45,6 +45,11 @@ class Block:
     path: Path
     max_duration: float
     crashed: tuple[int, ...] = ()
+
+    @property
+    def mark(self) -> Path:
+        """File with the row that is being decoded."""
+        return self.path.with_suffix(".at")
 
 
 def filter_by_audio(name: str, max_duration: float = 60.0, jobs: int = 1, overwrite: bool = False) -> dict[str, Any]:
@@ -83,11 +88,8 @@ def filter_by_audio(name: str, max_duration: float = 60.0, jobs: int = 1, overwr
                     ids = {} if row < 0 else table.select_columns(list(IDS))[row]
                     dropped.append({"split": split, "dataset_index": key, "reason": reason, **ids})
             left_out = Counter(str(reason).split(":")[0] for reason in reasons if reason)
-            counts[split] = {
-                "before": int(wanted.size),
-                "kept": int((reasons == "").sum()),
-                "dropped": dict(left_out),
-            }
+            kept = int(wanted.size - left_out.total())
+            counts[split] = {"before": int(wanted.size), "kept": kept, "dropped": dict(left_out)}
         write_text(target / "dropped.jsonl", json_lines(dropped))
         write_json(target / FILTER_FILE, {"max_duration": max_duration, "splits": counts, "of": of})
         shutil.rmtree(target / WORK, ignore_errors=True)
@@ -122,6 +124,7 @@ def _find_bad(name: str, rows: np.ndarray, work: Path, max_duration: float, jobs
     work.mkdir(parents=True, exist_ok=True)
     about = _about(name, rows, max_duration)
     mark = work / "of.json"
+    # blocks are numbered by position, so they mean nothing for other rows or after the set was collected again
     if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) != about:
         shutil.rmtree(work)
         work.mkdir()
@@ -140,47 +143,51 @@ def _find_bad(name: str, rows: np.ndarray, work: Path, max_duration: float, jobs
 
 def _after_crash(block: Block) -> Block:
     """The same block without the row that was under way when its process died."""
-    return replace(block, crashed=(*block.crashed, int(_mark(block).read_text())))
-
-
-def _mark(block: Block) -> Path:
-    return block.path.with_suffix(".at")
+    return replace(block, crashed=(*block.crashed, int(block.mark.read_text())))
 
 
 def _made(name: str) -> int:
-    return (raw_dir(name) / "dataset_dict.json").stat().st_mtime_ns
+    return (raw_dir(name) / LISTING).stat().st_mtime_ns
 
 
 @lru_cache(maxsize=1)
-def _opened(folder: Path, made: int) -> tuple[Any, Any]:
+def _opened(folder: Path, made: int) -> Any:
     """Undecoded audio and durations of a raw set; ``made``, when it was written, keeps the cache from going stale."""
+    table = open_split(folder, "train", f"raw set {folder.name}").select_columns(["audio", "duration"])
+    return undecoded(table)
+
+
+def undecoded(table: Any) -> Any:
+    """A raw set whose audio cells are read as they are stored: a broken clip must not fail the read of its row."""
     from datasets import Audio
 
-    table = open_split(folder, "train", f"raw set {folder.name}")
-    audio = table.select_columns(["audio"]).cast_column("audio", Audio(decode=False))
-    return audio, table.select_columns(["duration"])
+    return table.cast_column("audio", Audio(decode=False))
+
+
+def clip_seconds(cell: Any, roots: Sequence[Path]) -> float:
+    """Length of an undecoded clip, by decoding it. Raises :class:`UserError` if that is not possible."""
+    return seconds_of(cell_bytes(cell, roots), cell.get("path") or "")
 
 
 def _check_block(block: Block) -> int:
     """Write position and reason of the bad rows of a block; returns how many."""
-    audio, durations = _opened(raw_dir(block.name), _made(block.name))
-    roots = roots_of(audio)
+    table = _opened(raw_dir(block.name), _made(block.name))
+    durations, roots = table.select_columns(["duration"]), roots_of(table)
     bad = []
     for row in block.rows:
         seconds = durations[row]["duration"]
-        if seconds is None or not seconds < block.max_duration:
+        if seconds is None or not seconds < block.max_duration:  # also one that is not a number
             bad.append((row, TOO_LONG))
             continue
         if row in block.crashed:
             bad.append((row, f"{UNREADABLE}: ended the process that decoded it"))
             continue
         # a decoder may crash the process (a native library and a hostile file): the next one skips this row
-        _mark(block).write_text(str(row))
+        block.mark.write_text(str(row))
         try:
-            cell = audio[row]["audio"]
-            seconds_of(cell_bytes(cell, roots), cell.get("path") or "")
+            clip_seconds(table[row]["audio"], roots)
         except UserError as error:
             bad.append((row, f"{UNREADABLE}: {error}"))
-    _mark(block).unlink(missing_ok=True)
+    block.mark.unlink(missing_ok=True)
     write_text(block.path, json.dumps(bad, ensure_ascii=False))
     return len(bad)

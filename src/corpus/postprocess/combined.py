@@ -6,12 +6,15 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from src.common.errors import UserError
 from src.common.paths import raw_dir
+from src.corpus.recipe import IDS
 from src.dataset.corpus_names import group_of, groups
-from src.dataset.tables import open_split
+from src.dataset.tables import KEY, column_numbers, open_split
 
-COLUMNS = ("audio", "audio_description", "unique_id_1", "unique_id_2", "dataset_index")
+COLUMNS = ("audio", "audio_description", *IDS, KEY)
 ORDER = ("speech", "environment", "music", "event", "complicated_speech")
 """Groups in the order in which they are joined."""
 SEED = 1
@@ -40,22 +43,19 @@ def combine(names: Sequence[str]) -> Any:
 def examples(names: Sequence[str], count: int) -> list[dict[str, Any]]:
     """``count`` random rows of every corpus without audio; the seed starts again in every group."""
     found = []
-    for group in ORDER:
-        draw = random.Random(SEED)  # per group, as the published program draws them
-        for name in (each for each in combined_order(names) if group_of(each) == group):
-            rows = open_split(raw_dir(name), "train", f"raw set {name}").select_columns(list(COLUMNS[1:]))
-            for row in draw.sample(range(len(rows)), min(count, len(rows))):
-                found.append({"dataset_name": name, **rows[row]})
+    draws = {group: random.Random(SEED) for group in ORDER}  # per group, as the published program draws them
+    for name in combined_order(names):
+        rows = open_split(raw_dir(name), "train", f"raw set {name}").select_columns(list(COLUMNS[1:]))
+        for row in draws[group_of(name)].sample(range(len(rows)), min(count, len(rows))):
+            found.append({"dataset_name": name, **rows[row]})
     return found
 
 
 def totals(names: Sequence[str]) -> list[tuple[str, str, int, float]]:
     """Group, name, rows and hours of every corpus, group by group."""
-    import pyarrow.compute as pc
-
     found = []
     for name in combined_order(names):
         rows = open_split(raw_dir(name), "train", f"raw set {name}")
-        seconds = pc.sum(rows.data.column("duration")).as_py() if "duration" in rows.column_names else 0.0
-        found.append((group_of(name), name, len(rows), (seconds or 0.0) / 3600))
+        seconds = column_numbers(rows, "duration")
+        found.append((group_of(name), name, len(rows), 0.0 if seconds is None else float(np.nansum(seconds)) / 3600))
     return found

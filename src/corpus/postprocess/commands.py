@@ -17,29 +17,19 @@ _log = get_logger(__name__)
 LLM = "Qwen/Qwen3-4B-Thinking-2507"
 
 
-def corpus_parser(doc: str | None, *before: tuple[str, str]) -> argparse.ArgumentParser:
-    """A parser with the names of corpora, ``before`` them other arguments and what they are."""
+def corpus_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with the names of corpora; ``doc`` is the program's docstring."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, about in before:
-        parser.add_argument(name, help=about)
     parser.add_argument(
-        "names",
-        nargs="*",
-        default=[],
-        metavar="NAME",
+        "names", nargs="*", default=[], metavar="NAME",
         help="corpora, groups, or all (default: all that are collected here)",
-    )
+    )  # fmt: skip
     return parser
 
 
 def add_response_arguments(parser: argparse.ArgumentParser) -> None:
     """Parts of the response folders' names, as training reads them by default."""
-    parser.add_argument(
-        "--llm",
-        "--model-name",
-        default=LLM,
-        help="model that answered (default: %(default)s)",
-    )
+    parser.add_argument("--llm", "--model-name", default=LLM, help="model that answered (default: %(default)s)")
     parser.add_argument("--max-tokens", type=int, default=512, metavar="N", help="part of the folders' names")
     parser.add_argument(
         "--max-thinking-tokens", type=int, default=1536, metavar="N", help="part of the names; -1: none"
@@ -58,9 +48,7 @@ def add_plain(parser: argparse.ArgumentParser) -> None:
 def add_data_dir(parser: argparse.ArgumentParser) -> None:
     """The option for another data directory; :func:`use_data_dir` of it comes before everything else."""
     parser.add_argument(
-        "--data-dir",
-        metavar="DIR",
-        help="in place of the repository's data/ (default: ALARM_DATA_ROOT, or data)",
+        "--data-dir", metavar="DIR", help="in place of the repository's data/ (default: ALARM_DATA_ROOT, or data)"
     )
 
 
@@ -90,7 +78,7 @@ def response_folder(name: str, args: argparse.Namespace, rephrased: bool = True)
     unchecked, checked = (
         ResponseName(name, llm, args.max_tokens, rephrased, thinking, checker).format() for checker in (False, True)
     )
-    if args.use_checker is None:
+    if args.use_checker is None:  # the checked ones only where there are no others
         return checked if responses_dir(llm, checked).is_dir() > responses_dir(llm, unchecked).is_dir() else unchecked
     return checked if args.use_checker else unchecked
 

@@ -6,7 +6,8 @@ belong together by ``(unique_id_1, unique_id_2, dataset_name)``; the published r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from src.common.errors import UserError
-from src.common.existing import is_empty, load_saved, next_step, read_record, set_problem
+from src.common.existing import LISTING, is_empty, load_saved, next_step, read_record, set_problem
 from src.common.files import json_lines, write_text
 from src.common.lock import locked_folders, may_discard
 from src.common.log import get_logger
@@ -68,6 +69,7 @@ class Published:
             if missing:
                 raise UserError(f"published split {split!r} has no column {', '.join(missing)}")
             names = rows.select_columns(["dataset_name"]).with_format("arrow")[:].column("dataset_name")
+            # numbers instead of texts: the release has millions of rows of some dozens of names
             codes = names.combine_chunks().dictionary_encode()
             numbers = np.asarray(codes.indices)
             for code, name in enumerate(codes.dictionary.to_pylist()):
@@ -90,7 +92,7 @@ class Published:
 def open_published(source: str = HUB_ID, revision: str | None = None) -> Published:
     """The released corpus: a Hub id, a copy of its repository, or a folder written by ``save_to_disk``."""
     try:
-        if (Path(source) / "dataset_dict.json").is_file():
+        if (Path(source) / LISTING).is_file():
             return Published(load_saved(Path(source)))
         return Published(load_hub_dataset(source, revision=revision))
     except (OSError, ValueError, RuntimeError) as error:
@@ -100,9 +102,9 @@ def open_published(source: str = HUB_ID, revision: str | None = None) -> Publish
 def merge_corpus(name: str, published: Published, settings: MergeSettings) -> dict[str, int]:
     """Write responses, filtered indexes and prompts of one corpus from the published rows; returns counts.
 
-    What is complete is skipped. Prompts are written only where the corpus has none, those of the unfiltered published
-    rows where there are such. Counted are ``published`` rows, those ``joined`` with rows here, those ``not_here``,
-    and joined rows whose ``descriptions_differ`` (built with repairs: collect with --as-published to have none).
+    What is complete is skipped. Prompts are written only where the corpus has none. Counted are ``published`` rows,
+    those ``joined`` with rows here, those ``not_here``, and joined rows whose ``descriptions_differ`` (built with
+    repairs: collect with --as-published to have none).
 
     Raises :class:`UserError` if the corpus is not collected, pairs of ids are not unique, or something else is where
     the sets belong.
@@ -127,9 +129,7 @@ def _merge_audio(name: str, target: Path, published: Published, settings: MergeS
     """The single split of an audio corpus: responses, the published split as filtered indexes, prompts."""
     counts = dict.fromkeys(_COUNTS, 0)
     raw, keys = open_keyed(raw_dir(name), "train", f"raw set {name}")
-    found = {split: _join(name, raw, rows, published.rows(name, split), counts)
-             for split, rows in published.splits.items()}  # fmt: skip
-    _refuse_overlap(name, keys, found)
+    found = _join(name, raw, published, published.splits, counts)
     chosen = {split: np.sort(keys[here]) for split, (here, _) in found.items()}
     texts = ("audio_description", "prompt")
     wanted = _is_wanted(target, (KEY, *texts, *ANSWERS), {"train": np.concatenate(list(chosen.values()))}, settings)
@@ -139,8 +139,7 @@ def _merge_audio(name: str, target: Path, published: Published, settings: MergeS
         write_set(target, {"train": (_features(*texts, *ANSWERS), tables)})
         _record(target, name, settings, counts)
     else:
-        for _ in tables:
-            pass  # counts
+        deque(tables, maxlen=0)  # counts the descriptions that differ
     for split, rows in chosen.items() if split_wanted else ():
         write_indexes(indexes_filtered_dir(name), split, rows)
     _keep_prompts(name, raw, keys, published, settings)
@@ -153,8 +152,7 @@ def _is_wanted(
     """Whether a set is to be written: not if it has all these rows."""
     ours = read_record(target).get("config", {}).get("source") == SOURCE
     problem = set_problem(target, columns, keys)
-    step = next_step(f"set {target.name}", target, problem, ours=ours, overwrite=settings.overwrite)
-    return step != "skip"
+    return next_step(f"set {target.name}", target, problem, ours=ours, overwrite=settings.overwrite) != "skip"
 
 
 def _is_split_wanted(name: str, chosen: Mapping[str, np.ndarray], settings: MergeSettings) -> bool:
@@ -167,27 +165,26 @@ def _is_split_wanted(name: str, chosen: Mapping[str, np.ndarray], settings: Merg
         there = read_indexes(folder)
         other = [split for split, rows in chosen.items() if not np.array_equal(there[split], rows)]
         problem = f"another {other[0]} split than the published one" if other else None
-    what = f"filtered split of {name}"
-    return next_step(what, folder, problem, ours=False, overwrite=settings.overwrite) != "skip"
+    step = next_step(f"filtered split of {name}", folder, problem, ours=False, overwrite=settings.overwrite)
+    return step != "skip"
 
 
 def _keep_prompts(name: str, raw: Any, keys: np.ndarray, published: Published, settings: MergeSettings) -> None:
-    """The published prompts as the corpus's prompt set, so that another language model can answer them."""
+    """The published prompts as the corpus's prompt set, so that another language model can answer them.
+
+    Those of the unfiltered rows, where they are published.
+    """
     folder = prompts_dir(name)
     if not is_empty(folder) and not settings.overwrite:
         _log.info("prompts of %s: %s exists; left as it is (--overwrite replaces it)", name, folder)
         return
     for sources in (RAW_SPLITS, SPLITS):
         counts = dict.fromkeys(_COUNTS, 0)
-        found = {
-            split: _join(name, raw, published.all[split], published.rows(name, split), counts)
-            for split in sources if split in published.all
-        }  # fmt: skip
+        found = _join(name, raw, published, [split for split in sources if split in published.all], counts)
         if counts["joined"]:
             break
     else:
         return
-    _refuse_overlap(name, keys, found)
     texts = ("audio_description", "prompt")
     tables = _in_key_order(raw, keys, published, found, texts, counts)
     write_set(folder, {"train": (_features(*texts), tables)})
@@ -205,7 +202,7 @@ def _merge_instructions(name: str, target: Path, published: Published, settings:
         if split not in published.splits:
             continue
         raw, keys = open_keyed(raw_dir(name), split, f"raw set {name}")
-        found = {split: _join(name, raw, published.splits[split], published.rows(name, split), counts)}
+        found = _join(name, raw, published, [split], counts)
         tables = _in_key_order(raw, keys, published, found, ("question", "context"), counts)
         responses[split] = (_features("question", "context", *ANSWERS), tables)
         kept[split] = (raw.features, rows_of(raw, np.sort(found[split][0])))
@@ -215,20 +212,29 @@ def _merge_instructions(name: str, target: Path, published: Published, settings:
     if wanted:
         write_set(target, responses)
         _record(target, name, settings, counts)
+    else:
+        for _, tables in responses.values():
+            deque(tables, maxlen=0)  # counts the questions that differ
     if filtered_wanted:
         write_set(raw_dir(base), kept)
     return counts
 
 
 def _join(
-    name: str, raw: Any, rows: Any, places: np.ndarray, counts: dict[str, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`join_ids`, counted."""
-    here, there = join_ids(name, raw, rows, places)
-    counts["published"] += int(places.size)
-    counts["joined"] += int(here.size)
-    counts["not_here"] += int(places.size - here.size)
-    return here, there
+    name: str, raw: Any, published: Published, splits: Iterable[str], counts: dict[str, int]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """:func:`join_ids` for some published splits, counted. Raises :class:`UserError` for a row in two of them."""
+    found = {}
+    for split in splits:
+        places = published.rows(name, split)
+        here, _ = found[split] = join_ids(name, raw, published.all[split], places)
+        counts["published"] += int(places.size)
+        counts["joined"] += int(here.size)
+        counts["not_here"] += int(places.size - here.size)
+    joined = np.concatenate([np.zeros(0, np.int64), *(here for here, _ in found.values())])
+    if np.unique(joined).size < joined.size:
+        raise UserError(f"published rows of {name}: a row is in train and in validation")
+    return found
 
 
 def join_ids(name: str, raw: Any, rows: Any, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -245,8 +251,7 @@ def join_ids(name: str, raw: Any, rows: Any, places: np.ndarray) -> tuple[np.nda
         columns = [found.column(column).cast(pa.string()) for column in IDS]
         return pa.table([*columns, pa.array(np.arange(len(found)))], names=[*IDS, place])
 
-    here = ids(raw, None, "here")
-    there = ids(rows, places, "there") if places.size else ids(rows, np.zeros(0, np.int64), "there")
+    here, there = ids(raw, None, "here"), ids(rows, places, "there")
     for table, what in ((here, f"raw set {name}"), (there, f"published rows of {name}")):
         repeated = table.group_by(list(IDS)).aggregate([([], "count_all")])
         again = repeated.filter(pc.greater(repeated["count_all"], 1))
@@ -256,12 +261,6 @@ def join_ids(name: str, raw: Any, rows: Any, places: np.ndarray) -> tuple[np.nda
     # the hash join keeps no order, so both tables carry their positions along
     both = there.join(here, keys=list(IDS), join_type="inner")
     return np.asarray(both["here"]), places[np.asarray(both["there"])]
-
-
-def _refuse_overlap(name: str, keys: np.ndarray, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    everything = np.concatenate([here for here, _ in found.values()])
-    if np.unique(everything).size < everything.size:
-        raise UserError(f"published rows of {name}: a row is in train and in validation")
 
 
 def _in_key_order(
@@ -279,28 +278,22 @@ def _in_key_order(
     """
     import pyarrow as pa
     import pyarrow.compute as pc
+    from datasets import concatenate_datasets
 
-    splits = list(found)
-    here = np.concatenate([found[split][0] for split in splits])
-    there = np.concatenate([found[split][1] for split in splits])
-    source = np.concatenate([np.full(found[split][0].size, number) for number, split in enumerate(splits)])
+    columns = ["audio_description", "context", *ANSWERS]
+    pieces = [published.all[split].select_columns(columns).select(there) for split, (_, there) in found.items()]
+    here = np.concatenate([here for here, _ in found.values()])
     order = np.argsort(keys[here], kind="stable")
+    here, there = here[order], concatenate_datasets(pieces).select(order).with_format("arrow")
     local = raw.select_columns([texts[0]]).with_format("arrow")
-    for start in range(0, order.size, _BATCH):
-        part = order[start : start + _BATCH]
-        pieces, back = [], []
-        for number, split in enumerate(splits):
-            mine = np.flatnonzero(source[part] == number)
-            if mine.size:
-                rows = published.all[split].select_columns(["audio_description", "context", *ANSWERS])
-                pieces.append(rows.with_format("arrow")[there[part[mine]]])
-                back.append(mine)
-        table = pa.concat_tables(pieces).take(np.argsort(np.concatenate(back)))
-        about = local[here[part]].column(texts[0]).cast(pa.string())
+    for start in range(0, here.size, _BATCH):
+        part = here[start : start + _BATCH]
+        table = there[start : start + _BATCH]
+        about = local[part].column(texts[0]).cast(pa.string())
         differs = pc.not_equal(about, table["audio_description"].cast(pa.string()))
         counts["descriptions_differ"] += pc.sum(differs).as_py() or 0
         yield pa.table(
-            {KEY: keys[here[part]], texts[0]: about, texts[1]: table["context"], **{n: table[n] for n in ANSWERS}}
+            {KEY: keys[part], texts[0]: about, texts[1]: table["context"], **{n: table[n] for n in ANSWERS}}
         )
 
 

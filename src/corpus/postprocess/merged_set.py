@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from src.common.lock import locked_folders, may_discard
 from src.common.log import get_logger
 from src.common.paths import merged_dir, raw_dir
 from src.common.run_record import write_run_record
+from src.corpus.postprocess.audio_filter import undecoded
 from src.corpus.postprocess.merge import RAW_SPLITS, SPLITS, Published, join_ids
 from src.dataset.corpus_names import INSTRUCTION, group_of
 from src.dataset.tables import native_splits, open_split
@@ -21,31 +22,22 @@ from src.dataset.writer import write_set
 
 _log = get_logger(__name__)
 RESERVED = (
-    "raw",
-    "raw_with_prompts",
-    "responses",
-    "indexes",
-    "indexes_filtered",
-    "generated",
-    "transcripts",
-    "downloads",
-)
+    "raw", "raw_with_prompts", "responses", "indexes", "indexes_filtered", "generated", "transcripts", "downloads",
+)  # fmt: skip
+"""Folders of the data layout (:mod:`src.common.paths`), next to which the set is written."""
 _BATCH = 100
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Split:
-    """Rows of one released split and where their audio is: number and row of the collected set, -1 if nowhere."""
+    """The ``rows`` of one released split whose audio is here, in their order, and their ``audio``; None without any.
+
+    ``released`` is the number of rows that were looked for.
+    """
 
     rows: Any
-    source: np.ndarray
-    place: np.ndarray
-    collected: list[Any] = field(default_factory=list)
-
-    @property
-    def kept(self) -> np.ndarray:
-        """Positions of the rows whose audio is here, in their order."""
-        return np.flatnonzero(self.source >= 0)
+    audio: Any
+    released: int
 
     @property
     def features(self) -> Any:
@@ -56,24 +48,9 @@ class _Split:
 
     def tables(self) -> Iterator[Any]:
         """Arrow tables of a few rows each."""
-        view = self.rows.with_format("arrow")
-        for start in range(0, self.kept.size, _BATCH):
-            part = self.kept[start : start + _BATCH]
-            yield view[part].append_column("audio", self._audio(part))
-
-    def _audio(self, part: np.ndarray) -> Any:
-        import pyarrow as pa
-
-        pieces, order = [], []
-        for number in np.unique(self.source[part]):
-            mine = np.flatnonzero(self.source[part] == number)
-            table = self.collected[number].with_format("arrow")[self.place[part[mine]]]
-            pieces.append(table.column("audio"))
-            order.append(mine)
-        # the rows were read corpus by corpus; this brings them back into the order of the release
-        back = np.argsort(np.concatenate(order))
-        chunks = [chunk for piece in pieces for chunk in piece.chunks]
-        return pa.chunked_array(chunks).take(pa.array(back))
+        for start in range(0, len(self.rows), _BATCH):
+            rows, audio = (view.with_format("arrow")[start : start + _BATCH] for view in (self.rows, self.audio))
+            yield rows.append_column("audio", audio.column("audio"))
 
 
 def merge_to_one_set(
@@ -99,10 +76,9 @@ def merge_to_one_set(
         raise UserError(f"the released corpus has no split {missing[0]} but {', '.join(published.all)}; {other}")
     splits = {split.removeprefix("raw_"): _locate(published, split, names) for split in wanted}
     counts = {
-        split: {"released": int(each.source.size), "written": int(each.kept.size),
-                "not_here": int(each.source.size - each.kept.size)}
+        split: {"released": each.released, "written": len(each.rows), "not_here": each.released - len(each.rows)}
         for split, each in splits.items()
-    }  # fmt: skip
+    }
     if not any(each["written"] for each in counts.values()):
         raise UserError(
             f"no clip of the released rows is in {raw_dir('NAME').parent}; see scripts/alarm/collect.py --list"
@@ -122,11 +98,17 @@ def merge_to_one_set(
 
 def _locate(published: Published, split: str, names: Sequence[str]) -> _Split:
     """Find the audio of every row of a released split."""
+    from datasets import concatenate_datasets
+
     rows = published.all[split]
-    found = _Split(rows, np.full(len(rows), -1), np.zeros(len(rows), np.int64))
-    chosen = [name for name in published.names if published.rows(name, split).size and (not names or name in names)]
-    for name in chosen:
+    place = np.full(len(rows), -1)  # in all audio that was collected, one corpus after the other
+    collected: list[Any] = []
+    asked = [np.zeros(0, np.int64)]
+    for name in published.names:
         places = published.rows(name, split)
+        if not places.size or (names and name not in names):
+            continue
+        asked.append(places)
         stored = split.removeprefix("raw_") if group_of(name) == INSTRUCTION else "train"
         if not raw_dir(name).is_dir() or stored not in native_splits(raw_dir(name)):
             _log.warning("%s: not collected here; its %d rows of %s are left out", name, places.size, split)
@@ -135,9 +117,9 @@ def _locate(published: Published, split: str, names: Sequence[str]) -> _Split:
         here, there = join_ids(name, raw, rows, places)
         if there.size < places.size:
             _log.warning("%s: %d of %d rows of %s are not here", name, places.size - there.size, places.size, split)
-        found.source[there], found.place[there] = len(found.collected), here
-        found.collected.append(raw.select_columns(["audio"]))
-    if names:
-        keep = np.sort(np.concatenate([published.rows(name, split) for name in chosen] or [np.zeros(0, np.int64)]))
-        found = _Split(rows.select(keep), found.source[keep], found.place[keep], found.collected)
-    return found
+        place[there] = sum(map(len, collected)) + here
+        # sets can be joined if their audio has the same feature; the bytes stay as they are
+        collected.append(undecoded(raw.select_columns(["audio"])))
+    kept = np.flatnonzero(place >= 0)
+    audio = concatenate_datasets(collected).select(place[kept]) if collected else None
+    return _Split(rows.select(kept), audio, np.concatenate(asked).size if names else len(rows))

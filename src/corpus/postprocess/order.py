@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,25 +18,27 @@ TEXTS = ("audio_description", "question", "context")
 
 def existing(response_folders: list[str]) -> list[str]:
     """The response folders that exist, each once."""
-    folders = dict.fromkeys(response_folders)
-    return [folder for folder in folders if responses_dir(ResponseName.parse(folder).model, folder).is_dir()]
+    return [folder for folder in dict.fromkeys(response_folders) if _path(folder).is_dir()]
+
+
+def _path(response_folder: str) -> Path:
+    return responses_dir(ResponseName.parse(response_folder).model, response_folder)
 
 
 def check_order(raw_name: str, response_folders: list[str]) -> list[str]:
     """Problems of a corpus's sets, empty if there are none.
 
     Every row of prompts and responses is compared with the raw set's row of the same key (descriptions, questions,
-    contexts); rows that are missing, unknown or in another order are named by their keys. Rows that got no prompt
-    (``dropped.jsonl`` of the prompt set) may be missing.
+    contexts); rows that are missing, unknown or in another order are named by their keys.
     """
     problems: list[str] = []
     others = [(f"prompts of {raw_name}", prompts_dir(raw_name))] if prompts_dir(raw_name).is_dir() else []
-    others += [(f"responses {folder}", responses_dir(ResponseName.parse(folder).model, folder))
-               for folder in response_folders]  # fmt: skip
+    others += [(f"responses {folder}", _path(folder)) for folder in response_folders]
     for split in native_splits(raw_dir(raw_name)):
         raw, keys = open_keyed(raw_dir(raw_name), split, f"raw set {raw_name}")
         if not np.array_equal(keys, np.sort(keys)):
             problems.append(f"raw set {raw_name}, {split}: rows are not in the order of their keys")
+        # rows that got no prompt are no fault of the sets made from the prompts
         excused = np.array(dropped_keys(raw_name, split), dtype=np.int64)
         for what, folder in others:
             if split in native_splits(folder):

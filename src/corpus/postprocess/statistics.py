@@ -15,20 +15,18 @@ from src.common.config import compose
 from src.common.errors import UserError
 from src.common.log import get_logger
 from src.common.paths import indexes_dir, indexes_filtered_dir, prompts_dir, raw_dir
-from src.corpus.rows.audio import seconds_of
-from src.corpus.rows.make import cell_bytes
-from src.dataset.corpus_names import OTHER, expand_mixture, group_of
+from src.corpus.postprocess.audio_filter import clip_seconds, undecoded
+from src.dataset.corpus_names import INSTRUCTION, OTHER, expand_mixture, group_of
 from src.dataset.response_rows import ResponseRows, missing_folders
 from src.dataset.splits import read_indexes
-from src.dataset.tables import find_rows, native_splits, open_keyed, open_split
+from src.dataset.tables import column_numbers, column_values, find_rows, native_splits, open_keyed, open_split
 
 TITLES = {
     "speech": "Speech", "complicated_speech": "Speech", "environment": "Sound", "event": "Sound", "music": "Music",
-    "instruction": "Instruction", OTHER: "Other",
+    INSTRUCTION: "Instruction", OTHER: "Other",
 }  # fmt: skip
 """Names of the published table's lines by group."""
 SPLITS = ("all", "train", "validation")
-_BATCH = 10_000
 _log = get_logger(__name__)
 
 
@@ -49,17 +47,18 @@ class Count:
 
 def count_corpus(name: str) -> dict[str, Count]:
     """Counts of ``all`` rows and of each split, of the filtered split if there is one."""
-    if group_of(name) == "instruction":
+    if group_of(name) == INSTRUCTION:
         return _count_instructions(name)
     table, keys = open_keyed(raw_dir(name), "train", f"raw set {name}")
-    seconds = table.select_columns(["duration"]).with_format("arrow")[:].column("duration").to_numpy()
+    seconds = column_numbers(table, "duration")
     splits = read_indexes(indexes_filtered_dir(name)) or read_indexes(indexes_dir(name))
-    chosen = {split: find_rows(keys, wanted) for split, wanted in splits.items()}
     hashes = _prompt_hashes(name, keys)
     found = {}
-    for split, rows in {"all": np.arange(keys.size), **chosen}.items():
+    for split, wanted in {"all": keys, **splits}.items():
+        rows = find_rows(keys, wanted)
+        rows = rows[rows >= 0]  # the set may have been collected again, with fewer rows than were split
         prompts = set() if hashes is None else {hashes[row] for row in rows.tolist()} - {b""}
-        found[split] = Count(int(rows.size), float(seconds[rows].sum()), prompts)
+        found[split] = Count(int(rows.size), 0.0 if seconds is None else float(np.nansum(seconds[rows])), prompts)
     return found
 
 
@@ -67,10 +66,8 @@ def _count_instructions(name: str) -> dict[str, Count]:
     """Instruction sets state no durations; every question counts as a prompt."""
     total, found = Count(), {}
     for split in native_splits(raw_dir(name)):
-        questions = open_split(raw_dir(name), split, f"raw set {name}").select_columns(["question"])
-        prompts = {_hash(text) for start in range(0, len(questions), _BATCH)
-                   for text in questions[start : start + _BATCH]["question"]}  # fmt: skip
-        found[split] = Count(len(questions), 0.0, prompts)
+        table = open_split(raw_dir(name), split, f"raw set {name}")
+        found[split] = Count(len(table), 0.0, set(map(_hash, column_values(table, "question"))))
         total.add(found[split])
     return {"all": total, **found}
 
@@ -80,15 +77,12 @@ def _prompt_hashes(name: str, keys: np.ndarray) -> list[bytes] | None:
     if not prompts_dir(name).is_dir():
         return None
     prompts, prompted = open_keyed(prompts_dir(name), "train", f"prompts of {name}")
-    rows = find_rows(prompted, keys)
-    texts = prompts.select_columns(["prompt"])
-    hashes = [
-        _hash(text) for start in range(0, len(texts), _BATCH) for text in texts[start : start + _BATCH]["prompt"]
-    ]
-    return [hashes[row] if row >= 0 else b"" for row in rows.tolist()]
+    hashes = [*map(_hash, column_values(prompts, "prompt")), b""]  # -1, no such row, is the last entry
+    return [hashes[row] for row in find_rows(prompted, keys).tolist()]
 
 
 def _hash(text: str) -> bytes:
+    # eight bytes instead of the text: the corpora have millions of prompts
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
@@ -141,25 +135,21 @@ def mixture_statistics(name: str) -> dict[str, Any]:
 
 
 def _seconds(raw_name: str, keys: np.ndarray) -> float:
-    """Seconds of these rows of a raw set, in whichever of its splits they are trained on."""
+    """Seconds of these rows of a raw set's training split."""
     table, own = open_keyed(raw_dir(raw_name), "train", f"raw set {raw_name}")
     rows = find_rows(own, keys)
-    if "duration" in table.column_names:
-        column = table.select_columns(["duration"]).with_format("arrow")[:].column("duration").to_numpy()
-        return float(column[rows].sum())
-    return float(sum(_measured(raw_name)[rows]))
+    seconds = column_numbers(table, "duration")
+    return float(np.nansum((_measured(raw_name) if seconds is None else seconds)[rows]))
 
 
-@functools.cache
+@functools.cache  # instruction sets are part of several mixtures, and decoding one takes long
 def _measured(raw_name: str) -> np.ndarray:
     """Seconds of every clip of a raw set's training split, float64 ``(rows,)``; 0 for one that cannot be decoded."""
-    from datasets import Audio
-
     table = open_split(raw_dir(raw_name), "train", f"raw set {raw_name}").select_columns(["audio"])
     found, roots = np.zeros(len(table)), roots_of(table)
-    for row, cell in enumerate(table.cast_column("audio", Audio(decode=False))["audio"]):
+    for row, cell in enumerate(undecoded(table)["audio"]):
         try:
-            found[row] = seconds_of(cell_bytes(cell, roots), cell.get("path") or "")
+            found[row] = clip_seconds(cell, roots)
         except UserError as error:
             _log.warning("raw set %s, row %d: %s", raw_name, row, error)
     return found

@@ -8,13 +8,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from src.audio.each_clip import each_clip
+from src.audio.resample import resample
 from src.audio.roots import roots_of
 from src.audio.waveform import AudioError, Waveform, load_waveform
 from src.common.errors import UserError, check_host, one_line
 from src.common.paths import raw_dir
+from src.corpus.postprocess.audio_filter import undecoded
 from src.corpus.targets.stage_job import llm_fingerprint
 from src.dataset.tables import open_split
 from src.generation.input_dataset import RowRef, row_key
@@ -24,7 +27,7 @@ from src.inference.workers import Dispatcher, OpenWorkers, Ready, Send, WorkQueu
 
 RATE = 16000
 PIECE_SECONDS = 30.0
-"""Length of Whisper's input window."""
+"""Length of Whisper's input window (https://github.com/openai/whisper/blob/main/whisper/audio.py)."""
 SEARCH_SECONDS = 5.0
 """How far before its end a piece may be cut."""
 
@@ -59,7 +62,6 @@ class Whisper:
 
     def __init__(self, settings: AsrSettings, device: str | None = None) -> None:
         """Load the model. Raises :class:`UserError` if that fails, or it does not know the language."""
-        import torch
         from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
 
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -79,6 +81,7 @@ class Whisper:
 
     def __call__(self, clips: Sequence[Waveform]) -> list[str]:
         """Texts of clips of any rate and length; those beyond :data:`PIECE_SECONDS` are transcribed in pieces."""
+        # pieces of all clips fill the batches together: one long clip does not run alone
         pieces = [(place, piece) for place, clip in enumerate(clips) for piece in cut_pieces(_at_rate(clip))]
         texts: list[list[str]] = [[] for _ in clips]
         for start in range(0, len(pieces), self._batch_size):
@@ -88,8 +91,6 @@ class Whisper:
         return [" ".join(filter(None, parts)) for parts in texts]
 
     def _transcribe_batch(self, audio: Sequence[Tensor]) -> list[str]:
-        import torch
-
         arrays = [samples.numpy() for samples in audio]
         inputs = self._processor(arrays, sampling_rate=RATE, return_tensors="pt", return_attention_mask=True)
         inputs = inputs.to(self._device)
@@ -140,10 +141,6 @@ def _language_options(generation: Any, settings: AsrSettings) -> dict[str, str]:
 
 def _at_rate(clip: Waveform) -> Tensor:
     """Mono samples at 16 kHz, ``(n,)``."""
-    import torch
-
-    from src.audio.resample import resample
-
     mono = clip.mono
     samples, _ = resample(mono[None], torch.tensor([mono.shape[0]]), clip.sample_rate, RATE)
     return samples[0]
@@ -158,12 +155,10 @@ class Clips:
 
     def load(self, ref: RowRef) -> Waveform:
         """A row's clip. Raises :class:`AudioError` if it cannot be decoded."""
-        from datasets import Audio
-
         split, row = ref
         if split not in self._tables:
-            table = open_split(raw_dir(self._name), split, f"raw set {self._name}").select_columns(["audio"])
-            self._tables[split] = table.cast_column("audio", Audio(decode=False))
+            table = open_split(raw_dir(self._name), split, f"raw set {self._name}")
+            self._tables[split] = undecoded(table.select_columns(["audio"]))
         table = self._tables[split]
         return load_waveform(table[row]["audio"], roots=roots_of(table))
 
@@ -234,7 +229,7 @@ def serve_clips(
 ) -> None:
     """Worker: transcribes rows of ``raw/NAME`` from ``work`` until it ends, with a model of its own."""
     transcribe = start(settings)
-    send(Ready(4 * settings.batch_size))
+    send(Ready(4 * settings.batch_size))  # rows it is sent ahead, so that decoding does not wait for the queue
     for transcript in transcribe_rows(Clips(name), transcribe, queued_batches(work, settings.batch_size)):
         send(transcript)
 
@@ -245,6 +240,6 @@ def _load(clips: Clips, batch: Sequence[RowRef]) -> tuple[list[Transcript], list
         try:
             good.append((ref, clips.load(ref)))
         except AudioError as error:
-            check_host(error)
+            check_host(error)  # a broken disk or full memory is no clip's fault, and ends the run
             bad.append(Transcript(*ref, error=str(error)))
     return bad, good

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from src.dataset.tables import KEY, join_rows, native_splits, open_keyed
 
 _log = get_logger(__name__)
 SHARD_BYTES = 400 * 2**20
-_BATCH, _AUDIO_BATCH = 2000, 100
+_BATCH, _AUDIO_BATCH = 2000, 100  # rows of a Parquet row group: readers of audio load one whole group at a time
 RAW = "raw_"
 CARD = """# {title}
 
@@ -86,12 +87,6 @@ class Release:
         return instruction_base(name), folder
 
 
-def response_folders(names: Sequence[str], args: argparse.Namespace) -> dict[str, str]:
-    """Response folder of each corpus, instruction sets last, by the arguments of the command."""
-    ordered = sorted(names, key=lambda name: group_of(name) == INSTRUCTION)
-    return {name: response_folder(name, args, not args.plain) for name in ordered}
-
-
 def choose_release(args: argparse.Namespace) -> tuple[Release, str]:
     """The parts that the command's arguments publish, and as which data set of the Hub.
 
@@ -100,6 +95,7 @@ def choose_release(args: argparse.Namespace) -> tuple[Release, str]:
     :class:`UserError` if there is nothing to publish.
     """
     names, repo = list(args.names), ""
+    # a single argument before the corpora may also be a data set without an owner: one of the user who is logged in
     if names and ("/" in names[0] or names[0] not in {*all_corpora(), *groups(), "all"}):
         repo = names.pop(0)
     as_published = not repo
@@ -111,7 +107,8 @@ def choose_release(args: argparse.Namespace) -> tuple[Release, str]:
         repo = "/".join(part for part in (args.username, args.repo_name or "ALARM-Corpora") if part)
     if args.with_audio and args.remove_audio:
         raise ConfigError("--with-audio and --remove-audio exclude each other; leave one out")
-    folders = response_folders(corpora(names, instruction=True), args)
+    ordered = sorted(corpora(names, instruction=True), key=lambda name: group_of(name) == INSTRUCTION)  # those last
+    folders = {name: response_folder(name, args, not args.plain) for name in ordered}
     if not names:
         folders = {name: folder for name, folder in folders.items() if existing([folder])}
     if not folders:
@@ -141,30 +138,27 @@ def lay_out(release: Release, folder: Path, repo: str) -> dict[str, dict[str, in
             raise UserError("nothing is left to publish")
         write_text(folder / "README.md", _card(release, counts, repo))
         write_run_record(folder, {"folders": release.folders, "splits": list(release.splits)}, counts=counts)
-        write_json(folder / RECORD, public_record(folder / RECORD))
+        write_json(folder / RECORD, public_record(folder / RECORD))  # without paths of this machine
     return counts
 
 
 def _write_rows(release: Release, name: str, split: str, here: str, folder: Path, number: int) -> int | None:
     """Parquet files of one corpus and published split, which is called ``here``; ``None`` if it has no such split."""
-    import json
-
     # written last: a corpus and split with this file is complete and not laid out again
     mark = folder / f".{number:02d}-{name}.json"
     raw_name, responses = release.source(name, split)
-    rows = _Rows(raw_name, responses, here, not split.startswith(RAW), release.with_audio)
-    if rows.keys is None:
+    rows = _open_rows(raw_name, responses, here, not split.startswith(RAW), release.with_audio)
+    if rows is None:
         return None
-    about = {"responses": responses, "rows": int(rows.keys.size), "sum": int(rows.keys.sum()),
-             "audio": release.with_audio}  # fmt: skip
-    if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) == about:
-        return int(rows.keys.size)
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(f"{number:02d}-{name}-*.parquet"):
-        old.unlink()
-    _write_parquet(rows, folder, f"{number:02d}-{name}")
-    write_json(mark, about)
-    return int(rows.keys.size)
+    count, total = int(rows.keys.size), int(rows.keys.sum())
+    about = {"responses": responses, "rows": count, "sum": total, "audio": release.with_audio}
+    if not mark.is_file() or json.loads(mark.read_text(encoding="utf-8")) != about:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob(f"{number:02d}-{name}-*.parquet"):
+            old.unlink()
+        _write_parquet(rows, folder, f"{number:02d}-{name}")
+        write_json(mark, about)
+    return count
 
 
 def _write_parquet(rows: _Rows, folder: Path, stem: str) -> None:
@@ -184,31 +178,14 @@ def _write_parquet(rows: _Rows, folder: Path, stem: str) -> None:
         writer.close()
 
 
+@dataclass(frozen=True)
 class _Rows:
-    """Rows of one corpus and split, raw set and responses joined by key."""
+    """Rows of corpus ``name`` in the order of ``keys``: ids and audio of the raw set, texts of the responses."""
 
-    def __init__(self, name: str, responses: str, split: str, filtered: bool, with_audio: bool) -> None:
-        parsed = ResponseName.parse(responses)
-        self.name = name
-        self.with_audio = with_audio
-        self.keys: np.ndarray | None = None
-        folder = responses_dir(parsed.model, responses)
-        indexes = find_split_indexes(self.name, parsed, split) if filtered else None
-        stored = "train" if indexes is not None else split
-        if stored not in native_splits(raw_dir(self.name)) or stored not in native_splits(folder):
-            return
-        raw, raw_keys = open_keyed(raw_dir(self.name), stored, f"raw set {self.name}")
-        self._responses, keys = open_keyed(folder, stored, f"responses {responses}")
-        self.keys = np.sort(keys) if indexes is None else indexes.keys
-        asked_by = f"responses {responses}" if indexes is None else str(indexes.path)
-        self._raw_rows = join_rows(raw_keys, self.keys, f"raw set {self.name}", asked_by)
-        self._rows = join_rows(keys, self.keys, f"responses {responses}", asked_by)
-        columns = self._responses.column_names
-        self._context = next((column for column in ("prompt", "context") if column in columns), None)
-        self._about = next((column for column in ("audio_description", "question") if column in columns), None)
-        if self._context is None or self._about is None:
-            raise UserError(f"responses {responses} lack prompt or description; they have {', '.join(columns)}")
-        self._raw = raw.select_columns([*IDS, *(["audio"] if self.with_audio else [])])
+    name: str
+    keys: np.ndarray
+    raw: Any
+    texts: Any
 
     @property
     def features(self) -> Any:
@@ -216,30 +193,56 @@ class _Rows:
         from datasets import Audio, Features, Value
 
         texts = ("dataset_name", "context", "audio_description", *ANSWERS, *IDS)
-        audio = {"audio": Audio(sampling_rate=16000)} if self.with_audio else {}
+        audio = {"audio": Audio(sampling_rate=16000)} if "audio" in self.raw.column_names else {}
         return Features({**audio, **{name: Value("string") for name in texts}, KEY: Value("int64")})
 
     def tables(self) -> Iterator[Any]:
         """Arrow tables of a few rows each."""
         import pyarrow as pa
 
-        assert self.keys is not None and self._context is not None and self._about is not None
-        raw, responses = self._raw.with_format("arrow"), self._responses.with_format("arrow")
-        step = _AUDIO_BATCH if self.with_audio else _BATCH
+        raw, texts = self.raw.with_format("arrow"), self.texts.with_format("arrow")
+        step = _AUDIO_BATCH if "audio" in self.raw.column_names else _BATCH
         for start in range(0, self.keys.size, step):
             part = slice(start, start + step)
-            left, right = raw[self._raw_rows[part]], responses[self._rows[part]]
-            columns = {name: left[name] for name in self._raw.column_names}
-            columns |= {name: right[name] for name in ANSWERS}
-            columns |= {"context": right[self._context], "audio_description": right[self._about]}
+            left, right = raw[part], texts[part]
+            columns = dict(zip(left.column_names, left.columns, strict=True))
+            columns |= dict(zip(right.column_names, right.columns, strict=True))
             columns |= {"dataset_name": pa.array([self.name] * left.num_rows), KEY: pa.array(self.keys[part])}
             yield pa.table(columns)
+
+
+def _open_rows(name: str, responses: str, split: str, filtered: bool, with_audio: bool) -> _Rows | None:
+    """Raw set and responses of a corpus's split, joined by key; None if one of them has no such split."""
+    parsed = ResponseName.parse(responses)
+    folder = responses_dir(parsed.model, responses)
+    indexes = find_split_indexes(name, parsed, split) if filtered else None
+    stored = "train" if indexes is not None else split
+    if stored not in native_splits(raw_dir(name)) or stored not in native_splits(folder):
+        return None
+    raw, raw_keys = open_keyed(raw_dir(name), stored, f"raw set {name}")
+    table, known = open_keyed(folder, stored, f"responses {responses}")
+    keys = np.sort(known) if indexes is None else indexes.keys
+    asked_by = f"responses {responses}" if indexes is None else str(indexes.path)
+    raw_rows = join_rows(raw_keys, keys, f"raw set {name}", asked_by)
+    rows = join_rows(known, keys, f"responses {responses}", asked_by)
+    columns = table.column_names
+    # audio corpora have prompts to descriptions, instruction sets contexts to questions
+    context = next((column for column in ("prompt", "context") if column in columns), None)
+    about = next((column for column in ("audio_description", "question") if column in columns), None)
+    if context is None or about is None:
+        raise UserError(f"responses {responses} lack prompt or description; they have {', '.join(columns)}")
+    texts = table.select_columns([context, about, *ANSWERS])
+    texts = texts.rename_columns({context: "context", about: "audio_description"})
+    raw = raw.select_columns([*IDS, *(["audio"] if with_audio else [])])
+    return _Rows(name, keys, raw.select(raw_rows), texts.select(rows))
 
 
 def _card(release: Release, counts: dict[str, dict[str, int]], repo: str) -> str:
     from huggingface_hub import DatasetCardData
 
     splits = [split for split in release.splits if any(split in rows for rows in counts.values())]
+    # named, because files in a folder raw_train would be taken for more of the split train:
+    # https://huggingface.co/docs/hub/datasets-manual-configuration
     data = DatasetCardData(
         license="other",
         task_categories=["audio-text-to-text"],
@@ -263,10 +266,10 @@ def _card(release: Release, counts: dict[str, dict[str, int]], repo: str) -> str
 def upload(folder: Path, repo: str, private: bool = True) -> str:
     """Send a laid-out folder to the Hub as data set ``repo``; its address.
 
-    What an earlier try has sent is not sent again (the Hub's client compares content).
-
-    Raises :class:`UserError` when the Hub refuses.
+    What an earlier try has sent is not sent again (the Hub's client compares content). Raises :class:`UserError` when
+    the Hub refuses.
     """
     failure = "the Hub did not take the upload ({reason}); is `hf auth login` done?"
+    # names with a leading dot are marks of complete corpora, and locks
     sent = send_folder(folder, repo, "dataset", private, failure, ignore_patterns=[".*", "**/.*"])
     return str(sent.repo_url)

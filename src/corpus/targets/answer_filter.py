@@ -28,7 +28,6 @@ _log = get_logger(__name__)
 
 CountTokens = Callable[[Sequence[str]], Sequence[int]]
 """Tokens of each text, special ones not added."""
-_BATCH = 1000
 FILTER_FILE = "filter.json"
 """Limits and counts next to indexes that this program filtered."""
 MISSING, TOO_SHORT, TOO_LONG = "missing", "too_short", "too_long"
@@ -66,14 +65,10 @@ def filter_by_answer(
 ) -> dict[str, Any]:
     """Write ``indexes_filtered/NAME/MODEL/RESPONSE/{train,validation}_indexes.npy`` for one response set.
 
-    The rows to filter are the corpus's indexes after the audio filter, else its plain ones, else all rows as
-    ``train``. A row is dropped if its ``status`` is not ``ok``, its response has not between ``tokens_min`` and
-    ``tokens_max`` tokens, or the set lacks it. Next to the indexes: ``dropped.jsonl``, one line per row with the
-    reason, and ``filter.json``. Sets without the columns ``status`` and ``num_tokens`` (the published ones) are
-    measured with ``count_tokens``.
-
-    Indexes that this program wrote (``filter.json``) are brought up to date; those of another program are left alone
-    unless ``overwrite``.
+    A row is dropped if its ``status`` is not ``ok``, its response is outside ``limits``, or the set lacks it. Next to
+    the indexes: ``dropped.jsonl``, one line per row with the reason, and ``filter.json``. Sets without the columns
+    ``status`` and ``num_tokens`` (the published ones) are measured with ``count_tokens``. Indexes of another program
+    are left alone unless ``overwrite``.
 
     Returns counts by split: ``{"train": {"before", "kept", "dropped": {reason: rows}}, ...}``, of indexes that are
     left alone only ``kept``. Raises :class:`UserError` if the response set or its columns are not there.
@@ -82,6 +77,7 @@ def filter_by_answer(
     table, keys = open_keyed(responses_dir(name.model, response_folder), "train", f"responses {response_folder}")
     target = indexes_filtered_dir(raw_name) / name.model / response_folder
     base = _base_indexes(raw_name, keys)
+    # indexes with a record are this program's: brought up to date, because the responses may have grown since
     if not (target / FILTER_FILE).is_file():
         what = f"indexes of {response_folder}"
         if next_step(what, target, index_problem(target, base), ours=False, overwrite=overwrite) == "skip":
@@ -96,25 +92,19 @@ def filter_by_answer(
             write_indexes(target, split, wanted[kept])
             for key, why in zip(wanted[~kept].tolist(), reason[~kept].tolist(), strict=True):
                 dropped.write(json.dumps({"split": split, KEY: key, "reason": why}) + "\n")
-            counts[split] = {
-                "before": int(wanted.size),
-                "kept": int(kept.sum()),
-                "dropped": dict(sorted(Counter(reason[~kept].tolist()).items())),
-            }
+            left_out = dict(sorted(Counter(reason[~kept].tolist()).items()))
+            counts[split] = {"before": int(wanted.size), "kept": int(kept.sum()), "dropped": left_out}
             _log.info("%s, %s: kept %d of %d rows %s", response_folder, split, kept.sum(), wanted.size, counts[split])
     write_json(target / FILTER_FILE, {"limits": asdict(limits), "splits": counts})
     return counts
 
 
 def require_rows(response_folder: str, counts: Mapping[str, Any], limits: LengthLimits) -> None:
-    """Raise :class:`UserError` if the length limits have left no row to train on.
-
-    ``counts`` are the result of :func:`filter_by_answer`. Where every row was dropped by its status, other limits
-    would not help, and the counts say why.
-    """
+    """Raise :class:`UserError` if the length limits have left no row, by the counts of :func:`filter_by_answer`."""
     dropped: Counter[str] = Counter()
     for split in counts.values():
         dropped.update(split.get("dropped", {}))
+    # where every row was dropped by its status, other limits would not help, and the counts say why
     if sum(split["kept"] for split in counts.values()) or not dropped[TOO_SHORT] + dropped[TOO_LONG]:
         return
     reasons = ", ".join(f"{number} {reason}" for reason, number in dropped.most_common())
@@ -139,6 +129,7 @@ def _reasons(table: Any, response_folder: str, limits: LengthLimits, count_token
         columns = table.select_columns(["status", "num_tokens"]).with_format("arrow")[:]
         status = np.array(columns.column("status").to_pylist(), dtype=object)
         tokens = columns.column("num_tokens").to_numpy()
+        # a failed row keeps its own reason: its length says nothing
         reasons = np.where(status == "ok", "", status)
     reasons = np.where((reasons == "") & (tokens < limits.tokens_min), TOO_SHORT, reasons)
     reasons = np.where((reasons == "") & (tokens > limits.tokens_max), TOO_LONG, reasons)
@@ -146,15 +137,16 @@ def _reasons(table: Any, response_folder: str, limits: LengthLimits, count_token
 
 
 def token_counter(model: str) -> CountTokens:
-    """Counts tokens with the tokenizer of ``model`` (folder or Hub id), which is loaded when it is first used.
+    """Counts tokens with the tokenizer of ``model`` (folder or Hub id).
 
-    Then raises :class:`UserError` if the model has no tokenizer that can be loaded.
+    The first count raises :class:`UserError` if the model has no tokenizer that can be loaded.
     """
 
-    @functools.cache
+    @functools.cache  # loaded when it is first used: sets with token counts need none
     def tokenizer() -> Any:
         from transformers import AutoTokenizer
 
+        # a relative name is one in the working directory or in the repository, before it is one of the Hub
         folder = next((base for base in (Path(model).expanduser(), REPO_ROOT / model) if base.is_dir()), None)
         try:
             return AutoTokenizer.from_pretrained(folder or model)
@@ -169,13 +161,12 @@ def token_counter(model: str) -> CountTokens:
 
 def _counted(table: Any, count_tokens: CountTokens) -> np.ndarray:
     """Tokens of every answer, ``(rows,)``."""
-    answers = table.select_columns(["llm_answer_with_context"])
-    starts = range(0, len(table), _BATCH)
-    parts = [count_tokens(answers[start : start + _BATCH]["llm_answer_with_context"]) for start in starts]
-    return np.asarray([count for part in parts for count in part], dtype=np.int64)
+    batches = table.select_columns(["llm_answer_with_context"]).iter(batch_size=1000)
+    counts = (count for batch in batches for count in count_tokens(batch["llm_answer_with_context"]))
+    return np.fromiter(counts, dtype=np.int64)
 
 
 def _base_indexes(raw_name: str, keys: np.ndarray) -> dict[str, np.ndarray]:
-    """Sorted indexes of every split before this filter."""
+    """Sorted indexes of every split before this filter: after the audio filter, else plain, else all as ``train``."""
     folders = (indexes_filtered_dir(raw_name), indexes_dir(raw_name))
     return next((found for folder in folders if (found := read_indexes(folder))), {"train": np.sort(keys)})

@@ -1,9 +1,8 @@
-"""Dry run of the stages of language models: answers a sample of the rows, and estimates what all of them cost."""
+"""Dry runs of the stages of language models: estimates the cost from a sample of the rows, or shows one row."""
 
 from __future__ import annotations
 
 import argparse
-import functools
 import math
 import tempfile
 import time
@@ -16,20 +15,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from src.common.estimate import Estimate, price_of, report
-from src.common.log import get_logger
 from src.common.paths import raw_dir
-from src.corpus.targets.engine_pool import EnginePool, Placement, TextEngine, sequences_at_once, start_text_engine
+from src.corpus.targets.engine_pool import EnginePool, Placement, TextEngine, engine_starter, sequences_at_once
 from src.corpus.targets.llm_settings import AnswerSettings
 from src.corpus.targets.stage_job import StageJob
 from src.dataset.response_rows import durations
-from src.dataset.tables import find_rows, open_split, read_keys
+from src.dataset.tables import KEY, find_rows, open_keyed
 from src.prompts.chat import ChatTokenizer, text_ids
 
 if TYPE_CHECKING:
     from src.inference.types import Request, Result, Sampling
 
-_log = get_logger(__name__)
 _WARM_UP_TOKENS = 8
+Show = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -57,43 +55,22 @@ def read_dry_run(arguments: argparse.Namespace) -> DryRun | None:
     return DryRun(max(1, arguments.dry_run_rows), arguments.dry_run_price, arguments.dry_run_json)
 
 
-def report_dry_run(
-    open_jobs: Callable[[Path], Sequence[StageJob]],
-    settings: AnswerSettings,
-    placement: Placement | None,
-    options: DryRun,
-    show: Callable[[str], object],
-    start_engine: Callable[[str], TextEngine] | None = None,
-) -> Estimate:
-    """Show the estimate of jobs, which ``open_jobs`` makes with their logs below a folder; nothing is kept.
-
-    All rows are counted, also those that an interrupted run has answered already.
-    """
-    placement = placement or Placement()
-    start = start_engine or functools.partial(start_text_engine, settings, placement)
-    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        jobs = open_jobs(Path(scratch))
-        for job in jobs:
-            stack.callback(job.close)
-        engines: list[_MeasuredEngine] = []
-
-        def measured(llm: str) -> TextEngine:
-            engines.append(_MeasuredEngine(start(llm)))
-            return engines[-1]
-
-        with closing(EnginePool(measured)) as pool:
-            found = _estimate(jobs, pool, engines, settings, placement, options)
-    report([("", found)], options.json, show)
-    return found
+def add_one_row(parser: argparse.ArgumentParser) -> None:
+    """Options that show one row instead of a run."""
+    parser.add_argument(
+        "--debug-ind", type=int, default=-1, metavar="ROW", help="show this row's requests and outputs, store nothing"
+    )
+    parser.add_argument(
+        "--debug-dataset", default="cameo", metavar="NAME", help="corpus of --debug-ind (default: %(default)s)"
+    )
 
 
 @dataclass
-class _MeasuredEngine:
-    """Keeps time and tokens of every result; the first call warms the engine up."""
+class _RecordingEngine:
+    """An engine that keeps its results."""
 
     engine: TextEngine
-    results: list[tuple[float, int, bool]] = field(default_factory=list)
-    warm: bool = False
+    results: list[Result] = field(default_factory=list)
 
     @property
     def tokenizer(self) -> ChatTokenizer:
@@ -102,15 +79,8 @@ class _MeasuredEngine:
 
     def run(self, requests: Iterable[Request], sampling: Sampling) -> Iterator[Result]:
         """Results of the engine."""
-        from src.inference.types import Request as OneRequest
-        from src.inference.types import Sampling as Options
-
-        if not self.warm:
-            self.warm = True
-            first = OneRequest(key="warm-up", segments=(text_ids(self.tokenizer, "hello"),), seed=0)
-            list(self.engine.run([first], Options(max_tokens=_WARM_UP_TOKENS, max_thinking_tokens=-1)))
         for result in self.engine.run(requests, sampling):
-            self.results.append((result.seconds, result.num_tokens, result.error is not None))
+            self.results.append(result)
             yield result
 
     def close(self) -> None:
@@ -118,10 +88,44 @@ class _MeasuredEngine:
         self.engine.close()
 
 
+def report_dry_run(
+    open_jobs: Callable[[Path], Sequence[StageJob]],
+    settings: AnswerSettings,
+    placement: Placement | None,
+    options: DryRun,
+    show: Show,
+    start_engine: Callable[[str], TextEngine] | None = None,
+) -> Estimate:
+    """Show the estimate of jobs, which ``open_jobs`` makes with their logs below a folder; nothing is kept.
+
+    All rows are counted, also those that an interrupted run has answered already.
+    """
+    start = engine_starter(settings, placement, start_engine)
+    results: list[Result] = []  # of all engines, in the order in which they finish
+
+    def warm(llm: str) -> TextEngine:
+        from src.inference.types import Request, Sampling
+
+        # the first request compiles kernels and reserves memory, which would count as the time of a row
+        engine = start(llm)
+        first = Request(key="warm-up", segments=(text_ids(engine.tokenizer, "hello"),), seed=0)
+        list(engine.run([first], Sampling(max_tokens=_WARM_UP_TOKENS, max_thinking_tokens=-1)))
+        return _RecordingEngine(engine, results)
+
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        jobs = open_jobs(Path(scratch))
+        for job in jobs:
+            stack.callback(job.close)
+        pool = stack.enter_context(closing(EnginePool(warm)))
+        found = _estimate(jobs, pool, results, settings, placement or Placement(), options)
+    report([("", found)], options.json, show)
+    return found
+
+
 def _estimate(
     jobs: Sequence[StageJob],
     pool: EnginePool,
-    engines: list[_MeasuredEngine],
+    results: list[Result],
     settings: AnswerSettings,
     placement: Placement,
     options: DryRun,
@@ -134,18 +138,19 @@ def _estimate(
     sampled = sum(job.sample(math.ceil(wanted * job.num_rows / max(1, total)), settings.seed) for job in jobs)
     began, notes, seconds, tokens = time.monotonic(), [], 0.0, 0
     for number, stage in enumerate(jobs[0].stages if total else ()):
-        before = sum(len(engine.results) for engine in engines)
+        results.clear()
         for job in jobs:
             job.run_stage(pool, number, 0)
-        results = [each for engine in engines for each in engine.results][before:]
+        count = max(1, len(results))
         share = len(results) / max(1, sampled) * total
-        mean = sum(each[0] for each in results) / max(1, len(results))
-        written = sum(each[1] for each in results) / max(1, len(results))
-        took = max(share * mean / min(places, max(1, len(results))), mean)
-        seconds += took
+        mean = sum(result.seconds for result in results) / count
+        written = sum(result.num_tokens for result in results) / count
+        # a row takes its share of a place in the engine; no stage is shorter than one row
+        seconds += max(share * mean / min(places, count), mean)
         tokens += round(share * written)
         notes.append((f"{stage.name} by {stage.llm}", f"{share:.0f} requests, {written:.0f} tokens each"))
     bad = sum(job.update_passed(0) for job in jobs)
+    # every attempt repeats the stages for the rows that still fail, taken to be the same share each time
     again = bad / max(1, sampled)
     factor = sum(again**attempt for attempt in range(settings.attempts))
     workers = placement.workers or len(placement.devices) or 1
@@ -173,13 +178,37 @@ def _estimate(
 def _hours(jobs: Sequence[StageJob]) -> float | None:
     """Hours of the clips that the rows are about; None where their lengths are not known."""
     total = 0.0
-    for name, split, keys in {(job.dataset, job.split): (job.dataset, job.split, job.keys) for job in jobs}.values():
+    # jobs of one split with and without its context are about the same clips
+    for (name, split), keys in {(job.dataset, job.split): job.keys for job in jobs}.items():
         if not raw_dir(name).is_dir():
             return None
-        raw = open_split(raw_dir(name), split, f"raw set {name}")
-        rows = find_rows(read_keys(raw, name), keys)
+        raw, known = open_keyed(raw_dir(name), split, f"raw set {name}")
+        rows = find_rows(known, keys)
         stated = durations(raw, rows[rows >= 0])
         if stated is None:
             return None
         total += float(np.nansum(stated))
     return total / 3600
+
+
+def show_stages(job: StageJob, start: Callable[[str], TextEngine], show: Show) -> None:
+    """Run every stage of a job of one row once; show its messages, its output, and the result that is logged."""
+    results: list[Result] = []
+    with closing(EnginePool(lambda llm: _RecordingEngine(start(llm), results))) as pool:
+        for number, stage in enumerate(job.stages):
+            options = stage.options.items()
+            sampling = {key: value for key, value in options if key != "budget_closing" and value is not None}
+            show(f"=== {stage.name}: sampling ===\n{sampling}")
+            for request in job.requests(number, 0):
+                for message in request.messages:
+                    show(f"=== {stage.name} by {stage.llm}: {message['role']} ===\n{message['content']}")
+            results.clear()
+            job.run_stage(pool, number, 0)
+            for result in results:
+                ended = result.error or result.finish_reason
+                show(f"=== {stage.name}: output ({ended}, {result.num_tokens} tokens) ===\n{result.text}")
+            log = job.log(number, 0)
+            if log.known(0):
+                left_out = (KEY, "input", "raw")
+                fields = {name: value for name, value in log.read(0).items() if name not in left_out}
+                show(f"=== result ===\n{fields}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -54,10 +55,10 @@ class Placement:
     def __post_init__(self) -> None:
         if self.engine not in ("vllm", "ray"):
             raise UserError(f"engine is {self.engine!r}; known: vllm, ray (--engine)")
-        if self.workers is not None and self.workers < 1:
-            raise UserError(f"workers is {self.workers}, expected at least 1 (--workers)")
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"threads is {self.threads}, expected at least 1 (--threads)")
+        for name in ("workers", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}, expected at least 1 (--{name})")
 
     @property
     def devices(self) -> list[str]:
@@ -70,7 +71,7 @@ class Placement:
             workers=self.workers, cluster="ray" if self.engine == "ray" else None, ray_address=self.ray_address
         )
         chosen = choose_workers(config, self.devices)
-        if chosen is None and self.devices:
+        if chosen is None and self.devices:  # read by CUDA when torch first uses it, so before torch is imported
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
         return chosen
 
@@ -78,6 +79,13 @@ class Placement:
 def add_placement(parser: argparse.ArgumentParser) -> None:
     """Options of a placement."""
     add_options(parser.add_argument_group("where it runs"), Placement, _HELP)
+
+
+def engine_starter(
+    settings: AnswerSettings, placement: Placement | None, start_engine: Callable[[str], TextEngine] | None
+) -> Callable[[str], TextEngine]:
+    """Starts the engine of a model: vLLM as :class:`Placement` says, or what replaces it in tests."""
+    return start_engine or functools.partial(start_text_engine, settings, placement or Placement())
 
 
 def start_text_engine(settings: AnswerSettings, placement: Placement, llm: str) -> TextEngine:
@@ -92,6 +100,7 @@ def start_text_engine(settings: AnswerSettings, placement: Placement, llm: str) 
         threads=placement.threads,
         seed=settings.seed,
     )
+    # the reasoning format that the user named is that of the model that answers, not of a checker
     return start_engine(llm, config, open_workers, settings.reasoning if llm == settings.llm else None)
 
 
@@ -104,10 +113,9 @@ def sequences_at_once(settings: AnswerSettings, placement: Placement) -> int:
 
 
 class EnginePool:
-    """Holds one engine: asking for another language model closes the one before."""
+    """Holds one engine, made by ``start`` from a model's id or folder; another model closes the one before."""
 
     def __init__(self, start: Callable[[str], TextEngine]) -> None:
-        """``start`` makes an engine from a model's id or folder."""
         self._start = start
         self._engine: TextEngine | None = None
         self._llm = ""
@@ -115,7 +123,7 @@ class EnginePool:
     def get(self, llm: str) -> TextEngine:
         """The engine of ``llm``, started now if it is not the one held."""
         if self._engine is None or self._llm != llm:
-            self.close()
+            self.close()  # first: two models rarely fit into one GPU
             _log.info("starting the engine for %s", llm)
             self._engine, self._llm = self._start(llm), llm
         return self._engine

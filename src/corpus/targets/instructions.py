@@ -6,30 +6,36 @@ rewriting. Published reference: ``scripts/alarm/generate_instruction_responses.p
 
 from __future__ import annotations
 
-import functools
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from src.common.errors import UserError
 from src.common.estimate import Estimate
-from src.common.existing import is_empty, next_step, read_record, set_problem
+from src.common.existing import next_step, read_record, set_problem
 from src.common.lock import empty_folder, locked_folders, may_discard
 from src.common.log import get_logger
-from src.common.naming import ResponseName, model_short_name
+from src.common.naming import ResponseName
 from src.common.paths import raw_dir, responses_dir
 from src.common.run_record import write_run_record
-from src.corpus.targets.dry_run import DryRun, report_dry_run
-from src.corpus.targets.engine_pool import EnginePool, Placement, TextEngine, start_text_engine
+from src.corpus.targets.dry_run import DryRun, Show, report_dry_run
+from src.corpus.targets.engine_pool import EnginePool, Placement, TextEngine, engine_starter
 from src.corpus.targets.llm_settings import AnswerSettings
-from src.corpus.targets.response_stages import TargetRow, final_rows, first_stage, stored_result
+from src.corpus.targets.response_stages import (
+    AnswerCounts,
+    final_rows,
+    first_stage,
+    made_elsewhere,
+    stored_result,
+    wanted_keys,
+)
 from src.corpus.targets.stage_job import StageJob, TextTable, llm_fingerprint, run_jobs
 from src.dataset.corpus_names import instruction_base, instruction_modes, instruction_sets
 from src.dataset.row_log import JOURNAL
-from src.dataset.tables import native_splits, open_keyed, open_split
+from src.dataset.tables import column_values, native_splits, open_keyed, open_split
 from src.dataset.writer import save_rows, write_rows
 from src.prompts.messages import Messages, instruction_messages
 
@@ -38,23 +44,11 @@ FILTERED = "_filtered"
 NOT_MADE = "not_made"
 ANSWERS = {"WithContext": "llm_answer_with_context", "NoContext": "llm_answer_no_context"}
 PUBLISHED_COLUMNS = ("dataset_index", "question", "context", *ANSWERS.values())
-_BATCH = 1000
-
-
-def ask_with_context(question: str, context: str) -> Messages:
-    """Context and question on separate lines of one user turn."""
-    return instruction_messages(question, context)
-
-
-def ask_without_context(question: str, context: str) -> Messages:
-    """The question alone."""
-    return instruction_messages(question, None)
-
-
 ASK: Mapping[str, Callable[[str, str], Messages]] = {
-    "WithContext": ask_with_context,
-    "NoContext": ask_without_context,
+    "WithContext": instruction_messages,
+    "NoContext": lambda question, context: instruction_messages(question, None),
 }
+"""The messages of a row by mode, from its question and context."""
 _STAGES = {"WithContext": "with_context", "NoContext": "no_context"}
 
 
@@ -62,39 +56,6 @@ _PUBLISHED = dict.fromkeys(PUBLISHED_COLUMNS, str) | {"dataset_index": int}
 _FURTHER = {"status": str, "num_tokens": int, "finish_reason": str}
 COLUMNS = _PUBLISHED | {f"{name}{ending}": kind for ending in ("", "_no_context") for name, kind in _FURTHER.items()}
 """Columns of the set: the published ones, then how each answer came about."""
-
-
-@dataclass
-class InstructionStatistics:
-    """``rows``, and for every mode sound rows, failed ones by status, cut answers and mean tokens."""
-
-    modes: Sequence[str]
-    rows: int = 0
-    counts: dict[str, Counter[str]] = field(default_factory=dict)
-
-    def add(self, answers: Mapping[str, TargetRow]) -> Mapping[str, TargetRow]:
-        """Count and return the answers to one question, by mode."""
-        self.rows += 1
-        for mode, answer in answers.items():
-            counts = self.counts.setdefault(mode, Counter())
-            counts[answer.status] += 1
-            if answer.status == "ok":
-                counts[" tokens"] += answer.num_tokens
-                counts[" cut"] += answer.finish_reason == "length"
-        return answers
-
-    def result(self) -> dict[str, Any]:
-        """The counts."""
-        found: dict[str, Any] = {"rows": self.rows}
-        for mode in self.modes:
-            counts = self.counts.get(mode, Counter())
-            ok = counts["ok"]
-            failed = {
-                status: count for status, count in sorted(counts.items()) if status[0] != " " and status != "ok"
-            }
-            mean = round(counts[" tokens"] / ok, 2) if ok else 0.0
-            found[mode] = {"ok": ok, "failed": failed, "cut": counts[" cut"], "mean_tokens": mean}
-        return found
 
 
 def choose_sets(names: Sequence[str]) -> list[str]:
@@ -131,9 +92,9 @@ def generate_instruction_responses(
     """Answer the questions of raw sets (columns ``question`` and ``context``), split by split.
 
     ``modes`` (``WithContext``, ``NoContext``) are those that the set is trained on unless given. Where
-    ``raw/NAME_filtered`` is there, its rows of the answers are written as its response set too. Results are logged
-    row by row: a run that was killed continues where it stopped. A set whose answers were not made here is skipped;
-    ``overwrite`` discards them. ``placement`` is where the engines run; ``start_engine`` replaces them in tests.
+    ``raw/NAME_filtered`` is there, its rows of the answers are written as its response set too. A run that was killed
+    continues where it stopped. A set whose answers were not made here is skipped; ``overwrite`` discards them.
+    ``start_engine`` replaces the engines in tests.
 
     Returns counts by response folder. Raises :class:`UserError` for a set that is missing or lacks columns, results
     that other settings made, or answers of another program that are not complete.
@@ -141,8 +102,7 @@ def generate_instruction_responses(
     sets = {name: tuple(modes or instruction_modes(name)) for name in choose_sets(datasets)}
     wanted = [name for name, asked in sets.items() if _is_wanted(name, settings, asked, overwrite)]
     summary: dict[str, dict[str, Any]] = {}
-    pool = EnginePool(start_engine or functools.partial(start_text_engine, settings, placement or Placement()))
-    with closing(pool):
+    with closing(EnginePool(engine_starter(settings, placement, start_engine))) as pool:
         for name in wanted:
             folder = _folder(name, settings)
             with locked_folders([folder]) as changed:
@@ -153,17 +113,15 @@ def generate_instruction_responses(
 
 
 def _folder(name: str, settings: AnswerSettings) -> Path:
-    model = model_short_name(settings.llm)
-    return responses_dir(model, ResponseName(name, model, settings.max_tokens).format())
+    return responses_dir(settings.llm_name, ResponseName(name, settings.llm_name, settings.max_tokens).format())
 
 
 def _is_wanted(name: str, settings: AnswerSettings, modes: Sequence[str], overwrite: bool) -> bool:
     """Whether a set is to be answered. Raises :class:`UserError` for a set that the user must decide about."""
-    folder, source = _folder(name, settings), raw_dir(name)
-    if is_empty(folder) or (folder / JOURNAL).is_dir():
+    folder = _folder(name, settings)
+    if not made_elsewhere(folder):
         return True
-    what = f"raw set {name}"
-    keys = {split: open_keyed(source, split, what)[1][: settings.limit] for split in native_splits(source)}
+    keys = wanted_keys(raw_dir(name), f"raw set {name}", settings.limit)
     problem = set_problem(folder, PUBLISHED_COLUMNS, keys) or _unanswered(folder, modes)
     return next_step(f"responses {folder.name}", folder, problem, ours=False, overwrite=overwrite) != "skip"
 
@@ -172,9 +130,8 @@ def _unanswered(folder: Path, modes: Sequence[str]) -> str | None:
     """A wanted mode of which a complete set has no answer at all: it was made for the other one."""
     for mode in modes:
         for split in native_splits(folder):
-            table = open_split(folder, split, folder.name).select_columns([ANSWERS[mode]])
-            starts = range(0, len(table), _BATCH)
-            if len(table) and not any(any(table[start : start + _BATCH][ANSWERS[mode]]) for start in starts):
+            table = open_split(folder, split, folder.name)
+            if len(table) and not any(column_values(table, ANSWERS[mode])):
                 return f"split {split} has no answers {mode}"
     return None
 
@@ -183,7 +140,7 @@ def estimate_instruction_responses(
     datasets: Sequence[str],
     settings: AnswerSettings,
     options: DryRun,
-    show: Callable[[str], object],
+    show: Show,
     modes: Sequence[str] | None = None,
     start_engine: Callable[[str], TextEngine] | None = None,
     placement: Placement | None = None,
@@ -193,35 +150,32 @@ def estimate_instruction_responses(
     wanted = [name for name, asked in sets.items() if _is_wanted(name, settings, asked, False)]
 
     def jobs(folder: Path) -> list[StageJob]:
-        return [job for name in wanted for job in _open_jobs(name, settings, sets[name], folder / name)[1].values()]
+        return [job for name in wanted for job in _open_jobs(name, settings, sets[name], folder / name).values()]
 
     return report_dry_run(jobs, settings, placement, options, show, start_engine)
 
 
 def _open_jobs(
     name: str, settings: AnswerSettings, modes: Sequence[str], folder: Path
-) -> tuple[dict[str, TextTable], dict[tuple[str, str], StageJob]]:
-    """Texts of a set by split, and jobs by split and mode, with their logs in ``folder``."""
-    splits = native_splits(raw_dir(name))
+) -> dict[tuple[str, str], StageJob]:
+    """Jobs of a set by split and mode, with their logs in ``folder``."""
     hint = "only instruction sets are answered here; for audio corpora: generate_responses.py"
-    tables = {
-        split: TextTable(f"texts of {name}", raw_dir(name), split, ("question", "context"), hint, settings.limit)
-        for split in splits
-    }
+    # part of the seeds: a row is answered alike, filtered before or afterwards
+    dataset = name.removesuffix(FILTERED)
     jobs: dict[tuple[str, str], StageJob] = {}
-    for split, texts in tables.items():
+    for split in native_splits(raw_dir(name)):
+        columns = ("question", "context")
+        texts = TextTable(f"texts of {name}", raw_dir(name), split, columns, hint, settings.limit)
         for mode in modes:
             stages = [first_stage(_STAGES[mode], settings, texts, ASK[mode], {}, mode=mode)]
-            # a row is answered alike, filtered before or afterwards
-            dataset = name.removesuffix(FILTERED)
-            jobs[split, mode] = StageJob(dataset, split, texts.keys, stages, folder / JOURNAL / split, settings.seed)
-    return tables, jobs
+            jobs[split, mode] = StageJob(dataset, split, texts, stages, folder / JOURNAL / split, settings.seed)
+    return jobs
 
 
 def _run(name: str, settings: AnswerSettings, modes: Sequence[str], pool: EnginePool) -> dict[str, dict[str, Any]]:
     """Answer what is left of a set, then write its sets; counts by response folder."""
     folder = _folder(name, settings)
-    tables, jobs = _open_jobs(name, settings, modes, folder)
+    jobs = _open_jobs(name, settings, modes, folder)
     with ExitStack() as stack:
         for job in jobs.values():
             stack.callback(job.close)
@@ -235,41 +189,38 @@ def _run(name: str, settings: AnswerSettings, modes: Sequence[str], pool: Engine
         }
         result = stored_result(folder, config)
         if result is None:
-            statistics = InstructionStatistics(modes)
-            rows = {
-                split: map(_entry, map(statistics.add, _answers({mode: jobs[split, mode] for mode in modes}, texts)))
-                for split, texts in tables.items()
-            }
+            counts = {mode: AnswerCounts() for mode in modes}
+            splits = dict.fromkeys(split for split, _ in jobs)
+            rows = {split: _entries({mode: jobs[split, mode] for mode in modes}, counts) for split in splits}
             write_rows(folder, rows, COLUMNS)
-            result = statistics.result()
+            total = counts[modes[0]].status.total()
+            result = {"rows": total, **{mode: each.result() for mode, each in counts.items()}}
             write_run_record(folder, config, result=result)
     _log.info("%s: %s", folder, result)
     summary = {folder.name: result}
     filtered = f"{name}{FILTERED}"
     if raw_dir(filtered).is_dir():
         target = _folder(filtered, settings)
-        counts = filter_responses(folder, target, filtered)
-        summary |= {target.name: counts} if counts is not None else {}
+        made = filter_responses(folder, target, filtered)
+        summary |= {target.name: made} if made is not None else {}
     return summary
 
 
-def _answers(jobs: Mapping[str, StageJob], texts: TextTable) -> Iterator[Mapping[str, TargetRow]]:
-    """Answers of all modes to each question; the tables are the same."""
-    for answers in zip(*(final_rows(job, texts) for job in jobs.values()), strict=True):
-        yield dict(zip(jobs, answers, strict=True))
-
-
-def _entry(answers: Mapping[str, TargetRow]) -> dict[str, Any]:
-    any_answer = next(iter(answers.values()))
-    question, context = any_answer.texts
-    values: dict[str, Any] = {"dataset_index": any_answer.dataset_index, "question": question, "context": context}
-    for mode, ending in (("WithContext", ""), ("NoContext", "_no_context")):
-        answer = answers.get(mode)
-        values[ANSWERS[mode]] = answer.text if answer else ""
-        values[f"status{ending}"] = answer.status if answer else NOT_MADE
-        values[f"num_tokens{ending}"] = answer.num_tokens if answer else 0
-        values[f"finish_reason{ending}"] = answer.finish_reason if answer else ""
-    return values
+def _entries(jobs: Mapping[str, StageJob], counts: Mapping[str, AnswerCounts]) -> Iterator[dict[str, Any]]:
+    """Rows of the set, with the answers of all modes to each question; the answers are counted by mode."""
+    for row in zip(*map(final_rows, jobs.values()), strict=True):
+        answers = dict(zip(jobs, row, strict=True))
+        question, context = row[0].texts
+        values: dict[str, Any] = {"dataset_index": row[0].dataset_index, "question": question, "context": context}
+        for mode, ending in (("WithContext", ""), ("NoContext", "_no_context")):
+            answer = answers.get(mode)
+            if answer:
+                counts[mode].add(answer)
+            values[ANSWERS[mode]] = answer.text if answer else ""
+            values[f"status{ending}"] = answer.status if answer else NOT_MADE
+            values[f"num_tokens{ending}"] = answer.num_tokens if answer else 0
+            values[f"finish_reason{ending}"] = answer.finish_reason if answer else ""
+        yield values
 
 
 def filter_responses(source: Path, target: Path, filtered: str, overwrite: bool = False) -> dict[str, Any] | None:
@@ -278,8 +229,6 @@ def filter_responses(source: Path, target: Path, filtered: str, overwrite: bool 
     Rows that the answers lack (they were made with ``--limit``) are left out. The caller holds ``source``. A target
     that was answered by itself, or that another program made, stays as it is: the result is then None.
     """
-    import numpy as np
-
     kept = {}
     for split in native_splits(raw_dir(filtered)):
         if split in native_splits(source):

@@ -43,10 +43,16 @@ class AnswerSettings:
     def __post_init__(self) -> None:
         if self.reasoning is not None:
             find_format(self.reasoning)
+        # also of the subclasses, each of which has some of these fields
         for name in ("max_tokens", "rephrase_max_tokens", "limit", "tries", "max_num_seqs", "max_model_len"):
             value = getattr(self, name, None)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}, expected at least 1")
+
+    @property
+    def llm_name(self) -> str:
+        """Short name of the language model, part of folder names."""
+        return model_short_name(self.llm)
 
     @property
     def attempts(self) -> int:
@@ -59,10 +65,7 @@ class AnswerSettings:
         return {name: value for name, value in asdict(self).items() if (name, value) != ("reasoning", None)}
 
     def sampling(self, max_tokens: int | None = None, max_thinking_tokens: int = -1) -> dict[str, Any]:
-        """Options of ``Sampling``, also stored as settings of the results.
-
-        A first answer is cut at ``max_tokens`` of the settings and has no thinking budget.
-        """
+        """Options of ``Sampling``, also stored as settings of the results; by default those of a first answer."""
         return {
             "max_tokens": self.max_tokens if max_tokens is None else max_tokens,
             "max_thinking_tokens": max_thinking_tokens,
@@ -102,7 +105,8 @@ class PromptSettings(AnswerSettings):
         return self.checker_llm or self.llm
 
     def recorded(self) -> dict[str, Any]:
-        """Settings that a finished set is compared with: without its size and what only affects speed."""
+        """Settings that a finished set is compared with."""
+        # a larger limit or more tries continue the set, and the number of sequences only affects speed
         left_out = ("limit", "tries", "max_num_seqs")
         return {name: value for name, value in super().recorded().items() if name not in left_out}
 
@@ -130,34 +134,23 @@ class ResponseSettings(AnswerSettings):
         """Most attempts for a row."""
         return self.tries or (3 if self.checker_llm else 1)
 
+    def set_names(self, dataset: str) -> tuple[str, str]:
+        """Response folders of a corpus: the plain set, and the final one (the same without rephrasing and check)."""
+        # the published rule: the thinking budget is the rewriter's, and plain answers have none
+        thinking = self.max_thinking_tokens if self.rephrase else -1
+        checked = self.checker_llm is not None
+        plain = ResponseName(dataset, self.llm_name, self.max_tokens)
+        final = replace(plain, rephrased=self.rephrase, max_thinking_tokens=thinking, checked=checked)
+        return plain.format(), final.format()
+
     def length_limits(self, reasoning: Reasoning = THINKING) -> LengthLimits:
-        """The answer filter's limits: the prompt set's, unless given; a model that does not reason may be brief."""
+        """The answer filter's limits: the prompt set's, unless given."""
         limits = default_limits(self.prompts)
-        if not reasoning.expected:
+        if not reasoning.expected:  # the published minimum counts thoughts; an answer alone may be brief
             limits = replace(limits, tokens_min=1)
         low = limits.tokens_min if self.tokens_min is None else self.tokens_min
         high = limits.tokens_max if self.tokens_max is None else self.tokens_max
         return LengthLimits(low, high)
-
-
-@dataclass(frozen=True)
-class SetNames:
-    """Response folders of one corpus: the plain set, and the final one (the same without rephrasing and check)."""
-
-    plain: str
-    final: str
-
-    @classmethod
-    def of(cls, dataset: str, settings: ResponseSettings) -> SetNames:
-        """Names by the published rule."""
-        plain = ResponseName(dataset, model_short_name(settings.llm), settings.max_tokens)
-        final = replace(
-            plain,
-            rephrased=settings.rephrase,
-            max_thinking_tokens=settings.max_thinking_tokens if settings.rephrase else -1,
-            checked=settings.checker_llm is not None,
-        )
-        return cls(plain.format(), final.format())
 
 
 DROPPED_FILE = "dropped.jsonl"

@@ -11,6 +11,7 @@ from src.corpus.targets.rephrase_text import extract_result
 from src.prompts.reasoning import THINK, ReasoningFormat
 
 NO_LIST = "no_list"
+# "1." "(2)" "**3:**" and full-width marks, but not "3.5 seconds": no digit follows
 _NUMBER = re.compile(r"^(?P<indent>\s*)(?:[*_]{1,2})?\(?\d{1,3}[.):\]．、](?:[*_]{1,2})?(?!\d)\s*(?P<text>.*)$")
 _BULLET = re.compile(r"^(?P<indent>\s*)[-*+•–—‣◦](?:\s+)(?P<text>.*)$")
 _FENCE = re.compile(r"^```[^\n]*\n(.*?)\n?```$", re.DOTALL)
@@ -54,6 +55,7 @@ def read_verdicts(written: str, count: int, form: ReasoningFormat = THINK) -> tu
     for line in split_lines(inside):
         match = _VERDICT.match(line)
         words = re.findall(r"\w+", match[2]) if match else []
+        # the last word: checkers often give a reason between number and verdict
         if match and words and words[-1].lower() in (_GOOD, _BAD) and 1 <= int(match[1]) <= count:
             good[int(match[1]) - 1] = words[-1].lower() == _GOOD
             read = True

@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from src.corpus.targets.llm_settings import PromptSettings
 from src.corpus.targets.prompt_list import read_prompt_list, read_verdicts
 from src.corpus.targets.response_stages import stage_fingerprint
 from src.corpus.targets.stage_job import Stage, StageJob, StageRecord, TextTable, text_fingerprint
+from src.dataset.tables import column_values
 from src.prompts.chat import ChatTokenizer
 from src.prompts.find_reasoning import find_reasoning
 from src.prompts.messages import Messages, prompt_checker_messages, writer_messages
@@ -28,8 +30,7 @@ if TYPE_CHECKING:
 DESCRIPTION = "audio_description"
 WRITE, CHECK = 0, 1
 NO_DESCRIPTION, NONE_GOOD, ALL_MARKED = "no_description", "none_good", "all_marked"
-_CHUNK = 10_000
-_EXAMPLE_CHARACTERS = 600
+_EXAMPLE_CHARACTERS = 600  # a long description would take the writer's attention, and most of its context
 _CHAT_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
@@ -47,11 +48,11 @@ class PromptRow:
 class PromptChoice:
     """Rows of a corpus split, the requests for their prompts, and the prompt that is chosen for each row.
 
-    Rows with the same description and the same style share one request, that of the first of them (their *leader*);
-    the choice among its good prompts is each row's own.
+    Rows with the same description and the same style share one request, that of the first of them (their *leader*).
 
     Attributes:
-        job: writes and checks the prompts of the leaders.
+        job: writes and checks the prompts of the leaders, one for each distinct description and style.
+        examples: descriptions of the corpus that the writer is shown.
         leaders: int64 ``(rows,)``, the row that makes the request for a row; -1 for rows without a description.
     """
 
@@ -68,13 +69,11 @@ class PromptChoice:
         """Open the raw set. Raises :class:`UserError` if it is missing or lacks columns."""
         self._texts = open_descriptions(dataset, split, settings.limit, only)
         self._seed = f"{dataset}/{split}"
-        self._settings, self._prompts, self._examples = settings, prompts, examples
+        self._settings, self._prompts, self.examples = settings, prompts, examples
         self.keys = self._texts.keys
         self.leaders = self._find_leaders()
         own = np.flatnonzero(self.leaders == np.arange(self.keys.size))
-        self.job = StageJob(dataset, split, self.keys, self._stages(), work_folder / split, settings.seed, rows=own)
-        self.requests = int(own.size)
-        """Number of distinct descriptions and styles."""
+        self.job = StageJob(dataset, split, self._texts, self._stages(), work_folder / split, settings.seed, rows=own)
 
     def rows(self) -> Iterator[PromptRow]:
         """All rows, each with the prompt chosen for it or the reason why it has none."""
@@ -84,7 +83,7 @@ class PromptChoice:
                 yield PromptRow(key, "", "", NO_DESCRIPTION, 0)
                 continue
             (description,), attempt = self._texts[row], int(self.job.passed[leader])
-            if attempt < 0:
+            if attempt < 0:  # the last attempt says why: its check, if it got that far
                 last = self.job.attempts - 1
                 stage = CHECK if self.job.log(WRITE, last).ok[leader] else WRITE
                 status = self.job.log(stage, last).read(leader)["status"]
@@ -93,6 +92,7 @@ class PromptChoice:
                 continue
             candidates = self.job.log(WRITE, attempt).read(leader)["prompts"]
             good = self.job.log(CHECK, attempt).read(leader)["good"]
+            # each row's own draw: rows that share a request still get different prompts
             chosen = candidates[good[int(self._draw(row)[1] * len(good))]]
             yield PromptRow(key, description, chosen, "ok", attempt + 1)
 
@@ -112,7 +112,7 @@ class PromptChoice:
         tags = (prompts.description_open, prompts.description_close)
 
         def write(row: int, inputs: Sequence[str]) -> tuple[Messages, None]:
-            return writer_messages(prompts, self._examples, *inputs), None
+            return writer_messages(prompts, self.examples, *inputs), None
 
         def written(result: Result, needed: None, tokenizer: ChatTokenizer) -> dict[str, Any]:
             """The prompts that the writer listed; its whole output only if they cannot be used."""
@@ -159,12 +159,11 @@ class PromptChoice:
     def _find_leaders(self) -> np.ndarray:
         marks = np.empty(self.keys.size, dtype=np.uint64)  # 64 bits: no collision among millions of rows
         blank = np.zeros(self.keys.size, dtype=bool)
-        for start in range(0, self.keys.size, _CHUNK):
-            stop = min(start + _CHUNK, self.keys.size)
-            for row, text in enumerate(self._texts.table[start:stop][DESCRIPTION], start):
-                blank[row] = not (text or "").strip()
-                content = f"{self._draw(row)[0]}\x00{text}".encode()
-                marks[row] = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+        for row, text in enumerate(islice(column_values(self._texts.table, DESCRIPTION), self.keys.size)):
+            blank[row] = not (text or "").strip()
+            content = f"{self._draw(row)[0]}\x00{text}".encode()
+            marks[row] = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+        # return_index is the first place of a mark, so that a leader does not depend on later rows (a larger limit)
         _, first, place = np.unique(marks, return_index=True, return_inverse=True)
         return np.where(blank, -1, first[place])
 
@@ -182,6 +181,7 @@ def draw_examples(dataset: str, splits: Sequence[str], count: int, seed: int) ->
     table = concatenate_datasets([open_descriptions(dataset, split).table for split in splits])
     rng = random.Random(row_seed(seed, f"{dataset}/examples"))
     found: dict[str, None] = {}
+    # more are drawn than are shown: some are empty or occur twice
     for row in rng.sample(range(len(table)), min(len(table), 8 * count)):
         text = " ".join((table[row][DESCRIPTION] or "").split())
         if text and len(found) < count:
@@ -192,6 +192,6 @@ def draw_examples(dataset: str, splits: Sequence[str], count: int, seed: int) ->
 def _fields(status: str, result: Result, **fields: Any) -> dict[str, Any]:
     if result.error:
         status, fields["error"] = "error", str(result.error)
-    if status != "ok":
+    if status != "ok":  # outputs that could be read are kept as what was read from them; these say what went wrong
         fields |= {"raw": result.text, "finish_reason": result.finish_reason or ""}
     return {"status": status, **fields}

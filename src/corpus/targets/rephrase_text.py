@@ -63,7 +63,7 @@ def prepare(response: str, reasoning_tag: str, form: ReasoningFormat = THINK) ->
     opening = re.match(rf"\s*(?:{re.escape(form.opening)}\s*)?", response)
     assert opening is not None  # the pattern matches the empty string too
     thoughts, closed, answer = response[opening.end() :].partition(form.closing)
-    for mark in form.inner:
+    for mark in form.inner:  # marks between parts of the reasoning mean nothing to another model
         thoughts = thoughts.replace(mark, "\n\n")
     gap = thoughts[len(thoughts.rstrip()) :]
     thoughts = thoughts.rstrip()

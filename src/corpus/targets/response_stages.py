@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from src.common.errors import UserError
-from src.common.existing import LISTING
+from src.common.existing import LISTING, is_empty, read_record
 from src.common.paths import prompts_dir
 from src.corpus.targets.llm_settings import AnswerSettings, ResponseSettings
 from src.corpus.targets.rephrase_text import Prepared, prepare, restore
 from src.corpus.targets.stage_job import Stage, StageJob, StageRecord, TextTable, llm_fingerprint, text_fingerprint
 from src.dataset.row_log import JOURNAL
+from src.dataset.tables import native_splits, open_keyed
 from src.prompts.chat import ChatTokenizer, text_ids
 from src.prompts.find_reasoning import find_reasoning
 from src.prompts.leakage import leaks_text_source
@@ -62,7 +65,7 @@ def response_job(
     final_folder: Path,
     only: int | None = None,
     reasoning: Reasoning = THINKING,
-) -> tuple[StageJob, TextTable]:
+) -> StageJob:
     """The job of one split; the first responses are logged below ``first_folder``, the rest in ``final_folder``.
 
     ``reasoning`` is that of the language model that answers.
@@ -70,10 +73,9 @@ def response_job(
     hint = "make the prompts again with create_prompts_offline.py"
     columns = ("audio_description", "prompt")
     texts = TextTable(f"texts of {dataset}", prompts_dir(dataset), split, columns, hint, settings.limit, only)
-
     stages = response_stages(settings, prompts, texts, reasoning)
     first, rest = first_folder / JOURNAL / split, final_folder / JOURNAL / split
-    return StageJob(dataset, split, texts.keys, stages, rest, settings.seed, first), texts
+    return StageJob(dataset, split, texts, stages, rest, settings.seed, first)
 
 
 def response_stages(
@@ -167,18 +169,19 @@ def stage_fingerprint(
 ) -> dict[str, Any]:
     """Every setting that affects a stage's results; stored with them and compared when a run continues."""
     common = {"llm": llm_fingerprint(llm), "seed": settings.seed, "max_model_len": settings.max_model_len}
+    # only if it is given: logs from before there were reasoning formats have no such key
     if settings.reasoning is not None and llm == settings.llm:
         further["reasoning"] = settings.reasoning
     return {**common, **options, **further}
 
 
-def first_rows(job: StageJob, texts: TextTable) -> Iterator[TargetRow]:
+def first_rows(job: StageJob) -> Iterator[TargetRow]:
     """All rows with their first self-generated response."""
     for row in range(job.keys.size):
-        yield _target_row(job, texts, row, job.log(0, 0).read(row), None, 1)
+        yield _target_row(job, row, job.log(0, 0).read(row), 1)
 
 
-def final_rows(job: StageJob, texts: TextTable) -> Iterator[TargetRow]:
+def final_rows(job: StageJob) -> Iterator[TargetRow]:
     """All rows after the last stage: the response that passed, else the status of the last attempt."""
     rephrase = next((number for number, stage in enumerate(job.stages) if stage.name == REPHRASE), None)
     for row in range(job.keys.size):
@@ -186,69 +189,101 @@ def final_rows(job: StageJob, texts: TextTable) -> Iterator[TargetRow]:
         record = generated = job.log(0, attempt).read(row)
         if rephrase is not None and generated["ok"]:
             record = {**job.log(rephrase, attempt).read(row), "finish_reason": generated["finish_reason"]}
-        # a response that is fine by itself and has not passed was refused by the checker
-        status = LEAKS if job.passed[row] < 0 and record["ok"] else None
-        yield _target_row(job, texts, row, record, status, attempt + 1)
+        if job.passed[row] < 0 and record["ok"]:
+            # a response that is fine by itself and has not passed was refused by the checker
+            record = {**record, "status": LEAKS}
+        yield _target_row(job, row, record, attempt + 1)
 
 
 def says_yes(verdict: str, form: ReasoningFormat = THINK) -> bool:
-    """Whether a checker's last line is YES, or ends with a colon and YES ("Answer: YES"); all else counts as good."""
-    # checkers that explain themselves end with the verdict
+    """Whether a checker's last line is YES, or ends with a colon and YES ("Answer: YES")."""
+    # Checkers that explain themselves end with the verdict. All else counts as good: an output that cannot be read
+    # is no evidence against a response.
     lines = split_response(verdict, Reasoning(form)).answer.split("\n")
     word = lines[-1].rpartition(":")[2]
     return word.strip().strip("*_.\"'`").strip().upper() == "YES"
 
 
-class ResponseStatistics:
-    """Counts over the rows of a response set while they are written."""
+class AnswerCounts:
+    """Counts over responses while they are written; lengths only of rows that passed."""
 
-    def __init__(self, prompts: Prompts, reasoning: Reasoning = THINKING) -> None:
-        self._prompts, self._reasoning = prompts, reasoning
-        self._status: Counter[str] = Counter()
-        self._leaks: Counter[str] = Counter()
-        self._cut = self._tokens = self._unfinished = 0
+    def __init__(self) -> None:
+        self.status: Counter[str] = Counter()
+        self.cut = self.tokens = 0
 
-    def add(self, row: TargetRow) -> TargetRow:
-        """Count and return one row; lengths and leaking words only of rows that passed."""
-        self._status[row.status] += 1
-        if row.status != "ok":
-            return row
-        parts = split_response(row.text, self._reasoning)
-        self._tokens += row.num_tokens
-        self._cut += row.finish_reason == "length"
-        self._unfinished += parts.status == "unfinished_thoughts"
-        leaks = {name: leaks_text_source(getattr(parts, name), self._prompts) for name in ("thoughts", "answer")}
-        self._leaks.update({**leaks, "response": any(leaks.values())})
-        return row
+    def add(self, row: TargetRow) -> None:
+        """Count one row."""
+        self.status[row.status] += 1
+        if row.status == "ok":
+            self.tokens += row.num_tokens
+            self.cut += row.finish_reason == "length"
 
     def result(self) -> dict[str, Any]:
-        """``rows``, ``ok``, ``failed`` by status, ``cut`` responses, mean tokens, leaking responses and their share.
-
-        ``betraying`` counts passed rows whose whole response, reasoning or answer contains a phrase that leaks the
-        text source; ``betraying_share`` is their share of the passed rows.
-        """
-        ok = self._status["ok"]
-        names = ("response", "thoughts", "answer")
+        """``ok`` rows, ``failed`` ones by status, ``cut`` responses and ``mean_tokens``."""
+        ok = self.status["ok"]
         return {
-            "rows": self._status.total(),
             "ok": ok,
-            "failed": {status: count for status, count in sorted(self._status.items()) if status != "ok"},
-            "cut": self._cut,
+            "failed": {status: count for status, count in sorted(self.status.items()) if status != "ok"},
+            "cut": self.cut,
+            "mean_tokens": round(self.tokens / ok, 2) if ok else 0.0,
+        }
+
+
+class ResponseStatistics(AnswerCounts):
+    """The same, and leaking responses, over the rows of a response set."""
+
+    def __init__(self, prompts: Prompts, reasoning: Reasoning = THINKING) -> None:
+        super().__init__()
+        self._prompts, self._reasoning = prompts, reasoning
+        self._leaks: Counter[str] = Counter()
+        self._unfinished = 0
+
+    def add(self, row: TargetRow) -> None:
+        """Count one row."""
+        super().add(row)
+        if row.status == "ok":
+            parts = split_response(row.text, self._reasoning)
+            self._unfinished += parts.status == "unfinished_thoughts"
+            leaks = {name: leaks_text_source(getattr(parts, name), self._prompts) for name in ("thoughts", "answer")}
+            self._leaks.update({**leaks, "response": any(leaks.values())})
+
+    def result(self) -> dict[str, Any]:
+        """Counts of :class:`AnswerCounts`, ``rows``, ``unfinished_thoughts``, and ``betraying`` responses.
+
+        Those are passed rows whose whole response, reasoning or answer contains a phrase that leaks the text source;
+        ``betraying_share`` is their share of the passed rows.
+        """
+        counts = super().result()
+        mean = counts.pop("mean_tokens")
+        leaks = {name: self._leaks[name] for name in ("response", "thoughts", "answer")}
+        share = {name: round(count / counts["ok"], 4) if counts["ok"] else 0.0 for name, count in leaks.items()}
+        return {
+            "rows": self.status.total(),
+            **counts,
             "unfinished_thoughts": self._unfinished,
-            "mean_tokens": round(self._tokens / ok, 2) if ok else 0.0,
-            "betraying": {name: self._leaks[name] for name in names},
-            "betraying_share": {name: round(self._leaks[name] / ok, 4) if ok else 0.0 for name in names},
+            "mean_tokens": mean,
+            "betraying": leaks,
+            "betraying_share": share,
         }
 
 
 def stored_result(folder: Path, config: Mapping[str, Any], **record: Any) -> dict[str, Any] | None:
     """Statistics of the set in ``folder`` if it is complete and was made with this configuration, else None."""
-    record_path = folder / "run.json"
-    if not record_path.is_file() or not (folder / LISTING).is_file():
+    written = read_record(folder)
+    if not (folder / LISTING).is_file():  # the record may be left from a set that was removed
         return None
-    written: dict[str, Any] = json.loads(record_path.read_text(encoding="utf-8"))
-    wanted = json.loads(json.dumps({"config": config, **record}))
+    wanted = json.loads(json.dumps({"config": config, **record}))  # as it is read back: tuples are lists
     return written.get("result") if all(written.get(key) == value for key, value in wanted.items()) else None
+
+
+def made_elsewhere(folder: Path) -> bool:
+    """Whether a response folder has something in it, but no log to continue."""
+    return not is_empty(folder) and not (folder / JOURNAL).is_dir()
+
+
+def wanted_keys(source: Path, name: str, limit: int | None) -> dict[str, np.ndarray]:
+    """Keys ``(rows,)`` of the rows to answer by split of the set in ``source``, which messages call ``name``."""
+    return {split: open_keyed(source, split, name)[1][:limit] for split in native_splits(source)}
 
 
 def _last_text(row: int, previous: StageRecord) -> tuple[str]:
@@ -266,23 +301,12 @@ def _fields(status: str, text: str, result: Result, tokenizer: ChatTokenizer) ->
     }
 
 
-def _target_row(
-    job: StageJob, texts: TextTable, row: int, record: StageRecord, status: str | None, attempts: int
-) -> TargetRow:
-    return TargetRow(
-        dataset_index=int(job.keys[row]),
-        texts=texts[row],
-        text=record["text"],
-        status=status or record["status"],
-        num_tokens=record["num_tokens"],
-        finish_reason=record["finish_reason"],
-        attempts=attempts,
-    )
+def _target_row(job: StageJob, row: int, record: StageRecord, attempts: int) -> TargetRow:
+    logged = {name: record[name] for name in ("text", "status", "num_tokens", "finish_reason")}
+    return TargetRow(int(job.keys[row]), job.texts[row], **logged, attempts=attempts)
 
 
 def _read_checker_prompt(settings: ResponseSettings, prompts: Prompts) -> str:
-    if settings.checker_llm is None:
-        return ""
     if settings.checker_prompt is None:
         return prompts.checker_system
     path = Path(settings.checker_prompt)

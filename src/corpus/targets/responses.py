@@ -6,8 +6,8 @@ Published reference: ``scripts/alarm/generate_responses.py`` of Blinorot/ALARM.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -15,28 +15,28 @@ from typing import Any
 
 from src.common.errors import UserError
 from src.common.estimate import Estimate
-from src.common.existing import is_empty, next_step, set_problem
+from src.common.existing import next_step, set_problem
 from src.common.lock import empty_folder, locked_folders, may_discard
 from src.common.log import get_logger
-from src.common.naming import model_short_name
 from src.common.paths import prompts_dir, responses_dir
 from src.common.run_record import write_run_record
 from src.corpus.targets.answer_filter import filter_by_answer, require_rows
-from src.corpus.targets.dry_run import DryRun, report_dry_run
-from src.corpus.targets.engine_pool import EnginePool, Placement, TextEngine, start_text_engine
-from src.corpus.targets.llm_settings import ResponseSettings, SetNames
+from src.corpus.targets.dry_run import DryRun, Show, report_dry_run, show_stages
+from src.corpus.targets.engine_pool import EnginePool, Placement, TextEngine, engine_starter
+from src.corpus.targets.llm_settings import ResponseSettings
 from src.corpus.targets.response_stages import (
     ResponseStatistics,
     TargetRow,
     final_rows,
     first_rows,
+    made_elsewhere,
     response_job,
     stored_result,
+    wanted_keys,
 )
-from src.corpus.targets.stage_job import StageJob, TextTable, run_jobs
+from src.corpus.targets.stage_job import StageJob, run_jobs
 from src.dataset.corpus_names import audio_corpora, groups, resolve_names
-from src.dataset.row_log import JOURNAL
-from src.dataset.tables import native_splits, open_keyed
+from src.dataset.tables import native_splits
 from src.dataset.writer import write_rows
 from src.prompts.reasoning import THINKING, Reasoning
 from src.prompts.texts import Prompts, load_prompts
@@ -64,11 +64,10 @@ def generate_responses(
 ) -> dict[str, dict[str, Any]]:
     """Make the response sets of ``datasets``, their statistics and filtered indexes.
 
-    A group, or ``all``, stands for its corpora that have prompts, and no name for all of them.
-    Results are logged row by row: a run that was killed continues where it stopped, and a finished one starts no
-    engine. A corpus whose responses were not made here is skipped. ``overwrite`` discards what is there.
-    ``placement`` is where the engines run; ``start_engine`` replaces them in tests. ``reasoning`` is that of the
-    language model; None finds it by its chat template, and leaves rephrasing out for a model that does not reason.
+    A group, or ``all``, stands for its corpora that have prompts, and no name for all of them. A run that was killed
+    continues where it stopped, and a finished one starts no engine. A corpus whose responses were not made here is
+    skipped. ``overwrite`` discards what is there. ``start_engine`` replaces the engines in tests. ``reasoning`` is
+    that of the language model; None finds it by its chat template (:func:`adapt_to_llm`).
 
     Returns by response folder: statistics (see ``ResponseStatistics.result``) and ``filter``, the counts by split.
     Raises :class:`UserError` for missing prompts, results that other settings made, or responses of another program
@@ -78,8 +77,7 @@ def generate_responses(
     # a checker needs an engine of its own: run it over all corpora at once, else finish them one by one
     together = [list(datasets)] if settings.checker_llm else [[dataset] for dataset in datasets]
     summary: dict[str, dict[str, Any]] = {}
-    pool = EnginePool(start_engine or functools.partial(start_text_engine, settings, placement or Placement()))
-    with closing(pool):
+    with closing(EnginePool(engine_starter(settings, placement, start_engine))) as pool:
         for group in together:
             folders = [folder for dataset in group for folder in _folders(dataset, settings) if folder is not None]
             with locked_folders(folders) as changed:
@@ -88,7 +86,7 @@ def generate_responses(
                         empty_folder(folder)
                 summary.update(_run(group, settings, pool, reasoning))
     for dataset in datasets:  # at the end: the other sets are made all the same
-        final = SetNames.of(dataset, settings).final
+        final = settings.set_names(dataset)[1]
         require_rows(final, summary[final]["filter"], settings.length_limits(reasoning))
     return summary
 
@@ -97,7 +95,7 @@ def estimate_responses(
     datasets: Sequence[str],
     settings: ResponseSettings,
     options: DryRun,
-    show: Callable[[str], object],
+    show: Show,
     start_engine: Callable[[str], TextEngine] | None = None,
     placement: Placement | None = None,
     reasoning: Reasoning | None = None,
@@ -108,12 +106,35 @@ def estimate_responses(
 
     def jobs(folder: Path) -> list[StageJob]:
         return [
-            response_job(dataset, split, settings, prompts, folder / dataset, folder / dataset, reasoning=known)[0]
+            response_job(dataset, split, settings, prompts, folder / dataset, folder / dataset, reasoning=known)
             for dataset in datasets
             for split in native_splits(prompts_dir(dataset), f"prompts of {dataset}")
         ]
 
     return report_dry_run(jobs, settings, placement, options, show, start_engine)
+
+
+def show_response(
+    dataset: str,
+    row: int,
+    settings: ResponseSettings,
+    placement: Placement,
+    show: Show,
+    start_engine: Callable[[str], TextEngine] | None = None,
+    reasoning: Reasoning | None = None,
+) -> None:
+    """Show the first attempt at the row at position ``row`` of a corpus's prompts; nothing is stored.
+
+    Its seed is that of a run over the whole corpus. Raises :class:`UserError` if there are no prompts or no such row.
+    """
+    split = native_splits(prompts_dir(dataset), f"prompts of {dataset}")[0]
+    if reasoning is None:
+        settings, reasoning = adapt_to_llm(settings)
+    prompts = load_prompts(settings.prompts)
+    with tempfile.TemporaryDirectory() as scratch:
+        job = response_job(dataset, split, settings, prompts, Path(scratch), Path(scratch), row, reasoning)
+        with closing(job):
+            show_stages(job, engine_starter(settings, placement, start_engine), show)
 
 
 def _choose(
@@ -127,7 +148,7 @@ def _choose(
     if not datasets:
         raise UserError(f"no corpus {'of these groups ' if named else ''}has prompts in {prompts_dir('NAME').parent}")
     for dataset in datasets:  # a wrong name is reported now, not after hours of work for the others
-        SetNames.of(dataset, settings)
+        settings.set_names(dataset)
         native_splits(prompts_dir(dataset), f"prompts of {dataset}")
     datasets = [dataset for dataset in datasets if _is_wanted(dataset, settings, overwrite)]
     if reasoning is None and datasets:
@@ -159,24 +180,17 @@ def adapt_to_llm(settings: ResponseSettings) -> tuple[ResponseSettings, Reasonin
 
 def _folders(dataset: str, settings: ResponseSettings) -> tuple[Path | None, Path]:
     """Folders of the plain and the final set; None for a plain set that was not made here and stays as it is."""
-    names, model = SetNames.of(dataset, settings), model_short_name(settings.llm)
-    plain, final = responses_dir(model, names.plain), responses_dir(model, names.final)
-    return (None if plain != final and _made_elsewhere(plain) else plain), final
-
-
-def _made_elsewhere(folder: Path) -> bool:
-    """Whether a response folder has something in it, but no log to continue."""
-    return not is_empty(folder) and not (folder / JOURNAL).is_dir()
+    plain, final = (responses_dir(settings.llm_name, name) for name in settings.set_names(dataset))
+    return (None if plain != final and made_elsewhere(plain) else plain), final
 
 
 def _is_wanted(dataset: str, settings: ResponseSettings, overwrite: bool) -> bool:
     """Whether a corpus is to be answered. Raises :class:`UserError` for a set that the user must decide about."""
     _, folder = _folders(dataset, settings)
-    if not _made_elsewhere(folder):
+    if not made_elsewhere(folder):
         return True
-    source, name = prompts_dir(dataset), f"prompts of {dataset}"
-    keys = {split: open_keyed(source, split, name)[1][: settings.limit] for split in native_splits(source)}
-    problem = set_problem(folder, list(PUBLISHED_COLUMNS), keys)
+    keys = wanted_keys(prompts_dir(dataset), f"prompts of {dataset}", settings.limit)
+    problem = set_problem(folder, PUBLISHED_COLUMNS, keys)
     other = "choose another --llm or --max-tokens, which are part of the folder's name"
     what = f"responses {folder.name}"
     return next_step(what, folder, problem, ours=False, overwrite=overwrite, other_name=other) != "skip"
@@ -188,19 +202,19 @@ def _run(
     """Take some corpora through all attempts, then write their sets."""
     prompts = load_prompts(settings.prompts)
     with ExitStack() as stack:
-        corpora: dict[str, list[tuple[StageJob, TextTable]]] = {}
+        corpora: dict[str, list[StageJob]] = {}
         for dataset in datasets:
             plain, final = _folders(dataset, settings)
             if plain is None:  # the first responses then belong to the final set
-                name = SetNames.of(dataset, settings).plain
+                name = settings.set_names(dataset)[0]
                 _log.info("%s: %s was not made here and stays as it is", dataset, final.with_name(name))
             corpora[dataset] = [
                 response_job(dataset, split, settings, prompts, plain or final, final, reasoning=reasoning)
                 for split in native_splits(prompts_dir(dataset), f"prompts of {dataset}")
             ]
-            for job, _ in corpora[dataset]:
+            for job in corpora[dataset]:
                 stack.callback(job.close)
-        jobs = [job for corpus in corpora.values() for job, _ in corpus]
+        jobs = [job for corpus in corpora.values() for job in corpus]
         run_jobs(jobs, settings.attempts, pool, "rows without a sound response")
         written = [_write(dataset, settings, prompts, corpus, reasoning) for dataset, corpus in corpora.items()]
     return {name: result for sets in written for name, result in sets.items()}
@@ -210,37 +224,34 @@ def _write(
     dataset: str,
     settings: ResponseSettings,
     prompts: Prompts,
-    jobs: Sequence[tuple[StageJob, TextTable]],
+    jobs: Sequence[StageJob],
     reasoning: Reasoning,
 ) -> dict[str, dict[str, Any]]:
     """Write the sets of a corpus that are out of date; returns the result of each by its folder's name."""
     config = {
         "dataset": dataset,
         **settings.recorded(),
-        "llm_mark": jobs[0][0].stages[0].fingerprint["llm"],
-        "journal_bytes": sum(job.log_bytes for job, _ in jobs),  # more of them: the set is out of date
+        "llm_mark": jobs[0].stages[0].fingerprint["llm"],
+        "journal_bytes": sum(job.log_bytes for job in jobs),  # more of them: the set is out of date
     }
+    digest = prompts.digest()
     plain, final = _folders(dataset, settings)
-    sets: dict[Path, Callable[[StageJob, TextTable], Iterator[TargetRow]]] = {}
+    # the plain set is published too, and what rephrasing changed is measured against it
+    sets: dict[Path, Callable[[StageJob], Iterator[TargetRow]]] = {}
     if plain is not None:
         sets[plain] = first_rows
     if plain != final:  # the same without rephrasing and check
         sets[final] = final_rows
     summary = {}
     for folder, rows in sets.items():
-        result = stored_result(folder, config, prompts_digest=prompts.digest(), **reasoning.record())
+        result = stored_result(folder, config, prompts_digest=digest, **reasoning.record())
         if result is None:
             statistics = ResponseStatistics(prompts, reasoning)
-            entries = {job.split: map(_entry, map(statistics.add, rows(job, texts))) for job, texts in jobs}
+            entries = {job.split: _entries(rows(job), statistics) for job in jobs}
             write_rows(folder, entries, COLUMNS)
             result = statistics.result()
             write_run_record(
-                folder,
-                config,
-                prompts_digest=prompts.digest(),
-                prompts=prompts.record(),
-                result=result,
-                **reasoning.record(),
+                folder, config, prompts_digest=digest, prompts=prompts.record(), result=result, **reasoning.record()
             )
         filtered = filter_by_answer(dataset, folder.name, settings.length_limits(reasoning))
         summary[folder.name] = {**result, "filter": filtered}
@@ -248,7 +259,17 @@ def _write(
     return summary
 
 
-def _entry(row: TargetRow) -> Mapping[str, Any]:
-    description, prompt = row.texts
-    further = (row.status, row.num_tokens, row.finish_reason, row.attempts)
-    return dict(zip(COLUMNS, (row.dataset_index, description, prompt, row.text, "", *further), strict=True))
+def _entries(rows: Iterable[TargetRow], statistics: ResponseStatistics) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        statistics.add(row)
+        made = (
+            row.dataset_index,
+            *row.texts,
+            row.text,
+            "",
+            row.status,
+            row.num_tokens,
+            row.finish_reason,
+            row.attempts,
+        )
+        yield dict(zip(COLUMNS, made, strict=True))

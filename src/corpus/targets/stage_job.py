@@ -6,7 +6,6 @@ yet; a row passes when each of its stages succeeds. A run that was killed contin
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 import time
@@ -70,9 +69,6 @@ class StageRequest:
     needed: Any = None
 
 
-Keep = Callable[[StageRequest, "Result", ChatTokenizer], None]
-
-
 @dataclass
 class StageJob:
     """Rows of one corpus split on their way through the stages.
@@ -81,13 +77,14 @@ class StageJob:
     ``rows`` are the positions of the rows that make requests, int64; None: all.
 
     Attributes:
+        keys: ``dataset_index`` of every row, int64 ``(keys,)``.
         passed: int64 ``(keys,)``, the attempt in which a row passed; -1 for rows that have not.
         attempts: number of attempts so far.
     """
 
     dataset: str
     split: str
-    keys: np.ndarray
+    texts: TextTable
     stages: Sequence[Stage]
     folder: Path
     seed: int
@@ -97,6 +94,7 @@ class StageJob:
     passed: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
+        self.keys = self.texts.keys
         self.passed = np.full(self.keys.size, -1, dtype=np.int64)
         self._rows = np.arange(self.keys.size) if self.rows is None else self.rows
         self._logs: dict[tuple[int, int], StageLog] = {}
@@ -140,23 +138,45 @@ class StageJob:
             inputs = stage.inputs(row, before[-1].read(row) if before else {})
             digest = input_digest(*inputs)
             if not log.has(row, digest):
+                # a seed of its own for each request: results depend neither on order nor on which rows are left
                 key = f"{self.dataset}/{self.split}/{self.keys[row]}/{stage.name}/{attempt}"
                 messages, needed = stage.ask(row, inputs)
                 yield StageRequest(row, digest, messages, row_seed(self.seed, key), needed)
 
-    def keep(
-        self, number: int, attempt: int, request: StageRequest, result: Result, tokenizer: ChatTokenizer
-    ) -> None:
-        """Log a result of a stage."""
-        fields = self.stages[number].read(result, request.needed, tokenizer)
-        self.log(number, attempt).append(request.row, request.digest, ok=fields["status"] == "ok", **fields)
-
     def run_stage(self, pool: EnginePool, number: int, attempt: int) -> None:
-        """Make the requests that a stage has left."""
-        stage = self.stages[number]
+        """Answer the requests that a stage has left and log every result; without any, no engine is started.
+
+        Requests are pulled lazily, so that memory does not grow with their number.
+        """
+        pending = self.requests(number, attempt)
+        first = next(pending, None)
+        if first is None:
+            return
+        from src.inference.types import Request, Sampling
+
+        stage, log = self.stages[number], self.log(number, attempt)
         label = f"{self.dataset}/{self.split}, attempt {attempt + 1}: {stage.name}"
-        keep = functools.partial(self.keep, number, attempt)
-        run_requests(pool, stage, self.requests(number, attempt), keep, label)
+        engine = pool.get(stage.llm)
+        waiting: dict[str, StageRequest] = {}  # results come in any order
+
+        def rendered() -> Iterator[Request]:
+            for request in itertools.chain([first], pending):
+                key = str(request.row)
+                waiting[key] = request
+                prompt = render_chat(engine.tokenizer, request.messages)
+                yield Request(key=key, segments=(text_ids(engine.tokenizer, prompt),), seed=request.seed)
+
+        started = logged = time.monotonic()
+        done = 0
+        for done, result in enumerate(engine.run(rendered(), Sampling(**stage.options)), start=1):
+            request = waiting.pop(result.key)
+            fields = stage.read(result, request.needed, engine.tokenizer)
+            log.append(request.row, request.digest, ok=fields["status"] == "ok", **fields)
+            now = time.monotonic()
+            if now - logged > _LOG_EVERY_S:
+                logged = now
+                _log.info("%s: %d rows, %.1f rows/s", label, done, done / (now - started))
+        _log.info("%s: done with %d rows in %.1f s", label, done, time.monotonic() - started)
 
     def update_passed(self, attempt: int) -> int:
         """Record which rows passed in this attempt; returns how many still have not."""
@@ -183,37 +203,6 @@ def run_jobs(jobs: Sequence[StageJob], attempts: int, pool: EnginePool, lacking:
         _log.info("attempt %d of %d: %d %s", attempt + 1, attempts, left, lacking)
         if not left:
             return
-
-
-def run_requests(pool: EnginePool, stage: Stage, requests: Iterator[StageRequest], keep: Keep, label: str) -> None:
-    """Answer the requests of a stage and hand every result to ``keep``; without any, no engine is started.
-
-    Requests are pulled lazily, so that memory does not grow with their number. ``label`` is for the progress log.
-    """
-    first = next(requests, None)
-    if first is None:
-        return
-    from src.inference.types import Request, Sampling
-
-    engine = pool.get(stage.llm)
-    waiting: dict[str, StageRequest] = {}  # results come in any order
-
-    def rendered() -> Iterator[Request]:
-        for request in itertools.chain([first], requests):
-            key = str(request.row)
-            waiting[key] = request
-            prompt = render_chat(engine.tokenizer, request.messages)
-            yield Request(key=key, segments=(text_ids(engine.tokenizer, prompt),), seed=request.seed)
-
-    started = logged = time.monotonic()
-    done = 0
-    for done, result in enumerate(engine.run(rendered(), Sampling(**stage.options)), start=1):
-        keep(waiting.pop(result.key), result, engine.tokenizer)
-        now = time.monotonic()
-        if now - logged > _LOG_EVERY_S:
-            logged = now
-            _log.info("%s: %d rows, %.1f rows/s", label, done, done / (now - started))
-    _log.info("%s: done with %d rows in %.1f s", label, done, time.monotonic() - started)
 
 
 class TextTable:
@@ -265,6 +254,7 @@ def llm_fingerprint(llm: str) -> str:
     if not folder.is_dir():
         return llm
     # sizes and both ends instead of whole files: weights of 60 GB would take minutes to read
+    # tokenizer, chat template and generation config affect results as the weights do
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.jinja")) + sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size

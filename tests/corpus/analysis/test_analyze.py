@@ -11,6 +11,8 @@ from src.common.errors import UserError
 from src.common.paths import prompts_dir, raw_dir
 from src.corpus.analysis import histogram
 from src.corpus.analysis.analyze import AnalysisSettings, analyze_corpora, without_audio
+from src.corpus.analysis.response_sets import TextLeak
+from src.prompts.texts import load_prompts
 from tests.support.reported_corpus import COUNT, FINAL, PLAIN, make_reported_corpus
 from tests.support.tiny_corpus import make_rows, save_raw, save_responses, save_split
 
@@ -61,6 +63,14 @@ def test_betraying_parts_before_and_after(data_root: Path) -> None:
     before = {pair["words"]: pair for pair in found["examples"]["before"]}
     assert any(pair["before"] == "The description says a dog <barks>." for pair in before.values())
     assert any(pair["after"] == "I hear a dog <barks>." for pair in before.values())
+
+
+def test_a_row_is_one_example_of_a_phrase_in_both_of_its_parts() -> None:
+    leak = TextLeak(load_prompts("full"), seed=0)
+    for key in range(3):
+        leak.add("The description says so.", "The description says so.", "train", key)
+    for phrase in leak.result()["phrases"]:
+        assert len(set(leak.examples(phrase["words"]))) == 2
 
 
 def test_the_checkers_verdicts_stand_beside_the_rules(data_root: Path) -> None:

@@ -261,6 +261,13 @@ def test_other_descriptions_are_counted(corpus: Published) -> None:
     assert ResponseRows(FOLDER, split="train").keys.size == 7
 
 
+def test_a_set_that_is_skipped_is_counted_as_well(corpus: Published) -> None:
+    train = [{**row, "question": f"{row['question']}!"} for row in spoken(4, "t")]
+    save_spoken("heysquad_human", train=train, validation=spoken(2, "v"))
+    first = merge_corpus("heysquad_human", corpus, SETTINGS)
+    assert first["descriptions_differ"] == 3 and merge_corpus("heysquad_human", corpus, SETTINGS) == first
+
+
 def test_what_cannot_be_joined_is_told(data_root: Path) -> None:
     rows = make_rows(3)
     save_raw(rows, "esc50")
@@ -388,6 +395,17 @@ def test_statistics_follow_the_published_table(data_root: Path) -> None:
     assert entries["Total", "all"]["hours"] == pytest.approx(hours, abs=1e-4)
     table = statistics_table(list(entries.values()))
     assert table.splitlines()[0].split() == ["group", "split", "elements", "hours", "unique", "prompts"]
+
+
+def test_rows_that_the_set_lacks_are_not_counted(data_root: Path) -> None:
+    """A set that was collected again with fewer rows: its last row counted once more for each that is gone."""
+    rows = make_rows(4)
+    save_raw(rows, "esc50")
+    save_indexes(data_root / "indexes" / "esc50", train=range(6), validation=[9])
+    entries = {(each["group"], each["split"]): each for each in statistics(["esc50"])}
+    hours = sum(row["duration"] for row in rows) / 3600
+    assert entries["Sound", "train"]["elements"] == 4 and entries["Sound", "validation"]["elements"] == 0
+    assert entries["Sound", "train"]["hours"] == pytest.approx(hours, abs=1e-4)
 
 
 def test_corpora_as_one_set(data_root: Path) -> None:

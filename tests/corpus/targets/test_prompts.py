@@ -19,8 +19,7 @@ from src.corpus.postprocess.order import check_order
 from src.corpus.targets import prompt_stages, prompts
 from src.corpus.targets.engine_pool import Placement
 from src.corpus.targets.llm_settings import PromptSettings, ResponseSettings, work_dir
-from src.corpus.targets.one_row import show_prompts
-from src.corpus.targets.prompts import create_prompts
+from src.corpus.targets.prompts import create_prompts, show_prompts
 from src.corpus.targets.responses import generate_responses
 from src.inference.types import Request, Result
 from src.prompts.reasoning import THINKING

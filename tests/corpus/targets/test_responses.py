@@ -11,9 +11,9 @@ from datasets import Dataset, DatasetDict, load_from_disk
 
 from src.common.errors import UserError
 from src.common.paths import prompts_dir, responses_dir
-from src.corpus.targets import one_row, response_stages, responses
+from src.corpus.targets import response_stages, responses
 from src.corpus.targets.engine_pool import Placement
-from src.corpus.targets.llm_settings import ResponseSettings, SetNames
+from src.corpus.targets.llm_settings import ResponseSettings
 from src.corpus.targets.response_stages import says_yes
 from src.inference.types import Request, Result
 from src.prompts.reasoning import THINKING
@@ -29,7 +29,7 @@ from tests.corpus.targets.fakes import (
 
 SETTINGS = ResponseSettings(llm="org/tiny", prompts="mini", rephrase=True, max_tokens=64, max_thinking_tokens=16)
 generate_responses = functools.partial(responses.generate_responses, reasoning=THINKING)
-show_response = functools.partial(one_row.show_response, reasoning=THINKING)
+show_response = functools.partial(responses.show_response, reasoning=THINKING)
 PLAIN, REPHRASED = "mini_tiny_64", "mini_rephrased_16_tiny_64"
 
 
@@ -317,7 +317,7 @@ def test_two_runs_of_one_set_are_refused(root: Path, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_names(options: dict, plain: str, final: str) -> None:
-    assert SetNames.of("cameo", ResponseSettings(**{"rephrase": False, **options})) == SetNames(plain, final)
+    assert ResponseSettings(**{"rephrase": False, **options}).set_names("cameo") == (plain, final)
 
 
 def test_the_checkers_worked_examples_end_as_they_should() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,8 @@ class World:
 
         stages = [stage("draft", "org/first", True), stage("polish", self.second_llm, False)]
         some = None if rows is None else np.array(rows)
-        return StageJob("corpus", split, KEYS, stages, self.folder / split, 0, rows=some)
+        texts: Any = SimpleNamespace(keys=KEYS)
+        return StageJob("corpus", split, texts, stages, self.folder / split, 0, rows=some)
 
 
 def run(world: World, attempts: int, *jobs: StageJob) -> None:
