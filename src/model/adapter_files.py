@@ -93,17 +93,12 @@ def read_adapter(path: Path, encoder: str) -> dict[str, Tensor]:
         if "weights_only" in str(error):
             reason = "objects other than tensors"
         raise UserError(f"{path}: cannot be read ({reason}); {hint}") from error
-    if not isinstance(content, Mapping) or not content or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    ):  # fmt: skip
-        raise UserError(f"{path}: contains {_kind(content)}; {hint}")
-    return dict(content)
-
-
-def _kind(content: object) -> str:
     if not isinstance(content, Mapping):
-        return f"a {type(content).__name__}"
-    return f"a mapping with {', '.join(map(str, list(content)[:4])) or 'nothing'}"
+        raise UserError(f"{path}: contains a {type(content).__name__}; {hint}")
+    if not content or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
+        names = ", ".join(map(str, list(content)[:4])) or "nothing"
+        raise UserError(f"{path}: contains a mapping with {names}; {hint}")
+    return dict(content)
 
 
 def write_adapters(runs: Mapping[str, str], save_dir: str | Path) -> dict[str, Path | None]:

@@ -72,7 +72,7 @@ class AlarmModel(nn.Module):
     @property
     def _no_split_modules(self) -> list[str]:
         """Names of the LLM's layer classes: what FSDP shares out one by one."""
-        return sorted({type(module).__name__ for module in self.llm.modules() if _is_layer(module)})
+        return sorted({type(layer).__name__ for layer in self.layers})
 
     def train(self, mode: bool = True) -> AlarmModel:
         """The audio embedder and the dropout of LoRA layers follow ``mode``; the LLM itself stays in eval mode."""
@@ -96,7 +96,11 @@ class AlarmModel(nn.Module):
             without a gradient.
         """
         spliced = self.splice(batch["turns"], batch.get("features"))
-        self._report(spliced, batch.get("keys"))
+        if cut := [index for index, count in enumerate(spliced.targets_cut) if count]:
+            keys = batch.get("keys")
+            names = ", ".join(str(keys[index] if keys else index) for index in cut)
+            lost = f"; {len(spliced.without_targets)} lost all of them" if spliced.without_targets else ""
+            log.warning("rows %s are longer than %s positions: targets were cut%s", names, self.max_length, lost)
         if spliced.labels is None:
             raise UserError("training batch: no turn has targets; expected a target text in every row")
         found = self.objective(self, spliced, batch)
@@ -201,7 +205,7 @@ class AlarmModel(nn.Module):
     @property
     def layers(self) -> list[nn.Module]:
         """The LLM's repeated layers, in order."""
-        return [module for module in self.llm.modules() if _is_layer(module)]
+        return [module for module in self.llm.modules() if isinstance(module, GradientCheckpointingLayer)]
 
     def recompute(
         self, layers: Sequence[nn.Module], options: Mapping[str, Any] | None = None, offload: bool = False
@@ -221,20 +225,8 @@ class AlarmModel(nn.Module):
     def compile_layers(self) -> None:
         """Compile the transformer layers of the LLM and the encoders one by one, for any batch shape."""
         for layer in self.modules():
-            if _is_layer(layer):
+            if isinstance(layer, GradientCheckpointingLayer):
                 layer.compile(dynamic=True)
-
-    def _report(self, spliced: Spliced, keys: Sequence[Any] | None) -> None:
-        cut = [index for index, count in enumerate(spliced.targets_cut) if count]
-        if cut:
-            names = ", ".join(str(keys[index] if keys else index) for index in cut)
-            lost = f"; {len(spliced.without_targets)} lost all of them" if spliced.without_targets else ""
-            log.warning("rows %s are longer than %s positions: targets were cut%s", names, self.max_length, lost)
-
-
-def _is_layer(module: nn.Module) -> bool:
-    """transformers' base class of the repeated layers of a model."""
-    return isinstance(module, GradientCheckpointingLayer)
 
 
 def check_width(audio_embedder: AudioEmbedder, llm: Any) -> None:

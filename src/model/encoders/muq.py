@@ -26,8 +26,7 @@ NUM_CODEBOOKS, CODEBOOK_SIZE, CODEBOOK_DIM, CODEBOOK_INPUT, NUM_LABELS = 8, 1024
 
 @dataclass(frozen=True)
 class MuQArchitecture:
-    """MuQ sizes: ``conv_channels`` of the 2-D convolutions over ``num_mels`` bins of
-    a ``fft_size``-point spectrum, then a conformer.
+    """MuQ sizes: 2-D convolutions (``conv_channels``) over ``num_mels`` bins of a spectrum, then a conformer.
 
     ``unused_tensors`` holds the published pretraining parts, which the forward never reads, so that published
     checkpoints load and save whole.
@@ -49,7 +48,7 @@ class MuQEncoder(Encoder):
     """States: 0 is the convolutions' output with padding zeroed, k the output of layer k, the last one normalised.
 
     Args:
-        backbone: the published nesting around :class:`MuQModel`.
+        model: the backbone.
         chunk_frames: samples of one chunk (720000 published), a multiple of 960.
     """
 
@@ -63,14 +62,15 @@ class MuQEncoder(Encoder):
 
     float32 = ("num_batches_tracked", "inv_freq")
 
-    def __init__(self, backbone: MuQBackbone, chunk_frames: int) -> None:
-        config = backbone.model.conformer.config
-        super().__init__(backbone, chunk_frames, config.hidden_size, config.num_hidden_layers + 1)
+    def __init__(self, model: MuQModel, chunk_frames: int) -> None:
+        config = model.conformer.config
+        nested = nn.ModuleDict({"model": model})  # published names begin with "encoder.model."
+        super().__init__(nested, chunk_frames, config.hidden_size, config.num_hidden_layers + 1)
 
     @classmethod
     def from_config(cls, config: MuQArchitecture, features: FeatureConfig) -> MuQEncoder:
         """A randomly initialised encoder of the given sizes."""
-        return cls(MuQBackbone(MuQModel(config, features.sample_rate)), features.chunk_frames)
+        return cls(MuQModel(config, features.sample_rate), features.chunk_frames)
 
     def states(self, chunks: Tensor, mask: Tensor) -> Iterator[Tensor]:
         """See :meth:`Encoder.states`; ``chunks`` and ``mask`` are ``(chunks, samples)``."""
@@ -82,15 +82,8 @@ class MuQEncoder(Encoder):
 
     def computed_tensors(self) -> Mapping[str, Tensor]:
         """The frequencies of the rotary positions."""
-        return {INV_FREQ: rotary_frequencies(2 * self.get_buffer(INV_FREQ).shape[0])}
-
-
-class MuQBackbone(nn.Module):
-    """Holds the model under the name ``model``, as published checkpoints do."""
-
-    def __init__(self, model: MuQModel) -> None:
-        super().__init__()
-        self.model = model
+        pairs = self.get_buffer(INV_FREQ).shape[0]
+        return {INV_FREQ: 1.0 / ROTARY_BASE ** (torch.arange(0, 2 * pairs, 2).float() / (2 * pairs))}
 
 
 class MuQModel(nn.Module):
@@ -154,11 +147,6 @@ class ResidualConv(nn.Module):
         """``(batch, inputs, mels, frames)`` -> ``(batch, outputs, mels / 2, frames / 2)``."""
         main = self.bn2(self.conv2(self.bn1(self.conv1(maps)).relu()))
         return (main + self.bn3(self.conv3(maps))).relu()
-
-
-def rotary_frequencies(head_size: int) -> Tensor:
-    """Rotary frequencies ``(head_size / 2,)``, base 10000."""
-    return 1.0 / ROTARY_BASE ** (torch.arange(0, head_size, 2).float() / head_size)
 
 
 def rotary_table(frequencies: Tensor, hidden: Tensor) -> Tensor:
