@@ -108,9 +108,8 @@ class AudioEmbedder(nn.Module):
         self.config = config
         self.llm_dim = llm_dim
         self.audio_encoder = EncoderSet(encoders)
-        adapters: dict[str, AudioAdapter] = {}
-        for name in sorted(encoders):
-            adapters[name] = _build_adapter(name, config, encoders[name], llm_dim)
+        # In sorted order, as the published code builds them: the order decides the random weights of new modules.
+        adapters = {name: _build_adapter(name, config, encoders[name], llm_dim) for name in sorted(encoders)}
         self.audio_adapter = AdapterSet(adapters, config.frozen_adapters_drift)
         dims = {name: adapter.output_dim for name, adapter in adapters.items()}
         try:
@@ -123,20 +122,21 @@ class AudioEmbedder(nn.Module):
             self.audio_start_emb = nn.Parameter(torch.randn(1, llm_dim))
             self.audio_end_emb = nn.Parameter(torch.randn(1, llm_dim))
         self._fusion_frozen = False
-        self._layers = {name: adapter.layers for name, adapter in adapters.items()}
+        self.layers: dict[str, tuple[int, ...]] = {name: adapter.layers for name, adapter in adapters.items()}
+        """Hidden states that are read, by encoder name."""
 
     def forward(self, features: Mapping[str, EncoderFeatures]) -> list[Tensor]:
         """Embeddings without separators: one (frames_i, llm_dim) tensor an item, at least one frame each.
 
         Raises :class:`UserError` when an encoder's features are missing.
         """
-        missing = [name for name in self._layers if name not in features]
+        missing = [name for name in self.layers if name not in features]
         if missing:
             raise UserError(
                 f"audio embedder: features for {', '.join(missing)} are missing; got {', '.join(features)}"
             )
-        on_device = {name: features[name].to(self.device, non_blocking=True) for name in self._layers}
-        return self.fuse(*self.audio_encoder(on_device, self._layers))
+        on_device = {name: features[name].to(self.device, non_blocking=True) for name in self.layers}
+        return self.fuse(*self.audio_encoder(on_device, self.layers))
 
     def fuse(self, states: dict[str, Tensor], lengths: dict[str, Tensor]) -> list[Tensor]:
         """As :meth:`forward`, from the encoders' hidden states in :attr:`layers` and their lengths (on the CPU)."""
@@ -155,11 +155,6 @@ class AudioEmbedder(nn.Module):
         adapted = {name: adapters[name].calc_length(encoders[name].calc_length(lengths[name])) for name in encoders}
         streams = Streams({}, adapted, self.config.mask_padding)
         return self.audio_fusion.fusion_model.calc_length(streams).clamp(min=1)
-
-    @property
-    def layers(self) -> dict[str, tuple[int, ...]]:
-        """Hidden states that are read, by encoder name."""
-        return dict(self._layers)
 
     def with_separators(self, frames: Tensor) -> Tensor:
         """Embeddings (frames, llm_dim) of a clip with its learned separators, if there are any, around them."""

@@ -34,19 +34,20 @@ class MaskedBatchNorm1d(nn.BatchNorm1d):
         mean = (values * real).sum(dim=(0, 2)) / count
         centred = values - mean[None, :, None]
         variance = (centred.square() * real).sum(dim=(0, 2)) / count
-        self._update(mean, variance, count)
+        with torch.no_grad():
+            if (
+                self.running_mean is not None
+                and self.running_var is not None
+                and self.num_batches_tracked is not None
+            ):
+                self.num_batches_tracked.add_(1)
+                momentum = self.momentum if self.momentum is not None else 0.1
+                # as torch: the biased variance normalises, the unbiased one is tracked
+                unbiased = variance * count / (count - 1.0).clamp(min=1.0)
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+                self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale[None, :, None] + self.bias[None, :, None]).to(x.dtype)
-
-    @torch.no_grad()
-    def _update(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked.add_(1)
-        momentum = self.momentum if self.momentum is not None else 0.1
-        unbiased = variance * count / (count - 1.0).clamp(min=1.0)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
 
 
 class ChannelLayerNorm(nn.Module):

@@ -90,8 +90,8 @@ def inject(llm: Any, settings: Any) -> Any:
     linear = {
         tuple(name.split(".")): layer for name, layer in llm.named_modules() if isinstance(layer, (nn.Linear, Conv1D))
     }
-    # PEFT takes a layer whose name ends with a listed one, at a dot; names that fit no layer it passes over silently
-    # as long as one fits.
+    # PEFT takes layers whose names end with a listed one, at a dot. It refuses a list only when none of it fits, and
+    # a misspelt name beside right ones would train less than asked.
     endings = {".".join(parts[start:]) for parts in linear for start in range(len(parts))}
     absent = [] if isinstance(asked, str) else sorted(set(asked or ()) - endings)
     if absent:

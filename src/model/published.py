@@ -161,18 +161,15 @@ def _fitting_encoders(tensors: TensorFiles) -> dict[str, EncoderSpec]:
             chosen[name] = own
             continue
         shapes = {full.removeprefix(prefix): shape for full, shape in tensors.shapes(stored).items()}
-        misfit_counts = [_misfits(_encoder_shapes(name, spec), shapes) for spec in options]
-        chosen[name] = options[misfit_counts.index(min(misfit_counts))]
+        known = [_encoder_shapes(name, spec) for spec in options]
+        misfits = [sum(each.get(inner) != shape for inner, shape in shapes.items()) for each in known]
+        chosen[name] = options[misfits.index(min(misfits))]
     return chosen
 
 
 def _encoder_shapes(name: str, spec: EncoderSpec) -> dict[str, tuple[int, ...]]:
     with _on_meta():
         return {inner: tuple(value.shape) for inner, value in build_encoder(name, spec).state_dict().items()}
-
-
-def _misfits(own: Shapes, stored: Shapes) -> int:
-    return sum(own.get(name) != shape for name, shape in stored.items())
 
 
 def recognise(trained: Shapes, encoders: Collection[str], width: int, where: str) -> ModelConfig:

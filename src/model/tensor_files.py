@@ -27,6 +27,7 @@ LARGEST = 1e30
 OPEN_BYTES = 2**28
 """A file is closed after so many bytes: while it is open, pages of it that were read count as memory in use."""
 
+_NO_SAFETENSORS = f"it holds no {WEIGHTS_FILE}; only safetensors are read"
 Fetch = Callable[[str], Path | None]
 """Path of a file of the source by its name there, downloaded if need be; None where there is no such file."""
 
@@ -61,7 +62,10 @@ class TensorFiles:
     def of_files(cls, where: str, paths: Collection[Path]) -> TensorFiles:
         """The tensors of local files."""
         by_name = {path.name: path for path in paths}
-        file_of = {name: path.name for path in paths for name in _names(path, where)}
+        file_of: dict[str, str] = {}
+        for path in paths:
+            with _opened(path, where) as file:
+                file_of |= dict.fromkeys(file.keys(), path.name)
         return cls(where, file_of, by_name.get)
 
     def names(self, prefix: str = "") -> list[str]:
@@ -148,11 +152,6 @@ def _opened(path: Path, where: str) -> Iterator[safe_open]:
         ) from error
 
 
-def _names(path: Path, where: str) -> list[str]:
-    with _opened(path, where) as file:
-        return list(file.keys())
-
-
 def gather_full(tensor: Tensor) -> Tensor:
     """The tensor on the CPU; put together from all processes where it is shared out (then all must call this)."""
     gathered = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -229,21 +228,27 @@ def find_tensors(what: str, source: str, revision: str | None = None) -> TensorF
 
     ``what`` begins the message of the :class:`UserError` when there are none.
     """
-    for base in (Path.cwd(), REPO_ROOT):
-        path = base / source
-        if path.is_file():
-            return TensorFiles.of_files(source, [path])
-        if path.is_dir():
-            tensors = TensorFiles.open(source, folder_files(path))
-            if tensors is None:
-                shards = sorted(path.glob("model*.safetensors"))
-                if not shards:
-                    raise UserError(f"{what}: folder {path} holds no {WEIGHTS_FILE}; only safetensors are read")
-                tensors = TensorFiles.of_files(source, shards)
-            return tensors
-    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
-        return _find_on_hub(what, source, revision)
-    raise UserError(f"{what} {source} do not exist; give a folder with {WEIGHTS_FILE} or a Hub id (owner/name)")
+    from huggingface_hub.errors import HfHubHTTPError
+
+    local = _local_tensors(what, source)
+    if local is not None:
+        return local
+    reason = _NO_SAFETENSORS
+    try:
+        tensors = TensorFiles.open(source, hub_files(source, revision))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        tensors, reason = None, one_line(error)
+    if tensors is None:
+        raise _not_fetched(what, source, revision, reason)
+    fetch = tensors.fetch
+
+    def fetch_or_explain(file: str) -> Path | None:
+        try:
+            return fetch(file)
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            raise _not_fetched(what, source, revision, one_line(error)) from error
+
+    return dataclasses.replace(tensors, fetch=fetch_or_explain)
 
 
 def find_stored_tensors(what: str, source: str, revision: str | None = None) -> TensorFiles | None:
@@ -251,55 +256,45 @@ def find_stored_tensors(what: str, source: str, revision: str | None = None) -> 
 
     Raises :class:`UserError` also for a repository that the Hub does not have, or that has no safetensors.
     """
-    local = any((base / source).exists() for base in (Path.cwd(), REPO_ROOT))
-    if local or source.count("/") != 1 or source.startswith((".", "/", "~")):
-        return find_tensors(what, source, revision)
     from huggingface_hub import HfApi
 
+    local = _local_tensors(what, source)
+    if local is not None:
+        return local
     stored = TensorFiles.open(source, hub_files(source, revision, offline=True))
     if stored is not None:
         fetch = stored.fetch
         return stored if all(fetch(file) for file in set(stored.file_of.values())) else None
-    where = f"{what} {source}" + (f" at revision {revision}" if revision else "")
     try:
         siblings = HfApi().model_info(source, revision=revision, timeout=10).siblings or ()
     except Exception as error:  # the Hub's client raises many kinds, those of its HTTP library among them
-        raise UserError(_not_fetched(where, one_line(error))) from error
+        raise _not_fetched(what, source, revision, one_line(error)) from error
     if not any(each.rfilename.endswith(".safetensors") for each in siblings):
-        raise UserError(_not_fetched(where, f"it holds no {WEIGHTS_FILE}; only safetensors are read"))
+        raise _not_fetched(what, source, revision, _NO_SAFETENSORS)
     return None
 
 
-def _find_on_hub(what: str, repo: str, revision: str | None) -> TensorFiles:
-    from huggingface_hub.errors import HfHubHTTPError
-
-    where = f"{what} {repo}" + (f" at revision {revision}" if revision else "")
-    reason = f"it holds no {WEIGHTS_FILE}; only safetensors are read"
-    try:
-        tensors = TensorFiles.open(repo, hub_files(repo, revision))
-        if tensors is not None:
-            return dataclasses.replace(tensors, fetch=_with_user_errors(tensors.fetch, where))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = one_line(error)
-    raise UserError(_not_fetched(where, reason))
-
-
-def _with_user_errors(fetch: Fetch, where: str) -> Fetch:
-    """``fetch`` with the Hub's errors as :class:`UserError`."""
-
-    from huggingface_hub.errors import HfHubHTTPError
-
-    def fetch_or_explain(file: str) -> Path | None:
-        try:
-            return fetch(file)
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            raise UserError(_not_fetched(where, one_line(error))) from error
-
-    return fetch_or_explain
+def _local_tensors(what: str, source: str) -> TensorFiles | None:
+    """The tensors of a local source; None for one that can only be an id of the Hub."""
+    for base in (Path.cwd(), REPO_ROOT):
+        path = base / source
+        if path.is_file():
+            return TensorFiles.of_files(source, [path])
+        if path.is_dir():
+            # an index may be missing where a download was put together by hand
+            tensors = TensorFiles.open(source, folder_files(path))
+            shards = sorted(path.glob("model*.safetensors")) if tensors is None else []
+            if tensors is None and not shards:
+                raise UserError(f"{what}: folder {path} holds no {WEIGHTS_FILE}; only safetensors are read")
+            return tensors or TensorFiles.of_files(source, shards)
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise UserError(f"{what} {source} do not exist; give a folder with {WEIGHTS_FILE} or a Hub id (owner/name)")
+    return None
 
 
-def _not_fetched(where: str, reason: str) -> str:
-    return (
+def _not_fetched(what: str, source: str, revision: str | None, reason: str) -> UserError:
+    where = f"{what} {source}" + (f" at revision {revision}" if revision else "")
+    return UserError(
         f"{where} cannot be fetched from the Hugging Face Hub ({reason}); check the name, the revision and the "
         "connection, or give a local folder"
     )

@@ -14,7 +14,7 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import W
 
 from src.audio.config import FeatureConfig
 from src.audio.muq import HOP, muq_mel
-from src.model.encoders.base import Encoder, Lengths, register_unused_weights
+from src.model.encoders.base import Encoder, Lengths, conformer_sizes, register_unused_weights
 
 CONV_STRIDE = 4
 SAMPLES_PER_FRAME = HOP * CONV_STRIDE
@@ -161,21 +161,11 @@ def rotary_table(frequencies: Tensor, hidden: Tensor) -> Tensor:
 
 def _conformer_config(config: MuQArchitecture) -> Wav2Vec2ConformerConfig:
     conformer = Wav2Vec2ConformerConfig(
-        hidden_size=config.width,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        intermediate_size=config.ffn_dim,
-        hidden_act="swish",
+        **conformer_sizes(config),
         position_embeddings_type="rotary",
         rotary_embedding_base=ROTARY_BASE,
-        conv_depthwise_kernel_size=config.conv_kernel,
         num_conv_pos_embedding_groups=math.gcd(16, config.width),  # never run, but transformers wants it to divide
         layer_norm_eps=1e-5,
-        hidden_dropout=config.dropout,
-        activation_dropout=config.dropout,
-        attention_dropout=config.dropout,
-        conformer_conv_dropout=config.dropout,
-        layerdrop=0.0,
     )
     conformer._attn_implementation = "sdpa"  # only a full transformers model would choose one by itself
     return conformer
