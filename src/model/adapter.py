@@ -111,7 +111,7 @@ class DownsamplerConformerConfig(AdapterConfig):
         given = measure()
         depth = max(0, round(math.log2(given / self.frame_rate)))
         log.info("encoder %s: %.1f frames a second, %.1f embeddings", name, given, given / 2**depth)
-        if given < self.frame_rate / math.sqrt(2):
+        if given < self.frame_rate / math.sqrt(2):  # on a scale of halvings, nearer to half the rate than to it
             log.warning("encoder %s: adapters do not raise its rate to %g a second", name, self.frame_rate)
         return dataclasses.replace(self, use_downsampler=depth > 0, downsampler_depth=max(1, depth))
 
@@ -129,6 +129,7 @@ class DownsamplerConformer(AdapterBody):
         super().__init__(config, input_dim)
         dim, norm_type = config.adapter_embedding_dim, config.norm_type
         self.output_dim = dim
+        # Without the downsampler, downsampler_depth keeps its default, which must not shorten the stream.
         self.depth = config.downsampler_depth if config.use_downsampler else 0
         self.input_proj = nn.Identity() if input_dim == dim else nn.Linear(input_dim, dim)
         if config.use_downsampler:
@@ -251,7 +252,7 @@ class AudioAdapter(nn.Module):
             raise ValueError("audio_encoder_layers is missing; name the encoder layers to read")
         self.layers = config.audio_encoder_layers
         layers = len(self.layers)
-        if layers > 1:
+        if layers > 1:  # a softmax over one layer would be a parameter without effect
             assert config.layer_fusion_config is not None, "checked by AdapterConfig"
             self.layer_fusion = config.layer_fusion_config.module()(config.layer_fusion_config, layers)
         build_body = config.module()
@@ -275,6 +276,7 @@ class AudioAdapter(nn.Module):
 
         ``lengths`` (batch,) are encoder frames of each item; ``calc_length`` gives those of the output.
         """
+        # Encoders with chunks of a fixed length return frames that no clip of the batch has.
         if self.config.trim_extra_padding:
             states = states[:, :, : max(1, int(lengths.max()))]
         own = lengths if self.mask_padding else None

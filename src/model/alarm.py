@@ -60,7 +60,7 @@ class AlarmModel(nn.Module):
         check_width(audio_embedder, llm)
         self.audio_embedder = audio_embedder
         self.llm: Any = freeze(llm)
-        train_lora(self.llm)
+        train_lora(self.llm)  # after freeze, which takes all weights
         self.max_length = max_length
         self.objective = cross_entropy if objective is None else objective
         self.packing = packing
@@ -104,7 +104,7 @@ class AlarmModel(nn.Module):
         if spliced.labels is None:
             raise UserError("training batch: no turn has targets; expected a target text in every row")
         found = self.objective(self, spliced, batch)
-        count = (spliced.labels[:, 1:] != IGNORE).sum()
+        count = (spliced.labels[:, 1:] != IGNORE).sum()  # a row's first position is predicted by none
         return {
             "loss": found.total / count.clamp(min=1),
             "loss_sum": found.total,

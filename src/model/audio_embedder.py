@@ -48,6 +48,7 @@ class EncoderSet(nn.Module):
 @torch.no_grad()
 def run_encoder(encoder: Any, batch: EncoderFeatures, layers: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Hidden states (layers, batch, frames, dim) of one encoder, and lengths (batch,) on the CPU."""
+    # Lengths become slice bounds: read from a GPU one by one, each would wait for the work before it.
     return encoder(batch.features, batch.mask, layers), encoder.calc_length(batch.lengths).cpu()
 
 
@@ -88,6 +89,7 @@ class AdapterSet(nn.Module):
         """Streams name -> (batch, frames, dim) and lengths name -> (batch,)."""
         streams, out = {}, {}
         for name, adapter in self.adapters.items():
+            # an adapter may have no weights of its own (identity); then those of any other say the precision
             parameter = next(adapter.parameters(), next(self.parameters(), None))
             state = states[name] if parameter is None else states[name].to(parameter.dtype)
             with torch.set_grad_enabled(torch.is_grad_enabled() and name not in self.frozen):
@@ -108,7 +110,7 @@ class AudioEmbedder(nn.Module):
         self.config = config
         self.llm_dim = llm_dim
         self.audio_encoder = EncoderSet(encoders)
-        # In sorted order, as the published code builds them: the order decides the random weights of new modules.
+        # In sorted order, whatever that of the configuration: it decides which random numbers new weights get.
         adapters = {name: _build_adapter(name, config, encoders[name], llm_dim) for name in sorted(encoders)}
         self.audio_adapter = AdapterSet(adapters, config.frozen_adapters_drift)
         dims = {name: adapter.output_dim for name, adapter in adapters.items()}
@@ -116,6 +118,7 @@ class AudioEmbedder(nn.Module):
             self.audio_fusion = AudioFusion(config.audio_fusion_config, dims, llm_dim, config.mask_padding)
         except ValueError as error:
             raise ConfigError(f"model.config.audio_fusion_config: {error}") from error
+        # Adapters and fusion only: encoders have their weights, and separators are drawn below.
         init_weights(self.audio_adapter, config.init_std)
         init_weights(self.audio_fusion, config.init_std)
         if not config.use_explicit_audio_tokens:
@@ -143,6 +146,7 @@ class AudioEmbedder(nn.Module):
         if self.config.mask_padding:  # encoders with chunks of a fixed length return frames that no clip has
             states = {name: value[:, :, : max(1, *lengths[name].tolist())] for name, value in states.items()}
         fused, frames = self.audio_fusion(*self.audio_adapter(states, lengths))
+        # at least one frame, so that a clip shorter than a frame does not vanish from the prompt
         return [item[: max(1, count)] for item, count in zip(fused, frames.tolist(), strict=True)]
 
     def calc_length(self, lengths: Mapping[str, Tensor]) -> Tensor:

@@ -157,7 +157,7 @@ def own_repo(username: str | None, name: str, offline: bool) -> str:
 
     Raises :class:`UserError` when nobody is logged in.
     """
-    if username or offline:
+    if username or offline:  # a dry run must not depend on a login
         return f"{username or 'OWNER'}/{name}"
     try:
         return f"{HfApi().whoami()['name']}/{name}"

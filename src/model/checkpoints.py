@@ -181,7 +181,7 @@ def save_checkpoint(
     """
     state = {name: gather_full(value) for name, value in audio_embedder.trained_state().items()}
     lora = lora_of(llm)
-    if not write:
+    if not write:  # only now: gathering is collective, and would wait for a process that left before
         return Path(directory)
     return write_checkpoint(directory, state, config.with_width(audio_embedder.llm_dim), extra, lora)
 

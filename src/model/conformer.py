@@ -78,7 +78,7 @@ class ConformerLayer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(batch, frames, dim) to the same; ``mask`` (batch, frames) is true on real frames."""
-        x = x + 0.5 * self.ffn1(x)
+        x = x + 0.5 * self.ffn1(x)  # half steps around attention and convolution: section 2.4 of the paper
         if self.convolution_first:
             x = x + self.conv_module(x, mask)
         normed = self.self_attn_layer_norm(x)

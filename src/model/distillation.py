@@ -79,11 +79,11 @@ class Distillation(Objective):
         device = student.states.device
         taught = [0 if teacher is None else teacher[0].shape[0] for teacher in teachers]
         plain = None
-        if taught != kept:
+        if taught != kept:  # targets without a teacher have cross-entropy as their loss
             pairs = zip(kept, taught, strict=True)
             covered = torch.cat([torch.arange(whole) < count for whole, count in pairs]).to(device)
             plain, student = student[~covered].cross_entropy(), student[covered]
-            if not len(student):
+            if not len(student):  # the parts are the same in every batch, as evaluation adds them up by name
                 return ObjectiveLoss(plain, {"ce": (plain, len(covered)), "kl": (plain.new_zeros(()), 0)})
         given = [teacher for teacher in teachers if teacher is not None]
         teacher = tuple(torch.cat([part.to(device) for part in parts]) for parts in zip(*given, strict=True))

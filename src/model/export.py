@@ -106,6 +106,7 @@ def published_config(checkpoint: Checkpoint) -> dict[str, Any]:
         return dict(checkpoint.published_config)
     config = checkpoint.config
     own, _ = PretrainedConfig.get_config_dict(resolve_source(config.llm), revision=config.llm_revision)
+    # What the source states comes last: transformers 5 renames fields that 4.57 reads under their old names.
     content = {**llm_config(config.llm, config.llm_revision).to_dict(), **own}
     for key in ("_name_or_path", "_commit_hash", "transformers_version"):
         content.pop(key, None)
@@ -118,7 +119,7 @@ def published_config(checkpoint: Checkpoint) -> dict[str, Any]:
         content.setdefault("rope_scaling", None if rope.get("rope_type", "default") == "default" else dict(rope))
     dtype = content.get("dtype") or content.get("torch_dtype")
     if isinstance(dtype, str):
-        content |= {"dtype": dtype, "torch_dtype": dtype}
+        content |= {"dtype": dtype, "torch_dtype": dtype}  # the old name and the new one
     content |= {"model_type": f"{kind}_audio", "architectures": [ARCHITECTURE]}
     if own := own_modules(config):
         log.warning(
@@ -129,7 +130,7 @@ def published_config(checkpoint: Checkpoint) -> dict[str, Any]:
         content |= published_from_model_config(config)["config"]
     if not Path(config.llm).is_absolute():
         content |= {"llm": config.llm, "llm_revision": config.llm_revision}
-    return json.loads(json.dumps(content, default=str))
+    return json.loads(json.dumps(content, default=str))  # plain values, as they will be read back
 
 
 def import_published(checkpoint: Checkpoint, out: str | Path, dtype: torch.dtype | None = None) -> Path:

@@ -99,8 +99,9 @@ class _ScaledEmbedding(nn.Embedding):
     scale = 1.0
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Embeddings of ids; the factor is rounded to their dtype, as transformers does."""
+        """Embeddings of ids."""
         rows = super().forward(input)
+        # the factor is rounded to the dtype first, as in transformers' Gemma3TextScaledWordEmbedding
         return rows if self.scale == 1 else rows * torch.tensor(self.scale).to(rows)
 
 
@@ -110,7 +111,7 @@ def _embedding_scale(name: str, revision: str | None) -> float:
         config = llm_config(name, revision).get_text_config(decoder=True)
         if hasattr(config, "audio_encoder_configs"):  # a published checkpoint, which is a Qwen3
             return 1.0
-        with torch.device("meta"):
+        with torch.device("meta"):  # the factor is an attribute of the built module, under no key of the config
             table = transformers.AutoModelForCausalLM.from_config(config).get_input_embeddings()
     except (UserError, ValueError):  # a published checkpoint before src.hf has registered its config
         return 1.0
@@ -129,6 +130,7 @@ def llm_width(name: str, revision: str | None = None) -> int:
 
 def config_width(config: Any) -> int:
     """Embedding width that a transformers config gives."""
+    # multimodal models keep the sizes of their language model in a part of the config
     return int(config.get_text_config(decoder=True).hidden_size)
 
 
@@ -160,5 +162,5 @@ def generation_settings(name: str, revision: str | None = None) -> dict[str, Any
         config = transformers.GenerationConfig.from_pretrained(resolve_source(name), revision=revision)
     except (OSError, ValueError):
         return {}
-    stated: dict[str, Any] = config.to_diff_dict()
+    stated: dict[str, Any] = config.to_diff_dict()  # transformers' defaults are no choice of the model's authors
     return stated

@@ -106,7 +106,7 @@ def inject(llm: Any, settings: Any) -> Any:
         if isinstance(layer, BaseTunerLayer):
             raise ConfigError(f"lora.target_modules: the layer of the {what} cannot be trained; leave it out")
     for name, parameter in llm.named_parameters():
-        if _LORA_WEIGHT.search(name):
+        if _LORA_WEIGHT.search(name):  # an optimizer's small steps would be rounded away in bfloat16
             parameter.data = parameter.data.float()
     return tuner
 
@@ -126,7 +126,7 @@ def train_lora(llm: Any) -> None:
 def set_dropout(llm: nn.Module, on: bool) -> None:
     """Switch the dropout of the LoRA layers alone; the rest of the model keeps its mode."""
     for name, module in llm.named_modules():
-        if name.endswith(".lora_dropout"):
+        if name.endswith(".lora_dropout"):  # PEFT's container of them, by the name of its adapter
             module.train(on)
 
 

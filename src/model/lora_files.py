@@ -38,9 +38,10 @@ def lora_of(llm: Any) -> Lora | None:
     if not has_lora(llm):
         return None
     settings = llm.peft_config[ADAPTER].to_dict()
+    # target_modules is a set, which JSON has not; sorted, so that equal runs write equal files
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
     tensors = {name: gather_full(value) for name, value in lora_tensors(llm).items()}
-    return Lora(tensors, {**plain, "inference_mode": True})
+    return Lora(tensors, {**plain, "inference_mode": True})  # as PEFT's save_pretrained writes it
 
 
 def write_lora(folder: Path, lora: Lora | None) -> None:

@@ -82,6 +82,7 @@ def _item_masks(make: Any, lengths: Sequence[int], options: Mapping[str, Any]) -
     return [by_length[length] for length in lengths]
 
 
+# Lengths differ from batch to batch: compiled, it would be compiled again for nearly each.
 @torch.compiler.disable
 def packed_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
@@ -91,6 +92,7 @@ def packed_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     if options.get("position_bias") is not None:
         raise UserError(f"packing: {type(module).__name__} adds a bias to its attention; set packing=false")
+    # autocast does not reach into varlen_attn, which has to be given half precision
     dtype = (
         torch.get_autocast_dtype(query.device.type) if torch.is_autocast_enabled(query.device.type) else query.dtype
     )

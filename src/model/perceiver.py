@@ -90,7 +90,8 @@ class ResamplerAttention(nn.Module):
         )
         bias = None
         if mask is not None:
-            # A large finite number, not minus infinity: an item without keys attends evenly instead of becoming NaN.
+            # A large finite number, not minus infinity: an item without keys attends evenly instead of becoming NaN
+            # (https://github.com/pytorch/pytorch/issues/41508).
             lowest = torch.finfo(query.dtype).min
             bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, lowest)[:, None, None, :]
         attended = attention(query, key, value, bias, self.dropout if self.training else 0.0)
@@ -309,7 +310,7 @@ class MultiPerceiverFusion(_LatentFusion):
 
     def forward(self, streams: Streams) -> Tensor:
         """(batch, all latents + 2 + frames, llm_dim)."""
-        own = dataclasses.replace(streams, own_masks=True)
+        own = dataclasses.replace(streams, own_masks=True)  # in the published code too, unlike the other fusions
         latents = []
         for name in self.conditional_encoders:
             read = self.perceiver[name](streams.values[name], own.key_mask(name, self.main_encoder))

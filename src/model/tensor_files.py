@@ -101,6 +101,8 @@ class TensorFiles:
                         stored = file.get_tensor(name)
                         used += stored.nbytes
                         wanted = dtype if dtype is not None and stored.is_floating_point() else stored.dtype
+                        # a copy: the stored tensor lies in the mapped file and would keep its pages in memory;
+                        # on the CPU, whatever default device the caller has set
                         yield name, torch.empty(stored.shape, dtype=wanted, device="cpu").copy_(stored)
                         del stored
 
@@ -163,12 +165,14 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # as bytes, since numpy has no bfloat16
         digest.update(gather_full(tensor).flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
 def tensor_mismatches(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
     """Every way ``given`` differs from what ``expected`` asks: missing, extra, misshapen or non-finite tensors."""
+    # Values are looked at as well: a broken run leaves NaN weights, which would end the next one without a reason.
     both = sorted(set(given) & set(expected))
     groups = {
         "missing": sorted(set(expected) - set(given)),

@@ -109,7 +109,7 @@ class Encoder(nn.Module, ABC):
         chunk = self.chunk_frames if self.pads_chunks else min(self.chunk_frames, frames)
         chunks, chunk_masks = split_chunks(features, chunk), split_chunks(mask, chunk)
         used = chunk_masks.any(dim=1)
-        if used.all():
+        if used.all():  # no copy of the chunks then
             states = self._select(chunks, chunk_masks.bool(), layers)
         else:
             kept = self._select(chunks[used], chunk_masks[used].bool(), layers)
@@ -125,7 +125,7 @@ class Encoder(nn.Module, ABC):
         for index, state in enumerate(self.states(chunks, mask)):
             if index in wanted:
                 kept[index] = state
-            if index == deepest:
+            if index == deepest:  # states is a generator: deeper layers never run
                 break
         return torch.stack([kept[index] for index in layers])
 

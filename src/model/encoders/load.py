@@ -168,11 +168,13 @@ def _match(
     """
     expected = encoder.state_dict()
     stored = [name.removeprefix(prefix) for name in files.names(prefix)]
+    # One rule for a whole file: it is of one kind, and a name by itself could fit two rules.
     rename = max(RENAMES, key=lambda rule: sum(rule(name) in expected for name in stored))
     named = {rename(name): prefix + name for name in stored}
     optional = encoder.unused_prefixes
     with torch.device("cpu"):
         state = {name: torch.zeros(t.shape, dtype=dtype) for name, t in expected.items() if name.startswith(optional)}
+        # some files lack them, and only train mode reads them
         counters = {name: torch.tensor(0) for name in expected if name.endswith(".num_batches_tracked")}
         state |= {**counters, **encoder.computed_tensors()}
     problems: dict[str, list[str]] = {

@@ -74,6 +74,7 @@ class MuQEncoder(Encoder):
 
     def states(self, chunks: Tensor, mask: Tensor) -> Iterator[Tensor]:
         """See :meth:`Encoder.states`; ``chunks`` and ``mask`` are ``(chunks, samples)``."""
+        # a frame counts if its first sample is audio
         return self.encoder.model(chunks, mask[:, ::SAMPLES_PER_FRAME])
 
     def calc_length(self, lengths: Lengths) -> Lengths:
@@ -101,6 +102,7 @@ class MuQModel(nn.Module):
 
     def forward(self, samples: Tensor, mask: Tensor) -> Iterator[Tensor]:
         """States of ``samples (chunks, n)`` with ``mask (chunks, n / 960)`` bool, one at a time."""
+        # in float32, as the features of the other encoders, which are computed outside autocast
         with torch.autocast(samples.device.type, enabled=False):
             mel = muq_mel(samples, self.num_mels, self.fft_size, self.sample_rate)
         hidden = self.conv(mel.to(self.conv.linear.weight.dtype)).masked_fill(~mask[..., None], 0.0)

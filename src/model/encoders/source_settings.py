@@ -199,7 +199,7 @@ def with_source_sizes(name: str, spec: EncoderSpec, level: int = logging.DEBUG) 
 
 
 def _check_positions(frames: int, bound: Any, key: str) -> None:
-    positions = 2 * int(bound.max_source_positions)
+    positions = 2 * int(bound.max_source_positions)  # in frames: the second convolution has stride 2
     if not 2 <= frames <= positions or frames % 2:
         raise ConfigError(
             f"{key}: got {frames} frames of 10 ms, expected an even number up to {positions} "
@@ -234,6 +234,7 @@ def _w2vbert(
     wrong = [
         f"{key} {getattr(bound, key)}, expected {fixed[key]}" for key in fixed if getattr(bound, key) != fixed[key]
     ]
+    # two mel frames are stacked into one row of features
     if bound.feature_projection_input_dim != 2 * extractor.num_mel_bins or extractor.stride != 2:
         wrong.append(f"{extractor.num_mel_bins} mel bins in steps of {extractor.stride} frames, expected 2")
     if wrong:
@@ -266,8 +267,9 @@ def _pretrained(
             "minimum_seconds": max(MINIMUM_SECONDS, field / rate),
         }
     elif config["model_type"] == CLAP_MODEL:
-        features["chunk_frames"] = extractor.nb_max_samples // extractor.hop_length + 1
+        features["chunk_frames"] = extractor.nb_max_samples // extractor.hop_length + 1  # frames are centred
         features["num_mels"] = int(extractor.feature_size)
+        # a Swin transformer doubles its width from stage to stage; ClapEncoder reads the last one
         architecture |= {"width": bound.patch_embeds_hidden_size * 2 ** (len(bound.depths) - 1), "num_layers": 1}
     else:
         extractor.max_length = int(bound.max_length)

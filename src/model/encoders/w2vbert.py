@@ -59,6 +59,7 @@ class W2VBertEncoder(Encoder):
 
     def states(self, chunks: Tensor, mask: Tensor) -> Iterator[Tensor]:
         """See :meth:`Encoder.states`; ``chunks (chunks, rows, 2 * mels)``, ``mask (chunks, rows)``."""
+        # The parts are called one by one, as transformers' forward runs all layers before it returns a state.
         hidden, _ = self.encoder.feature_projection(
             chunks.to(self.encoder.feature_projection.layer_norm.weight.dtype)
         )
