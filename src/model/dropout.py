@@ -32,13 +32,7 @@ class Dropout(nn.Dropout):
 
 
 def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
-    """As ``torch.nn.functional.dropout``, which it is except in training on a CPU.
-
-    Args:
-        x: any shape.
-        p: share of values set to zero; the others are divided by ``1 - p``.
-        training: False: ``x`` itself.
-    """
+    """As ``torch.nn.functional.dropout``, which it is except in training on a CPU; any shape to the same."""
     if not training or not p:
         return x
     if not _draws_here(x, p):
@@ -47,15 +41,11 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, p: float) -> Tensor:
-    """``scaled_dot_product_attention`` with dropout ``p`` of the attention weights; as (batch, heads, queries, dim).
+    """``scaled_dot_product_attention`` with dropout ``p`` of the attention weights; ``p`` is 0 outside training.
 
-    Args:
-        query: (batch, heads, queries, dim).
-        key: (batch, heads, keys, dim).
-        value: (batch, heads, keys, value dim).
-        bias: None, or a shape that broadcasts to (batch, heads, queries, keys), added to the scores. It is a mask and
-            gets no gradient.
-        p: 0 outside training.
+    ``query`` (batch, heads, queries, dim), ``key`` (batch, heads, keys, dim) and ``value`` (batch, heads, keys, value
+    dim) to (batch, heads, queries, value dim). ``bias``, a mask without a gradient, broadcasts to the scores (batch,
+    heads, queries, keys), to which it is added.
     """
     if not p or not _draws_here(query, p):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=p)

@@ -195,12 +195,8 @@ def frozen_head_cross_entropy(
 ) -> Tensor:
     """Summed cross-entropy of ``hidden @ weight.T + bias`` against ``targets``: a scalar, float32 at least.
 
-    Args:
-        hidden: (targets, dim), the hidden states that predict a target token; without ``weight`` their logits.
-        weight: (vocabulary, dim), frozen: no gradient is computed for it.
-        bias: (vocabulary,) or None, frozen.
-        targets: (targets,) int64.
-        chunk_values: most logits to hold at a time.
+    The arguments are those of :class:`TargetStates`; only ``hidden`` gets a gradient. ``chunk_values`` is how many
+    logits exist at a time.
     """
     rows = _chunk_rows(hidden, weight, chunk_values)
     return _FrozenHeadCrossEntropy.apply(hidden, weight, bias, targets, rows)

@@ -116,7 +116,7 @@ def model_config_from_published(
     llm: str | None = None,
     encoders: Mapping[str, EncoderSpec] | None = None,
 ) -> ModelConfig:
-    """The published form as :class:`ModelConfig`, in the form of ``src/configs/model/*.yaml`` (equal to them).
+    """The published form as :class:`ModelConfig`, equal to that of ``src/configs/model/*.yaml``.
 
     Reads either form of mapping: model YAML (audio keys below ``config``), or a checkpoint's ``config.json`` (audio
     keys next to the language model's own, of which ``hidden_size`` is read and all others are skipped). Encoders are
@@ -124,15 +124,9 @@ def model_config_from_published(
     ``architecture``, ``layers`` and ``weights`` as those files do (the published code skips them), which is how
     :func:`published_from_model_config` writes encoders of other sizes.
 
-    Args:
-        mapping: plain containers.
-        where: how messages name it, e.g. ``model`` or a path.
-        llm: the language model, where the mapping names none (as in a ``config.json``).
-        encoders: specifications by name, instead of the shipped ones.
-
-    Raises:
-        ConfigError: unknown encoders, adapters, fusions or options, values that contradict each other, and what
-            cannot be expressed; all of them, each with its key.
+    ``llm`` is the language model where the mapping names none (as in a ``config.json``); ``encoders`` come before the
+    shipped ones. Raises :class:`ConfigError` with all problems, each with its key below ``where``: unknown encoders,
+    adapters, fusions or options, values that contradict each other, and what cannot be expressed.
     """
     flat = "config" not in mapping
     problems: list[str] = []

@@ -53,10 +53,21 @@ class TensorFiles:
         Raises :class:`UserError` for an index or a file that cannot be read.
         """
         index = fetch(INDEX_FILE)
-        if index is not None:
-            return cls(where, _weight_map(index, where), fetch)
-        path = fetch(WEIGHTS_FILE)
-        return None if path is None else cls.of_files(where, [path])
+        if index is None:
+            path = fetch(WEIGHTS_FILE)
+            return None if path is None else cls.of_files(where, [path])
+        file_of = read_json(index, f"{where}: index of tensors").get("weight_map")
+        if not isinstance(file_of, dict) or not all(isinstance(file, str) for file in file_of.values()):
+            raise UserError(
+                f"{where}: {index} has no weight_map of tensor names to file names; fetch or save it again"
+            )
+        for file in sorted(set(file_of.values())):
+            # only files next to the index: it can come from anybody
+            if not file.endswith(".safetensors") or "/" in file or "\\" in file or file.startswith("."):
+                raise UserError(
+                    f"{where}: {index} names the file {file[:100]!r}; expected safetensors files in the same folder"
+                )
+        return cls(where, file_of, fetch)
 
     @classmethod
     def of_files(cls, where: str, paths: Collection[Path]) -> TensorFiles:
@@ -115,19 +126,6 @@ class TensorFiles:
             if path is None:
                 raise UserError(f"{self.where}: {file} is missing, it should hold {inside[0]}; fetch it again")
             yield path, inside
-
-
-def _weight_map(index: Path, where: str) -> dict[str, str]:
-    """File name by tensor name; only names of files next to the index are taken: an index can come from anybody."""
-    file_of = read_json(index, f"{where}: index of tensors").get("weight_map")
-    if not isinstance(file_of, dict) or not all(isinstance(file, str) for file in file_of.values()):
-        raise UserError(f"{where}: {index} has no weight_map of tensor names to file names; fetch or save it again")
-    for file in sorted(set(file_of.values())):
-        if not file.endswith(".safetensors") or "/" in file or "\\" in file or file.startswith("."):
-            raise UserError(
-                f"{where}: {index} names the file {file[:100]!r}; expected safetensors files in the same folder"
-            )
-    return file_of
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:

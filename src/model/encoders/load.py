@@ -63,16 +63,10 @@ def load_encoder(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Encoder:
-    """A trained encoder in ``dtype`` on the CPU, in eval mode.
+    """A trained encoder in ``dtype`` on the CPU, in eval mode; ``name`` is used in messages.
 
-    Args:
-        name: used in messages.
-        config: the encoder's settings; its ``weights`` are used where ``source`` is not given, and without either it
-            is as its class builds it.
-        source: a folder holding ``model.safetensors`` (relative to the working directory or the repository root),
-            such a file, or a Hub id.
-        revision: branch, tag or commit of a Hub id.
-        dtype: of the weights; tensors named in :attr:`Encoder.float32` stay as they are.
+    Its weights are those of ``source`` (see :func:`find_tensors`) at ``revision``, else of ``config.weights``, and
+    without either as its class builds it; tensors named in :attr:`Encoder.float32` keep their precision.
 
     Raises:
         ConfigError: wrong keys in ``config``.

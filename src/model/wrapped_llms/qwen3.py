@@ -42,9 +42,8 @@ class ClipFeatures:
 class Qwen3AudioWrappedFeatureExtractor(nn.Module):
     """Turns audio into embeddings for the language model; text stays text, vLLM embeds it.
 
-    Nothing of the language model is loaded, until text is to be embedded here. What the audio passes through is read
-    from the checkpoint, whichever language model that was trained for; ``feature_extractor_configs`` of
-    ``model_config`` need not be given.
+    Nothing of the language model is loaded until text is to be embedded here. The audio part is read from the
+    checkpoint; ``feature_extractor_configs`` of ``model_config`` need not be given.
 
     Args:
         model_config: ``src/configs/model/default_inference.yaml`` as a mapping; its ``llm`` is checked against the
@@ -60,7 +59,7 @@ class Qwen3AudioWrappedFeatureExtractor(nn.Module):
         super().__init__()
         self.model_config = model_config
         self.tokenizer = tokenizer
-        self.checkpoint: Checkpoint = open_checkpoint(checkpoint_name)
+        self.checkpoint: Checkpoint = open_checkpoint(checkpoint_name)  # get_response reads its LoRA and its record
         precision = model_config.get("front_end_dtype") or "float32"
         encoders = model_config.get("encoder_dtype") or precision
         loaded = load_audio_embedder(
