@@ -153,7 +153,12 @@ class AlarmModel(nn.Module):
         # takes its fast kernels.
         inputs: dict[str, Any] = {"inputs_embeds": spliced.inputs_embeds}
         if spliced.packed is not None:
-            self._check_packing(spliced.inputs_embeds)
+            # tried once, on the first row that is long enough for two items
+            if not self._packing_checked and spliced.inputs_embeds.shape[1] >= _PROBE:
+                set_dropout(self.llm, False)
+                check_packing(self.llm, spliced.inputs_embeds[0, :_PROBE].detach())
+                set_dropout(self.llm, self.training)
+                self._packing_checked = True
             inputs = packed_inputs(self.llm, spliced.inputs_embeds, spliced.packed)
         with packed(spliced.packed):
             if plain:
@@ -161,14 +166,6 @@ class AlarmModel(nn.Module):
                 return TargetStates(hidden[rows], targets, head.weight, head.bias)
             with only_rows(head, rows):
                 return TargetStates(self.llm(**inputs, use_cache=False).logits[0], targets)
-
-    def _check_packing(self, embeds: Tensor) -> None:
-        """Try packing on the first row that is long enough for two items."""
-        if not self._packing_checked and embeds.shape[1] >= _PROBE:
-            set_dropout(self.llm, False)
-            check_packing(self.llm, embeds[0, :_PROBE].detach())
-            set_dropout(self.llm, self.training)
-            self._packing_checked = True
 
     @torch.no_grad()
     def _has_plain_head(self, embeds: Tensor) -> bool:

@@ -101,8 +101,13 @@ def packed_attention(
         queries, keys, values = (each.to(dtype)[0].transpose(0, 1).contiguous() for each in (query, key, value))
         bounds, longest = attention_mask.bounds, max(attention_mask.lengths)
         attended = varlen_attn(
-            *(queries, keys, values),
-            *(bounds, bounds, longest, longest),
+            queries,
+            keys,
+            values,
+            bounds,
+            bounds,
+            longest,
+            longest,
             scale=options.get("scaling"),
             window_size=(-1, 0),  # everything before a position, nothing behind it
             enable_gqa=query.shape[1] != key.shape[1],
