@@ -111,7 +111,7 @@ class DownsamplerConformerConfig(AdapterConfig):
         given = measure()
         depth = max(0, round(math.log2(given / self.frame_rate)))
         log.info("encoder %s: %.1f frames a second, %.1f embeddings", name, given, given / 2**depth)
-        if given < self.frame_rate / math.sqrt(2):
+        if given < self.frame_rate / math.sqrt(2):  # on a scale of halvings, nearer to half the rate than to it
             log.warning("encoder %s: adapters do not raise its rate to %g a second", name, self.frame_rate)
         return dataclasses.replace(self, use_downsampler=depth > 0, downsampler_depth=max(1, depth))
 
@@ -129,15 +129,15 @@ class DownsamplerConformer(AdapterBody):
         super().__init__(config, input_dim)
         dim, norm_type = config.adapter_embedding_dim, config.norm_type
         self.output_dim = dim
+        # Without the downsampler, downsampler_depth keeps its default, which must not shorten the stream.
         self.depth = config.downsampler_depth if config.use_downsampler else 0
         self.input_proj = nn.Identity() if input_dim == dim else nn.Linear(input_dim, dim)
         if config.use_downsampler:
-            stages = [_stage(nn.Conv1d(dim, 2 * dim, 3, padding=1), norm_type)]
-            for index in range(self.depth):
-                stages.append(
-                    _stage(nn.Conv1d(2 * dim if index == 0 else dim, dim, 4, stride=2, padding=1), norm_type)
-                )
-            self.downsampler = nn.Sequential(*stages)
+            convolutions = [nn.Conv1d(dim, 2 * dim, 3, padding=1), nn.Conv1d(2 * dim, dim, 4, stride=2, padding=1)]
+            convolutions += [nn.Conv1d(dim, dim, 4, stride=2, padding=1) for _ in range(self.depth - 1)]
+            self.downsampler = nn.Sequential(
+                *(nn.Sequential(conv, nn.GELU(), build_norm(norm_type, conv.out_channels)) for conv in convolutions)
+            )
         self.encoder = None
         if config.use_conformer:
             self.encoder = Conformer(
@@ -157,39 +157,28 @@ class DownsamplerConformer(AdapterBody):
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """See :meth:`AdapterBody.forward`."""
         x = self.input_proj(x)
-        extra = _even(x.shape[1], 2**self.depth) - x.shape[1]
+        frames, least = x.shape[1], max(2, 2**self.depth)
         if lengths is not None:
             x = zero_beyond(x, lengths)
             # The frames an item has alone, its own zero frames included: they take part in what follows.
-            lengths = ((lengths + 1) // 2 * 2).clamp(min=max(2, 2**self.depth))
-        x = F.pad(x, (0, 0, 0, extra))
+            lengths = (lengths + lengths % 2).clamp(min=least)
+        x = F.pad(x, (0, 0, 0, max(frames + frames % 2, least) - frames))
         if self.depth:
-            x, lengths = self._downsample(x.transpose(1, 2), lengths)
+            x = x.transpose(1, 2)
+            for index, stage in enumerate(self.downsampler):
+                conv, activation, norm = cast(nn.Sequential, stage)
+                x = activation(conv(x))
+                mask = None
+                if lengths is not None:
+                    lengths = lengths if index == 0 else lengths // 2
+                    mask = length_mask(lengths, x.shape[2], x.device)
+                x = norm(x, mask)
+                if mask is not None:  # bias and norm give padding a value, which the next convolution would read
+                    x = x.masked_fill(~mask[:, None, :], 0.0)
             x = x.transpose(1, 2)
         if self.encoder is None:
             return x
         return self.encoder(x, None if lengths is None else length_mask(lengths, x.shape[1], x.device))
-
-    def _downsample(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        for index, stage in enumerate(self.downsampler):
-            conv, activation, norm = cast(nn.Sequential, stage)
-            x = activation(conv(x))
-            mask = None
-            if lengths is not None:
-                lengths = lengths if index == 0 else lengths // 2
-                mask = length_mask(lengths, x.shape[2], x.device)
-            x = norm(x, mask)
-            if mask is not None:
-                x = x.masked_fill(~mask[:, None, :], 0.0)
-        return x, lengths
-
-
-def _stage(conv: nn.Conv1d, norm_type: str) -> nn.Sequential:
-    return nn.Sequential(conv, nn.GELU(), build_norm(norm_type, conv.out_channels))
-
-
-def _even(frames: int, least: int) -> int:
-    return max(frames + frames % 2, least, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +252,7 @@ class AudioAdapter(nn.Module):
             raise ValueError("audio_encoder_layers is missing; name the encoder layers to read")
         self.layers = config.audio_encoder_layers
         layers = len(self.layers)
-        if layers > 1:
+        if layers > 1:  # a softmax over one layer would be a parameter without effect
             assert config.layer_fusion_config is not None, "checked by AdapterConfig"
             self.layer_fusion = config.layer_fusion_config.module()(config.layer_fusion_config, layers)
         build_body = config.module()
@@ -287,6 +276,7 @@ class AudioAdapter(nn.Module):
 
         ``lengths`` (batch,) are encoder frames of each item; ``calc_length`` gives those of the output.
         """
+        # Encoders with chunks of a fixed length return frames that no clip of the batch has.
         if self.config.trim_extra_padding:
             states = states[:, :, : max(1, int(lengths.max()))]
         own = lengths if self.mask_padding else None

@@ -25,17 +25,11 @@ SUFFIX = ".pth"
 def load_adapters(
     audio_embedder: AudioEmbedder, dirs: str | Path | Sequence[str | Path], names: Sequence[str]
 ) -> None:
-    """Load single adapters from other trainings.
+    """Load the adapters of encoders ``names`` from other trainings.
 
-    Args:
-        audio_embedder: where they go.
-        dirs: for each name a ``.pth`` file or a checkpoint; or one folder for all: then ``DIR/NAME.pth`` or
-            ``DIR/NAME`` where it exists, else the checkpoint ``DIR`` itself.
-        names: encoder names whose adapters are loaded.
-
-    Raises:
-        ConfigError: an encoder that the model does not have.
-        UserError: nothing is there, or it is not this adapter: every tensor that does not fit is named.
+    ``dirs`` is a ``.pth`` file or a checkpoint for each name, or one folder for all, see :func:`find_adapter`. Raises
+    :class:`ConfigError` for an encoder that the model does not have, and :class:`UserError` where nothing is there or
+    it is not this adapter: every tensor that does not fit is named.
     """
     unknown = [name for name in names if name not in audio_embedder.audio_adapter.adapters]
     if unknown:
@@ -93,17 +87,12 @@ def read_adapter(path: Path, encoder: str) -> dict[str, Tensor]:
         if "weights_only" in str(error):
             reason = "objects other than tensors"
         raise UserError(f"{path}: cannot be read ({reason}); {hint}") from error
-    if not isinstance(content, Mapping) or not content or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    ):  # fmt: skip
-        raise UserError(f"{path}: contains {_kind(content)}; {hint}")
-    return dict(content)
-
-
-def _kind(content: object) -> str:
     if not isinstance(content, Mapping):
-        return f"a {type(content).__name__}"
-    return f"a mapping with {', '.join(map(str, list(content)[:4])) or 'nothing'}"
+        raise UserError(f"{path}: contains a {type(content).__name__}; {hint}")
+    if not content or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
+        names = ", ".join(map(str, list(content)[:4])) or "nothing"
+        raise UserError(f"{path}: contains a mapping with {names}; {hint}")
+    return dict(content)
 
 
 def write_adapters(runs: Mapping[str, str], save_dir: str | Path) -> dict[str, Path | None]:

@@ -60,7 +60,7 @@ class AlarmModel(nn.Module):
         check_width(audio_embedder, llm)
         self.audio_embedder = audio_embedder
         self.llm: Any = freeze(llm)
-        train_lora(self.llm)
+        train_lora(self.llm)  # after freeze, which takes all weights
         self.max_length = max_length
         self.objective = cross_entropy if objective is None else objective
         self.packing = packing
@@ -72,7 +72,7 @@ class AlarmModel(nn.Module):
     @property
     def _no_split_modules(self) -> list[str]:
         """Names of the LLM's layer classes: what FSDP shares out one by one."""
-        return sorted({type(module).__name__ for module in self.llm.modules() if _is_layer(module)})
+        return sorted({type(layer).__name__ for layer in self.layers})
 
     def train(self, mode: bool = True) -> AlarmModel:
         """The audio embedder and the dropout of LoRA layers follow ``mode``; the LLM itself stays in eval mode."""
@@ -96,11 +96,15 @@ class AlarmModel(nn.Module):
             without a gradient.
         """
         spliced = self.splice(batch["turns"], batch.get("features"))
-        self._report(spliced, batch.get("keys"))
+        if cut := [index for index, count in enumerate(spliced.targets_cut) if count]:
+            keys = batch.get("keys")
+            names = ", ".join(str(keys[index] if keys else index) for index in cut)
+            lost = f"; {len(spliced.without_targets)} lost all of them" if spliced.without_targets else ""
+            log.warning("rows %s are longer than %s positions: targets were cut%s", names, self.max_length, lost)
         if spliced.labels is None:
             raise UserError("training batch: no turn has targets; expected a target text in every row")
         found = self.objective(self, spliced, batch)
-        count = (spliced.labels[:, 1:] != IGNORE).sum()
+        count = (spliced.labels[:, 1:] != IGNORE).sum()  # a row's first position is predicted by none
         return {
             "loss": found.total / count.clamp(min=1),
             "loss_sum": found.total,
@@ -149,7 +153,12 @@ class AlarmModel(nn.Module):
         # takes its fast kernels.
         inputs: dict[str, Any] = {"inputs_embeds": spliced.inputs_embeds}
         if spliced.packed is not None:
-            self._check_packing(spliced.inputs_embeds)
+            # tried once, on the first row that is long enough for two items
+            if not self._packing_checked and spliced.inputs_embeds.shape[1] >= _PROBE:
+                set_dropout(self.llm, False)
+                check_packing(self.llm, spliced.inputs_embeds[0, :_PROBE].detach())
+                set_dropout(self.llm, self.training)
+                self._packing_checked = True
             inputs = packed_inputs(self.llm, spliced.inputs_embeds, spliced.packed)
         with packed(spliced.packed):
             if plain:
@@ -157,14 +166,6 @@ class AlarmModel(nn.Module):
                 return TargetStates(hidden[rows], targets, head.weight, head.bias)
             with only_rows(head, rows):
                 return TargetStates(self.llm(**inputs, use_cache=False).logits[0], targets)
-
-    def _check_packing(self, embeds: Tensor) -> None:
-        """Try packing on the first row that is long enough for two items."""
-        if not self._packing_checked and embeds.shape[1] >= _PROBE:
-            set_dropout(self.llm, False)
-            check_packing(self.llm, embeds[0, :_PROBE].detach())
-            set_dropout(self.llm, self.training)
-            self._packing_checked = True
 
     @torch.no_grad()
     def _has_plain_head(self, embeds: Tensor) -> bool:
@@ -201,7 +202,7 @@ class AlarmModel(nn.Module):
     @property
     def layers(self) -> list[nn.Module]:
         """The LLM's repeated layers, in order."""
-        return [module for module in self.llm.modules() if _is_layer(module)]
+        return [module for module in self.llm.modules() if isinstance(module, GradientCheckpointingLayer)]
 
     def recompute(
         self, layers: Sequence[nn.Module], options: Mapping[str, Any] | None = None, offload: bool = False
@@ -221,20 +222,8 @@ class AlarmModel(nn.Module):
     def compile_layers(self) -> None:
         """Compile the transformer layers of the LLM and the encoders one by one, for any batch shape."""
         for layer in self.modules():
-            if _is_layer(layer):
+            if isinstance(layer, GradientCheckpointingLayer):
                 layer.compile(dynamic=True)
-
-    def _report(self, spliced: Spliced, keys: Sequence[Any] | None) -> None:
-        cut = [index for index, count in enumerate(spliced.targets_cut) if count]
-        if cut:
-            names = ", ".join(str(keys[index] if keys else index) for index in cut)
-            lost = f"; {len(spliced.without_targets)} lost all of them" if spliced.without_targets else ""
-            log.warning("rows %s are longer than %s positions: targets were cut%s", names, self.max_length, lost)
-
-
-def _is_layer(module: nn.Module) -> bool:
-    """transformers' base class of the repeated layers of a model."""
-    return isinstance(module, GradientCheckpointingLayer)
 
 
 def check_width(audio_embedder: AudioEmbedder, llm: Any) -> None:

@@ -48,6 +48,7 @@ class EncoderSet(nn.Module):
 @torch.no_grad()
 def run_encoder(encoder: Any, batch: EncoderFeatures, layers: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Hidden states (layers, batch, frames, dim) of one encoder, and lengths (batch,) on the CPU."""
+    # Lengths become slice bounds: read from a GPU one by one, each would wait for the work before it.
     return encoder(batch.features, batch.mask, layers), encoder.calc_length(batch.lengths).cpu()
 
 
@@ -88,6 +89,7 @@ class AdapterSet(nn.Module):
         """Streams name -> (batch, frames, dim) and lengths name -> (batch,)."""
         streams, out = {}, {}
         for name, adapter in self.adapters.items():
+            # an adapter may have no weights of its own (identity); then those of any other say the precision
             parameter = next(adapter.parameters(), next(self.parameters(), None))
             state = states[name] if parameter is None else states[name].to(parameter.dtype)
             with torch.set_grad_enabled(torch.is_grad_enabled() and name not in self.frozen):
@@ -108,41 +110,43 @@ class AudioEmbedder(nn.Module):
         self.config = config
         self.llm_dim = llm_dim
         self.audio_encoder = EncoderSet(encoders)
-        adapters: dict[str, AudioAdapter] = {}
-        for name in sorted(encoders):
-            adapters[name] = _build_adapter(name, config, encoders[name], llm_dim)
+        # In sorted order, whatever that of the configuration: it decides which random numbers new weights get.
+        adapters = {name: _build_adapter(name, config, encoders[name], llm_dim) for name in sorted(encoders)}
         self.audio_adapter = AdapterSet(adapters, config.frozen_adapters_drift)
         dims = {name: adapter.output_dim for name, adapter in adapters.items()}
         try:
             self.audio_fusion = AudioFusion(config.audio_fusion_config, dims, llm_dim, config.mask_padding)
         except ValueError as error:
             raise ConfigError(f"model.config.audio_fusion_config: {error}") from error
+        # Adapters and fusion only: encoders have their weights, and separators are drawn below.
         init_weights(self.audio_adapter, config.init_std)
         init_weights(self.audio_fusion, config.init_std)
         if not config.use_explicit_audio_tokens:
             self.audio_start_emb = nn.Parameter(torch.randn(1, llm_dim))
             self.audio_end_emb = nn.Parameter(torch.randn(1, llm_dim))
         self._fusion_frozen = False
-        self._layers = {name: adapter.layers for name, adapter in adapters.items()}
+        self.layers: dict[str, tuple[int, ...]] = {name: adapter.layers for name, adapter in adapters.items()}
+        """Hidden states that are read, by encoder name."""
 
     def forward(self, features: Mapping[str, EncoderFeatures]) -> list[Tensor]:
         """Embeddings without separators: one (frames_i, llm_dim) tensor an item, at least one frame each.
 
         Raises :class:`UserError` when an encoder's features are missing.
         """
-        missing = [name for name in self._layers if name not in features]
+        missing = [name for name in self.layers if name not in features]
         if missing:
             raise UserError(
                 f"audio embedder: features for {', '.join(missing)} are missing; got {', '.join(features)}"
             )
-        on_device = {name: features[name].to(self.device, non_blocking=True) for name in self._layers}
-        return self.fuse(*self.audio_encoder(on_device, self._layers))
+        on_device = {name: features[name].to(self.device, non_blocking=True) for name in self.layers}
+        return self.fuse(*self.audio_encoder(on_device, self.layers))
 
     def fuse(self, states: dict[str, Tensor], lengths: dict[str, Tensor]) -> list[Tensor]:
         """As :meth:`forward`, from the encoders' hidden states in :attr:`layers` and their lengths (on the CPU)."""
         if self.config.mask_padding:  # encoders with chunks of a fixed length return frames that no clip has
             states = {name: value[:, :, : max(1, *lengths[name].tolist())] for name, value in states.items()}
         fused, frames = self.audio_fusion(*self.audio_adapter(states, lengths))
+        # at least one frame, so that a clip shorter than a frame does not vanish from the prompt
         return [item[: max(1, count)] for item, count in zip(fused, frames.tolist(), strict=True)]
 
     def calc_length(self, lengths: Mapping[str, Tensor]) -> Tensor:
@@ -155,11 +159,6 @@ class AudioEmbedder(nn.Module):
         adapted = {name: adapters[name].calc_length(encoders[name].calc_length(lengths[name])) for name in encoders}
         streams = Streams({}, adapted, self.config.mask_padding)
         return self.audio_fusion.fusion_model.calc_length(streams).clamp(min=1)
-
-    @property
-    def layers(self) -> dict[str, tuple[int, ...]]:
-        """Hidden states that are read, by encoder name."""
-        return dict(self._layers)
 
     def with_separators(self, frames: Tensor) -> Tensor:
         """Embeddings (frames, llm_dim) of a clip with its learned separators, if there are any, around them."""

@@ -72,7 +72,9 @@ def model_card(
     checkpoint: Checkpoint, repo: str, licence: str, scores: Sequence[Score] = (), whole: bool = False
 ) -> ModelCard:
     """The card of a checkpoint: what it is made of and trained on, how to use it, scores, licence."""
-    config, record = checkpoint.config, _record(checkpoint)
+    config = checkpoint.config
+    path = None if checkpoint.folder is None else checkpoint.folder / RECORD_FILE
+    record = {} if path is None or not path.is_file() else json.loads(path.read_text(encoding="utf-8"))
     sources = [config.llm, *(spec.weights.source for spec in config.config.encoders.values() if spec.weights)]
     data = ModelCardData(
         license=licence,
@@ -98,20 +100,6 @@ def model_card(
         f"{licence}. The frozen parts have licences of their own; see their repositories.\n",
     ]
     return ModelCard("\n".join(parts))
-
-
-def _record(checkpoint: Checkpoint) -> dict[str, Any]:
-    path = None if checkpoint.folder is None else checkpoint.folder / RECORD_FILE
-    if path is None or not path.is_file():
-        return {}
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _data(config: Mapping[str, Any]) -> str:
-    """The data set configuration of a run, and the response sets in it."""
-    dataset = config.get("dataset", {})
-    sets = [str(row[0]) for row in dataset.get("train", {}).get("rows", []) if row]
-    return f"{dataset.get('name', 'not recorded')}: {', '.join(sets)}" if sets else "not recorded"
 
 
 def _parts_table(config: ModelConfig, prompts: Any) -> str:
@@ -141,8 +129,10 @@ def _training(record: Mapping[str, Any]) -> str:
     config, counts = record.get("config", {}), record.get("counts", {})
     names = ("learning_rate", "lr_scheduler_type", "per_device_train_batch_size", "gradient_accumulation_steps",
              "max_steps", "num_train_epochs", "bf16")  # fmt: skip
-    arguments = config.get("training_args", {})
-    rows = [("data", _data(config)), ("seed", str(record.get("seed")))]
+    arguments, dataset = config.get("training_args", {}), config.get("dataset", {})
+    sets = [str(row[0]) for row in dataset.get("train", {}).get("rows", []) if row]
+    data = f"{dataset.get('name', 'not recorded')}: {', '.join(sets)}" if sets else "not recorded"
+    rows = [("data", data), ("seed", str(record.get("seed")))]
     rows += [(name, str(arguments[name])) for name in names if name in arguments]
     rows += [(name, str(value)) for name, value in counts.items()]
     rows.append(("git commit", str(record.get("git", {}).get("commit"))))
@@ -167,7 +157,7 @@ def own_repo(username: str | None, name: str, offline: bool) -> str:
 
     Raises :class:`UserError` when nobody is logged in.
     """
-    if username or offline:
+    if username or offline:  # a dry run must not depend on a login
         return f"{username or 'OWNER'}/{name}"
     try:
         return f"{HfApi().whoami()['name']}/{name}"

@@ -39,6 +39,7 @@ from src.model.tensor_files import (
     folder_files,
     gather_full,
     hub_files,
+    one_line,
     read_json,
     tensor_mismatches,
     tensors_digest,
@@ -84,12 +85,10 @@ class Checkpoint:
         where = f"checkpoint {self.name}"
         names = self.trained
         shapes = self.tensors.shapes(names.values())
-        published_config = self.published_config
-        if published_config is not None:
-            own = {name: shapes[stored] for name, stored in names.items()}
-            return published.configured(published_config, self.tensors, own, where)
-        needed = self.tensors.shapes([published.EMBEDDINGS] if published.EMBEDDINGS in self.tensors.file_of else [])
         own = {name: shapes[stored] for name, stored in names.items()}
+        if self.published_config is not None:
+            return published.configured(self.published_config, self.tensors, own, where)
+        needed = self.tensors.shapes([published.EMBEDDINGS] if published.EMBEDDINGS in self.tensors.file_of else [])
         width = next((shape[-1] for shape in (*needed.values(), *map(own.get, published.SEPARATORS)) if shape), 0)
         return published.recognise(own, published.encoder_names(self.tensors.file_of), width, where)
 
@@ -123,14 +122,9 @@ class Checkpoint:
     @property
     def trained(self) -> dict[str, str]:
         """Names of adapters, fusion and separators in the audio embedder -> names that they are stored under."""
-        stored = self.tensors.names()
-        if self.is_full_model:
-            stored = [
-                name
-                for name in self.tensors.names(published.AUDIO_PREFIX)
-                if not name.startswith(published.ENCODER_PREFIX)
-            ]
-        return {name.removeprefix(published.PREFIX): name for name in stored}
+        stored = self.tensors.names(published.AUDIO_PREFIX if self.is_full_model else "")
+        own = [name for name in stored if not name.startswith(published.ENCODER_PREFIX)]
+        return {name.removeprefix(published.PREFIX): name for name in own}
 
     def state(self, prefix: str = "", dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """The trained tensors below ``prefix``, by their names in an audio embedder."""
@@ -187,7 +181,7 @@ def save_checkpoint(
     """
     state = {name: gather_full(value) for name, value in audio_embedder.trained_state().items()}
     lora = lora_of(llm)
-    if not write:
+    if not write:  # only now: gathering is collective, and would wait for a process that left before
         return Path(directory)
     return write_checkpoint(directory, state, config.with_width(audio_embedder.llm_dim), extra, lora)
 
@@ -240,6 +234,8 @@ def load_audio_embedder(
         name: store.get(name, spec, partial(checkpoint.encoder, name, encoder_dtype), checkpoint.is_full_model)
         for name, spec in config.config.encoders.items()
     }
+    # Built without memory and filled by assignment, which holds every weight once; only buffers that no file contains
+    # are computed by a second, real build.
     audio_embedder = published.build_on_meta(config, f"checkpoint {checkpoint.name}", encoders)
     load_checked(
         audio_embedder, checkpoint.state(dtype=dtype), audio_embedder.trained_state(), checkpoint.name, assign=True
@@ -286,13 +282,16 @@ def _inside(folder: Path) -> Path:
             f"checkpoint {str(folder)!r}: an ensemble, which vLLM serves; here name its checkpoints, as in "
             f"checkpoint_name=[{members / '0'},{members / '1'}]"
         )
-    if any((folder / file).is_file() for file in (CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE)):
+
+    def complete(path: Path) -> bool:
+        return any((path / file).is_file() for file in (CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE))
+
+    if complete(folder):
         return folder
     steps = [
-        (int(match.group(1)), path)
+        (int(match.group(1)), path)  # as a number: checkpoint-1000 comes after checkpoint-900
         for path in folder.glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
-        and any((path / file).is_file() for file in (CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE))
+        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name)) and complete(path)
     ]
     if not steps:
         raise UserError(
@@ -321,7 +320,7 @@ def _of_hub(name: str, revision: str | None) -> Checkpoint:
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = reason or error
     if tensors is None:
-        why = "it holds no safetensors files" if reason is None else " ".join(str(reason).split())[:200]
+        why = "it holds no safetensors files" if reason is None else one_line(reason, 200)
         raise UserError(f"checkpoint {name!r}: no such folder, and the Hub did not give it ({why})") from reason
     return Checkpoint(name, tensors, own, revision=revision, fetch=fetch, published_file=shared)
 

@@ -8,6 +8,7 @@ setting is accepted without effect.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -235,8 +236,8 @@ class ModelConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain containers, as written to ``alarm_config.json``; binds back to the same configuration."""
-        plain = _plain(dataclasses.asdict(self))
-        plain["config"]["encoders"] = {name: _plain(spec.as_dict()) for name, spec in self.config.encoders.items()}
+        plain = json.loads(json.dumps(dataclasses.asdict(self)))  # tuples become lists, as in the file
+        plain["config"]["encoders"] = {name: spec.as_dict() for name, spec in self.config.encoders.items()}
         # Keys that earlier versions do not know are left out where they say nothing, so that those versions read it.
         for name in ("lora", "reasoning"):
             if plain[name] is None:
@@ -250,11 +251,3 @@ class ModelConfig:
             if name in fusion and fusion[name] == defaults[name]:
                 del fusion[name]
         return plain
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

@@ -1,5 +1,8 @@
-"""Conformer layers (Gulati et al., arXiv 2005.08100) with the parameter names of torchaudio's Conformer, plus masks
-that also reach the convolutions."""
+"""Conformer layers (Gulati et al., arXiv 2005.08100) with masks that also reach the convolutions."""
+
+# Parameter names are those of torchaudio's Conformer, which published checkpoints contain
+# (https://github.com/pytorch/audio/blob/main/src/torchaudio/models/conformer.py). That class itself would not do: it
+# masks attention only, so that padding reaches real frames through the depthwise convolution and the batch norm.
 
 from __future__ import annotations
 
@@ -75,18 +78,15 @@ class ConformerLayer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(batch, frames, dim) to the same; ``mask`` (batch, frames) is true on real frames."""
-        x = x + 0.5 * self.ffn1(x)
+        x = x + 0.5 * self.ffn1(x)  # half steps around attention and convolution: section 2.4 of the paper
         if self.convolution_first:
             x = x + self.conv_module(x, mask)
-        x = x + self._attend(self.self_attn_layer_norm(x), mask)
+        normed = self.self_attn_layer_norm(x)
+        x = x + self.self_attn_dropout(attend(self.self_attn, normed, normed, None if mask is None else ~mask))
         if not self.convolution_first:
             x = x + self.conv_module(x, mask)
         x = x + 0.5 * self.ffn2(x)
         return self.final_layer_norm(x)
-
-    def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        padding = None if mask is None else ~mask
-        return self.self_attn_dropout(attend(self.self_attn, x, x, padding))
 
 
 class Conformer(nn.Module):

@@ -65,21 +65,22 @@ class CtcAlignment(Objective):
             self._candidates[self._blank(model.llm)] = 0
         blank = next(iter(self._candidates))
         targets = [[token for token in turn.target_ids or [] if token != blank] for turn in turns]
-        for token in (token for ids in targets for token in ids):
+        spoken = [token for ids in targets for token in ids]
+        for token in spoken:
             self._candidates.setdefault(token, len(self._candidates))
         audio = _audio_part(spliced, turns, model.audio_embedder.separators() is not None)
         lengths = torch.tensor([len(part) for part in audio])
-        frames = torch.nn.utils.rnn.pad_sequence(audio).float()
+        frames = torch.nn.utils.rnn.pad_sequence(audio).float()  # (frames, batch, llm_dim), the order of ctc_loss
         known = table[torch.tensor(list(self._candidates), device=table.device)].float()
-        with torch.autocast(frames.device.type, enabled=False):
+        with torch.autocast(frames.device.type, enabled=False):  # sums over paths need float32
             scores = F.log_softmax(frames @ known.T, dim=-1)
             total = F.ctc_loss(
                 scores,
-                torch.tensor([self._candidates[token] for ids in targets for token in ids], device=frames.device),
+                torch.tensor([self._candidates[token] for token in spoken], device=frames.device),
                 lengths,
                 torch.tensor([len(ids) for ids in targets]),
                 reduction="sum",
-                zero_infinity=True,
+                zero_infinity=True,  # a clip with fewer embeddings than tokens has no path, and an infinite loss
             )
         return ObjectiveLoss(total)
 
@@ -95,8 +96,8 @@ class CtcAlignment(Objective):
 def _audio_part(spliced: Spliced, turns: Sequence[TokenizedTurn], separated: bool) -> list[Tensor]:
     """The audio embeddings (frames_i, llm_dim) of every item, without separators, out of the spliced sequence."""
     found = []
-    for item, turn in zip(spliced.items(), turns, strict=True):
+    for item, turn, cut in zip(spliced.items(), turns, spliced.targets_cut, strict=True):
         start = len(turn.prefix_ids) + separated
-        behind = len(turn.suffix_ids) + len(turn.target_ids or []) + separated
+        behind = len(turn.suffix_ids) + len(turn.target_ids or []) - cut + separated
         found.append(item[start : max(start + 1, len(item) - behind)])
     return found

@@ -18,7 +18,6 @@ from torch.distributed.fsdp import FSDPModule
 from src.model.alarm import AlarmModel
 from src.model.lora import without_lora
 from src.model.loss import (
-    Direction,
     DivergenceOptions,
     ObjectiveLoss,
     Teacher,
@@ -30,21 +29,16 @@ from src.model.splice import Spliced, TokenizedTurn
 
 
 @dataclass(frozen=True)
-class DistillationConfig(ObjectiveConfig):
-    """Options of ``objective=kl``.
+class DistillationConfig(ObjectiveConfig, DivergenceOptions):
+    """Options of ``objective=kl``: those of :class:`~src.model.loss.DivergenceOptions`, and the following.
 
     Attributes:
-        temperature, top_k, direction, ce_weight: see :class:`~src.model.loss.DivergenceOptions`.
         without_description: ``error``, or ``ce``: such rows are trained with cross-entropy.
         cache_mb: megabytes of teacher passes to keep for rows that repeat; 0: none. The first ones stay.
         cache_device: ``cpu``, or ``model``: the device of the LLM.
     """
 
     name: str = "kl"
-    temperature: float = 1.0
-    top_k: int | None = None
-    direction: Direction = "forward"
-    ce_weight: float = 0.0
     without_description: Literal["error", "ce"] = "error"
     cache_mb: int = 0
     cache_device: Literal["cpu", "model"] = "cpu"
@@ -75,9 +69,6 @@ class Distillation(Objective):
     def __init__(self, config: DistillationConfig | None = None) -> None:
         super().__init__(config)
         self.config: DistillationConfig
-        self.options = DivergenceOptions(
-            self.config.temperature, self.config.top_k, self.config.direction, self.config.ce_weight
-        )
         self.cache = TeacherCache(self.config.cache_mb, self.config.cache_device)
 
     def __call__(self, model: AlarmModel, spliced: Spliced, batch: Mapping[str, Any]) -> ObjectiveLoss:
@@ -88,15 +79,15 @@ class Distillation(Objective):
         device = student.states.device
         taught = [0 if teacher is None else teacher[0].shape[0] for teacher in teachers]
         plain = None
-        if taught != kept:
+        if taught != kept:  # targets without a teacher have cross-entropy as their loss
             pairs = zip(kept, taught, strict=True)
             covered = torch.cat([torch.arange(whole) < count for whole, count in pairs]).to(device)
             plain, student = student[~covered].cross_entropy(), student[covered]
-            if not len(student):
+            if not len(student):  # the parts are the same in every batch, as evaluation adds them up by name
                 return ObjectiveLoss(plain, {"ce": (plain, len(covered)), "kl": (plain.new_zeros(()), 0)})
         given = [teacher for teacher in teachers if teacher is not None]
         teacher = tuple(torch.cat([part.to(device) for part in parts]) for parts in zip(*given, strict=True))
-        total, entropy, divergence = frozen_head_divergence(student, teacher, self.options)
+        total, entropy, divergence = frozen_head_divergence(student, teacher, self.config)
         if plain is not None:
             total, entropy = total + plain, entropy + plain.detach()
         return ObjectiveLoss(total, {"ce": (entropy, sum(kept)), "kl": (divergence, len(student))})
@@ -113,7 +104,7 @@ class Distillation(Objective):
             TokenizedTurn(read, [], (turn.target_ids or [])[:count]) if read and count else None
             for turn, read, count in zip(turns, descriptions, kept, strict=True)
         ]
-        keys = [None if turn is None else _digest(turn) for turn in asked]
+        keys = [None if turn is None else _row_key(turn) for turn in asked]
         wanted = {key: turn for key, turn in zip(keys, asked, strict=True) if key is not None and turn is not None}
         found = {key: stored for key in wanted if (stored := self.cache.get(key)) is not None}
         missing = {key: turn for key, turn in wanted.items() if key not in found}
@@ -129,7 +120,7 @@ class Distillation(Objective):
         """One pass over rows that are not cached; they are added to the cache."""
         with without_lora(model.llm):
             spliced = model.splice_audio(list(turns.values()), None)
-            summary = teacher_summary(model.target_states(spliced), self.options)
+            summary = teacher_summary(model.target_states(spliced), self.config)
         split = zip(*(part.split(spliced.predicted()) for part in summary), strict=True)
         found: dict[bytes, Teacher] = dict(zip(turns, split, strict=True))
         for key, teacher in found.items():
@@ -166,7 +157,7 @@ class TeacherCache:
             )
 
 
-def _digest(turn: TokenizedTurn) -> bytes:
-    """Name of a prompt and its target."""
+def _row_key(turn: TokenizedTurn) -> bytes:
+    """Digest of a prompt and its target; the length in front tells where the one ends and the other begins."""
     ids = array("q", [len(turn.prefix_ids), *turn.prefix_ids, *(turn.target_ids or [])])
     return hashlib.blake2b(ids.tobytes(), digest_size=16).digest()

@@ -32,13 +32,7 @@ class Dropout(nn.Dropout):
 
 
 def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
-    """As ``torch.nn.functional.dropout``, which it is except in training on a CPU.
-
-    Args:
-        x: any shape.
-        p: share of values set to zero; the others are divided by ``1 - p``.
-        training: False: ``x`` itself.
-    """
+    """As ``torch.nn.functional.dropout``, which it is except in training on a CPU; any shape to the same."""
     if not training or not p:
         return x
     if not _draws_here(x, p):
@@ -47,15 +41,11 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, p: float) -> Tensor:
-    """``scaled_dot_product_attention`` with dropout ``p`` of the attention weights; as (batch, heads, queries, dim).
+    """``scaled_dot_product_attention`` with dropout ``p`` of the attention weights; ``p`` is 0 outside training.
 
-    Args:
-        query: (batch, heads, queries, dim).
-        key: (batch, heads, keys, dim).
-        value: (batch, heads, keys, value dim).
-        bias: None, or a shape that broadcasts to (batch, heads, queries, keys), added to the scores. It is a mask and
-            gets no gradient.
-        p: 0 outside training.
+    ``query`` (batch, heads, queries, dim), ``key`` (batch, heads, keys, dim) and ``value`` (batch, heads, keys, value
+    dim) to (batch, heads, queries, value dim). ``bias``, a mask without a gradient, broadcasts to the scores (batch,
+    heads, queries, keys), to which it is added.
     """
     if not p or not _draws_here(query, p):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=p)
@@ -69,6 +59,7 @@ def attend(module: nn.MultiheadAttention, query: Tensor, keys: Tensor, padding: 
     """
     p = module.dropout if module.training else 0.0
     if not p or not _draws_here(query, p):
+        # asked for the weights as well, torch would leave its fused kernels
         return module(query, keys, keys, key_padding_mask=padding, need_weights=False)[0]
     weights, biases = module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3)
     heads = [
@@ -77,7 +68,8 @@ def attend(module: nn.MultiheadAttention, query: Tensor, keys: Tensor, padding: 
     ]
     bias = None
     if padding is not None:
-        # finite, as an item whose keys are all padding would become NaN
+        # Finite, as an item whose keys are all padding would become NaN:
+        # https://github.com/pytorch/pytorch/issues/41508
         lowest = torch.finfo(heads[0].dtype).min
         bias = torch.zeros(padding.shape, dtype=heads[0].dtype).masked_fill_(padding, lowest)[:, None, None, :]
     return module.out_proj(attention(heads[0], heads[1], heads[2], bias, p).transpose(1, 2).flatten(2))
@@ -92,8 +84,10 @@ def _draws_here(x: Tensor, p: float) -> bool:
 def _draw_kept(shape: torch.Size, p: float, dtype: torch.dtype) -> Tensor:
     """Of this shape and type: 0 for values that are dropped, 1 for the others."""
     count = shape.numel()
+    # None: up to the largest int64, a bound that the method cannot be given, as it draws below its upper one
     draws = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
-    # in place and as bits of bfloat16, as a CPU reads masks of bool six times slower
+    # in place and as bits of bfloat16, as a CPU reads masks of bool six times slower; the draws are signed, so that
+    # the threshold is moved by half their range
     kept = draws.ge_(round(p * _LEVELS) - _LEVELS // 2).mul_(_ONE).view(torch.bfloat16)
     return kept.view(shape).to(dtype)
 
@@ -128,7 +122,7 @@ class _DroppedAttention(torch.autograd.Function):
             kept = _draw_kept(weights.shape, p, value.dtype)
             ctx.save_for_backward(query, key, value, weights, kept)
             ctx.rescale = 1 / (1 - p)
-            return (weights * kept) @ (value * ctx.rescale)
+            return (weights * kept) @ (value * ctx.rescale)  # values are usually fewer than weights
 
     @staticmethod
     @once_differentiable
@@ -138,6 +132,7 @@ class _DroppedAttention(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             for_value = (weights * kept).transpose(-2, -1) @ slope
             for_weights = (slope @ value.transpose(-2, -1)).mul_(kept)
+            # by torch's own kernel, from the weights: the scores have been overwritten
             for_scores = torch.ops.aten._softmax_backward_data(for_weights, weights, -1, weights.dtype)
             for_query = for_scores @ (key * _scale(query))
             for_key = for_scores.transpose(-2, -1) @ (query * _scale(query))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -44,18 +45,16 @@ def warn_of_local_sources(config: ModelConfig, where: str) -> None:
     sources = {
         f"encoder {name}": spec.weights.source for name, spec in config.config.encoders.items() if spec.weights
     }
-    local = [f"{part} ({source})" for part, source in {"LLM": config.llm, **sources}.items() if _is_local(source)]
+    local = []
+    for part, source in {"LLM": config.llm, **sources}.items():
+        path = Path(source).expanduser()
+        if (path.is_absolute() or path.exists()) and not path.resolve().is_relative_to(ASSETS):
+            local.append(f"{part} ({source})")
     if local:
         log.warning(
             "%s names folders of this machine: %s. Others need these folders under the same names, or Hub ids in "
             "their place in %s", where, ", ".join(local), CONFIG_FILE,
         )  # fmt: skip
-
-
-def _is_local(source: str) -> bool:
-    """Whether it is the path of a folder here, and not of one that comes with this repository."""
-    path = Path(source).expanduser()
-    return (path.is_absolute() or path.exists()) and not path.resolve().is_relative_to(ASSETS)
 
 
 def export_published(
@@ -83,7 +82,10 @@ def export_published(
     if checkpoint.is_full_model:
         tensors = checkpoint.tensors.read(checkpoint.tensors.names())
     else:
-        tensors = _whole_model(checkpoint, bool(content.get("tie_word_embeddings")))
+        # the output layer of tied embeddings is the same tensor again
+        left_out = HEAD if content.get("tie_word_embeddings") else None
+        llm = ((name, value) for name, value in llm_tensors(checkpoint) if name != left_out)
+        tensors = itertools.chain(llm, audio_tensors(checkpoint))
     write_shards(tensors, folder, shard_bytes)
     (folder / published.CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     words.save_pretrained(folder)
@@ -104,6 +106,7 @@ def published_config(checkpoint: Checkpoint) -> dict[str, Any]:
         return dict(checkpoint.published_config)
     config = checkpoint.config
     own, _ = PretrainedConfig.get_config_dict(resolve_source(config.llm), revision=config.llm_revision)
+    # What the source states comes last: transformers 5 renames fields that 4.57 reads under their old names.
     content = {**llm_config(config.llm, config.llm_revision).to_dict(), **own}
     for key in ("_name_or_path", "_commit_hash", "transformers_version"):
         content.pop(key, None)
@@ -116,7 +119,7 @@ def published_config(checkpoint: Checkpoint) -> dict[str, Any]:
         content.setdefault("rope_scaling", None if rope.get("rope_type", "default") == "default" else dict(rope))
     dtype = content.get("dtype") or content.get("torch_dtype")
     if isinstance(dtype, str):
-        content |= {"dtype": dtype, "torch_dtype": dtype}
+        content |= {"dtype": dtype, "torch_dtype": dtype}  # the old name and the new one
     content |= {"model_type": f"{kind}_audio", "architectures": [ARCHITECTURE]}
     if own := own_modules(config):
         log.warning(
@@ -127,7 +130,7 @@ def published_config(checkpoint: Checkpoint) -> dict[str, Any]:
         content |= published_from_model_config(config)["config"]
     if not Path(config.llm).is_absolute():
         content |= {"llm": config.llm, "llm_revision": config.llm_revision}
-    return json.loads(json.dumps(content, default=str))
+    return json.loads(json.dumps(content, default=str))  # plain values, as they will be read back
 
 
 def import_published(checkpoint: Checkpoint, out: str | Path, dtype: torch.dtype | None = None) -> Path:
@@ -184,12 +187,6 @@ def llm_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
         yield from merged.state_dict().items()
 
 
-def _whole_model(checkpoint: Checkpoint, tied: bool) -> Iterator[tuple[str, Tensor]]:
-    # the output layer of tied embeddings is the same tensor again
-    yield from ((name, value) for name, value in llm_tensors(checkpoint) if not (tied and name == HEAD))
-    yield from audio_tensors(checkpoint)
-
-
 def audio_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
     """Tensors of a checkpoint's audio embedder, under the published names.
 
@@ -207,9 +204,12 @@ def write_shards(tensors: Iterable[tuple[str, Tensor]], folder: Path, shard_byte
     shards: list[list[str]] = []
     waiting: dict[str, Tensor] = {}
     used = total = 0
+    part = ".part-{:05d}.safetensors"  # the final names contain the number of shards, which is known at the end
 
     def write() -> None:
-        save_file({name: value.contiguous() for name, value in waiting.items()}, _part(folder, len(shards) + 1))
+        save_file(
+            {name: value.contiguous() for name, value in waiting.items()}, folder / part.format(len(shards) + 1)
+        )
         shards.append(list(waiting))
         waiting.clear()
 
@@ -225,11 +225,7 @@ def write_shards(tensors: Iterable[tuple[str, Tensor]], folder: Path, shard_byte
     weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _part(folder, number).rename(folder / file)
+        (folder / part.format(number)).rename(folder / file)
         weight_map |= dict.fromkeys(names, file)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _part(folder: Path, number: int) -> Path:
-    return folder / f".part-{number:05d}.safetensors"

@@ -38,6 +38,7 @@ class Streams:
         """
         lengths = self.lengths[name if self.own_masks else main]
         values = self.values[name]
+        # where no key counts, torch's attention gives NaN: https://github.com/pytorch/pytorch/issues/41508
         return length_mask(lengths.clamp(min=1), values.shape[1], values.device)
 
     def longest(self) -> Tensor:
@@ -145,6 +146,7 @@ class DecoderLayer(nn.TransformerDecoderLayer):
 
     def forward(self, tgt: Tensor, memory: Tensor, padding: Tensor, memory_padding: Tensor) -> Tensor:  # type: ignore[override]
         """(batch, frames, dim) to the same; ``memory`` (batch, keys, dim); masks are true on padding."""
+        # What torch's forward does with norm_first, but that its attention has no place for our dropout.
         x = self.norm1(tgt)
         running = tgt + self.dropout1(attend(self.self_attn, x, x, padding))
         running = running + self.dropout2(attend(self.multihead_attn, self.norm2(running), memory, memory_padding))
@@ -193,7 +195,7 @@ class CrossAttentionFusion(Fusion):
         main = self.in_proj[self.main_encoder](streams.values[self.main_encoder])
         main_padding = ~streams.key_mask(self.main_encoder, self.main_encoder)
         running = main
-        for name, layers in self.condition_modules.items():
+        for name, layers in self.condition_modules.items():  # in the order of conditional_encoders: not commutative
             condition = self.in_proj[name](streams.values[name])
             padding = ~streams.key_mask(name, self.main_encoder)
             for layer in layers:  # type: ignore[attr-defined]

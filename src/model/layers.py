@@ -15,8 +15,9 @@ def length_mask(lengths: Tensor, frames: int, device: torch.device) -> Tensor:
 
 
 def zero_beyond(values: Tensor, lengths: Tensor) -> Tensor:
-    """``values`` (batch, frames, dim) with every frame at or past the item's length set to zero, NaN included."""
+    """``values`` (batch, frames, dim) with every frame at or past the item's length set to zero."""
     mask = length_mask(lengths, values.shape[1], values.device)
+    # not a product with the mask: NaN times zero is NaN
     return values.masked_fill(~mask[:, :, None], 0.0)
 
 
@@ -28,25 +29,27 @@ class MaskedBatchNorm1d(nn.BatchNorm1d):
         """``mask`` (batch, frames) is true on real frames. Returns the shape and dtype of ``x``."""
         if mask is None or not self.training:
             return super().forward(x)
+        # float32, as sums over a batch's frames lose digits in bfloat16; float64 stays
         values = x.to(torch.promote_types(x.dtype, torch.float32))
         real = mask[:, None, :].to(values.dtype)
         count = real.sum().clamp(min=1.0)
         mean = (values * real).sum(dim=(0, 2)) / count
         centred = values - mean[None, :, None]
         variance = (centred.square() * real).sum(dim=(0, 2)) / count
-        self._update(mean, variance, count)
+        with torch.no_grad():
+            if (
+                self.running_mean is not None
+                and self.running_var is not None
+                and self.num_batches_tracked is not None
+            ):
+                self.num_batches_tracked.add_(1)
+                momentum = self.momentum if self.momentum is not None else 0.1
+                # as torch: the biased variance normalises, the unbiased one is tracked
+                unbiased = variance * count / (count - 1.0).clamp(min=1.0)
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+                self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale[None, :, None] + self.bias[None, :, None]).to(x.dtype)
-
-    @torch.no_grad()
-    def _update(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked.add_(1)
-        momentum = self.momentum if self.momentum is not None else 0.1
-        unbiased = variance * count / (count - 1.0).clamp(min=1.0)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
 
 
 class ChannelLayerNorm(nn.Module):
@@ -72,7 +75,7 @@ def init_weights(root: nn.Module, std: float = STD) -> None:
     attention input projections Xavier uniform. Bare parameters (latents, layer weights, separators) are set by the
     modules that own them."""
     for module in root.modules():
-        if isinstance(module, nn.MultiheadAttention):
+        if isinstance(module, nn.MultiheadAttention):  # its output projection is a Linear, and comes by itself
             nn.init.xavier_uniform_(module.in_proj_weight)
             nn.init.zeros_(module.in_proj_bias)
         elif isinstance(module, (nn.Linear, nn.Conv1d)):

@@ -12,7 +12,7 @@ from torch import nn
 
 from src.common.errors import UserError
 from src.common.paths import REPO_ROOT
-from src.model.tensor_files import find_tensors, tensors_digest
+from src.model.tensor_files import find_tensors, one_line, tensors_digest
 from src.prompts.chat import check_chat_template
 from src.prompts.find_reasoning import choose_reasoning
 
@@ -51,7 +51,7 @@ def load_llm(
                 resolve_source(name), revision=revision, dtype=dtype
             )
     except (OSError, ValueError) as error:
-        raise UserError(f"LLM {name!r} cannot be loaded: {_one_line(error)}") from error
+        raise UserError(f"LLM {name!r} cannot be loaded: {one_line(error)}") from error
     return freeze(model.to(device)), load_tokenizer(name, revision, reasoning)
 
 
@@ -63,7 +63,7 @@ def load_tokenizer(name: str, revision: str | None = None, reasoning: str | None
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(resolve_source(name), revision=revision)
     except (OSError, ValueError) as error:
-        raise UserError(f"LLM {name!r}: no usable tokenizer ({_one_line(error)})") from error
+        raise UserError(f"LLM {name!r}: no usable tokenizer ({one_line(error)})") from error
     return choose_reasoning(tokenizer, reasoning)
 
 
@@ -99,8 +99,9 @@ class _ScaledEmbedding(nn.Embedding):
     scale = 1.0
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Embeddings of ids; the factor is rounded to their dtype, as transformers does."""
+        """Embeddings of ids."""
         rows = super().forward(input)
+        # the factor is rounded to the dtype first, as in transformers' Gemma3TextScaledWordEmbedding
         return rows if self.scale == 1 else rows * torch.tensor(self.scale).to(rows)
 
 
@@ -110,7 +111,7 @@ def _embedding_scale(name: str, revision: str | None) -> float:
         config = llm_config(name, revision).get_text_config(decoder=True)
         if hasattr(config, "audio_encoder_configs"):  # a published checkpoint, which is a Qwen3
             return 1.0
-        with torch.device("meta"):
+        with torch.device("meta"):  # the factor is an attribute of the built module, under no key of the config
             table = transformers.AutoModelForCausalLM.from_config(config).get_input_embeddings()
     except (UserError, ValueError):  # a published checkpoint before src.hf has registered its config
         return 1.0
@@ -129,6 +130,7 @@ def llm_width(name: str, revision: str | None = None) -> int:
 
 def config_width(config: Any) -> int:
     """Embedding width that a transformers config gives."""
+    # multimodal models keep the sizes of their language model in a part of the config
     return int(config.get_text_config(decoder=True).hidden_size)
 
 
@@ -143,7 +145,7 @@ def llm_config(name: str, revision: str | None = None) -> Any:
         config = transformers.AutoConfig.from_pretrained(resolve_source(name), revision=revision)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"LLM {name!r}: no usable config.json; expected a folder or Hub id of a causal LM ({_one_line(error)})"
+            f"LLM {name!r}: no usable config.json; expected a folder or Hub id of a causal LM ({one_line(error)})"
         ) from error
     if getattr(config.get_text_config(decoder=True), "hidden_size_per_layer_input", None):
         # https://ai.google.dev/gemma/docs/gemma-3n#ple-caching
@@ -160,9 +162,5 @@ def generation_settings(name: str, revision: str | None = None) -> dict[str, Any
         config = transformers.GenerationConfig.from_pretrained(resolve_source(name), revision=revision)
     except (OSError, ValueError):
         return {}
-    stated: dict[str, Any] = config.to_diff_dict()
+    stated: dict[str, Any] = config.to_diff_dict()  # transformers' defaults are no choice of the model's authors
     return stated
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -12,11 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from src.common.errors import ConfigError
-from src.model.tensor_files import tensors_digest
+from src.model.tensor_files import one_line, tensors_digest
 
 ADAPTER = "default"
 MOST_RANK = 4096
@@ -85,40 +84,31 @@ def inject(llm: Any, settings: Any) -> Any:
     """Put the layers of a ``peft.LoraConfig`` into ``llm``; returns peft's tuner, which can merge them."""
     from peft import LoraModel
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from transformers.pytorch_utils import Conv1D
 
-    asked = settings.target_modules
-    absent = [] if isinstance(asked, str) else sorted(set(asked or ()) - _linear_names(llm))
+    asked, head = settings.target_modules, llm.get_output_embeddings()
+    linear = {
+        tuple(name.split(".")): layer for name, layer in llm.named_modules() if isinstance(layer, (nn.Linear, Conv1D))
+    }
+    # PEFT takes layers whose names end with a listed one, at a dot. It refuses a list only when none of it fits, and
+    # a misspelt name beside right ones would train less than asked.
+    endings = {".".join(parts[start:]) for parts in linear for start in range(len(parts))}
+    absent = [] if isinstance(asked, str) else sorted(set(asked or ()) - endings)
     if absent:
-        known = ", ".join(sorted(_last_names(llm)))
+        known = ", ".join(sorted({parts[-1] for parts, layer in linear.items() if layer is not head}))
         raise ConfigError(f"lora.target_modules: no linear layer {', '.join(absent)}; this model has {known}")
     try:
         tuner = LoraModel(llm, settings, ADAPTER)
     except ValueError as error:
-        raise ConfigError(f"lora: {' '.join(str(error).split())[:300]}") from error
+        raise ConfigError(f"lora: {one_line(error)}") from error
+    # the output layer again: PEFT puts another module in its place
     for what, layer in (("input embeddings", llm.get_input_embeddings()), ("output", llm.get_output_embeddings())):
         if isinstance(layer, BaseTunerLayer):
             raise ConfigError(f"lora.target_modules: the layer of the {what} cannot be trained; leave it out")
     for name, parameter in llm.named_parameters():
-        if _LORA_WEIGHT.search(name):
+        if _LORA_WEIGHT.search(name):  # an optimizer's small steps would be rounded away in bfloat16
             parameter.data = parameter.data.float()
     return tuner
-
-
-def _linear_names(llm: nn.Module) -> set[str]:
-    """Every ending of a linear layer's name at a dot, and the whole name."""
-    names = [name.split(".") for name, module in llm.named_modules() if _is_linear(module)]
-    return {".".join(parts[start:]) for parts in names for start in range(len(parts))}
-
-
-def _last_names(llm: Any) -> set[str]:
-    head = llm.get_output_embeddings()
-    return {name.split(".")[-1] for name, module in llm.named_modules() if _is_linear(module) and module is not head}
-
-
-def _is_linear(module: nn.Module) -> bool:
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(module, (nn.Linear, Conv1D))
 
 
 def has_lora(llm: Any) -> bool:
@@ -136,7 +126,7 @@ def train_lora(llm: Any) -> None:
 def set_dropout(llm: nn.Module, on: bool) -> None:
     """Switch the dropout of the LoRA layers alone; the rest of the model keeps its mode."""
     for name, module in llm.named_modules():
-        if name.endswith(".lora_dropout"):
+        if name.endswith(".lora_dropout"):  # PEFT's container of them, by the name of its adapter
             module.train(on)
 
 
@@ -175,10 +165,3 @@ def base_digest(llm: nn.Module) -> str:
     return tensors_digest(
         {name.replace(".base_layer.", "."): value for name, value in state.items() if not _LORA_WEIGHT.search(name)}
     )
-
-
-@torch.no_grad()
-def copy_tensors(llm: nn.Module, given: dict[str, Tensor]) -> None:
-    """Put weights by their names in PEFT's files into the LoRA layers; names and shapes have been checked."""
-    for name, target in lora_tensors(llm).items():
-        target.copy_(given[name])

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from src.common.errors import UserError
 from src.model.llm import load_llm
-from src.model.lora import ADAPTER, copy_tensors, has_lora, inject, lora_tensors
+from src.model.lora import ADAPTER, has_lora, inject, lora_tensors
 from src.model.tensor_files import Fetch, TensorFiles, gather_full, read_json, tensor_mismatches
 
 FOLDER = "lora"
@@ -37,9 +38,10 @@ def lora_of(llm: Any) -> Lora | None:
     if not has_lora(llm):
         return None
     settings = llm.peft_config[ADAPTER].to_dict()
+    # target_modules is a set, which JSON has not; sorted, so that equal runs write equal files
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
     tensors = {name: gather_full(value) for name, value in lora_tensors(llm).items()}
-    return Lora(tensors, {**plain, "inference_mode": True})
+    return Lora(tensors, {**plain, "inference_mode": True})  # as PEFT's save_pretrained writes it
 
 
 def write_lora(folder: Path, lora: Lora | None) -> None:
@@ -83,8 +85,7 @@ def attach_lora(llm: Any, lora: Lora, where: str) -> Any:
     from peft import LoraConfig as Settings
 
     tuner = inject(llm, Settings.from_peft_type(**lora.settings))
-    _check(lora, llm, where)
-    copy_tensors(llm, dict(lora.tensors))
+    _fill(llm, lora, where)
     llm.requires_grad_(False).eval()
     return tuner
 
@@ -107,14 +108,16 @@ def restore_lora(llm: Any, lora: Lora | None, where: str) -> None:
             f"checkpoint {where}: LoRA of r={rank}, alpha={alpha}, this run has r={own.r}, alpha={own.lora_alpha}; "
             "give the same"
         )
-    _check(lora, llm, where)
-    copy_tensors(llm, dict(lora.tensors))
+    _fill(llm, lora, where)
 
 
-def _check(lora: Lora, llm: Any, where: str) -> None:
-    problems = tensor_mismatches(lora.tensors, lora_tensors(llm))
-    if problems:
+@torch.no_grad()
+def _fill(llm: Any, lora: Lora, where: str) -> None:
+    targets = lora_tensors(llm)
+    if problems := tensor_mismatches(lora.tensors, targets):
         raise UserError(f"checkpoint {where}: its LoRA does not fit the language model: {'; '.join(problems)}")
+    for name, target in targets.items():
+        target.copy_(lora.tensors[name])
 
 
 def load_merged(name: str, revision: str | None, lora: Lora, where: str) -> tuple[Any, Any]:

@@ -100,7 +100,7 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         exact = torch.promote_types(hidden.dtype, torch.float32)
         total = torch.zeros((), dtype=exact, device=hidden.device)
-        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None  # evaluation skips it
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
             logits, labels = _logits(hidden[part], weight, bias), targets[part, None]
@@ -123,7 +123,7 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
                     slope.scatter_add_(1, labels[tile], torch.full_like(labels[tile], -1.0, dtype=exact))
                     if copied or not over:
                         slopes[tile] = slope
-            total -= chosen.sum()
+            total -= chosen.sum()  # in float32 from chunk to chunk: a bfloat16 sum stops growing at a few hundred
             if gradient is not None and weight is not None:
                 gradient[part] = _through_head(slopes, logits.dtype, weight)
         if gradient is not None:
@@ -158,7 +158,7 @@ class _FrozenHeadDivergence(torch.autograd.Function):
             part = slice(start, start + rows)
             logits, labels = _logits(hidden[part], weight, bias), targets[part, None]
             given = tuple(value[part].to(hidden.device) for value in teacher)
-            if len(given) == 1:
+            if len(given) == 1:  # hidden states, whose logits are made for one chunk at a time
                 given = (_logits(given[0], weight, bias),)
             # the slopes take the place of the logits, unless those are the caller's
             slopes = gradient[part] if gradient is not None and weight is None else logits
@@ -181,7 +181,7 @@ class _FrozenHeadDivergence(torch.autograd.Function):
         if gradient is not None:
             ctx.save_for_backward(gradient)
         total = options.ce_weight * entropy + (1 - options.ce_weight) * divergence
-        ctx.mark_non_differentiable(entropy, divergence)
+        ctx.mark_non_differentiable(entropy, divergence)  # for the log; a gradient through them would be wrong
         return total, entropy, divergence
 
     @staticmethod
@@ -195,12 +195,8 @@ def frozen_head_cross_entropy(
 ) -> Tensor:
     """Summed cross-entropy of ``hidden @ weight.T + bias`` against ``targets``: a scalar, float32 at least.
 
-    Args:
-        hidden: (targets, dim), the hidden states that predict a target token; without ``weight`` their logits.
-        weight: (vocabulary, dim), frozen: no gradient is computed for it.
-        bias: (vocabulary,) or None, frozen.
-        targets: (targets,) int64.
-        chunk_values: most logits to hold at a time.
+    The arguments are those of :class:`TargetStates`; only ``hidden`` gets a gradient. ``chunk_values`` is how many
+    logits exist at a time.
     """
     rows = _chunk_rows(hidden, weight, chunk_values)
     return _FrozenHeadCrossEntropy.apply(hidden, weight, bias, targets, rows)
@@ -305,4 +301,6 @@ def _through_head(slope: Tensor, dtype: torch.dtype, weight: Tensor | None) -> T
 
 def _chunk_rows(hidden: Tensor, weight: Tensor | None, chunk_values: int) -> int:
     vocabulary = hidden.shape[1] if weight is None else weight.shape[0]
-    return max(1, chunk_values // max(1, vocabulary))
+    return max(
+        1, chunk_values // max(1, vocabulary)
+    )  # a single position may exceed the limit, and has to be computed

@@ -82,6 +82,7 @@ def _item_masks(make: Any, lengths: Sequence[int], options: Mapping[str, Any]) -
     return [by_length[length] for length in lengths]
 
 
+# Lengths differ from batch to batch: compiled, it would be compiled again for nearly each.
 @torch.compiler.disable
 def packed_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any
@@ -91,11 +92,28 @@ def packed_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     if options.get("position_bias") is not None:
         raise UserError(f"packing: {type(module).__name__} adds a bias to its attention; set packing=false")
+    # autocast does not reach into varlen_attn, which has to be given half precision
     dtype = (
         torch.get_autocast_dtype(query.device.type) if torch.is_autocast_enabled(query.device.type) else query.dtype
     )
     if _takes_kernel(query, value, attention_mask, dtype, options):
-        return _one_kernel(query.to(dtype), key.to(dtype), value.to(dtype), attention_mask, options), None
+        # (length, heads, head_dim), as the kernel reads one long row with the bounds of its items
+        queries, keys, values = (each.to(dtype)[0].transpose(0, 1).contiguous() for each in (query, key, value))
+        bounds, longest = attention_mask.bounds, max(attention_mask.lengths)
+        attended = varlen_attn(
+            queries,
+            keys,
+            values,
+            bounds,
+            bounds,
+            longest,
+            longest,
+            scale=options.get("scaling"),
+            window_size=(-1, 0),  # everything before a position, nothing behind it
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        assert isinstance(attended, Tensor)
+        return attended[None], None
     pieces = zip(*(tensor.split(attention_mask.lengths, dim=2) for tensor in (query, key, value)), strict=True)
     found = [
         sdpa_attention_forward(module, *piece, mask, **options)[0]
@@ -109,26 +127,6 @@ def _takes_kernel(
 ) -> bool:
     plain = all(one is None for one in mask.masks) and not options.get("dropout")
     return plain and query.is_cuda and dtype in _HALF and query.shape[-1] == value.shape[-1] <= _LARGEST_HEAD
-
-
-def _one_kernel(query: Tensor, key: Tensor, value: Tensor, mask: PackedMask, options: Mapping[str, Any]) -> Tensor:
-    """All items in one call of PyTorch's variable-length kernel."""
-    queries, keys, values = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
-    longest = max(mask.lengths)
-    found = varlen_attn(
-        queries,
-        keys,
-        values,
-        mask.bounds,
-        mask.bounds,
-        longest,
-        longest,
-        scale=options.get("scaling"),
-        window_size=(-1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    assert isinstance(found, Tensor)
-    return found[None]
 
 
 AttentionInterface.register(PACKED, packed_attention)

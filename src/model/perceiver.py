@@ -4,6 +4,9 @@ The latents are read by a perceiver resampler (Jaegle et al., arXiv 2107.14795):
 stream of any length.
 """
 
+# Names of options and parameters, and their defaults, are those that published checkpoints have from
+# https://github.com/krasserm/perceiver-io (perceiver/model/core/modules.py).
+
 from __future__ import annotations
 
 import dataclasses
@@ -87,7 +90,8 @@ class ResamplerAttention(nn.Module):
         )
         bias = None
         if mask is not None:
-            # A large finite number, not minus infinity: an item without keys attends evenly instead of becoming NaN.
+            # A large finite number, not minus infinity: an item without keys attends evenly instead of becoming NaN
+            # (https://github.com/pytorch/pytorch/issues/41508).
             lowest = torch.finfo(query.dtype).min
             bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, lowest)[:, None, None, :]
         attended = attention(query, key, value, bias, self.dropout if self.training else 0.0)
@@ -97,13 +101,13 @@ class ResamplerAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Pre-norm attention of latents to a stream."""
 
-    def __init__(
-        self, q_dim: int, kv_dim: int, heads: int, qk: int | None, v: int | None, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, kv_dim: int, options: ResamplerOptions) -> None:
         super().__init__()
+        q_dim, heads = options.num_latent_channels, options.num_cross_attention_heads
+        qk, v = options.num_cross_attention_qk_channels, options.num_cross_attention_v_channels
         self.q_norm = nn.LayerNorm(q_dim)
         self.kv_norm = nn.LayerNorm(kv_dim)
-        self.attention = ResamplerAttention(q_dim, kv_dim, heads, qk, v, dropout)
+        self.attention = ResamplerAttention(q_dim, kv_dim, heads, qk, v, options.dropout)
 
     def forward(self, q: Tensor, kv: Tensor, mask: Tensor | None) -> Tensor:
         """Returns the shape of ``q``."""
@@ -113,10 +117,12 @@ class CrossAttention(nn.Module):
 class SelfAttention(nn.Module):
     """Pre-norm attention among latents."""
 
-    def __init__(self, dim: int, heads: int, qk: int | None, v: int | None, dropout: float = 0.0) -> None:
+    def __init__(self, options: ResamplerOptions) -> None:
         super().__init__()
+        dim, heads = options.num_latent_channels, options.num_self_attention_heads
+        qk, v = options.num_self_attention_qk_channels, options.num_self_attention_v_channels
         self.norm = nn.LayerNorm(dim)
-        self.attention = ResamplerAttention(dim, dim, heads, qk, v, dropout)
+        self.attention = ResamplerAttention(dim, dim, heads, qk, v, options.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the shape of ``x``."""
@@ -137,11 +143,6 @@ class Residual(nn.Module):
         return x + dropout(self.module(x, *others), self.dropout, self.training)
 
 
-def _mlp(dim: int, widening: int, dropout: float) -> Residual:
-    layers = (nn.LayerNorm(dim), nn.Linear(dim, widening * dim), nn.GELU(), nn.Linear(widening * dim, dim))
-    return Residual(nn.Sequential(*layers), dropout)
-
-
 class LatentProvider(nn.Module):
     """The learned latents."""
 
@@ -155,7 +156,7 @@ class LatentProvider(nn.Module):
 
 
 class Resampler(nn.Module):
-    """Latents read the input, then think among themselves, and again.
+    """Latents attend to the input, then to one another, and again.
 
     One cross-attention and one self-attention block; then for every further block: cross-attention again as long as
     layers are left, and a block. Repeats use the first module when it is shared, else one second module for all.
@@ -165,55 +166,36 @@ class Resampler(nn.Module):
         super().__init__()
         self.options = options
         self.latent_provider = LatentProvider(options.num_latents, options.num_latent_channels, options.init_scale)
-        self.cross_attn_1 = self._cross(input_dim)
-        self.self_attn_1 = self._block()
+
+        def layer(attention: nn.Module, widening: int) -> nn.Sequential:
+            dim, wide = options.num_latent_channels, widening * options.num_latent_channels
+            mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, wide), nn.GELU(), nn.Linear(wide, dim))
+            return nn.Sequential(*(Residual(part, options.residual_dropout) for part in (attention, mlp)))
+
+        def cross() -> nn.Sequential:
+            return layer(CrossAttention(input_dim, options), options.cross_attention_widening_factor)
+
+        def block() -> nn.Sequential:
+            count, widening = options.num_self_attention_layers_per_block, options.self_attention_widening_factor
+            return nn.Sequential(*(layer(SelfAttention(options), widening) for _ in range(count)))
+
+        self.cross_attn_1, self.self_attn_1 = cross(), block()
         if options.num_cross_attention_layers > 1 and not options.first_cross_attention_layer_shared:
-            self.cross_attn_n = self._cross(input_dim)
+            self.cross_attn_n = cross()
         if options.num_self_attention_blocks > 1 and not options.first_self_attention_block_shared:
-            self.self_attn_n = self._block()
-
-    def _cross(self, input_dim: int) -> nn.Sequential:
-        o = self.options
-        attention = CrossAttention(
-            o.num_latent_channels,
-            input_dim,
-            o.num_cross_attention_heads,
-            o.num_cross_attention_qk_channels,
-            o.num_cross_attention_v_channels,
-            o.dropout,
-        )
-        mlp = _mlp(o.num_latent_channels, o.cross_attention_widening_factor, o.residual_dropout)
-        return nn.Sequential(Residual(attention, o.residual_dropout), mlp)
-
-    def _block(self) -> nn.Sequential:
-        o = self.options
-        layers = []
-        for _ in range(o.num_self_attention_layers_per_block):
-            attention = SelfAttention(
-                o.num_latent_channels,
-                o.num_self_attention_heads,
-                o.num_self_attention_qk_channels,
-                o.num_self_attention_v_channels,
-                o.dropout,
-            )
-            mlp = _mlp(o.num_latent_channels, o.self_attention_widening_factor, o.residual_dropout)
-            layers.append(nn.Sequential(Residual(attention, o.residual_dropout), mlp))
-        return nn.Sequential(*layers)
+            self.self_attn_n = block()
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (batch, frames, input_dim), mask (batch, frames) true on real frames; (batch, latents, channels)."""
-        latents = self._read(self.cross_attn_1, self.latent_provider(x.shape[0]), x, mask)
-        latents = self.self_attn_1(latents)
-        for index in range(1, self.options.num_self_attention_blocks):
+        latents = self.latent_provider(x.shape[0])
+        cross, block = self.cross_attn_1, self.self_attn_1
+        for index in range(self.options.num_self_attention_blocks):
             if index < self.options.num_cross_attention_layers:
-                latents = self._read(getattr(self, "cross_attn_n", self.cross_attn_1), latents, x, mask)
-            latents = getattr(self, "self_attn_n", self.self_attn_1)(latents)
+                attention, mlp = cross
+                latents = mlp(attention(latents, x, mask))
+            latents = block(latents)
+            cross, block = getattr(self, "cross_attn_n", cross), getattr(self, "self_attn_n", block)
         return latents
-
-    @staticmethod
-    def _read(layer: nn.Sequential, latents: Tensor, x: Tensor, mask: Tensor) -> Tensor:
-        attention, mlp = layer
-        return mlp(attention(latents, x, mask))
 
 
 class _LatentFusion(Fusion):
@@ -328,7 +310,7 @@ class MultiPerceiverFusion(_LatentFusion):
 
     def forward(self, streams: Streams) -> Tensor:
         """(batch, all latents + 2 + frames, llm_dim)."""
-        own = dataclasses.replace(streams, own_masks=True)
+        own = dataclasses.replace(streams, own_masks=True)  # in the published code too, unlike the other fusions
         latents = []
         for name in self.conditional_encoders:
             read = self.perceiver[name](streams.values[name], own.key_mask(name, self.main_encoder))

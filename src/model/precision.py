@@ -42,6 +42,7 @@ def cast_frozen_weights(module: nn.Module, dtype: torch.dtype = torch.bfloat16) 
         for parameter in part.parameters(recurse=False)
     }
     for name, layer in module.named_modules():
+        # a weight norm computes its weight in every step, from parts that autocast leaves in float32
         if not isinstance(layer, _MATMUL) or nn.utils.parametrize.is_parametrized(layer):
             continue
         if any(id(value) in elsewhere for value in layer.parameters(recurse=False)):

@@ -97,16 +97,11 @@ def read_published_config(path: Path, where: str) -> dict[str, Any] | None:
 
 
 def configured(content: Mapping[str, Any], tensors: TensorFiles, trained: Shapes, where: str) -> ModelConfig:
-    """The configuration that a published ``config.json`` gives, checked against the tensors.
+    """The configuration that the ``content`` of a published ``config.json`` gives, checked against the tensors.
 
-    Args:
-        content: of the file.
-        tensors: of the checkpoint; they decide between an encoder of the published size and a shipped miniature.
-        trained: shapes of adapters, fusion and separators, by their names below ``model.``.
-        where: the checkpoint, for messages.
-
-    Raises:
-        UserError: an unknown encoder, adapter or fusion, a missing or mistyped field, or tensors of other shapes.
+    ``tensors`` of the checkpoint ``where`` decide between an encoder of the published size and a shipped miniature;
+    ``trained`` are shapes of adapters, fusion and separators, by their names below ``model.``. Raises
+    :class:`UserError` for an unknown encoder, adapter or fusion, a missing or mistyped field, or other shapes.
     """
     try:
         config = model_config_from_published(content, CONFIG_FILE, UNNAMED, _fitting_encoders(tensors))
@@ -161,8 +156,9 @@ def _fitting_encoders(tensors: TensorFiles) -> dict[str, EncoderSpec]:
             chosen[name] = own
             continue
         shapes = {full.removeprefix(prefix): shape for full, shape in tensors.shapes(stored).items()}
-        misfit_counts = [_misfits(_encoder_shapes(name, spec), shapes) for spec in options]
-        chosen[name] = options[misfit_counts.index(min(misfit_counts))]
+        known = [_encoder_shapes(name, spec) for spec in options]
+        misfits = [sum(each.get(inner) != shape for inner, shape in shapes.items()) for each in known]
+        chosen[name] = options[misfits.index(min(misfits))]
     return chosen
 
 
@@ -171,21 +167,11 @@ def _encoder_shapes(name: str, spec: EncoderSpec) -> dict[str, tuple[int, ...]]:
         return {inner: tuple(value.shape) for inner, value in build_encoder(name, spec).state_dict().items()}
 
 
-def _misfits(own: Shapes, stored: Shapes) -> int:
-    return sum(own.get(name) != shape for name, shape in stored.items())
-
-
 def recognise(trained: Shapes, encoders: Collection[str], width: int, where: str) -> ModelConfig:
-    """The known configuration with exactly these trained tensors.
+    """The known configuration with exactly these ``trained`` tensors (as in :func:`configured`) and encoders.
 
-    Args:
-        trained: shapes of adapters, fusion and separators, by their names below ``model.``.
-        encoders: names of the checkpoint's encoders.
-        width: of the LLM's embeddings.
-        where: the checkpoint, for messages.
-
-    Raises:
-        UserError: none fits; says how the most similar one differs.
+    ``width`` is that of the LLM's embeddings. Raises :class:`UserError` where none fits, saying how the most similar
+    one differs.
     """
     closest: tuple[int, str] = (len(trained) + 1, "none has these encoders and this width")
     for name in known_models():

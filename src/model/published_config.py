@@ -28,12 +28,8 @@ log = get_logger(__name__)
 
 ENCODERS_KEY, ADAPTERS_KEY = "audio_encoder_configs", "audio_adapter_configs"
 CONFIG_KEYS = (
-    ENCODERS_KEY,
-    ADAPTERS_KEY,
-    "audio_fusion_config",
-    "audio_postprocessing_config",
-    "audio_sep_d_embed",
-    "use_explicit_audio_tokens",
+    *(ENCODERS_KEY, ADAPTERS_KEY, "audio_fusion_config", "audio_postprocessing_config"),
+    *("audio_sep_d_embed", "use_explicit_audio_tokens"),
 )
 """Keys of the published form about the audio side."""
 EXTRA_KEYS = ("mask_padding", "frozen_adapters_drift", "init_std")
@@ -54,18 +50,7 @@ _ADAPTER_DEFAULTS: dict[str, dict[str, Any]] = {
     "mlp": {"hidden_dim": 1024},
     "identity": {},
 }
-_COMMON_ADAPTER = (
-    "encoder_name",
-    "adapter_name",
-    "layer_fusion_config",
-    "audio_encoder_layers",
-    "pre_average",
-    "trim_extra_padding",
-    "use_llm_proj",
-    "encoder_embedding_dim",
-    "adapter_embedding_dim",
-    "llm_embedding_dim",
-)
+_COMMON_ADAPTER = ("encoder_name", "llm_embedding_dim", *(field.name for field in fields(AdapterConfig)))
 _CONDITIONS = {"main_encoder": "whisper", "conditional_encoders": ["w2vbert", "muq", "sslam"]}
 _FUSION_DEFAULTS: dict[str, dict[str, Any]] = {
     "sum": {},
@@ -131,7 +116,7 @@ def model_config_from_published(
     llm: str | None = None,
     encoders: Mapping[str, EncoderSpec] | None = None,
 ) -> ModelConfig:
-    """The published form as :class:`ModelConfig`, in the form of ``src/configs/model/*.yaml`` (equal to them).
+    """The published form as :class:`ModelConfig`, equal to that of ``src/configs/model/*.yaml``.
 
     Reads either form of mapping: model YAML (audio keys below ``config``), or a checkpoint's ``config.json`` (audio
     keys next to the language model's own, of which ``hidden_size`` is read and all others are skipped). Encoders are
@@ -139,15 +124,9 @@ def model_config_from_published(
     ``architecture``, ``layers`` and ``weights`` as those files do (the published code skips them), which is how
     :func:`published_from_model_config` writes encoders of other sizes.
 
-    Args:
-        mapping: plain containers.
-        where: how messages name it, e.g. ``model`` or a path.
-        llm: the language model, where the mapping names none (as in a ``config.json``).
-        encoders: specifications by name, instead of the shipped ones.
-
-    Raises:
-        ConfigError: unknown encoders, adapters, fusions or options, values that contradict each other, and what
-            cannot be expressed; all of them, each with its key.
+    ``llm`` is the language model where the mapping names none (as in a ``config.json``); ``encoders`` come before the
+    shipped ones. Raises :class:`ConfigError` with all problems, each with its key below ``where``: unknown encoders,
+    adapters, fusions or options, values that contradict each other, and what cannot be expressed.
     """
     flat = "config" not in mapping
     problems: list[str] = []
@@ -187,7 +166,7 @@ def model_config_from_published(
         "llm_revision": mapping.get("llm_revision"),
         "reasoning": mapping.get("reasoning"),
         "llm_embedding_dim": width,
-        "config": {**audio_embedder, "encoders": {name: _spec_dict(spec) for name, spec in specs.items()}},
+        "config": {**audio_embedder, "encoders": {name: spec.as_dict() for name, spec in specs.items()}},
     }
     return bind_dataclass(ModelConfig, plain, where)
 
@@ -233,9 +212,10 @@ def published_from_model_config(config: ModelConfig) -> dict[str, Any]:
         "audio_fusion_config": _fusion_item(audio_embedder, width),
         "audio_postprocessing_config": {"postprocessing_type": "identity"},
     }
-    defaults = {field.name: field.default for field in fields(AudioEmbedderConfig)}
-    inner |= {
-        key: getattr(audio_embedder, key) for key in EXTRA_KEYS if getattr(audio_embedder, key) != defaults[key]
+    inner |= {  # a dataclass keeps its defaults as class attributes
+        key: getattr(audio_embedder, key)
+        for key in EXTRA_KEYS
+        if getattr(audio_embedder, key) != getattr(AudioEmbedderConfig, key)
     }
     return {
         "llm": config.llm,
@@ -256,15 +236,8 @@ def shipped_encoders() -> dict[str, EncoderSpec]:
     return {name: encoder_spec(name, content) for name, content in contents.items() if "architecture" in content}
 
 
-def stream_width(adapter: AdapterConfig, spec: EncoderSpec, llm_dim: int) -> int:
-    """Width of the stream that an adapter gives."""
-    return _width_after(
-        {"adapter_name": adapter.adapter_name, "use_llm_proj": adapter.use_llm_proj,
-         "adapter_embedding_dim": adapter.adapter_embedding_dim}, spec, llm_dim,
-    )  # fmt: skip
-
-
 def _width_after(adapter: Mapping[str, Any], spec: EncoderSpec, llm_dim: Any) -> Any:
+    """Width of the stream that an adapter gives."""
     if adapter.get("use_llm_proj", True):
         return llm_dim
     if adapter["adapter_name"] == "identity":
@@ -304,7 +277,7 @@ def _encoders(
         if CLASS_KEY in item or "source" in item:
             own["encoder_name"] = item.get(CLASS_KEY, name)
         try:
-            spec = encoder_spec(path, {**(_spec_dict(shipped) if shipped else {}), **own})
+            spec = encoder_spec(path, {**(shipped.as_dict() if shipped else {}), **own})
         except ConfigError as error:
             problems.append(str(error))
             continue
@@ -364,20 +337,16 @@ def _with_chunks(
         )  # fmt: skip
         problems.append(f"{shown}: cannot be expressed, {why}")
         return spec
-    plain = _spec_dict(spec)
+    plain = spec.as_dict()  # bound again, so that a chunk that cannot be is reported with its key
     return encoder_spec(path, {**plain, "features": {**plain["features"], "chunk_frames": chunk}})
 
 
-def _spec_dict(spec: EncoderSpec) -> dict[str, Any]:
-    return {**spec.as_dict(), "layers": list(spec.layers)}
-
-
 def _spec_extras(name: str, spec: EncoderSpec) -> dict[str, Any]:
-    plain = _spec_dict(spec)
+    plain = spec.as_dict()
     if "encoder_name" in plain:
         plain[CLASS_KEY] = plain.pop("encoder_name")
     shipped = shipped_encoders().get(name)
-    default = {} if shipped is None else _spec_dict(shipped)
+    default = {} if shipped is None else shipped.as_dict()
     return {key: value for key, value in plain.items() if key not in default or value != default[key]}
 
 
@@ -572,7 +541,7 @@ def _fusion_item(audio_embedder: AudioEmbedderConfig, width: int) -> dict[str, A
         return {"fusion_type": kind}
     conditional = tuple(options["conditional_encoders"])
     widths = {
-        name: stream_width(audio_embedder.audio_adapter_config[name], audio_embedder.encoders[name], width)
+        name: _width_after(vars(audio_embedder.audio_adapter_config[name]), audio_embedder.encoders[name], width)
         for name in (str(options["main_encoder"]), *conditional)
     }
     if kind == "crossattention" and (wrong := [name for name in widths if widths[name] != width]):

@@ -64,7 +64,7 @@ def equal_weights(one: Encoder, other: Encoder) -> bool:
     return ours.keys() == theirs.keys() and all(
         value.dtype == theirs[name].dtype
         and value.shape == theirs[name].shape
-        and torch.equal(value, theirs[name].to(value.device))
+        and torch.equal(value, theirs[name].to(value.device))  # one may have been moved to a GPU already
         for name, value in ours.items()
     )
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from src.common.errors import UserError
 
 IGNORE = -100
+"""Label without a loss: what torch's ``cross_entropy`` and transformers leave out."""
 Separators = tuple[Tensor, Tensor] | None
 
 
@@ -116,11 +117,12 @@ def pack_batch(
 ) -> Spliced:
     """Spliced items one after the other in one row, without padding.
 
-    As in padded rows, the first position of an item is predicted by none: its label, if any, is removed.
+    As in padded rows, the first position of an item is predicted by none: it has no label.
     """
     items, item_labels = splice_items(embed, turns, audio, separators, max_length)
     kept = [sum(label != IGNORE for label in labels) for labels in item_labels]
     embeds = torch.cat(items)[None]
+    # the first label of an item would be predicted by the last position of the item before it
     labels = torch.tensor([label for labels in item_labels for label in [IGNORE, *labels[1:]][: len(labels)]])
     return Spliced(
         inputs_embeds=embeds,

@@ -27,6 +27,7 @@ LARGEST = 1e30
 OPEN_BYTES = 2**28
 """A file is closed after so many bytes: while it is open, pages of it that were read count as memory in use."""
 
+_NO_SAFETENSORS = f"it holds no {WEIGHTS_FILE}; only safetensors are read"
 Fetch = Callable[[str], Path | None]
 """Path of a file of the source by its name there, downloaded if need be; None where there is no such file."""
 
@@ -52,16 +53,30 @@ class TensorFiles:
         Raises :class:`UserError` for an index or a file that cannot be read.
         """
         index = fetch(INDEX_FILE)
-        if index is not None:
-            return cls(where, _weight_map(index, where), fetch)
-        path = fetch(WEIGHTS_FILE)
-        return None if path is None else cls.of_files(where, [path])
+        if index is None:
+            path = fetch(WEIGHTS_FILE)
+            return None if path is None else cls.of_files(where, [path])
+        file_of = read_json(index, f"{where}: index of tensors").get("weight_map")
+        if not isinstance(file_of, dict) or not all(isinstance(file, str) for file in file_of.values()):
+            raise UserError(
+                f"{where}: {index} has no weight_map of tensor names to file names; fetch or save it again"
+            )
+        for file in sorted(set(file_of.values())):
+            # only files next to the index: it can come from anybody
+            if not file.endswith(".safetensors") or "/" in file or "\\" in file or file.startswith("."):
+                raise UserError(
+                    f"{where}: {index} names the file {file[:100]!r}; expected safetensors files in the same folder"
+                )
+        return cls(where, file_of, fetch)
 
     @classmethod
     def of_files(cls, where: str, paths: Collection[Path]) -> TensorFiles:
         """The tensors of local files."""
         by_name = {path.name: path for path in paths}
-        file_of = {name: path.name for path in paths for name in _names(path, where)}
+        file_of: dict[str, str] = {}
+        for path in paths:
+            with _opened(path, where) as file:
+                file_of |= dict.fromkeys(file.keys(), path.name)
         return cls(where, file_of, by_name.get)
 
     def names(self, prefix: str = "") -> list[str]:
@@ -97,6 +112,8 @@ class TensorFiles:
                         stored = file.get_tensor(name)
                         used += stored.nbytes
                         wanted = dtype if dtype is not None and stored.is_floating_point() else stored.dtype
+                        # a copy: the stored tensor lies in the mapped file and would keep its pages in memory;
+                        # on the CPU, whatever default device the caller has set
                         yield name, torch.empty(stored.shape, dtype=wanted, device="cpu").copy_(stored)
                         del stored
 
@@ -109,19 +126,6 @@ class TensorFiles:
             if path is None:
                 raise UserError(f"{self.where}: {file} is missing, it should hold {inside[0]}; fetch it again")
             yield path, inside
-
-
-def _weight_map(index: Path, where: str) -> dict[str, str]:
-    """File name by tensor name; only names of files next to the index are taken: an index can come from anybody."""
-    file_of = read_json(index, f"{where}: index of tensors").get("weight_map")
-    if not isinstance(file_of, dict) or not all(isinstance(file, str) for file in file_of.values()):
-        raise UserError(f"{where}: {index} has no weight_map of tensor names to file names; fetch or save it again")
-    for file in sorted(set(file_of.values())):
-        if not file.endswith(".safetensors") or "/" in file or "\\" in file or file.startswith("."):
-            raise UserError(
-                f"{where}: {index} names the file {file[:100]!r}; expected safetensors files in the same folder"
-            )
-    return file_of
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -148,11 +152,6 @@ def _opened(path: Path, where: str) -> Iterator[safe_open]:
         ) from error
 
 
-def _names(path: Path, where: str) -> list[str]:
-    with _opened(path, where) as file:
-        return list(file.keys())
-
-
 def gather_full(tensor: Tensor) -> Tensor:
     """The tensor on the CPU; put together from all processes where it is shared out (then all must call this)."""
     gathered = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -164,12 +163,14 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # as bytes, since numpy has no bfloat16
         digest.update(gather_full(tensor).flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
 def tensor_mismatches(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
     """Every way ``given`` differs from what ``expected`` asks: missing, extra, misshapen or non-finite tensors."""
+    # Values are looked at as well: a broken run leaves NaN weights, which would end the next one without a reason.
     both = sorted(set(given) & set(expected))
     groups = {
         "missing": sorted(set(expected) - set(given)),
@@ -229,21 +230,27 @@ def find_tensors(what: str, source: str, revision: str | None = None) -> TensorF
 
     ``what`` begins the message of the :class:`UserError` when there are none.
     """
-    for base in (Path.cwd(), REPO_ROOT):
-        path = base / source
-        if path.is_file():
-            return TensorFiles.of_files(source, [path])
-        if path.is_dir():
-            tensors = TensorFiles.open(source, folder_files(path))
-            if tensors is None:
-                shards = sorted(path.glob("model*.safetensors"))
-                if not shards:
-                    raise UserError(f"{what}: folder {path} holds no {WEIGHTS_FILE}; only safetensors are read")
-                tensors = TensorFiles.of_files(source, shards)
-            return tensors
-    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
-        return _find_on_hub(what, source, revision)
-    raise UserError(f"{what} {source} do not exist; give a folder with {WEIGHTS_FILE} or a Hub id (owner/name)")
+    from huggingface_hub.errors import HfHubHTTPError
+
+    local = _local_tensors(what, source)
+    if local is not None:
+        return local
+    reason = _NO_SAFETENSORS
+    try:
+        tensors = TensorFiles.open(source, hub_files(source, revision))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        tensors, reason = None, one_line(error)
+    if tensors is None:
+        raise _not_fetched(what, source, revision, reason)
+    fetch = tensors.fetch
+
+    def fetch_or_explain(file: str) -> Path | None:
+        try:
+            return fetch(file)
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            raise _not_fetched(what, source, revision, one_line(error)) from error
+
+    return dataclasses.replace(tensors, fetch=fetch_or_explain)
 
 
 def find_stored_tensors(what: str, source: str, revision: str | None = None) -> TensorFiles | None:
@@ -251,55 +258,45 @@ def find_stored_tensors(what: str, source: str, revision: str | None = None) -> 
 
     Raises :class:`UserError` also for a repository that the Hub does not have, or that has no safetensors.
     """
-    local = any((base / source).exists() for base in (Path.cwd(), REPO_ROOT))
-    if local or source.count("/") != 1 or source.startswith((".", "/", "~")):
-        return find_tensors(what, source, revision)
     from huggingface_hub import HfApi
 
+    local = _local_tensors(what, source)
+    if local is not None:
+        return local
     stored = TensorFiles.open(source, hub_files(source, revision, offline=True))
     if stored is not None:
         fetch = stored.fetch
         return stored if all(fetch(file) for file in set(stored.file_of.values())) else None
-    where = f"{what} {source}" + (f" at revision {revision}" if revision else "")
     try:
         siblings = HfApi().model_info(source, revision=revision, timeout=10).siblings or ()
     except Exception as error:  # the Hub's client raises many kinds, those of its HTTP library among them
-        raise UserError(_not_fetched(where, one_line(error))) from error
+        raise _not_fetched(what, source, revision, one_line(error)) from error
     if not any(each.rfilename.endswith(".safetensors") for each in siblings):
-        raise UserError(_not_fetched(where, f"it holds no {WEIGHTS_FILE}; only safetensors are read"))
+        raise _not_fetched(what, source, revision, _NO_SAFETENSORS)
     return None
 
 
-def _find_on_hub(what: str, repo: str, revision: str | None) -> TensorFiles:
-    from huggingface_hub.errors import HfHubHTTPError
-
-    where = f"{what} {repo}" + (f" at revision {revision}" if revision else "")
-    reason = f"it holds no {WEIGHTS_FILE}; only safetensors are read"
-    try:
-        tensors = TensorFiles.open(repo, hub_files(repo, revision))
-        if tensors is not None:
-            return dataclasses.replace(tensors, fetch=_with_user_errors(tensors.fetch, where))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = one_line(error)
-    raise UserError(_not_fetched(where, reason))
-
-
-def _with_user_errors(fetch: Fetch, where: str) -> Fetch:
-    """``fetch`` with the Hub's errors as :class:`UserError`."""
-
-    from huggingface_hub.errors import HfHubHTTPError
-
-    def fetch_or_explain(file: str) -> Path | None:
-        try:
-            return fetch(file)
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            raise UserError(_not_fetched(where, one_line(error))) from error
-
-    return fetch_or_explain
+def _local_tensors(what: str, source: str) -> TensorFiles | None:
+    """The tensors of a local source; None for one that can only be an id of the Hub."""
+    for base in (Path.cwd(), REPO_ROOT):
+        path = base / source
+        if path.is_file():
+            return TensorFiles.of_files(source, [path])
+        if path.is_dir():
+            # an index may be missing where a download was put together by hand
+            tensors = TensorFiles.open(source, folder_files(path))
+            shards = sorted(path.glob("model*.safetensors")) if tensors is None else []
+            if tensors is None and not shards:
+                raise UserError(f"{what}: folder {path} holds no {WEIGHTS_FILE}; only safetensors are read")
+            return tensors or TensorFiles.of_files(source, shards)
+    if source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise UserError(f"{what} {source} do not exist; give a folder with {WEIGHTS_FILE} or a Hub id (owner/name)")
+    return None
 
 
-def _not_fetched(where: str, reason: str) -> str:
-    return (
+def _not_fetched(what: str, source: str, revision: str | None, reason: str) -> UserError:
+    where = f"{what} {source}" + (f" at revision {revision}" if revision else "")
+    return UserError(
         f"{where} cannot be fetched from the Hugging Face Hub ({reason}); check the name, the revision and the "
         "connection, or give a local folder"
     )

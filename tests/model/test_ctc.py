@@ -73,6 +73,17 @@ def test_the_llms_layers_are_not_run_and_training_aligns() -> None:
     assert [[token for token in ids if token != BLANK] for ids in said] == [[5, 6], [7]]
 
 
+@pytest.mark.parametrize("tags", ["false", "true"])
+def test_all_audio_is_aligned_where_the_target_is_cut(tags: str) -> None:
+    """Audio embeddings were counted from the end of the row, as if ``max_length`` had cut nothing off."""
+    model, turns = model_with(tags), [TokenizedTurn([1, 3], [4], [5, 6, 7])]
+    audio = [torch.randn(4, WIDTH) * 0.3]
+    whole = lose(model, audio, turns)
+    model.max_length = 2 + 4 + 1 + 1 + (2 if tags == "false" else 0)  # one of the three targets is left
+    assert model.splice_audio(turns, audio).targets_cut == (2,)
+    torch.testing.assert_close(lose(model, audio, turns), whole)
+
+
 def test_what_cannot_be_aligned() -> None:
     model = model_with()
     short = [TokenizedTurn([1], [4], [5, 6, 7])]

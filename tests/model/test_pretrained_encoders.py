@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from torch import Tensor
+from transformers.utils import logging as hf_logging
 
 from src.audio.features import AudioFeatureExtractor, EncoderFeatures
 from src.audio.waveform import Waveform
@@ -164,6 +165,16 @@ def test_default_settings_are_those_of_the_source(saved: tuple[str, Path]) -> No
     assert all(0 < layer < encoder.num_states for layer in spec.layers)
     assert encoder.width == spec.bound_architecture().width == (64 if kind.startswith("clap") else 32)
     assert encoder.num_states == spec.bound_architecture().num_layers + 1
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_loading_leaves_progress_bars_as_they_were(
+    shown: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stayed off for the rest of the program, the language model's included."""
+    monkeypatch.setattr(hf_logging, "_tqdm_active", shown)
+    load_encoder("hubert", spec_of("hubert", KINDS["hubert"](tmp_path)))
+    assert hf_logging.is_progress_bar_enabled() is shown
 
 
 def test_settings_in_a_checkpoint_need_no_source(saved: tuple[str, Path], tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def load_backbone(config: Mapping[str, Any], source: str, revision: str | None, 
     whole = cls is ClapAudioModel and _model_type(place, revision) == "clap"
     cls = ClapAudioModelWithProjection if whole else cls
     # transformers would ask a service to convert such a repository, in a thread that outlives the call
+    # (https://github.com/huggingface/transformers/issues/29500)
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     try:
         with _quiet():  # the heads and decoders of a whole model are reported as unexpected
@@ -73,13 +74,15 @@ def build_backbone(config: Mapping[str, Any]) -> PreTrainedModel:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """transformers' warnings and progress bars off."""
-    level = hf_logging.get_verbosity()
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     try:
         yield
     finally:
         hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
 
 
 def _model_type(place: str, revision: str | None) -> str | None:

@@ -47,10 +47,8 @@ class Encoder(nn.Module, ABC):
     """Whether every chunk has the full length; otherwise a batch shorter than a chunk is run at its own length."""
     unused_prefixes: ClassVar[tuple[str, ...]] = ()
     """Tensors of published checkpoints that the forward never reads, by prefix of their name in this module."""
-
     cut_tables: ClassVar[tuple[str, ...]] = ()
     """Tables of positions by name; of a longer one the first rows are used, for chunks shorter than it covers."""
-
     float32: ClassVar[tuple[str, ...]] = ("num_batches_tracked",)
     """Endings of names whose tensors keep their precision when the encoder is loaded in another one."""
 
@@ -101,12 +99,17 @@ class Encoder(nn.Module, ABC):
         Raises:
             UserError: an index outside 0 .. num_states - 1, or none at all.
         """
-        self._check_layers(layers)
+        wrong = [index for index in layers if not 0 <= index < self.num_states]
+        if wrong or not layers:
+            raise UserError(
+                f"{type(self).__name__}: got layers {list(layers)}, expected indices 0 to {self.num_states - 1}; "
+                "fix the encoder's layers in the model config"
+            )
         batch, frames = mask.shape
         chunk = self.chunk_frames if self.pads_chunks else min(self.chunk_frames, frames)
         chunks, chunk_masks = split_chunks(features, chunk), split_chunks(mask, chunk)
         used = chunk_masks.any(dim=1)
-        if used.all():
+        if used.all():  # no copy of the chunks then
             states = self._select(chunks, chunk_masks.bool(), layers)
         else:
             kept = self._select(chunks[used], chunk_masks[used].bool(), layers)
@@ -122,17 +125,9 @@ class Encoder(nn.Module, ABC):
         for index, state in enumerate(self.states(chunks, mask)):
             if index in wanted:
                 kept[index] = state
-            if index == deepest:
+            if index == deepest:  # states is a generator: deeper layers never run
                 break
         return torch.stack([kept[index] for index in layers])
-
-    def _check_layers(self, layers: Sequence[int]) -> None:
-        wrong = [index for index in layers if not 0 <= index < self.num_states]
-        if wrong or not layers:
-            raise UserError(
-                f"{type(self).__name__}: got layers {list(layers)}, expected indices 0 to {self.num_states - 1}; "
-                "fix the encoder's layers in the model config"
-            )
 
     @abstractmethod
     def states(self, chunks: Tensor, mask: Tensor) -> Iterator[Tensor]:
@@ -166,6 +161,21 @@ def split_chunks(values: Tensor, chunk: int) -> Tensor:
         padding = values.new_zeros(values.shape[0], missing, *values.shape[2:])
         values = torch.cat([values, padding], dim=1)
     return values.reshape(-1, chunk, *values.shape[2:])
+
+
+def conformer_sizes(config: Any) -> dict[str, Any]:
+    """Fields that the configurations of transformers' wav2vec 2.0 conformers share, from an ``architecture``."""
+    dropouts = ("hidden_dropout", "activation_dropout", "attention_dropout", "conformer_conv_dropout")
+    return {
+        "hidden_size": config.width,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.ffn_dim,
+        "conv_depthwise_kernel_size": config.conv_kernel,
+        "hidden_act": "swish",
+        **dict.fromkeys(dropouts, config.dropout),
+        "layerdrop": 0.0,  # by default transformers leaves out layers at random in train mode
+    }
 
 
 def register_unused_weights(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +28,6 @@ ENCODERS = ModuleRegistry(
         "hf": "src.model.encoders.pretrained:PretrainedEncoder",
     },
 )
-
-
 PINNED_ENCODERS = {
     "openai/whisper-large-v3": "06f233fe06e710322aca913c1bc4249a0d71fce1",
     "facebook/w2v-bert-2.0": "da985ba0987f70aaeb84a80f2851cfac8c697a7b",
@@ -123,6 +122,7 @@ class EncoderSpec(ModuleConfig):
     def as_dict(self) -> dict[str, Any]:
         """Plain containers that bind to the same settings; keys without a value are left out."""
         plain = {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+        plain = json.loads(json.dumps(plain))  # tuples become lists, as in a file
         if self.features.extractor is None:  # unknown to earlier versions, which read such a checkpoint as well
             del plain["features"]["extractor"]
         return plain

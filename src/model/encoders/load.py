@@ -19,19 +19,24 @@ from src.common.errors import ConfigError, UserError
 from src.common.log import get_logger
 from src.model.encoders.base import Encoder
 from src.model.encoders.config import EncoderSpec, encoder_spec
-from src.model.tensor_files import LARGEST, WEIGHTS_FILE, TensorFiles, find_stored_tensors, find_tensors, peak
+from src.model.tensor_files import (
+    LARGEST,
+    WEIGHTS_FILE,
+    TensorFiles,
+    find_stored_tensors,
+    find_tensors,
+    one_line,
+    peak,
+)
 
 log = get_logger(__name__)
 
-# How the names in a file may relate to ours: saved by us, published without the "encoder." of our module, or the
-# encoder half of a published encoder-decoder.
 RENAMES: tuple[Callable[[str], str], ...] = (
-    lambda name: name,
-    lambda name: f"encoder.{name}",
-    lambda name: name.removeprefix("model."),
+    lambda name: name,  # saved by us
+    lambda name: f"encoder.{name}",  # published, without the "encoder." of our module
+    lambda name: name.removeprefix("model."),  # the encoder half of a published encoder-decoder
 )
-
-
+"""How the names in a file may relate to ours."""
 MOST_NAMES = 12
 """Tensors that a message lists by name."""
 
@@ -47,7 +52,7 @@ def build_encoder(name: str, config: EncoderSpec | Mapping[str, Any]) -> Encoder
     try:
         return spec.module().from_config(architecture, spec.features)
     except (ValueError, TypeError, AssertionError, ArithmeticError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise ConfigError(f"encoder {name}.architecture: no encoder can be built from it ({reason})") from error
 
 
@@ -58,16 +63,10 @@ def load_encoder(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Encoder:
-    """A trained encoder in ``dtype`` on the CPU, in eval mode.
+    """A trained encoder in ``dtype`` on the CPU, in eval mode; ``name`` is used in messages.
 
-    Args:
-        name: used in messages.
-        config: the encoder's settings; its ``weights`` are used where ``source`` is not given, and without either it
-            is as its class builds it.
-        source: a folder holding ``model.safetensors`` (relative to the working directory or the repository root),
-            such a file, or a Hub id.
-        revision: branch, tag or commit of a Hub id.
-        dtype: of the weights; tensors named in :attr:`Encoder.float32` stay as they are.
+    Its weights are those of ``source`` (see :func:`find_tensors`) at ``revision``, else of ``config.weights``, and
+    without either as its class builds it; tensors named in :attr:`Encoder.float32` keep their precision.
 
     Raises:
         ConfigError: wrong keys in ``config``.
@@ -81,12 +80,20 @@ def load_encoder(
         source, revision = spec.weights.source, revision or spec.weights.revision
     where = f"encoder {name}: weights"
     loaded = spec.module().from_source(spec.bound_architecture(), spec.features, str(source), revision, where)
-    if loaded is not None:
-        log.info("encoder %s: weights of %s%s", name, source, f" at {revision}" if revision else "")
-        return _cast(loaded, dtype, f"{where} of {source}")
-    files = find_tensors(where, str(source), revision)
+    files = find_tensors(where, str(source), revision) if loaded is None else None
     log.info("encoder %s: weights of %s%s", name, source, f" at {revision}" if revision else "")
-    return fill_encoder(name, spec, files, dtype=dtype)
+    if files is not None:
+        return fill_encoder(name, spec, files, dtype=dtype)
+    assert loaded is not None
+    wrong = sorted(name for name, value in loaded.state_dict().items() if not peak(value) <= LARGEST)
+    if wrong:
+        raise UserError(
+            f"{where} of {source}: not finite, or beyond {LARGEST:g}: {', '.join(wrong[:5])}; fetch or save it again"
+        )
+    for name, value in itertools.chain(loaded.named_parameters(), loaded.named_buffers()):
+        if value.is_floating_point() and not name.endswith(loaded.float32):
+            value.data = value.data.to(dtype)
+    return loaded.eval()
 
 
 def check_encoder(name: str, spec: EncoderSpec) -> None:
@@ -112,9 +119,18 @@ def fill_encoder(
     """An encoder, in eval mode, with the tensors of ``files`` below ``prefix``; otherwise as :func:`load_encoder`."""
     with torch.device("meta"):
         encoder = build_encoder(name, spec)
-    encoder.load_state_dict(
-        _fitting_state(encoder, files, prefix, dtype, f"encoder {name}: {files.where}"), assign=True
-    )
+    expected, where = encoder.state_dict(), f"encoder {name}: {files.where}"
+    state, fitting, problems = _match(encoder, files, prefix, dtype, where)
+    for wanted, names in fitting.items():
+        for source, tensor in files.read(names, wanted):
+            rows = expected[names[source]].shape[:1]  # fewer than are stored for a table that is cut
+            state[names[source]] = tensor if tensor.shape[:1] == rows else tensor[: rows[0]].clone()
+            largest = peak(tensor)
+            if not largest <= LARGEST:
+                problems["beyond 1e+30" if math.isfinite(largest) else "not finite"].append(names[source])
+    _raise_problems(encoder, problems, where)
+    # assign: the modules are on the meta device, which has no memory to copy into
+    encoder.load_state_dict(state, assign=True)
     fill_computed_buffers(encoder, lambda: build_encoder(name, spec))
     return encoder.eval()
 
@@ -126,17 +142,6 @@ def save_encoder(encoder: Encoder, directory: str | Path) -> Path:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     save_file(state, str(path), metadata={"format": "pt"})
     return path
-
-
-def _cast(encoder: Encoder, dtype: torch.dtype, where: str) -> Encoder:
-    """A loaded encoder in ``dtype``, in eval mode. Raises :class:`UserError` naming tensors with unusable values."""
-    wrong = sorted(name for name, value in encoder.state_dict().items() if not peak(value) <= LARGEST)
-    if wrong:
-        raise UserError(f"{where}: not finite, or beyond {LARGEST:g}: {', '.join(wrong[:5])}; fetch or save it again")
-    for name, value in itertools.chain(encoder.named_parameters(), encoder.named_buffers()):
-        if value.is_floating_point() and not name.endswith(encoder.float32):
-            value.data = value.data.to(dtype)
-    return encoder.eval()
 
 
 def fill_computed_buffers(module: nn.Module, build: Callable[[], nn.Module]) -> None:
@@ -157,11 +162,13 @@ def _match(
     """
     expected = encoder.state_dict()
     stored = [name.removeprefix(prefix) for name in files.names(prefix)]
+    # One rule for a whole file: it is of one kind, and a name by itself could fit two rules.
     rename = max(RENAMES, key=lambda rule: sum(rule(name) in expected for name in stored))
     named = {rename(name): prefix + name for name in stored}
     optional = encoder.unused_prefixes
     with torch.device("cpu"):
         state = {name: torch.zeros(t.shape, dtype=dtype) for name, t in expected.items() if name.startswith(optional)}
+        # some files lack them, and only train mode reads them
         counters = {name: torch.tensor(0) for name in expected if name.endswith(".num_batches_tracked")}
         state |= {**counters, **encoder.computed_tensors()}
     problems: dict[str, list[str]] = {
@@ -187,27 +194,14 @@ def _match(
     return state, fitting, problems
 
 
-def _fitting_state(
-    encoder: Encoder, files: TensorFiles, prefix: str, dtype: torch.dtype, where: str
-) -> dict[str, Tensor]:
-    """The encoder's complete state dict; raises ``UserError`` naming every tensor in ``files`` that does not fit."""
-    expected = encoder.state_dict()
-    state, fitting, problems = _match(encoder, files, prefix, dtype, where)
-    for wanted, names in fitting.items():
-        for source, tensor in files.read(names, wanted):
-            rows = expected[names[source]].shape[:1]  # fewer than are stored for a table that is cut
-            state[names[source]] = tensor if tensor.shape[:1] == rows else tensor[: rows[0]].clone()
-            largest = peak(tensor)
-            if not largest <= LARGEST:
-                problems["beyond 1e+30" if math.isfinite(largest) else "not finite"].append(names[source])
-    _raise_problems(encoder, problems, where)
-    return state
-
-
 def _raise_problems(encoder: Encoder, problems: Mapping[str, list[str]], where: str) -> None:
-    if any(problems.values()):
-        text = "; ".join(f"{kind}: {_shorten(sorted(names))}" for kind, names in problems.items() if names)
-        raise UserError(f"{where} does not fit the configured {type(encoder).__name__}: {text}")
+    shown = []
+    for kind, names in problems.items():
+        more = f" and {len(names) - 8} more" if len(names) > MOST_NAMES else ""
+        listed = ", ".join(sorted(names)[: 8 if more else None])
+        shown += [f"{kind}: {listed}{more}"] if names else []
+    if shown:
+        raise UserError(f"{where} does not fit the configured {type(encoder).__name__}: {'; '.join(shown)}")
 
 
 def _check_sizes(encoder: Encoder, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
@@ -220,8 +214,3 @@ def _check_sizes(encoder: Encoder, shapes: Mapping[str, tuple[int, ...]], where:
             f"{where} has other sizes than configured: {'; '.join(differing)}; correct them, or give a source with a "
             "config.json, which decides the sizes in a training"
         )
-
-
-def _shorten(names: list[str]) -> str:
-    """Names in a message, at most a dozen."""
-    return ", ".join(names) if len(names) <= MOST_NAMES else f"{', '.join(names[:8])} and {len(names) - 8} more"

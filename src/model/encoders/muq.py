@@ -14,7 +14,7 @@ from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import W
 
 from src.audio.config import FeatureConfig
 from src.audio.muq import HOP, muq_mel
-from src.model.encoders.base import Encoder, Lengths, register_unused_weights
+from src.model.encoders.base import Encoder, Lengths, conformer_sizes, register_unused_weights
 
 CONV_STRIDE = 4
 SAMPLES_PER_FRAME = HOP * CONV_STRIDE
@@ -26,8 +26,7 @@ NUM_CODEBOOKS, CODEBOOK_SIZE, CODEBOOK_DIM, CODEBOOK_INPUT, NUM_LABELS = 8, 1024
 
 @dataclass(frozen=True)
 class MuQArchitecture:
-    """MuQ sizes: ``conv_channels`` of the 2-D convolutions over ``num_mels`` bins of
-    a ``fft_size``-point spectrum, then a conformer.
+    """MuQ sizes: 2-D convolutions (``conv_channels``) over ``num_mels`` bins of a spectrum, then a conformer.
 
     ``unused_tensors`` holds the published pretraining parts, which the forward never reads, so that published
     checkpoints load and save whole.
@@ -49,7 +48,7 @@ class MuQEncoder(Encoder):
     """States: 0 is the convolutions' output with padding zeroed, k the output of layer k, the last one normalised.
 
     Args:
-        backbone: the published nesting around :class:`MuQModel`.
+        model: the backbone.
         chunk_frames: samples of one chunk (720000 published), a multiple of 960.
     """
 
@@ -63,17 +62,19 @@ class MuQEncoder(Encoder):
 
     float32 = ("num_batches_tracked", "inv_freq")
 
-    def __init__(self, backbone: MuQBackbone, chunk_frames: int) -> None:
-        config = backbone.model.conformer.config
-        super().__init__(backbone, chunk_frames, config.hidden_size, config.num_hidden_layers + 1)
+    def __init__(self, model: MuQModel, chunk_frames: int) -> None:
+        config = model.conformer.config
+        nested = nn.ModuleDict({"model": model})  # published names begin with "encoder.model."
+        super().__init__(nested, chunk_frames, config.hidden_size, config.num_hidden_layers + 1)
 
     @classmethod
     def from_config(cls, config: MuQArchitecture, features: FeatureConfig) -> MuQEncoder:
         """A randomly initialised encoder of the given sizes."""
-        return cls(MuQBackbone(MuQModel(config, features.sample_rate)), features.chunk_frames)
+        return cls(MuQModel(config, features.sample_rate), features.chunk_frames)
 
     def states(self, chunks: Tensor, mask: Tensor) -> Iterator[Tensor]:
         """See :meth:`Encoder.states`; ``chunks`` and ``mask`` are ``(chunks, samples)``."""
+        # a frame counts if its first sample is audio
         return self.encoder.model(chunks, mask[:, ::SAMPLES_PER_FRAME])
 
     def calc_length(self, lengths: Lengths) -> Lengths:
@@ -82,15 +83,8 @@ class MuQEncoder(Encoder):
 
     def computed_tensors(self) -> Mapping[str, Tensor]:
         """The frequencies of the rotary positions."""
-        return {INV_FREQ: rotary_frequencies(2 * self.get_buffer(INV_FREQ).shape[0])}
-
-
-class MuQBackbone(nn.Module):
-    """Holds the model under the name ``model``, as published checkpoints do."""
-
-    def __init__(self, model: MuQModel) -> None:
-        super().__init__()
-        self.model = model
+        pairs = self.get_buffer(INV_FREQ).shape[0]
+        return {INV_FREQ: 1.0 / ROTARY_BASE ** (torch.arange(0, 2 * pairs, 2).float() / (2 * pairs))}
 
 
 class MuQModel(nn.Module):
@@ -108,6 +102,7 @@ class MuQModel(nn.Module):
 
     def forward(self, samples: Tensor, mask: Tensor) -> Iterator[Tensor]:
         """States of ``samples (chunks, n)`` with ``mask (chunks, n / 960)`` bool, one at a time."""
+        # in float32, as the features of the other encoders, which are computed outside autocast
         with torch.autocast(samples.device.type, enabled=False):
             mel = muq_mel(samples, self.num_mels, self.fft_size, self.sample_rate)
         hidden = self.conv(mel.to(self.conv.linear.weight.dtype)).masked_fill(~mask[..., None], 0.0)
@@ -156,11 +151,6 @@ class ResidualConv(nn.Module):
         return (main + self.bn3(self.conv3(maps))).relu()
 
 
-def rotary_frequencies(head_size: int) -> Tensor:
-    """Rotary frequencies ``(head_size / 2,)``, base 10000."""
-    return 1.0 / ROTARY_BASE ** (torch.arange(0, head_size, 2).float() / head_size)
-
-
 def rotary_table(frequencies: Tensor, hidden: Tensor) -> Tensor:
     """Cosines and sines ``(2, frames, 1, 1, head_size)`` for ``hidden (batch, frames, width)``.
 
@@ -173,21 +163,11 @@ def rotary_table(frequencies: Tensor, hidden: Tensor) -> Tensor:
 
 def _conformer_config(config: MuQArchitecture) -> Wav2Vec2ConformerConfig:
     conformer = Wav2Vec2ConformerConfig(
-        hidden_size=config.width,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        intermediate_size=config.ffn_dim,
-        hidden_act="swish",
+        **conformer_sizes(config),
         position_embeddings_type="rotary",
         rotary_embedding_base=ROTARY_BASE,
-        conv_depthwise_kernel_size=config.conv_kernel,
         num_conv_pos_embedding_groups=math.gcd(16, config.width),  # never run, but transformers wants it to divide
         layer_norm_eps=1e-5,
-        hidden_dropout=config.dropout,
-        activation_dropout=config.dropout,
-        attention_dropout=config.dropout,
-        conformer_conv_dropout=config.dropout,
-        layerdrop=0.0,
     )
     conformer._attn_implementation = "sdpa"  # only a full transformers model would choose one by itself
     return conformer

@@ -128,6 +128,7 @@ class WaveformEncoder(PretrainedEncoder):
         super().__init__(backbone, backbone.encoder.layers, features.chunk_frames, config.hidden_size)
         self.strides = tuple(zip(config.conv_kernel, config.conv_stride, strict=True))
         self.masked = config.model_type in MASKED_MODELS and not getattr(config, "conv_pos_batch_norm", False)
+        # Shared with the layers below, whose forward is called by transformers and gets no lengths.
         self._valid = ValidFrames()
         first = backbone.feature_extractor.conv_layers[0]
         norm = getattr(first, "layer_norm", None)
@@ -152,10 +153,14 @@ class WaveformEncoder(PretrainedEncoder):
         frames = self._convolved(samples)
         chunks = chunks.to(self.encoder.feature_extractor.conv_layers[0].conv.weight.dtype)
         states: Tensor | None = None
-        for rows in self._groups(samples, frames):
+        used_rows = (frames > 0).nonzero().flatten()
+        groups = [used_rows] if self.masked and len(used_rows) else []
+        if not self.masked:  # nothing tells the model what is padding: only clips of one length run together
+            groups = [used_rows[samples[used_rows] == length] for length in samples[used_rows].unique()]
+        for rows in groups:
             used = chunks.shape[1] if self.masked else int(samples[rows[0]])
             inputs = {"input_values": chunks[rows, :used], "attention_mask": mask[rows, :used].long()}
-            self._valid.set(self._convolved(samples[rows], 1), frames[rows])
+            self._valid.first, self._valid.last = self._convolved(samples[rows], 1), frames[rows]
             kept = torch.stack(self.run_backbone(layers, **inputs))
             if states is None:
                 total = int(self._convolved(chunks.shape[1]))
@@ -164,13 +169,6 @@ class WaveformEncoder(PretrainedEncoder):
         if states is None:  # nothing is as long as the convolutions are wide
             states = chunks.new_zeros(len(layers), len(chunks), int(self._convolved(chunks.shape[1])), self.width)
         return states
-
-    def _groups(self, samples: Tensor, frames: Tensor) -> list[Tensor]:
-        """Row numbers of the batches to run: those with frames together, or those of one length."""
-        rows = (frames > 0).nonzero().flatten()
-        if self.masked:
-            return [rows] if len(rows) else []
-        return [rows[samples[rows] == length] for length in samples[rows].unique()]
 
 
 class ASTEncoder(PretrainedEncoder):
@@ -249,15 +247,10 @@ class _DeepestReached(Exception):
 
 
 class ValidFrames:
-    """Frames of each clip in the batch that is running: after the first convolution, and after all of them."""
+    """Frames ``(batch,)`` of the clips that are running: after the first convolution, and after all of them."""
 
-    def __init__(self) -> None:
-        self.first: Tensor | None = None
-        self.last: Tensor | None = None
-
-    def set(self, first: Tensor, last: Tensor) -> None:
-        """Set both, ``(batch,)``."""
-        self.first, self.last = first, last
+    first: Tensor | None = None
+    last: Tensor | None = None
 
     def zero_padding(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Forward pre-hook: ``(batch, channels, frames)`` with zeros in the frames that are padding."""

@@ -37,6 +37,24 @@ EXTRACTORS = {
 """Model type -> the feature extractor of transformers that its features here are equal to."""
 WHISPER_RATE, W2VBERT_RATE = 100, 50
 """Feature frames a second."""
+_SIZES = {
+    "whisper": {
+        "width": "d_model",
+        "num_layers": "encoder_layers",
+        "num_heads": "encoder_attention_heads",
+        "ffn_dim": "encoder_ffn_dim",
+    },
+    "w2vbert": {
+        "width": "hidden_size",
+        "num_layers": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+        "ffn_dim": "intermediate_size",
+        "conv_kernel": "conv_depthwise_kernel_size",
+        "left_positions": "left_max_position_embeddings",
+        "right_positions": "right_max_position_embeddings",
+    },
+}
+"""Encoder -> size in ``architecture`` -> field of transformers' configuration."""
 _UNUSED = (
     *("_name_or_path", "architectures", "transformers_version", "id2label", "label2id"),
     *("torch_dtype", "dtype", "auto_map", "processor_class"),
@@ -153,13 +171,13 @@ def with_source_sizes(name: str, spec: EncoderSpec, level: int = logging.DEBUG) 
             f"{where}: {spec.weights.source} is a {config['model_type']}, expected a {kinds[spec.module_name]}; "
             "encoder_name: hf reads it"
         )
-    bound, features = AutoConfig.for_model(**_without_commit(config)), spec.features
+    config.pop("_commit_hash", None)
+    bound, features = AutoConfig.for_model(**config), spec.features
+    sizes = _sizes(spec.module_name, bound)
     if spec.module_name == "whisper":
-        sizes: dict[str, Any] = _whisper_sizes(bound)
         features = dataclasses.replace(features, num_mels=bound.num_mel_bins)
         _check_positions(features.chunk_frames, bound, f"encoder {name}: features.chunk_frames")
     else:
-        sizes = _w2vbert_sizes(bound)
         features = dataclasses.replace(features, num_mels=bound.feature_projection_input_dim // 2)
     old = {**vars(spec.bound_architecture()), "num_mels": spec.features.num_mels}
     differing = [
@@ -180,12 +198,8 @@ def with_source_sizes(name: str, spec: EncoderSpec, level: int = logging.DEBUG) 
     return dataclasses.replace(spec, features=features, architecture={**spec.architecture, **sizes}, layers=layers)
 
 
-def _without_commit(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key != "_commit_hash"}
-
-
 def _check_positions(frames: int, bound: Any, key: str) -> None:
-    positions = 2 * int(bound.max_source_positions)
+    positions = 2 * int(bound.max_source_positions)  # in frames: the second convolution has stride 2
     if not 2 <= frames <= positions or frames % 2:
         raise ConfigError(
             f"{key}: got {frames} frames of 10 ms, expected an even number up to {positions} "
@@ -193,13 +207,8 @@ def _check_positions(frames: int, bound: Any, key: str) -> None:
         )
 
 
-def _whisper_sizes(bound: Any) -> dict[str, int]:
-    return {
-        "width": bound.d_model,
-        "num_layers": bound.encoder_layers,
-        "num_heads": bound.encoder_attention_heads,
-        "ffn_dim": bound.encoder_ffn_dim,
-    }
+def _sizes(name: str, bound: Any) -> dict[str, Any]:
+    return {size: getattr(bound, field) for size, field in _SIZES[name].items()}
 
 
 def _whisper(
@@ -214,19 +223,7 @@ def _whisper(
         "chunk_frames": frames,
         "num_mels": int(bound.num_mel_bins),
     }
-    return "whisper", features, _whisper_sizes(bound)
-
-
-def _w2vbert_sizes(bound: Any) -> dict[str, int]:
-    return {
-        "width": bound.hidden_size,
-        "num_layers": bound.num_hidden_layers,
-        "num_heads": bound.num_attention_heads,
-        "ffn_dim": bound.intermediate_size,
-        "conv_kernel": bound.conv_depthwise_kernel_size,
-        "left_positions": bound.left_max_position_embeddings,
-        "right_positions": bound.right_max_position_embeddings,
-    }
+    return "whisper", features, _sizes("whisper", bound)
 
 
 def _w2vbert(
@@ -237,6 +234,7 @@ def _w2vbert(
     wrong = [
         f"{key} {getattr(bound, key)}, expected {fixed[key]}" for key in fixed if getattr(bound, key) != fixed[key]
     ]
+    # two mel frames are stacked into one row of features
     if bound.feature_projection_input_dim != 2 * extractor.num_mel_bins or extractor.stride != 2:
         wrong.append(f"{extractor.num_mel_bins} mel bins in steps of {extractor.stride} frames, expected 2")
     if wrong:
@@ -247,7 +245,7 @@ def _w2vbert(
         "chunk_frames": max(1, round((seconds or CHUNK_SECONDS) * W2VBERT_RATE)),
         "num_mels": int(extractor.num_mel_bins),
     }
-    return "w2vbert", features, _w2vbert_sizes(bound)
+    return "w2vbert", features, _sizes("w2vbert", bound)
 
 
 def _pretrained(
@@ -269,8 +267,9 @@ def _pretrained(
             "minimum_seconds": max(MINIMUM_SECONDS, field / rate),
         }
     elif config["model_type"] == CLAP_MODEL:
-        features["chunk_frames"] = extractor.nb_max_samples // extractor.hop_length + 1
+        features["chunk_frames"] = extractor.nb_max_samples // extractor.hop_length + 1  # frames are centred
         features["num_mels"] = int(extractor.feature_size)
+        # a Swin transformer doubles its width from stage to stage; ClapEncoder reads the last one
         architecture |= {"width": bound.patch_embeds_hidden_size * 2 ** (len(bound.depths) - 1), "num_layers": 1}
     else:
         extractor.max_length = int(bound.max_length)

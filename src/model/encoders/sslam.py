@@ -6,6 +6,7 @@ times 8 frequency bands. Padding inside a chunk is attended, as the model was tr
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import gelu, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from src.audio.config import FeatureConfig
 from src.model.encoders.base import Encoder, Lengths, register_unused_weights
@@ -50,22 +51,22 @@ class SSLAMEncoder(Encoder):
     """States: i is the output of block i + 1 without the class token; the patch embedding is not among them.
 
     Args:
-        backbone: the published nesting around :class:`EATModel`.
+        model: the backbone.
         chunk_frames: feature frames of one chunk (1024 published), a multiple of 16.
     """
 
     Config = SSLAMArchitecture
     unused_prefixes = ("encoder.model.fc_norm.", "encoder.model.head.")
 
-    def __init__(self, backbone: EATBackbone, chunk_frames: int) -> None:
-        model = backbone.model
-        super().__init__(backbone, chunk_frames, model.extra_tokens.shape[-1], len(model.blocks))
+    def __init__(self, model: EATModel, chunk_frames: int) -> None:
+        nested = nn.ModuleDict({"model": model})  # published names begin with "encoder.model."
+        super().__init__(nested, chunk_frames, model.extra_tokens.shape[-1], len(model.blocks))
         self.bands = model.bands
 
     @classmethod
     def from_config(cls, config: SSLAMArchitecture, features: FeatureConfig) -> SSLAMEncoder:
         """A randomly initialised encoder of the given sizes."""
-        return cls(EATBackbone(EATModel(config, features.num_mels // PATCH)), features.chunk_frames)
+        return cls(EATModel(config, features.num_mels // PATCH), features.chunk_frames)
 
     def states(self, chunks: Tensor, mask: Tensor) -> Iterator[Tensor]:
         """See :meth:`Encoder.states`; ``chunks (chunks, chunk_frames, mels)``, the mask is not used."""
@@ -82,14 +83,6 @@ class SSLAMEncoder(Encoder):
         return {POSITIONS: position_table(rows // self.bands, self.bands, self.width)}
 
 
-class EATBackbone(nn.Module):
-    """Holds the model under the name ``model``, as published checkpoints do."""
-
-    def __init__(self, model: EATModel) -> None:
-        super().__init__()
-        self.model = model
-
-
 class EATModel(nn.Module):
     """Patch embedding, fixed positions, class token and post-norm blocks, named as in the published checkpoint."""
 
@@ -97,7 +90,7 @@ class EATModel(nn.Module):
         super().__init__()
         self.bands = bands
         self.extra_tokens = nn.Parameter(torch.zeros(1, 1, config.width))
-        self.local_encoder = PatchEmbedding(config.width)
+        self.local_encoder = nn.Sequential(OrderedDict(proj=nn.Conv2d(1, config.width, PATCH, PATCH)))
         self.fixed_positional_encoder = FixedPositions(config.max_time_patches, bands, config.width)
         self.blocks = nn.ModuleList(SSLAMBlock(config) for _ in range(config.num_layers))
         self.pre_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
@@ -110,24 +103,13 @@ class EATModel(nn.Module):
 
     def forward(self, chunks: Tensor) -> Iterator[Tensor]:
         """Outputs of the blocks ``(chunks, 1 + tokens, width)``, class token first, one at a time."""
-        tokens = self.fixed_positional_encoder(self.local_encoder(chunks.to(self.extra_tokens.dtype)))
+        patches = self.local_encoder(chunks[:, None].to(self.extra_tokens.dtype))  # (chunks, width, steps, bands)
+        tokens = self.fixed_positional_encoder(patches.flatten(2).transpose(1, 2))
         hidden = torch.cat([self.extra_tokens.expand(len(tokens), -1, -1), tokens], dim=1)
         hidden = self.dropout(self.pre_norm(hidden))
         for block in self.blocks:
             hidden = block(hidden)
             yield hidden
-
-
-class PatchEmbedding(nn.Module):
-    """Linear embedding of patches of 16 frames x 16 bins."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(1, width, PATCH, PATCH)
-
-    def forward(self, chunks: Tensor) -> Tensor:
-        """``(chunks, frames, mels)`` -> ``(chunks, tokens, width)``, time-major."""
-        return self.proj(chunks[:, None]).flatten(2).transpose(1, 2)
 
 
 class FixedPositions(nn.Module):
@@ -150,7 +132,10 @@ class SSLAMBlock(nn.Module):
         self.norm1 = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.attn = SSLAMAttention(config.width, config.num_heads)
         self.norm2 = nn.LayerNorm(config.width, eps=NORM_EPS)
-        self.mlp = SSLAMMlp(config.width, round(config.mlp_ratio * config.width))
+        hidden = round(config.mlp_ratio * config.width)
+        self.mlp = nn.Sequential(
+            OrderedDict(fc1=nn.Linear(config.width, hidden), act=nn.GELU(), fc2=nn.Linear(hidden, config.width))
+        )
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -175,19 +160,6 @@ class SSLAMAttention(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         attended = scaled_dot_product_attention(query, key, value)
         return self.proj(attended.transpose(1, 2).reshape(batch, tokens, width))
-
-
-class SSLAMMlp(nn.Module):
-    """Linear, GELU, linear."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """``(batch, tokens, width)`` to the same shape."""
-        return self.fc2(gelu(self.fc1(hidden)))
 
 
 def _wavelengths(width: int) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 from transformers.masking_utils import create_bidirectional_mask
 
 from src.audio.config import FeatureConfig
-from src.model.encoders.base import Encoder, Lengths
+from src.model.encoders.base import Encoder, Lengths, conformer_sizes
 
 
 @dataclass(frozen=True)
@@ -47,28 +47,19 @@ class W2VBertEncoder(Encoder):
     def from_config(cls, config: W2VBertArchitecture, features: FeatureConfig) -> W2VBertEncoder:
         """A randomly initialised encoder of the given sizes."""
         backbone_config = Wav2Vec2BertConfig(
-            hidden_size=config.width,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            intermediate_size=config.ffn_dim,
+            **conformer_sizes(config),
             feature_projection_input_dim=2 * features.num_mels,
-            hidden_act="swish",
             position_embeddings_type="relative_key",
             left_max_position_embeddings=config.left_positions,
             right_max_position_embeddings=config.right_positions,
-            conv_depthwise_kernel_size=config.conv_kernel,
-            hidden_dropout=config.dropout,
-            activation_dropout=config.dropout,
-            attention_dropout=config.dropout,
             feat_proj_dropout=config.dropout,
-            conformer_conv_dropout=config.dropout,
-            layerdrop=0.0,
             add_adapter=False,
         )
         return cls(Wav2Vec2BertModel(backbone_config), features.chunk_frames)
 
     def states(self, chunks: Tensor, mask: Tensor) -> Iterator[Tensor]:
         """See :meth:`Encoder.states`; ``chunks (chunks, rows, 2 * mels)``, ``mask (chunks, rows)``."""
+        # The parts are called one by one, as transformers' forward runs all layers before it returns a state.
         hidden, _ = self.encoder.feature_projection(
             chunks.to(self.encoder.feature_projection.layer_norm.weight.dtype)
         )

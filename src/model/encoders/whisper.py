@@ -1,4 +1,4 @@
-"""Whisper encoder: log-mel at 100 Hz -> states at 50 Hz. Padding is not masked, as the model was trained."""
+"""Whisper encoder: log-mel at 100 Hz -> states at 50 Hz. Padding is not masked."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class WhisperEncoder(Encoder):
         hidden = dropout(hidden, backbone.dropout, self.training)
         yield hidden
         for layer in backbone.layers[:-1]:
-            hidden = layer(hidden, None)
+            hidden = layer(hidden, None)  # no mask: Whisper was trained on clips padded with silence to 30 s
             yield hidden
         yield backbone.layer_norm(backbone.layers[-1](hidden, None))
 

@@ -246,6 +246,7 @@ class Qwen3AudioWrappedForCausalLM(nn.Module):
         """
         mask = kwargs.pop("attention_mask", None)
         if inputs_start is not None:
+            # padding on the left: every item must end where generation goes on
             embeds, _, mask = self.prepare_multimodal_inputs(
                 inputs_system, inputs_start, inputs_main or [], None, audio, audio_attention, audio_lengths, "left"
             )

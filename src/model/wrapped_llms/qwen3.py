@@ -42,9 +42,8 @@ class ClipFeatures:
 class Qwen3AudioWrappedFeatureExtractor(nn.Module):
     """Turns audio into embeddings for the language model; text stays text, vLLM embeds it.
 
-    Nothing of the language model is loaded, until text is to be embedded here. What the audio passes through is read
-    from the checkpoint, whichever language model that was trained for; ``feature_extractor_configs`` of
-    ``model_config`` need not be given.
+    Nothing of the language model is loaded until text is to be embedded here. The audio part is read from the
+    checkpoint; ``feature_extractor_configs`` of ``model_config`` need not be given.
 
     Args:
         model_config: ``src/configs/model/default_inference.yaml`` as a mapping; its ``llm`` is checked against the
@@ -60,7 +59,7 @@ class Qwen3AudioWrappedFeatureExtractor(nn.Module):
         super().__init__()
         self.model_config = model_config
         self.tokenizer = tokenizer
-        self.checkpoint: Checkpoint = open_checkpoint(checkpoint_name)
+        self.checkpoint: Checkpoint = open_checkpoint(checkpoint_name)  # get_response reads its LoRA and its record
         precision = model_config.get("front_end_dtype") or "float32"
         encoders = model_config.get("encoder_dtype") or precision
         loaded = load_audio_embedder(
@@ -73,7 +72,6 @@ class Qwen3AudioWrappedFeatureExtractor(nn.Module):
                 f"checkpoint {checkpoint_name!r} was trained for {loaded.config.llm} and gives embeddings "
                 f"{loaded.audio_embedder.llm_dim} wide, {llm} takes {width}: set model_config.llm to its own"
             )
-        self._extractor, self._config, self._name = loaded.feature_extractor, loaded.config, loaded.name
         self.model = Qwen3AudioWrappedForCausalLM(loaded, llm)
         if tokenizer is not None:
             self.model.set_tokenizer_arguments(tokenizer)
@@ -93,7 +91,7 @@ class Qwen3AudioWrappedFeatureExtractor(nn.Module):
     @property
     def loaded(self) -> LoadedEmbedder:
         """Audio embedder, feature extractor and configuration."""
-        return LoadedEmbedder(self.audio_embedder, self._extractor, self._config, self._name)
+        return self.model.loaded
 
     def freeze(self) -> None:
         """Stop gradients; it is built that way."""
@@ -102,14 +100,14 @@ class Qwen3AudioWrappedFeatureExtractor(nn.Module):
     def to(self, *args: Any, **kwargs: Any) -> Qwen3AudioWrappedFeatureExtractor:
         """As of any module; features are computed there too."""
         super().to(*args, **kwargs)
-        self._extractor.to(self.audio_embedder.device)
+        self.loaded.feature_extractor.to(self.device)
         return self
 
     def prepare_audio(
         self, audio_list: Sequence[Any]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Features (batch, frames, dim), masks (batch, frames) and lengths (batch,) of clips, by encoder name."""
-        batch = self._extractor([load_waveform(clip) for clip in audio_list])
+        batch = self.loaded.feature_extractor([load_waveform(clip) for clip in audio_list])
         return (
             {name: each.features.to(self.device) for name, each in batch.items()},
             {name: each.mask.to(self.device).long() for name, each in batch.items()},
@@ -146,7 +144,7 @@ class Qwen3AudioWrappedFeatureExtractor(nn.Module):
         if audio is None:
             raise UserError("feature extractor: got no clips; give audio, a list with one clip for each prompt")
         if inputs_start is None:
-            features = self._extractor([load_waveform(clip) for clip in audio])
+            features = self.loaded.feature_extractor([load_waveform(clip) for clip in audio])
             return [self.audio_embedder.with_separators(frames) for frames in self.audio_embedder(features)]
         items, _, _ = self.model.prepare_multimodal_inputs(
             inputs_system, inputs_start, inputs_main or [], None, *self.prepare_audio(audio), return_batch=False
