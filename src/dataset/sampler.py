@@ -203,13 +203,9 @@ class StepSampler:
     def _split_order(
         self, order: np.ndarray, step_rows: int, across: bool, generator: np.random.Generator
     ) -> list[np.ndarray]:
-        if across and self.lengths is not None:
-            return self._pool(order, step_rows, generator)
-        return _split(order, step_rows)
-
-    def _pool(self, order: np.ndarray, step_rows: int, generator: np.random.Generator) -> list[np.ndarray]:
-        """Sort pools of fifty steps by length and shuffle the steps of each."""
-        assert self.lengths is not None
+        """Steps of ``step_rows`` rows; ``across`` them, pools of fifty are sorted by length, then shuffled."""
+        if not across or self.lengths is None:
+            return _split(order, step_rows)
         steps: list[np.ndarray] = []
         pool_size = step_rows * _STEPS_PER_POOL
         for start in range(0, order.size, pool_size):
@@ -222,16 +218,13 @@ class StepSampler:
 
     def _cut(self, rows: np.ndarray) -> list[np.ndarray]:
         """Micro-batches of all processes; adjacent ones go to different processes."""
-        most = max(1, rows.size // self.world)
-        fixed = min(most, -(-rows.size // (self.plan.clips * self.world)))
-        if self.lengths is None or self.plan.grouping == "none" and not self.plan.max_positions:
-            return np.array_split(rows, self.world * fixed)
-        rows = rows[np.argsort(self.lengths[rows], kind="stable")]
-        if self.plan.max_positions is None:
-            return np.array_split(rows, self.world * fixed)
-        plan = self.plan
-        assert plan.max_positions is not None
-        return split_by_positions(rows, self.lengths[rows], plan.max_positions, self.world, most, plan.packed)
+        plan, most = self.plan, max(1, rows.size // self.world)
+        if self.lengths is not None and (plan.grouping != "none" or plan.max_positions):
+            rows = rows[np.argsort(self.lengths[rows], kind="stable")]
+            if plan.max_positions is not None:
+                return split_by_positions(rows, self.lengths[rows], plan.max_positions, self.world, most, plan.packed)
+        fixed = min(most, -(-rows.size // (plan.clips * self.world)))
+        return np.array_split(rows, self.world * fixed)
 
 
 def _split(order: np.ndarray, step_rows: int) -> list[np.ndarray]:

@@ -27,7 +27,7 @@ from src.common.log import get_logger
 from src.common.naming import ResponseName
 from src.common.paths import raw_dir
 from src.dataset.given_rows import TEXT_MODE, GivenRows
-from src.dataset.remote_files import FileCache, is_local, local_copy
+from src.dataset.remote_files import FileCache, is_local, local_copy, sha256_of
 from src.dataset.response_rows import CONTEXT_MODES, ResponseRow, ResponseRows
 from src.dataset.shard_index import INDEX_FILE, NO_TARGET, ShardIndex, TarShard, write_index
 from src.dataset.shard_rows import target_of
@@ -162,7 +162,7 @@ def _write_tars(
                 for key, value in _add_row(archive, entry).items():
                     columns.setdefault(key, []).append(value)
                 entry = next(rows, None)
-        shard = TarShard(path.name, len(columns["seconds"]), temporary.stat().st_size, _digest(temporary))
+        shard = TarShard(path.name, len(columns["seconds"]), temporary.stat().st_size, sha256_of(temporary))
         temporary.replace(path)
         total += shard.rows
         number += 1
@@ -213,11 +213,6 @@ def _decoded_seconds(content: bytes) -> float:
         return 0.0  # reported and replaced when it is trained on
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _write_index(
     folder: Path,
     name: str,
@@ -245,7 +240,9 @@ def index_shards(addresses: Sequence[str], folder: Path, split: str = "train") -
     folder.mkdir(parents=True, exist_ok=True)
     for address in addresses:
         path = local_copy(address, temporary)
-        shard = TarShard(str(path.resolve()) if is_local(address) else address, 0, path.stat().st_size, _digest(path))
+        shard = TarShard(
+            str(path.resolve()) if is_local(address) else address, 0, path.stat().st_size, sha256_of(path)
+        )
         view = ShardIndex(str(folder), "", split, (replace(shard, file=str(path.resolve())),), *_NO_COLUMNS)
         stored = ShardSet(view, FileCache(temporary, 1))
         rows = [_indexed(stored, place, problems) for place in range(stored.rows_of(0))]
