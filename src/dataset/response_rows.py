@@ -95,7 +95,8 @@ class StoredRows:
         total = text_sizes(self._source, self._source_rows, self._target) / BYTES_PER_TOKEN
         seconds = self.seconds()
         if seconds is not None:
-            total = total + seconds * TOKENS_PER_SECOND
+            # a duration may be null: such a clip counts as empty, while NaN has no place in an order by length
+            total = total + np.nan_to_num(seconds) * TOKENS_PER_SECOND
         return total.astype(np.float32)
 
     def seconds(self) -> np.ndarray | None:

@@ -234,7 +234,7 @@ def test_shards_of_other_programs(tmp_path: Path, server: ShardServer) -> None:
         with tarfile.open(tmp_path / f"web-{number}.tar", "w") as archive:
             for place in range(3):
                 clip = b"broken" if (number, place) == (1, 2) else wav_bytes(0.5, place)
-                texts = {"text": f"{number} {place}", "prompt": "what?"}
+                texts = {"text": f"{number} {place}", "prompt": "what?", "duration": float("nan")}
                 for suffix, content in ((".wav", clip), (".json", json.dumps(texts).encode())):
                     if suffix == ".json" and number == 0:
                         suffix, content = ".txt", texts["text"].encode()
