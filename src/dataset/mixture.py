@@ -76,7 +76,7 @@ class MixtureConfig:
                 raise ValueError(
                     f"rows[{number}]: {row[0]} has fraction {row[2]}, expected more than 0 and at most 1"
                 )
-            kinds = (str, str, (int, float), bool)
+            kinds: list[Any] = [str, str, (int, float), bool]
             fits = len(row) == 4 and all(map(isinstance, row, kinds))
             if not fits or row[1] not in (*CONTEXT_MODES, TEXT_MODE):
                 raise ValueError(

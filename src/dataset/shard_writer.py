@@ -284,7 +284,8 @@ def _seconds(row: ShardRow, problems: Counter[str]) -> float:
         problems["no clip"] += 1
         return 0.0
     found = _decoded_seconds(row.clip)
-    problems["undecodable clip"] += int(found == 0.0)
+    if not found:
+        problems["undecodable clip"] += 1
     return found
 
 

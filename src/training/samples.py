@@ -128,23 +128,21 @@ class SampleCallback(TrainerCallback):
         with self.trainer.autocast(), _unsharded(model):
             answers = greedy_answers(model, turns, inputs["features"], self.tokenizer, self.max_tokens)
         reasoning = find_reasoning(self.tokenizer).record()
+        ending = end_of_turn_ids(self.tokenizer)  # answers are shown without it, so targets are too
         return [
             {
                 "set": pick.set,
                 "mode": pick.mode,
                 "key": key,
                 "prompt": self._prompt(turn.suffix_ids, self.trainer.data.evaluation[pick.set]),
-                "target": self.tokenizer.decode(self._without_ending(outputs)),
+                "target": self.tokenizer.decode(
+                    outputs[: -len(ending)] if outputs[-len(ending) :] == ending else outputs
+                ),
                 "answer": answer,
                 **reasoning,
             }
             for pick, key, turn, outputs, answer in zip(picks, batch.keys, turns, batch.outputs, answers, strict=True)
         ]
-
-    def _without_ending(self, outputs: list[int]) -> list[int]:
-        """A target without the end-of-turn token, which answers are shown without, too."""
-        ending = end_of_turn_ids(self.tokenizer)
-        return outputs[: -len(ending)] if outputs[-len(ending) :] == ending else outputs
 
     def _prompt(self, main: list[int], examples: ExampleDataset) -> str:
         """The user's text without the template's end of turn and the assistant's header."""
