@@ -136,6 +136,7 @@ class FileCache:
             if _touch(target):
                 return target
             self._make_room(size)
+            # host and process: where several machines share the folder, a lock may hold on one of them only
             part = target.with_name(f"{target.name}.{socket.gethostname()}.{os.getpid()}.part")
             try:
                 _with_retries(lambda: _download(address, part, size, sha256), address, "shard of a shard set")
@@ -193,6 +194,7 @@ def sha256_of(path: Path) -> str:
 
 def _touch(path: Path) -> bool:
     """Mark a file as used now; false if it does not exist."""
+    # the time of change, since many file systems are mounted without that of access (noatime)
     try:
         os.utime(path)
     except FileNotFoundError:

@@ -21,8 +21,9 @@ from src.dataset.tables import check_same_text, join_rows, native_splits, open_s
 _log = get_logger(__name__)
 CONTEXT_MODES: tuple[str, ...] = ("WithContext", "NoContext")
 _TARGETS = {"WithContext": "llm_answer_with_context", "NoContext": "llm_answer_no_context"}
-TOKENS_PER_SECOND = 25.0
-BYTES_PER_TOKEN = 4.0
+# For lengths by which batches are formed, before anything is decoded or tokenised.
+TOKENS_PER_SECOND = 25.0  # the rate of the adapters' embeddings
+BYTES_PER_TOKEN = 4.0  # the rule of thumb for English
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from src.dataset.shard_index import ShardIndex
 
 log = get_logger(__name__)
 TEXTS, TEXT = ".json", ".txt"
+# Python's mmap keeps a descriptor for each file (https://docs.python.org/3/library/mmap.html), and a process may
+# often have only 1,024.
 _OPEN_SHARDS = 128
 _FETCHING = 4
 
@@ -116,7 +118,7 @@ class ShardSet:
                 continue
             except (tarfile.TarError, ValueError) as error:
                 with suppress(FileNotFoundError):
-                    if path.parent == self.cache.folder:
+                    if path.parent == self.cache.folder:  # else it is the user's own file
                         path.unlink()
                 raise UserError(
                     f"{self.index.address_of(shard)}: not a whole tar file ({one_line(error)}); write the shard again"
@@ -129,9 +131,10 @@ class ShardSet:
 
 def _members(file: Any, name: str) -> _Members:
     """Files of each row of a tar file: those that follow each other with the same name up to the first dot."""
+    # The WebDataset convention: https://pytorch.org/data/0.6/generated/torchdata.datapipes.iter.WebDataset.html
     rows: _Members = []
     last = None
-    with tarfile.open(fileobj=file, mode="r:") as archive:
+    with tarfile.open(fileobj=file, mode="r:") as archive:  # "r:" without compression, as offsets are those of bytes
         for member in archive:
             if not member.isfile():
                 continue

@@ -74,6 +74,7 @@ def write_shards(name: str, folder: Path, settings: ShardSettings, overwrite: bo
     Raises :class:`UserError` for a set that cannot be opened, and for shards of other settings.
     """
     parts = _open_parts(name, settings)
+    # sorted, so that the order depends on which rows there are only
     keys = np.unique(np.concatenate([part.keys for part in parts.values()]))
     order = np.random.default_rng(settings.seed).permutation(keys)
     made = {"set": name, **asdict(settings), "modes": list(parts), "keys": hashlib.sha256(keys.tobytes()).hexdigest()}
@@ -156,6 +157,7 @@ def _write_tar(
     """Write the next rows until a shard has ``most_bytes``; returns what the index needs to know of it."""
     temporary = path.with_name(f".{path.name}.tmp")
     columns: dict[str, list[Any]] = {}
+    # USTAR: one header per file, which every reader knows; the names are short and need no extended ones
     with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
         while archive.offset < most_bytes and (entry := next(rows, None)) is not None:
             for key, value in _add_row(archive, *entry).items():
@@ -198,6 +200,7 @@ def _add_row(
         member = tarfile.TarInfo(name)
         member.size = len(data)
         archive.addfile(member, io.BytesIO(data))
+    # An empty target counts as none: a row is then left out instead of being replaced in every epoch.
     sizes = {mode: len(each.target.encode()) or NO_TARGET for mode, each in rows.items()}
     columns = {"seconds": seconds, "described": bool(row.audio_description), **dict.fromkeys(_MODES, NO_TARGET)}
     return columns | sizes

@@ -52,6 +52,7 @@ class RunCallback(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Set the sampler's epoch; a run that is resumed within an epoch calls this too."""
         assert self.trainer.train_steps is not None
+        # state.epoch is a fraction in a run that is resumed within an epoch
         self.trainer.train_steps.set_epoch(int(state.epoch or 0))
         self.trainer.epoch_began_at = state.global_step
 

@@ -109,6 +109,6 @@ def check_llm(name: str, revision: str | None, random_weights: bool = False) -> 
 
 def _build_on_meta(model: ModelConfig, width: int) -> None:
     """Build adapters and fusion without memory. Raises :class:`UserError` for sizes that do not fit each other."""
-    with torch.device("meta"):
+    with torch.device("meta"):  # tensors with shapes, but without memory
         encoders = {name: build_encoder(name, spec) for name, spec in model.config.encoders.items()}
         AudioEmbedder(model.config, width, encoders)

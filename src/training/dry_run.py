@@ -27,7 +27,7 @@ from src.training.resume import agreed_resume, steps_done
 from src.training.trainer import AlarmTrainer
 
 log = get_logger(__name__)
-WARM_UP_STEPS = 2
+WARM_UP_STEPS = 2  # the first steps allocate memory, choose kernels and, with compile_layers, compile
 FitMemory = Callable[[AlarmTrainer, TrainConfig, bool], None]
 _BUSY_SHARE = 0.1
 """Share of the time for which a training may wait for its data before it is worth a remark."""

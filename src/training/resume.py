@@ -121,6 +121,7 @@ def missing_files(folder: Path) -> list[str]:
         if not any(folder.glob("rng_state*.pth")):
             lacking.append("rng_state.pth")
         files = [folder / "optimizer.pt", folder / "scheduler.pt", *sorted(folder.glob("rng_state*.pth"))]
+        # torch.save writes zip files, whose directory is at the end: one that was cut is none.
         lacking += [f"a readable {path.name}" for path in files if path.is_file() and not zipfile.is_zipfile(path)]
         if WEIGHTS_FILE not in lacking:
             lacking += _lacking_weights(folder)

@@ -197,13 +197,14 @@ def greedy_answers(
     try:
         audio = None if features is None else model.audio_embedder(features)
         separators = None if audio is None else model.audio_embedder.separators()
+        # padded on the left: generation continues after the last position of every row
         spliced = splice_batch(model.llm.get_input_embeddings(), turns, audio, separators, "left", model.max_length)
         ids = model.llm.generate(
             inputs_embeds=spliced.inputs_embeds,
             attention_mask=spliced.attention_mask,
             max_new_tokens=max_tokens,
             do_sample=False,
-            temperature=None,
+            temperature=None,  # these three of the model's own settings would give a warning without sampling
             top_p=None,
             top_k=None,
             pad_token_id=tokenizer.pad_token_id,
