@@ -71,8 +71,11 @@ def kept_by_layers(layers: Sequence[nn.Module]) -> Iterator[KeptBytes]:
             hooks.callback(layer.register_forward_pre_hook(partial(begin, place), with_kwargs=True).remove)
             end = layer.register_forward_hook(lambda *_: running.pop().close(), always_call=True)
             hooks.callback(end.remove)
-        yield found
-        # always_call runs the second hook also after an error in the layer, so that nothing is left to close
+        try:
+            yield found
+        finally:
+            while running:  # of a layer that was interrupted
+                running.pop().close()
 
 
 def layers_to_recompute(kept: Sequence[float], inputs: Sequence[float], budget: float) -> list[int]:
