@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from src.common.config import CONFIG_DIR, bind_dataclass
-from src.common.errors import ConfigError, UserError
+from src.common.errors import ConfigError, UserError, name_hint
 from src.common.existing import LISTING
 from src.common.naming import ResponseName
 from src.common.paths import raw_dir
@@ -165,28 +165,34 @@ class CorpusTable:
         return chosen
 
 
-@dataclass(frozen=True)
-class MixtureChoice:
-    """A mixture as its YAML gives it (``src/configs/dataset/_mixture.yaml`` tells of every key)."""
+@dataclass(frozen=True, kw_only=True)
+class _SetOptions:
+    """Keys that mixtures and imported sets have in common: which responses, and how much of which sets."""
 
-    name: str
-    table: CorpusTable
-    llm: str
     max_tokens: int = 512
     rephrased: bool = True
     max_thinking_tokens: int = -1
-    instruction: list[str] = field(default_factory=list)
-    corpora: list[str] = field(default_factory=list)
-    eval_corpora: list[str] | None = None
     fractions: dict[str, float] | None = None
     skip_missing: bool = False
     limit: int | None = None
     return_audio: bool = True
 
 
-@dataclass(frozen=True)
-class OwnSets:
-    """Imported raw sets (``src/configs/dataset/own.yaml`` explains every key)."""
+@dataclass(frozen=True, kw_only=True)
+class MixtureChoice(_SetOptions):
+    """A mixture as its YAML gives it (``src/configs/dataset/_mixture.yaml`` describes every key)."""
+
+    name: str
+    table: CorpusTable
+    llm: str
+    instruction: list[str] = field(default_factory=list)
+    corpora: list[str] = field(default_factory=list)
+    eval_corpora: list[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnSets(_SetOptions):
+    """Imported raw sets (``src/configs/dataset/own.yaml`` describes every key)."""
 
     name: str
     sets: list[str]
@@ -194,13 +200,6 @@ class OwnSets:
     prompt: str | None = None
     eval_sets: list[str] | None = None
     llm: str = ""
-    max_tokens: int = 512
-    rephrased: bool = True
-    max_thinking_tokens: int = -1
-    fractions: dict[str, float] | None = None
-    skip_missing: bool = False
-    limit: int | None = None
-    return_audio: bool = True
 
     def __post_init__(self) -> None:
         if not self.sets:
@@ -245,15 +244,13 @@ def expand_mixture(dataset: Mapping[str, Any], where: str = "dataset") -> dict[s
         return _expand_own(bind_dataclass(OwnSets, dataset, where), where)
     if "shards" in dataset:
         return _expand_streamed(bind_dataclass(StreamedSets, dataset, where))
-    if "table" not in dataset:
-        own = {field.name for field in fields(TrainDatasetConfig)}
-        sets = {name: value for name, value in dataset.items() if name not in own and isinstance(value, Mapping)}
-        rows = {name: value for name, value in dataset.items() if name not in sets}
-        return apply_set_options(rows, sets, where) if sets else rows
-    choosing = {field.name for field in fields(MixtureChoice)}
-    sets = {name: value for name, value in dataset.items() if name not in choosing and isinstance(value, Mapping)}
-    chosen = {name: value for name, value in dataset.items() if name not in sets}
-    return apply_set_options(_expand(chosen, where), sets, where)
+    form = MixtureChoice if "table" in dataset else TrainDatasetConfig
+    own = {field.name for field in fields(form)}
+    options = {name: value for name, value in dataset.items() if name not in own and isinstance(value, Mapping)}
+    rest = {name: value for name, value in dataset.items() if name not in options}
+    if form is MixtureChoice:
+        rest = _expand(rest, where)
+    return apply_set_options(rest, options, where) if options else rest
 
 
 def _expand(dataset: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -266,7 +263,7 @@ def _expand(dataset: Mapping[str, Any], where: str) -> dict[str, Any]:
     if choice.eval_corpora is not None:
         evaluated = table.select(choice.eval_corpora, f"{where}.eval_corpora")
     problems += [
-        _unknown(f"{where}.fractions", name, dict.fromkeys([*corpora, *evaluated]))
+        _unknown(f"{where}.fractions", name, dict.fromkeys([*corpora, *evaluated]))  # each once, in this order
         for name in choice.fractions or {}
         if name not in {*corpora, *evaluated}
     ]
@@ -276,6 +273,8 @@ def _expand(dataset: Mapping[str, Any], where: str) -> dict[str, Any]:
     rows = [row for name in choice.instruction for row in spoken[name]]
     evaluation = {name: spoken[name] for name in choice.instruction if table.instruction[name].evaluated}
     evaluation |= {corpus: [_corpus_row(choice, corpus)] for corpus in evaluated}
+    groups = {group: [name for name in members if name in evaluation] for group, members in table.groups.items()}
+    groups[INSTRUCTION] = [name for name in evaluation if name in table.instruction]
     common = {"return_audio": choice.return_audio}
     return {
         "name": choice.name,
@@ -286,7 +285,7 @@ def _expand(dataset: Mapping[str, Any], where: str) -> dict[str, Any]:
             **common,
         },
         "eval": {name: {"rows": part, "split": "validation", **common} for name, part in evaluation.items()},
-        "groups": _groups(table, evaluation),
+        "groups": {group: members for group, members in groups.items() if members},
         "skip_missing": choice.skip_missing,
     }
 
@@ -294,12 +293,10 @@ def _expand(dataset: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _expand_own(own: OwnSets, where: str) -> dict[str, Any]:
     evaluated = own.sets if own.eval_sets is None else own.eval_sets
     if own.targets == "generated":
-        names = {"own": [*dict.fromkeys([*own.sets, *evaluated])]}
-        chosen = {field.name: getattr(own, field.name) for field in fields(OwnSets)}
-        for key in ("sets", "targets", "prompt", "eval_sets"):
-            del chosen[key]
-        table = {"groups": names}
-        return _expand({**chosen, "table": table, "corpora": own.sets, "eval_corpora": evaluated}, where)
+        options = {field.name: getattr(own, field.name) for field in fields(_SetOptions)}
+        table = {"groups": {"own": [*dict.fromkeys([*own.sets, *evaluated])]}}
+        named = {"name": own.name, "llm": own.llm, "corpora": own.sets, "eval_corpora": evaluated}
+        return _expand({**options, **named, "table": table}, where)
     common = {"return_audio": own.return_audio, "prompt": own.prompt}
     rows = {
         name: [name, "Text", float((own.fractions or {}).get(name, 1.0)), False] for name in (*own.sets, *evaluated)
@@ -339,30 +336,22 @@ def _expand_streamed(streamed: StreamedSets) -> dict[str, Any]:
     }
 
 
-def _groups(table: CorpusTable, evaluation: Mapping[str, Any]) -> dict[str, list[str]]:
-    groups = {group: [name for name in members if name in evaluation] for group, members in table.groups.items()}
-    groups[INSTRUCTION] = [name for name in evaluation if name in table.instruction]
-    return {group: members for group, members in groups.items() if members}
-
-
 def _corpus_row(choice: MixtureChoice, corpus: str) -> list[Any]:
-    folder = _folder(choice, ResponseName(corpus, choice.llm, choice.max_tokens, choice.rephrased,
-                                          choice.max_thinking_tokens))  # fmt: skip
-    return [folder, "WithContext", float((choice.fractions or {}).get(corpus, 1.0)), False]
+    name = ResponseName(corpus, choice.llm, choice.max_tokens, choice.rephrased, choice.max_thinking_tokens)
+    return [_folder(name), "WithContext", float((choice.fractions or {}).get(corpus, 1.0)), False]
 
 
 def _instruction_rows(choice: MixtureChoice, chosen: InstructionSet) -> list[list[Any]]:
-    folder = _folder(choice, ResponseName(chosen.base, choice.llm, choice.max_tokens))
+    folder = _folder(ResponseName(chosen.base, choice.llm, choice.max_tokens))
     return [[folder, mode, 1.0, False] for mode in chosen.modes]
 
 
-def _folder(choice: MixtureChoice, name: ResponseName) -> str:
+def _folder(name: ResponseName) -> str:
     try:
         return name.format()
     except UserError as error:
         raise ConfigError(f"dataset.llm: {error}") from error
 
 
-def _unknown(where: str, name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"{where}: unknown {name!r}; " + (f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}")
+def _unknown(where: str, name: str, known: Iterable[str]) -> str:
+    return f"{where}: unknown {name!r}; {name_hint(name, known)}"

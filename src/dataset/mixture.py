@@ -18,7 +18,7 @@ from src.common.seeds import row_seed
 from src.dataset.given_rows import TEXT_MODE, GivenRows
 from src.dataset.remote_files import FileCache, is_local
 from src.dataset.response_rows import CONTEXT_MODES, ResponseRow, ResponseRows, missing_folders
-from src.dataset.shard_index import INDEX_FILE, is_shard_set
+from src.dataset.shard_index import INDEX_FILE, is_shard_set, read_index
 from src.dataset.shard_rows import ShardRows
 from src.dataset.shard_set import ShardSet
 from src.dataset.stream_order import SHARDS_AHEAD, StreamOrder
@@ -72,7 +72,17 @@ class MixtureConfig:
 
     def __post_init__(self) -> None:
         for number, row in enumerate(self.rows):
-            _check_row(number, row)
+            if len(row) == 4 and isinstance(row[2], (int, float)) and not 0 < row[2] <= 1:
+                raise ValueError(
+                    f"rows[{number}]: {row[0]} has fraction {row[2]}, expected more than 0 and at most 1"
+                )
+            kinds: list[Any] = [str, str, (int, float), bool]
+            fits = len(row) == 4 and all(map(isinstance, row, kinds))
+            if not fits or row[1] not in (*CONTEXT_MODES, TEXT_MODE):
+                raise ValueError(
+                    f"rows[{number}]: got {row!r}, expected [response_folder, {' or '.join(CONTEXT_MODES)}, "
+                    f"fraction, random], or [raw_set, {TEXT_MODE}, fraction, random]"
+                )
 
 
 @dataclass(frozen=True)
@@ -93,18 +103,6 @@ class TrainDatasetConfig:
             unknown = [member for member in members if member not in self.eval]
             if unknown:
                 raise ValueError(f"group {group!r} names {', '.join(unknown)}, not among the evaluation sets")
-
-
-def _check_row(number: int, row: list[Any]) -> None:
-    kinds: tuple[type | tuple[type, ...], ...] = (str, str, (int, float), bool)
-    if len(row) == 4 and isinstance(row[2], (int, float)) and not 0 < row[2] <= 1:
-        raise ValueError(f"rows[{number}]: {row[0]} has fraction {row[2]}, expected more than 0 and at most 1")
-    fits = len(row) == 4 and all(isinstance(value, kind) for value, kind in zip(row, kinds, strict=True))
-    if not fits or row[1] not in (*CONTEXT_MODES, TEXT_MODE):
-        raise ValueError(
-            f"rows[{number}]: got {row!r}, expected [response_folder, {' or '.join(CONTEXT_MODES)}, fraction, random]"
-            f", or [raw_set, {TEXT_MODE}, fraction, random]"
-        )
 
 
 def present_only(config: TrainDatasetConfig) -> tuple[TrainDatasetConfig, tuple[str, ...]]:
@@ -163,7 +161,13 @@ class Mixture:
         self._ends = np.cumsum([len(part) for part in self.parts])
         total = int(self._ends[-1]) if self.parts else 0
         self._length = total if limit is None else min(limit, total)
-        self._first_shard = _first_shards(self.parts)
+        # Shards are numbered through all sets: each set -> the number of its first one.
+        self._first_shard: dict[ShardSet, int] = {}
+        shards = 0
+        for part in self.parts:
+            if isinstance(part, ShardRows) and part.stored not in self._first_shard:
+                self._first_shard[part.stored] = shards
+                shards += len(part.stored.index.shards)
         self.order = self._stream_order(stream or StreamConfig())
 
     def __len__(self) -> int:
@@ -251,17 +255,6 @@ class Mixture:
         return order
 
 
-def _first_shards(parts: Sequence[Rows]) -> dict[ShardSet, int]:
-    """Each shard set of the parts -> the number of its first shard among the shards of all."""
-    found: dict[ShardSet, int] = {}
-    total = 0
-    for part in parts:
-        if isinstance(part, ShardRows) and part.stored not in found:
-            found[part.stored] = total
-            total += len(part.stored.index.shards)
-    return found
-
-
 def open_mixture(config: MixtureConfig) -> Mixture:
     """Open and join all rows of a mixture. Raises :class:`UserError` for the first set that does not fit."""
     parts: list[Rows] = []
@@ -270,7 +263,7 @@ def open_mixture(config: MixtureConfig) -> Mixture:
         chosen = float(fraction), bool(random), config.split, config.return_audio
         if is_shard_set(folder):
             if folder not in stored:
-                stored[folder] = ShardSet.at(folder, cache)
+                stored[folder] = ShardSet(read_index(folder), cache)
             parts.append(ShardRows(stored[folder], str(mode), *chosen, prompt=config.prompt))
         elif mode == TEXT_MODE:
             parts.append(GivenRows(str(folder), *chosen, prompt=config.prompt))

@@ -23,7 +23,6 @@ from src.common.retry import RetryPolicy, retrying, status_of
 log = get_logger(__name__)
 T = TypeVar("T")
 RETRIES = RetryPolicy(attempts=6, first_wait=1.0, longest_wait=30.0, timeout=60.0)
-_BLOCK = 1 << 20
 _DENIED = (401, 403)
 _PART_SECONDS = 3600.0
 """A partial file that nobody has written to for so long is removed."""
@@ -100,7 +99,7 @@ def local_copy(address: str, folder: Path) -> Path:
             raise UserError(f"{address} does not exist; check the path")
         return Path(address)
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / hashlib.sha256(address.encode()).hexdigest()[:24]
+    target = folder / _name_of(address)
 
     def get() -> None:
         system, path = _open(address)
@@ -108,6 +107,10 @@ def local_copy(address: str, folder: Path) -> Path:
 
     _with_retries(get, address, "shard of a shard set")
     return target
+
+
+def _name_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 class FileCache:
@@ -125,7 +128,7 @@ class FileCache:
         """
         if is_local(address):
             return _local(address, size)
-        target = self._place(address, sha256)
+        target = self.folder / f"{_name_of(f'{address} {sha256}')}.shard"
         if _touch(target):
             return target
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -133,6 +136,7 @@ class FileCache:
             if _touch(target):
                 return target
             self._make_room(size)
+            # host and process: where several machines share the folder, a lock may hold on one of them only
             part = target.with_name(f"{target.name}.{socket.gethostname()}.{os.getpid()}.part")
             try:
                 _with_retries(lambda: _download(address, part, size, sha256), address, "shard of a shard set")
@@ -140,10 +144,6 @@ class FileCache:
             finally:
                 part.unlink(missing_ok=True)
         return target
-
-    def _place(self, address: str, sha256: str) -> Path:
-        name = hashlib.sha256(f"{address} {sha256}".encode()).hexdigest()[:24]
-        return self.folder / f"{name}.shard"
 
     def _make_room(self, needed: int) -> None:
         with _locked(self.folder / "room.lock"):
@@ -182,16 +182,19 @@ def _download(address: str, part: Path, size: int, sha256: str) -> None:
     found = part.stat().st_size
     if found != size:
         raise BrokenFileError(f"{found} bytes came, the index says {size}")
-    digest = hashlib.sha256()
-    with part.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    if digest.hexdigest() != sha256:
+    if sha256_of(part) != sha256:
         raise BrokenFileError("its content is another one than the index says (sha256)")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _touch(path: Path) -> bool:
     """Mark a file as used now; false if it does not exist."""
+    # the time of change, since many file systems are mounted without that of access (noatime)
     try:
         os.utime(path)
     except FileNotFoundError:

@@ -21,8 +21,9 @@ from src.dataset.tables import check_same_text, join_rows, native_splits, open_s
 _log = get_logger(__name__)
 CONTEXT_MODES: tuple[str, ...] = ("WithContext", "NoContext")
 _TARGETS = {"WithContext": "llm_answer_with_context", "NoContext": "llm_answer_no_context"}
-TOKENS_PER_SECOND = 25.0
-BYTES_PER_TOKEN = 4.0
+# For lengths by which batches are formed, before anything is decoded or tokenised.
+TOKENS_PER_SECOND = 25.0  # the rate of the adapters' embeddings
+BYTES_PER_TOKEN = 4.0  # the rule of thumb for English
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,64 @@ class ResponseRow:
     cut: bool = False
 
 
-class ResponseRows:
+class StoredRows:
+    """Rows of sets on this machine, which the subclasses open and join; ``keys`` int64 ``(rows,)``.
+
+    The raw set has the clips, the source the targets and the clips in words; both have the positions of the rows.
+    """
+
+    keys: np.ndarray
+    return_audio: bool
+    _raw: Any
+    _raw_rows: np.ndarray
+    _source: Any
+    _source_rows: np.ndarray
+    _target: str
+    _about: str | None
+    _audio: Any = None
+
+    def _open_audio(self, raw_name: str) -> None:
+        """Open the clips. Raises :class:`UserError` if the raw set has none."""
+        if not self.return_audio:
+            return
+        if "audio" not in self._raw.column_names:
+            raise UserError(f"raw set {raw_name} has no column 'audio'; return_audio=false trains on text alone")
+        from datasets import Audio
+
+        # Undecoded: a broken clip must not fail the read; src/audio decodes.
+        self._audio = self._raw.select_columns(["audio"]).cast_column("audio", Audio(decode=False))
+        self._audio_roots = roots_of(self._raw)
+
+    def _clip(self, index: int) -> Any:
+        """Undecoded clip of a row; ``None`` without audio."""
+        if self._audio is None:
+            return None
+        return stored_cell(self._audio[int(self._raw_rows[index])]["audio"], self._audio_roots)
+
+    def __len__(self) -> int:
+        return int(self.keys.size)
+
+    def without_description(self) -> int:
+        """Number of rows whose clip has no description in words (in responses, no question either)."""
+        if self._about is None:
+            return len(self)
+        return int((text_sizes(self._source, self._source_rows, self._about) == 0).sum())
+
+    def lengths(self) -> np.ndarray:
+        """Estimated tokens of every example, float32 ``(rows,)``, from durations and text sizes."""
+        total = text_sizes(self._source, self._source_rows, self._target) / BYTES_PER_TOKEN
+        seconds = self.seconds()
+        if seconds is not None:
+            # a duration may be null: such a clip counts as empty, while NaN has no place in an order by length
+            total = total + np.nan_to_num(seconds) * TOKENS_PER_SECOND
+        return total.astype(np.float32)
+
+    def seconds(self) -> np.ndarray | None:
+        """Length of every clip in seconds, float32 ``(rows,)``; None without audio, or if the raw set lacks it."""
+        return durations(self._raw, self._raw_rows) if self.return_audio else None
+
+
+class ResponseRows(StoredRows):
     """Examples of one response folder and split, read from memory-mapped files row by row."""
 
     def __init__(
@@ -88,30 +146,34 @@ class ResponseRows:
         has_split = not folder.is_dir() or stored_split in native_splits(folder)
         response_split = stored_split if has_split else "train"
         self._open_responses = partial(open_split, folder, response_split, f"responses {self.name}")
-        self._raw, self._responses = self._open_raw(), self._open_responses()
+        self._raw, self._source = self._open_raw(), self._open_responses()
         raw_keys = read_keys(self._raw, f"raw set {self.raw_name}")
         keys = self._without_failed(raw_keys) if indexes is None else indexes.keys
         asked_by = f"split {split!r} of {self.raw_name}" if indexes is None else str(indexes.path)
         self.keys = rows_of_split(keys, fraction, random)
         self._raw_rows = join_rows(raw_keys, self.keys, f"raw set {self.raw_name}", asked_by)
-        self._response_rows = self._join_responses(asked_by)
-        self._target, self._context, self._about = self._text_columns()
+        self._source_rows = self._join_responses(asked_by)
+        columns = self._source.column_names
+        self._target = _TARGETS[mode]
+        if self._target not in columns:
+            raise UserError(f"responses {self.name} have no column {self._target!r}; they have {', '.join(columns)}")
+        self._context = next((column for column in ("prompt", "context") if column in columns), None)
+        self._about = next((column for column in ("audio_description", "question") if column in columns), None)
         finish = "finish_reason_no_context" if mode == "NoContext" else "finish_reason"
-        self._finish = finish if finish in self._responses.column_names else None
+        self._finish = finish if finish in columns else None
         self._prompts, self._prompt_rows = self._open_prompts(asked_by)
-        self._texts = self._responses.select_columns(
+        self._texts = self._source.select_columns(
             [column for column in (self._target, self._context, self._about, self._finish) if column is not None]
         )
-        self._audio = undecoded_audio(self._raw, self.raw_name) if self.return_audio else None
-        self._audio_roots = roots_of(self._raw)
+        self._open_audio(self.raw_name)
 
     def _without_failed(self, raw_keys: np.ndarray) -> np.ndarray:
         """Keys without those whose response is marked as failed, which only split indexes would leave out."""
         status = "status_no_context" if self.mode == "NoContext" else "status"
-        if status not in self._responses.column_names:
+        if status not in self._source.column_names:
             return raw_keys
-        made = self._responses.select_columns([status]).with_format("arrow")[:].column(status).to_pylist()
-        keys = read_keys(self._responses, f"responses {self.name}")
+        made = self._source.select_columns([status]).with_format("arrow")[:].column(status).to_pylist()
+        keys = read_keys(self._source, f"responses {self.name}")
         failed = keys[np.array([each != "ok" for each in made], dtype=bool)]
         kept = raw_keys[~np.isin(raw_keys, failed)]
         if kept.size < raw_keys.size:
@@ -123,26 +185,15 @@ class ResponseRows:
 
     def _join_responses(self, asked_by: str) -> np.ndarray:
         """Rows of the responses; both sets must describe the same clips."""
-        rows = join_rows(
-            read_keys(self._responses, f"responses {self.name}"), self.keys, f"responses {self.name}", asked_by
-        )
-        what = f"raw set {self.raw_name} and responses {self.name}"
+        name = f"responses {self.name}"
+        rows = join_rows(read_keys(self._source, name), self.keys, name, asked_by)
+        what = f"raw set {self.raw_name} and {name}"
         # Opened for the comparison only: it reads all texts, whose pages count as this process's memory as long as
         # the file is mapped.
         raw, responses = self._open_raw(), self._open_responses()
         for column in ("audio_description", "question"):
             check_same_text(raw, self._raw_rows, responses, rows, column, what)
         return rows
-
-    def _text_columns(self) -> tuple[str, str | None, str | None]:
-        """Columns of the responses with the target, the user's text, and the description of the clip."""
-        columns = self._responses.column_names
-        target = _TARGETS[self.mode]
-        if target not in columns:
-            raise UserError(f"responses {self.name} have no column {target!r}; they have {', '.join(columns)}")
-        context = next((column for column in ("prompt", "context") if column in columns), None)
-        about = next((column for column in ("audio_description", "question") if column in columns), None)
-        return target, context, about
 
     def _open_prompts(self, asked_by: str) -> tuple[Any, np.ndarray | None]:
         """The prompt set and its rows, if the responses do not contain the prompt that they answer."""
@@ -153,11 +204,8 @@ class ResponseRows:
         rows = join_rows(keys, self.keys, f"prompts of {self.raw_name}", asked_by)
         return prompts.select_columns(["prompt"]), rows
 
-    def __len__(self) -> int:
-        return int(self.keys.size)
-
     def __getitem__(self, index: int) -> ResponseRow:
-        texts = self._texts[int(self._response_rows[index])]
+        texts = self._texts[int(self._source_rows[index])]
         context = ""
         if self.mode == "WithContext":
             if self._prompts is not None and self._prompt_rows is not None:
@@ -166,39 +214,13 @@ class ResponseRows:
                 context = texts[self._context]
         return ResponseRow(
             key=f"{self.raw_name}/{int(self.keys[index])}",
-            audio=None
-            if self._audio is None
-            else stored_cell(self._audio[int(self._raw_rows[index])]["audio"], self._audio_roots),
+            audio=self._clip(index),
             context=context or "",
             audio_description=(texts[self._about] if self._about else "") or "",
             target=texts[self._target] or "",
             spoken_question=self._about == "question",
             cut=self._finish is not None and texts[self._finish] == "length",
         )
-
-    def without_description(self) -> int:
-        """Number of rows whose clip has no description and no question in the responses' columns of these names."""
-        if self._about is None:
-            return len(self)
-        return int((text_sizes(self._responses, self._response_rows, self._about) == 0).sum())
-
-    def lengths(self) -> np.ndarray:
-        """Estimated tokens of every example, float32 ``(rows,)``, from durations and text sizes."""
-        raw = self._raw if self.return_audio else None
-        return estimated_tokens(self._responses, self._response_rows, self._target, raw, self._raw_rows)
-
-    def seconds(self) -> np.ndarray | None:
-        """Length of every clip in seconds, float32 ``(rows,)``; None without audio, or if the raw set lacks it."""
-        return durations(self._raw, self._raw_rows) if self.return_audio else None
-
-
-def estimated_tokens(texts: Any, text_rows: np.ndarray, column: str, raw: Any, raw_rows: np.ndarray) -> np.ndarray:
-    """Tokens of a text column and of the clips of ``raw`` (``None``: no audio) on the rows, float32 ``(rows,)``."""
-    total = text_sizes(texts, text_rows, column) / BYTES_PER_TOKEN
-    seconds = None if raw is None else durations(raw, raw_rows)
-    if seconds is not None:
-        total = total + seconds * TOKENS_PER_SECOND
-    return total.astype(np.float32)
 
 
 def durations(raw: Any, rows: np.ndarray) -> np.ndarray | None:
@@ -215,16 +237,6 @@ def rows_of_split(keys: np.ndarray, fraction: float, random: bool) -> np.ndarray
     if random:  # RandomState(1) as in the published code, so that the same rows are drawn
         keys = keys[np.sort(np.random.RandomState(1).permutation(keys.size)[:limit])]
     return keys[:limit]
-
-
-def undecoded_audio(raw: Any, name: str) -> Any:
-    """The audio column of a raw set. Raises :class:`UserError` if it has none."""
-    if "audio" not in raw.column_names:
-        raise UserError(f"raw set {name} has no column 'audio'; return_audio=false trains on text alone")
-    from datasets import Audio
-
-    # Undecoded: a broken clip must not fail the read; src/audio decodes.
-    return raw.select_columns(["audio"]).cast_column("audio", Audio(decode=False))
 
 
 def missing_folders(response_folder: str) -> list[Path]:

@@ -37,6 +37,8 @@ _OFFSET_BITS = 44
 
 def input_digest(*texts: str) -> int:
     """Checksum of the texts that a result was made from, stored with it to notice inputs that changed."""
+    # 32 bits, as a log keeps one number for each of millions of rows; if two texts have the same, one in four
+    # billion times, a changed input is not noticed.
     return zlib.crc32("\x00".join(texts).encode())
 
 
@@ -207,6 +209,7 @@ class StageLog(RowLog):
         self._inputs = np.zeros(keys.size, dtype=np.uint32)
         self._reader: BinaryIO | None = None
         self._part_read = -1
+        # array: 8 bytes per record, where a list has a Python object for each
         found, inputs, places, ok = array("q"), array("q"), array("q"), array("b")
 
         def add(place: int, record: dict[str, Any]) -> None:
@@ -216,6 +219,7 @@ class StageLog(RowLog):
             places.append(place)
 
         self.read_parts(add)
+        # Where a row has several records, numpy keeps the value assigned last, that of the newest one.
         rows = find_rows(keys, np.array(found, dtype=np.int64))
         known = rows >= 0  # rows beyond today's --limit stay in the file, unused
         self._places[rows[known]] = np.array(places, dtype=np.int64)[known]

@@ -12,7 +12,7 @@ import numpy as np
 from src.dataset.stream_order import PlannedStep, StreamOrder
 
 LengthGrouping = Literal["none", "within_step", "across_steps"]
-_STEPS_PER_POOL = 50
+_STEPS_PER_POOL = 50  # as transformers sorts by length (get_length_grouped_indices in trainer_pt_utils.py)
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,7 @@ class StepSampler:
             if self.stream is not None:
                 order = self.stream.by_shard(self.lengths)
             elif self.lengths is not None:
+                # longest first: a batch that does not fit into memory fails at once; stable: the same everywhere
                 order = np.argsort(-self.lengths, kind="stable")
             else:
                 order = np.arange(self.count)
@@ -176,6 +177,7 @@ class StepSampler:
 
     def _order(self) -> tuple[np.ndarray, np.random.Generator]:
         """Rows of the epoch as drawn, and the generator that shuffles steps of similar length."""
+        # A list of both: their sum would give seed 1 in epoch 2 the order of seed 2 in epoch 1.
         generator = np.random.default_rng([self.seed, self.epoch])
         order = generator.permutation(self.count) if self.stream is None else self.stream.draw(generator)
         return order, generator
@@ -203,13 +205,9 @@ class StepSampler:
     def _split_order(
         self, order: np.ndarray, step_rows: int, across: bool, generator: np.random.Generator
     ) -> list[np.ndarray]:
-        if across and self.lengths is not None:
-            return self._pool(order, step_rows, generator)
-        return _split(order, step_rows)
-
-    def _pool(self, order: np.ndarray, step_rows: int, generator: np.random.Generator) -> list[np.ndarray]:
-        """Sort pools of fifty steps by length and shuffle the steps of each."""
-        assert self.lengths is not None
+        """Steps of ``step_rows`` rows; ``across`` them, pools of fifty are sorted by length, then shuffled."""
+        if not across or self.lengths is None:
+            return _split(order, step_rows)
         steps: list[np.ndarray] = []
         pool_size = step_rows * _STEPS_PER_POOL
         for start in range(0, order.size, pool_size):
@@ -222,16 +220,13 @@ class StepSampler:
 
     def _cut(self, rows: np.ndarray) -> list[np.ndarray]:
         """Micro-batches of all processes; adjacent ones go to different processes."""
-        most = max(1, rows.size // self.world)
-        fixed = min(most, -(-rows.size // (self.plan.clips * self.world)))
-        if self.lengths is None or self.plan.grouping == "none" and not self.plan.max_positions:
-            return np.array_split(rows, self.world * fixed)
-        rows = rows[np.argsort(self.lengths[rows], kind="stable")]
-        if self.plan.max_positions is None:
-            return np.array_split(rows, self.world * fixed)
-        plan = self.plan
-        assert plan.max_positions is not None
-        return split_by_positions(rows, self.lengths[rows], plan.max_positions, self.world, most, plan.packed)
+        plan, most = self.plan, max(1, rows.size // self.world)
+        if self.lengths is not None and (plan.grouping != "none" or plan.max_positions):
+            rows = rows[np.argsort(self.lengths[rows], kind="stable")]
+            if plan.max_positions is not None:
+                return split_by_positions(rows, self.lengths[rows], plan.max_positions, self.world, most, plan.packed)
+        fixed = min(most, -(-rows.size // (plan.clips * self.world)))
+        return np.array_split(rows, self.world * fixed)
 
 
 def _split(order: np.ndarray, step_rows: int) -> list[np.ndarray]:
@@ -252,11 +247,11 @@ def split_by_positions(
     low, high = float(lengths[-1]), float(max(max_positions, lengths[-1]))
     if needed > parts:  # there are too few rows to give every process one more
         high = float(lengths[-1]) * rows.size
-    while high - low > 0.01 * high:
+    while high - low > 0.01 * high:  # closer is of no use: lengths are estimates
         middle = (low + high) / 2
         low, high = (low, middle) if len(_ends(lengths, middle, packed)) <= parts else (middle, high)
     ends = _ends(lengths, high, packed)
-    while len(ends) < parts:
+    while len(ends) < parts:  # every process needs the same number, as they exchange gradients after the last one
         ends = _halve_largest(ends, lengths, packed)
     return np.split(rows, sorted(ends)[1:])
 
@@ -269,6 +264,7 @@ def _ends(lengths: np.ndarray, positions: float, packed: bool) -> list[int]:
         if packed:
             start = min(stop - 1, int(np.searchsorted(before, before[stop] - positions)))
         else:
+            # the longest clip of a micro-batch decides how many fit; 1e-6: a length of 0 is no division by it
             start = max(0, stop - max(1, int(positions / max(float(lengths[stop - 1]), 1e-6))))
         starts.append(start)
         stop = start

@@ -69,12 +69,14 @@ class ShardRows:
         row = self.stored.row(shard, place)
         key = str(row.texts.get("key") or f"{self.name}/{int(self.places[index])}")
         given = self.mode == TEXT_MODE
+        if self.return_audio and row.clip is None:
+            raise BrokenRowError(key, "has no clip")
         try:
             target = target_of(row.texts, self.mode)
             context = self.prompt if given and self.prompt is not None else str(target.get("context") or "")
             return ResponseRow(
                 key=key,
-                audio=self._cell(row.clip, row.clip_name, key),
+                audio={"bytes": row.clip, "path": row.clip_name} if self.return_audio else None,
                 context=context,
                 audio_description=str(row.texts.get("audio_description") or ""),
                 target=str(target["target"] or ""),
@@ -87,13 +89,6 @@ class ShardRows:
             raise BrokenRowError(
                 key, f"has no target for {self.mode} ({error!r}), though the index says so"
             ) from error
-
-    def _cell(self, clip: bytes | None, name: str, key: str) -> dict[str, Any] | None:
-        if not self.return_audio:
-            return None
-        if clip is None:
-            raise BrokenRowError(key, "has no clip")
-        return {"bytes": clip, "path": name}
 
     def replacement(self, index: int, attempt: int, key: str) -> int:
         """Another row of the same shard, which is at hand, in place of one that cannot be used."""

@@ -17,10 +17,12 @@ from typing import Any
 from src.common.errors import UserError, one_line
 from src.common.log import get_logger
 from src.dataset.remote_files import FileCache, is_local
-from src.dataset.shard_index import ShardIndex, read_index
+from src.dataset.shard_index import ShardIndex
 
 log = get_logger(__name__)
 TEXTS, TEXT = ".json", ".txt"
+# Python's mmap keeps a descriptor for each file (https://docs.python.org/3/library/mmap.html), and a process may
+# often have only 1,024.
 _OPEN_SHARDS = 128
 _FETCHING = 4
 
@@ -42,11 +44,8 @@ class ShardRow:
     clip_name: str
 
 
-@dataclass
-class _OpenShard:
-    content: mmap.mmap
-    rows: list[dict[str, tuple[int, int]]]
-    """Of each row: suffix of the file name -> offset and size."""
+_Members = list[dict[str, tuple[int, int]]]
+"""Of each row of a tar file: suffix of the file name -> offset and size."""
 
 
 @dataclass(eq=False)
@@ -55,12 +54,7 @@ class ShardSet:
 
     index: ShardIndex
     cache: FileCache
-    _open: OrderedDict[int, _OpenShard] = field(default_factory=OrderedDict)
-
-    @classmethod
-    def at(cls, address: str, cache: FileCache) -> ShardSet:
-        """Read the index at ``address``. Raises :class:`UserError` if it cannot be read."""
-        return cls(read_index(address), cache)
+    _open: OrderedDict[int, tuple[mmap.mmap, _Members]] = field(default_factory=OrderedDict)
 
     def row(self, shard: int, place: int) -> ShardRow:
         """The row at ``place`` of a shard.
@@ -68,14 +62,12 @@ class ShardSet:
         Raises :class:`BrokenRowError` for a row that is damaged, :class:`UserError` naming the shard if that is, or
         cannot be fetched.
         """
-        opened = self._opened(shard)
+        content, rows = self._opened(shard)
         key = f"{self.index.address_of(shard)}, row {place}"
-        if place >= len(opened.rows):
-            listed, found = self.index.shards[shard].rows, len(opened.rows)
-            raise BrokenRowError(key, f"the shard has {found} rows, its index {listed}")
-        files = {
-            suffix: opened.content[offset : offset + size] for suffix, (offset, size) in opened.rows[place].items()
-        }
+        if place >= len(rows):
+            listed = self.index.shards[shard].rows
+            raise BrokenRowError(key, f"the shard has {len(rows)} rows, its index {listed}")
+        files = {suffix: content[offset : offset + size] for suffix, (offset, size) in rows[place].items()}
         try:
             texts = json.loads(files[TEXTS]) if TEXTS in files else {}
             if not isinstance(texts, dict):
@@ -89,27 +81,29 @@ class ShardSet:
 
     def rows_of(self, shard: int) -> int:
         """Number of rows that a shard has in fact."""
-        return len(self._opened(shard).rows)
+        return len(self._opened(shard)[1])
 
     def fetch_ahead(self, shards: Sequence[int]) -> None:
         """Start to fetch shards in the background; what fails is reported when a row is asked for."""
+
+        def fetch(chosen: Sequence[int]) -> None:
+            for shard in chosen:
+                try:
+                    self._file(shard)
+                except Exception as error:
+                    log.debug("%s is not fetched ahead: %s", self.index.address_of(shard), one_line(error))
+
         wanted = [shard for shard in shards if not is_local(self.index.address_of(shard))]
         for first in range(min(_FETCHING, len(wanted))):
-            # Daemons: a process that ends does not wait for a download.
-            Thread(target=self._fetch_quietly, args=(wanted[first::_FETCHING],), daemon=True).start()
-
-    def _fetch_quietly(self, shards: Sequence[int]) -> None:
-        for shard in shards:
-            try:
-                self._file(shard)
-            except Exception as error:
-                log.debug("%s is not fetched ahead: %s", self.index.address_of(shard), one_line(error))
+            # Daemons: a process that ends does not wait for a download, as it does for a ThreadPoolExecutor's.
+            Thread(target=fetch, args=(wanted[first::_FETCHING],), daemon=True).start()
 
     def _file(self, shard: int) -> Path:
         listed = self.index.shards[shard]
         return self.cache.fetch(self.index.address_of(shard), listed.size, listed.sha256)
 
-    def _opened(self, shard: int) -> _OpenShard:
+    def _opened(self, shard: int) -> tuple[mmap.mmap, _Members]:
+        """Content of a shard and where the files of its rows are in it; the last shards read stay open."""
         if shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]
@@ -124,22 +118,23 @@ class ShardSet:
                 continue
             except (tarfile.TarError, ValueError) as error:
                 with suppress(FileNotFoundError):
-                    if path.parent == self.cache.folder:
+                    if path.parent == self.cache.folder:  # else it is the user's own file
                         path.unlink()
                 raise UserError(
                     f"{self.index.address_of(shard)}: not a whole tar file ({one_line(error)}); write the shard again"
                 ) from error
-        self._open[shard] = _OpenShard(content, rows)
-        while len(self._open) > _OPEN_SHARDS:
+        self._open[shard] = content, rows
+        if len(self._open) > _OPEN_SHARDS:
             self._open.popitem(last=False)
         return self._open[shard]
 
 
-def _members(file: Any, name: str) -> list[dict[str, tuple[int, int]]]:
+def _members(file: Any, name: str) -> _Members:
     """Files of each row of a tar file: those that follow each other with the same name up to the first dot."""
-    rows: list[dict[str, tuple[int, int]]] = []
+    # The WebDataset convention: https://pytorch.org/data/0.6/generated/torchdata.datapipes.iter.WebDataset.html
+    rows: _Members = []
     last = None
-    with tarfile.open(fileobj=file, mode="r:") as archive:
+    with tarfile.open(fileobj=file, mode="r:") as archive:  # "r:" without compression, as offsets are those of bytes
         for member in archive:
             if not member.isfile():
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import re
 import shutil
 import tarfile
@@ -27,7 +28,7 @@ from src.common.log import get_logger
 from src.common.naming import ResponseName
 from src.common.paths import raw_dir
 from src.dataset.given_rows import TEXT_MODE, GivenRows
-from src.dataset.remote_files import FileCache, is_local, local_copy
+from src.dataset.remote_files import FileCache, is_local, local_copy, sha256_of
 from src.dataset.response_rows import CONTEXT_MODES, ResponseRow, ResponseRows
 from src.dataset.shard_index import INDEX_FILE, NO_TARGET, ShardIndex, TarShard, write_index
 from src.dataset.shard_rows import target_of
@@ -36,8 +37,11 @@ from src.dataset.tables import open_split
 
 log = get_logger(__name__)
 PROGRESS = "progress.jsonl"
+_MODES = (*CONTEXT_MODES, TEXT_MODE)
 _SIGNS = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff\xfb": ".mp3"}
-_SEED_DIGITS = 9
+"""First bytes of a clip without a file name -> suffix. FF FB begins a frame of an MP3 file without an ID3 tag."""
+Parts = Mapping[str, ResponseRows | GivenRows]
+"""Rows of a set by mode; a row of the shards has the targets of all modes."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,8 @@ class ShardSettings:
         if self.shard_mb <= 0:
             raise UserError(f"--shard-mb is {self.shard_mb}, expected more than 0")
         for mode in self.modes or ():
-            if mode not in (*CONTEXT_MODES, TEXT_MODE):
-                raise UserError(f"--modes: unknown {mode}; known: {', '.join((*CONTEXT_MODES, TEXT_MODE))}")
+            if mode not in _MODES:
+                raise UserError(f"--modes: unknown {mode}; known: {', '.join(_MODES)}")
 
 
 def write_shards(name: str, folder: Path, settings: ShardSettings, overwrite: bool = False) -> bool:
@@ -70,6 +74,7 @@ def write_shards(name: str, folder: Path, settings: ShardSettings, overwrite: bo
     Raises :class:`UserError` for a set that cannot be opened, and for shards of other settings.
     """
     parts = _open_parts(name, settings)
+    # sorted, so that the order depends on which rows there are only
     keys = np.unique(np.concatenate([part.keys for part in parts.values()]))
     order = np.random.default_rng(settings.seed).permutation(keys)
     made = {"set": name, **asdict(settings), "modes": list(parts), "keys": hashlib.sha256(keys.tobytes()).hexdigest()}
@@ -79,18 +84,20 @@ def write_shards(name: str, folder: Path, settings: ShardSettings, overwrite: bo
         done = _finished(name, folder, made)
         if done is None:
             return False
-        rows = _rows(order[sum(len(part["seconds"]) for part in done) :], parts)
-        for number, (first, finished) in enumerate(_write_tars(rows, folder, settings, len(done)), len(done)):
-            done.append(finished)
+        written = sum(len(part["seconds"]) for part in done)
+        rows = _rows(order[written:], parts)
+        while written < order.size:
+            done.append(_write_tar(rows, folder / f"{len(done):05d}.tar", settings.shard_mb * 1e6))
             with (folder / PROGRESS).open("a", encoding="utf-8") as file:
-                file.write(json_line(finished))
-            log.info("%s: shard %d, %d rows so far of %d", name, number, first, order.size)
+                file.write(json_line(done[-1]))
+            written += done[-1]["shard"]["rows"]
+            log.info("%s: shard %d, %d rows so far of %d", name, len(done) - 1, written, order.size)
         about = {"seed": settings.seed, "source": made}
         _write_index(folder, name, settings.split, done, list(parts), about)
     return True
 
 
-def _open_parts(name: str, settings: ShardSettings) -> dict[str, ResponseRows | GivenRows]:
+def _open_parts(name: str, settings: ShardSettings) -> Parts:
     if settings.modes == (TEXT_MODE,) or (settings.modes is None and raw_dir(name).is_dir()):
         columns = open_split(raw_dir(name), "train", f"raw set {name}").column_names
         prompt = settings.prompt if settings.prompt is not None or "prompt" in columns else ""
@@ -133,45 +140,38 @@ def _finished(name: str, folder: Path, made: Mapping[str, Any]) -> list[dict[str
     return kept
 
 
-def _rows(keys: np.ndarray, parts: Mapping[str, ResponseRows | GivenRows]) -> Iterator[dict[str, Any]]:
-    """Texts, clip and length of every row, in the order of ``keys``."""
+def _rows(keys: np.ndarray, parts: Parts) -> Iterator[tuple[int, dict[str, ResponseRow], float | None]]:
+    """Of every key in order: the key, the row of each mode, and the stated length of its clip in seconds."""
     places = {mode: dict(zip(part.keys.tolist(), range(len(part)), strict=True)) for mode, part in parts.items()}
     lengths = {mode: part.seconds() for mode, part in parts.items()}
     for key in keys.tolist():
-        found: dict[str, ResponseRow] = {
-            mode: part[places[mode][key]] for mode, part in parts.items() if key in places[mode]
-        }
-        mode, row = next(iter(found.items()))
+        found = {mode: part[places[mode][key]] for mode, part in parts.items() if key in places[mode]}
+        mode = next(iter(found))
         seconds = lengths[mode]
-        stated = None if seconds is None else float(seconds[places[mode][key]])
-        yield {"number": key, "rows": found, "row": row, "seconds": stated}
+        yield key, found, None if seconds is None else float(seconds[places[mode][key]])
 
 
-def _write_tars(
-    rows: Iterator[dict[str, Any]], folder: Path, settings: ShardSettings, number: int
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Write shard after shard; yields the number of rows so far and what the index needs to know of a shard."""
-    total = 0
-    entry = next(rows, None)
-    while entry is not None:
-        path = folder / f"{number:05d}.tar"
-        temporary = path.with_name(f".{path.name}.tmp")
-        columns: dict[str, list[Any]] = {}
-        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
-            while entry is not None and archive.offset < settings.shard_mb * 1e6:
-                for key, value in _add_row(archive, entry).items():
-                    columns.setdefault(key, []).append(value)
-                entry = next(rows, None)
-        shard = TarShard(path.name, len(columns["seconds"]), temporary.stat().st_size, _digest(temporary))
-        temporary.replace(path)
-        total += shard.rows
-        number += 1
-        yield total, {"shard": asdict(shard), **columns}
+def _write_tar(
+    rows: Iterator[tuple[int, dict[str, ResponseRow], float | None]], path: Path, most_bytes: float
+) -> dict[str, Any]:
+    """Write the next rows until a shard has ``most_bytes``; returns what the index needs to know of it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    columns: dict[str, list[Any]] = {}
+    # USTAR: one header per file, which every reader knows; the names are short and need no extended ones
+    with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
+        while archive.offset < most_bytes and (entry := next(rows, None)) is not None:
+            for key, value in _add_row(archive, *entry).items():
+                columns.setdefault(key, []).append(value)
+    shard = TarShard(path.name, len(columns["seconds"]), temporary.stat().st_size, sha256_of(temporary))
+    temporary.replace(path)
+    return {"shard": asdict(shard), **columns}
 
 
-def _add_row(archive: tarfile.TarFile, entry: Mapping[str, Any]) -> dict[str, Any]:
+def _add_row(
+    archive: tarfile.TarFile, number: int, rows: Mapping[str, ResponseRow], seconds: float | None
+) -> dict[str, Any]:
     """Append one row; returns its columns of the index. A clip that is missing is left to the training to report."""
-    row: ResponseRow = entry["row"]
+    row = next(iter(rows.values()))
     content, suffix = b"", ".audio"
     with suppress(AudioError):
         source, name = cell_source(row.audio or {}, fallback=row.key)
@@ -182,28 +182,28 @@ def _add_row(archive: tarfile.TarFile, entry: Mapping[str, Any]) -> dict[str, An
         suffix = Path(name).suffix.lower() or next(
             (suffix for sign, suffix in _SIGNS.items() if content.startswith(sign)), ".audio"
         )
-    seconds = entry["seconds"]
     if seconds is None or not np.isfinite(seconds):
         seconds = _decoded_seconds(content)
     targets = {
         mode: {"context": each.context, "target": each.target, "system": each.system, "cut": each.cut}
-        for mode, each in entry["rows"].items()
+        for mode, each in rows.items()
     }
     texts = {
         "key": row.key,
         "audio_description": row.audio_description,
         "spoken_question": row.spoken_question,
-        "seconds": round(float(seconds), 3),
+        "seconds": round(seconds, 3),
         "targets": targets,
     }
-    stem = f"{entry['number']:0{_SEED_DIGITS}d}"
-    for name, data in ((f"{stem}{TEXTS}", json.dumps(texts, ensure_ascii=False).encode()), (stem + suffix, content)):
+    stem = f"{number:09d}"
+    for name, data in ((stem + TEXTS, json.dumps(texts, ensure_ascii=False).encode()), (stem + suffix, content)):
         member = tarfile.TarInfo(name)
         member.size = len(data)
         archive.addfile(member, io.BytesIO(data))
-    sizes = {mode: len(each.target.encode()) or NO_TARGET for mode, each in entry["rows"].items()}
-    modes = {mode: sizes.get(mode, NO_TARGET) for mode in CONTEXT_MODES + (TEXT_MODE,)}
-    return {"seconds": float(seconds), "described": bool(row.audio_description), **modes}
+    # An empty target counts as none: a row is then left out instead of being replaced in every epoch.
+    sizes = {mode: len(each.target.encode()) or NO_TARGET for mode, each in rows.items()}
+    columns = {"seconds": seconds, "described": bool(row.audio_description), **dict.fromkeys(_MODES, NO_TARGET)}
+    return columns | sizes
 
 
 def _decoded_seconds(content: bytes) -> float:
@@ -211,11 +211,6 @@ def _decoded_seconds(content: bytes) -> float:
         return load_waveform(content).duration
     except AudioError:
         return 0.0  # reported and replaced when it is trained on
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_index(
@@ -245,38 +240,37 @@ def index_shards(addresses: Sequence[str], folder: Path, split: str = "train") -
     folder.mkdir(parents=True, exist_ok=True)
     for address in addresses:
         path = local_copy(address, temporary)
-        shard = TarShard(str(path.resolve()) if is_local(address) else address, 0, path.stat().st_size, _digest(path))
-        view = ShardIndex(str(folder), "", split, (replace(shard, file=str(path.resolve())),), *_NO_COLUMNS)
-        stored = ShardSet(view, FileCache(temporary, 1))
+        shard = TarShard(
+            str(path.resolve()) if is_local(address) else address, 0, path.stat().st_size, sha256_of(path)
+        )
+        # An index of this one shard, without rows: ShardSet reads the rows from the file alone.
+        here = (replace(shard, file=str(path.resolve())),)
+        none: Any = np.zeros(0)
+        stored = ShardSet(ShardIndex(str(folder), "", split, here, none, none, {}), FileCache(temporary, 1))
         rows = [_indexed(stored, place, problems) for place in range(stored.rows_of(0))]
-        columns = {key: [row[key] for row in rows] for key in ("seconds", "described", *CONTEXT_MODES, TEXT_MODE)}
+        columns = {key: [row[key] for row in rows] for key in ("seconds", "described", *_MODES)}
         done.append({"shard": asdict(replace(shard, rows=len(rows))), **columns})
         log.info("%s: %d rows", address, len(rows))
         if not is_local(address):
             path.unlink()
     shutil.rmtree(temporary, ignore_errors=True)
-    modes = [*CONTEXT_MODES, TEXT_MODE]
-    if all(size == NO_TARGET for part in done for mode in modes for size in part[mode]):
+    if all(size == NO_TARGET for part in done for mode in _MODES for size in part[mode]):
         raise UserError(
             f"{addresses[0]} and the others: no row has a text; expected .txt, or 'text' in .json, next to each clip"
         )
-    _write_index(folder, folder.name, split, done, modes, {"source": {"shards": list(addresses)}})
+    _write_index(folder, folder.name, split, done, _MODES, {"source": {"shards": list(addresses)}})
     return dict(problems)
 
 
-_NO_COLUMNS: tuple[Any, ...] = (np.zeros(0, np.float32), np.zeros(0, bool), {})
-
-
 def _indexed(stored: ShardSet, place: int, problems: Counter[str]) -> dict[str, Any]:
-    columns: dict[str, Any] = {"seconds": 0.0, "described": False}
-    columns |= dict.fromkeys([*CONTEXT_MODES, TEXT_MODE], NO_TARGET)
+    columns: dict[str, Any] = {"seconds": 0.0, "described": False, **dict.fromkeys(_MODES, NO_TARGET)}
     try:
         row = stored.row(0, place)
     except BrokenRowError as error:
         log.warning("%s", error)
         problems["texts cannot be read"] += 1
         return columns
-    for mode in (*CONTEXT_MODES, TEXT_MODE):
+    for mode in _MODES:
         with suppress(KeyError, TypeError):
             columns[mode] = len(str(target_of(row.texts, mode)["target"] or "").encode()) or NO_TARGET
     columns["described"] = bool(row.texts.get("audio_description"))
@@ -287,12 +281,14 @@ def _indexed(stored: ShardSet, place: int, problems: Counter[str]) -> dict[str, 
 def _seconds(row: ShardRow, problems: Counter[str]) -> float:
     for key in ("seconds", "duration"):
         with suppress(KeyError, TypeError, ValueError):
-            return float(row.texts[key])
+            if math.isfinite(stated := float(row.texts[key])):  # Python's json reads and writes NaN
+                return stated
     if row.clip is None:
         problems["no clip"] += 1
         return 0.0
     found = _decoded_seconds(row.clip)
-    problems["undecodable clip"] += int(found == 0.0)
+    if not found:
+        problems["undecodable clip"] += 1
     return found
 
 

@@ -55,7 +55,7 @@ def find_split_indexes(raw_name: str, response: ResponseName, split: str) -> Spl
 
 def _read_indexes(path: Path) -> np.ndarray:
     try:
-        keys = np.load(path, allow_pickle=False)
+        keys = np.load(path, allow_pickle=False)  # files come from the Hub, and unpickling runs code
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{path} is not a numpy index file ({error})") from error
     if keys.ndim != 1 or not (np.issubdtype(keys.dtype, np.integer) or keys.size == 0):
@@ -71,7 +71,7 @@ def write_indexes(folder: Path, split: str, keys: np.ndarray) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{split}_indexes.npy"
     temporary = folder / f".{path.name}.tmp"
-    with temporary.open("wb") as file:
+    with temporary.open("wb") as file:  # np.save would append .npy to a name
         np.save(file, keys.astype(np.int64), allow_pickle=False)
     temporary.replace(path)
 

@@ -37,6 +37,7 @@ class StreamOrder:
     def draw(self, generator: np.random.Generator) -> np.ndarray:
         """Row numbers in the order of one epoch, int64 ``(rows,)``."""
         count = self.shards.size
+        # A run that is resumed draws all of this again, so that the draws stay in this order.
         places = generator.uniform(0, count, count)
         streamed = np.flatnonzero(self.shards >= 0)
         if streamed.size:
@@ -44,6 +45,7 @@ class StreamOrder:
             turn = generator.permutation(int(shards.max()) + 1)
             drawn = np.lexsort((generator.random(streamed.size), turn[shards]))
             steps = np.arange(streamed.size) + generator.uniform(0, self.shuffle_rows + 1, streamed.size)
+            # scaled to all rows, so that those of sets on this machine are spread between them
             places[streamed[drawn]] = steps * (count / streamed.size)
         return np.argsort(places, kind="stable")
 

@@ -71,6 +71,7 @@ def read_keys(table: Any, name: str) -> np.ndarray:
     """
     if KEY not in table.column_names:
         raise UserError(f"{name} has no column {KEY!r}; it has {', '.join(table.column_names)}")
+    # as Arrow: table[KEY] would make a Python integer of every key
     column = table.select_columns([KEY]).with_format("arrow")[:].column(KEY)
     if column.null_count:
         raise UserError(f"{name}: {column.null_count} rows have no {KEY}")
@@ -78,7 +79,7 @@ def read_keys(table: Any, name: str) -> np.ndarray:
     if not np.issubdtype(keys.dtype, np.integer):
         raise UserError(f"{name}: {KEY} contains {keys.dtype}, expected whole numbers")
     keys = keys.astype(np.int64, copy=False)
-    if keys.size > 1 and not bool((keys[1:] > keys[:-1]).all()):
+    if keys.size > 1 and not bool((keys[1:] > keys[:-1]).all()):  # ascending keys, the usual case, are distinct
         ordered = np.sort(keys)
         repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
         if repeated.size:
@@ -90,7 +91,7 @@ def find_rows(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Position in ``keys`` of every wanted key ``(n,)``, -1 where it is missing. ``keys`` are distinct."""
     if keys.size == 0 or wanted.size == 0:
         return np.full(wanted.shape, -1, dtype=np.int64)
-    inside = (wanted >= 0) & (wanted < keys.size)
+    inside = (wanted >= 0) & (wanted < keys.size)  # a negative index would count from the end
     if bool(inside.all()) and bool((keys[wanted] == wanted).all()):
         return wanted.astype(np.int64, copy=False)  # usually row i has key i
     order = np.argsort(keys, kind="stable")

@@ -15,8 +15,8 @@ from src.common.existing import LISTING
 from src.common.files import recover, swap_in, write_json
 from src.dataset.tables import join_rows, open_keyed
 
-SHARD_BYTES = 500 * 2**20
-_TEXT_BATCH, _AUDIO_BATCH = 1000, 200
+SHARD_BYTES = 500 * 2**20  # about where save_to_disk cuts, so that both kinds of sets look alike
+_TEXT_BATCH, _AUDIO_BATCH = 1000, 200  # rows in memory at once: one with audio has some hundred kilobytes
 
 
 def move_in(fresh: Path, folder: Path) -> None:
@@ -36,6 +36,9 @@ def describe_split(features: Any, folder: Path, names: list[str], fingerprint: s
     from datasets import Dataset
     from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
+    # save_to_disk would copy all rows. That of an empty set with these features writes the two JSON files in the form
+    # of the installed version of datasets; in one of them the list of data files is then replaced.
+    # https://github.com/huggingface/datasets/blob/5.2.0/src/datasets/arrow_dataset.py#L1875
     empty = folder.with_name(f".{folder.name}.empty")
     shown = is_progress_bar_enabled()
     disable_progress_bar()
@@ -75,6 +78,7 @@ def write_set(folder: Path, splits: dict[str, tuple[Any, Iterator[Any]]]) -> dic
                 writer = pa.ipc.new_stream(str(fresh / split / names[-1]), features.arrow_schema)
                 size = 0
             assert writer is not None
+            # cast: the metadata of this schema says which columns are audio, and load_from_disk relies on it
             writer.write_table(table.select(list(features)).cast(features.arrow_schema))
             size += table.nbytes
             counts[split] += table.num_rows
@@ -101,6 +105,7 @@ def write_rows(folder: Path, splits: Mapping[str, Iterable[Mapping[str, Any]]], 
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     streams = {}
+    # Not Dataset.from_generator, which leaves a copy in the user's Hugging Face cache.
     for split, rows in splits.items():
         path, iterator = scratch / f"{split}.arrow", iter(rows)
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
@@ -108,7 +113,7 @@ def write_rows(folder: Path, splits: Mapping[str, Iterable[Mapping[str, Any]]], 
                 writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
         streams[split] = Dataset.from_file(str(path))
     DatasetDict(streams).save_to_disk(str(scratch / "set"))
-    del streams
+    del streams  # unmaps its files: a network file system keeps a removed file that is in use, and so its folder
     move_in(scratch / "set", folder)
     shutil.rmtree(scratch)
 

@@ -47,6 +47,7 @@ def answer_validation_rows(
     built = build_model(config, bf16)
     sets = open_data(config, built.tokenizer, built.config).evaluation.values()
     rows = [row for examples in sets for row in _read(examples, limit)]
+    # longest first: what does not fit into memory fails at once, and batches have little padding
     rows.sort(key=lambda row: -row.waveform.mono.numel() if row.waveform is not None else 0)
     targets = [built.tokenizer.decode(row.outputs, skip_special_tokens=True).strip() for row in rows]
     clips: dict[str, list[int] | list[None]] = {
@@ -76,6 +77,7 @@ def mismatched(targets: Sequence[str], seed: int = 0) -> list[int]:
     Raises :class:`UserError` if all texts are equal.
     """
     texts = [target.casefold() for target in targets]
+    # RandomState: its numbers are the same in every version (https://numpy.org/neps/nep-0019-rng-policy.html)
     order = np.random.RandomState(seed).permutation(len(texts)).tolist()
     found = [-1] * len(texts)
     for place, row in enumerate(order):

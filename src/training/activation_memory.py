@@ -7,9 +7,10 @@ What it does keep is measured on a step of the run's own data.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -25,67 +26,56 @@ log = get_logger(__name__)
 
 
 @dataclass
-class KeptByLayers:
-    """Counts the bytes that layers keep for the backward pass, each storage once; weights and buffers do not count.
+class KeptBytes:
+    """Bytes that each layer keeps for the backward pass, and those of its input, which a recomputed layer keeps only.
 
-    A context manager around a forward pass; passes without gradients (of a teacher) are passed over. ``kept`` and
-    ``inputs`` have one entry per layer: what it keeps, and the size of its input, which is all that a recomputed
-    layer keeps. ``positions`` is the number of positions.
+    ``positions`` is the number of positions (batch times length) of the input.
     """
 
-    layers: Sequence[nn.Module]
-    kept: list[int] = field(default_factory=list)
-    inputs: list[int] = field(default_factory=list)
+    kept: list[int]
+    inputs: list[int]
     positions: int = 0
 
-    def __enter__(self) -> KeptByLayers:
-        self.kept, self.inputs = [0] * len(self.layers), [0] * len(self.layers)
-        self._places = {id(layer): place for place, layer in enumerate(self.layers)}
-        self._weights = {
-            value.untyped_storage().data_ptr()
-            for layer in self.layers
-            for value in (*layer.parameters(), *layer.buffers())
-        }
-        self._seen: dict[int, Tensor] = {}  # kept alive, so that no address is used twice
-        self._running: list[ExitStack] = []
-        self._hooks = [
-            handle
-            for layer in self.layers
-            for handle in (
-                layer.register_forward_pre_hook(self._begin, with_kwargs=True),
-                layer.register_forward_hook(self._end, always_call=True),
-            )
-        ]
-        return self
 
-    def __exit__(self, *_: Any) -> None:
-        for handle in self._hooks:
-            handle.remove()
-        for running in self._running:
-            running.close()
-        self._seen.clear()
+@contextmanager
+def kept_by_layers(layers: Sequence[nn.Module]) -> Iterator[KeptBytes]:
+    """Count what layers keep in a forward pass, each storage once; weights and buffers do not count.
 
-    def _begin(self, layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        running = ExitStack()
-        self._running.append(running)
+    Passes without gradients (of a teacher) are passed over.
+    """
+    found = KeptBytes([0] * len(layers), [0] * len(layers))
+    values = (value for layer in layers for value in (*layer.parameters(), *layer.buffers()))
+    weights = {value.untyped_storage().data_ptr() for value in values}
+    seen: dict[int, Tensor] = {}  # kept alive, so that no address is used twice
+    running: list[ExitStack] = []
+
+    def begin(place: int, _: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        running.append(ExitStack())
         if not torch.is_grad_enabled():
             return
         states = given[0] if given else named["hidden_states"]
-        place = self._places[id(layer)]
-        self.positions = states.shape[0] * states.shape[1]
-        self.inputs[place] = states.nbytes
+        found.positions = states.shape[0] * states.shape[1]
+        found.inputs[place] = states.nbytes
 
         def pack(tensor: Tensor) -> Tensor:
             address = tensor.untyped_storage().data_ptr()
-            if address not in self._weights and address not in self._seen:
-                self._seen[address] = tensor.detach()
-                self.kept[place] += tensor.untyped_storage().nbytes()
+            if address not in weights and address not in seen:
+                seen[address] = tensor.detach()
+                found.kept[place] += tensor.untyped_storage().nbytes()
             return tensor
 
-        running.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor))
+        running[-1].enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor))
 
-    def _end(self, *_: Any) -> None:
-        self._running.pop().close()
+    with ExitStack() as hooks:
+        for place, layer in enumerate(layers):
+            hooks.callback(layer.register_forward_pre_hook(partial(begin, place), with_kwargs=True).remove)
+            end = layer.register_forward_hook(lambda *_: running.pop().close(), always_call=True)
+            hooks.callback(end.remove)
+        try:
+            yield found
+        finally:
+            while running:  # of a layer that was interrupted
+                running.pop().close()
 
 
 def layers_to_recompute(kept: Sequence[float], inputs: Sequence[float], budget: float) -> list[int]:
@@ -115,7 +105,7 @@ def bound_activations(trainer: AlarmTrainer, bound: float | Literal["auto"]) -> 
     positions = max(length, trainer.plan.max_positions or trainer.plan.clips * length)
     layers = model.layers
     base = held_memory(device)
-    with KeptByLayers(layers) as measured:
+    with kept_by_layers(layers) as measured:
         done = try_step(trainer, [longest])
     scale = positions / max(1, measured.positions)
     kept, inputs = ([scale * size for size in sizes] for sizes in (measured.kept, measured.inputs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import distributed
+from accelerate.utils import broadcast_object_list, gather_object
 
 from src.common.errors import UserError
 from src.common.files import write_json
@@ -64,7 +65,8 @@ def search(
             reason = "memory" if size < most else reason
             break
         left = seconds - (time.perf_counter() - began)
-        if not agreed(int(not done or _CAUTION * _seconds(done, size) <= left)):
+        foreseen = _CAUTION * done[max(done)].seconds * size / max(done) if done else -math.inf
+        if not agreed(int(foreseen <= left)):
             reason = "time is up"
             break
         found, trials = attempt(size), trials + 1
@@ -89,11 +91,6 @@ def _reach(done: Mapping[int, Trial], base: tuple[int, int], budget: int, most: 
     return min(most, int(large + (budget - done[large].peak) / (_CAUTION * growth)))
 
 
-def _seconds(done: Mapping[int, Trial], size: int) -> float:
-    large = max(done)
-    return done[large].seconds * size / large
-
-
 def find_batch_positions(trainer: AlarmTrainer, config: BatchSearchConfig, resumed: bool) -> int:
     """The size for this run, the same in all processes; a resumed run uses the one that it has found before.
 
@@ -103,7 +100,8 @@ def find_batch_positions(trainer: AlarmTrainer, config: BatchSearchConfig, resum
     check_device(trainer, "max_batch_positions=auto")
     path = Path(trainer.args.output_dir) / FILE
     setting = _setting(trainer)
-    known = _agreed(_read(path, setting)) if resumed else None
+    # The first process's: only it is sure to see the file that it has written.
+    (known,) = broadcast_object_list([_read(path, setting)]) if resumed else (None,)
     if known is not None:
         log.info("max_batch_positions=auto: %d, as this run has found before (%s)", known, path)
         return known
@@ -126,7 +124,7 @@ def find_batch_positions(trainer: AlarmTrainer, config: BatchSearchConfig, resum
     small = try_step(trainer, [shortest]) if short < long else None
     base = (0, held_memory(trainer.args.device)) if small is None else (short, small.peak)
     most = max(long, min(clips * long, config.positions or clips * long))
-    found = search(attempt, long, most, base, budget, config.seconds, _least)
+    found = search(attempt, long, most, base, budget, config.seconds, lambda value: min(gather_object([value])))
     if found is None:
         raise UserError(
             f"max_batch_positions=auto: one clip of {long} positions does not fit in the {budget / GIB:.2f} GiB that "
@@ -164,25 +162,3 @@ def _read(path: Path, setting: dict[str, Any]) -> int | None:
     record = read_json(path, "record of max_batch_positions=auto")
     size = record.get("max_batch_positions")
     return size if type(size) is int and size > 0 and record.get("setting") == setting else None
-
-
-def _several() -> bool:
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-def _agreed(value: int | None) -> int | None:
-    """The first process's value."""
-    if not _several():
-        return value
-    held = [value]
-    distributed.broadcast_object_list(held)
-    return held[0]
-
-
-def _least(value: int) -> int:
-    """The least of the values of all processes."""
-    if not _several():
-        return value
-    values: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(values, value)
-    return min(values)

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainingArguments
 
 from src.audio.augment import Augmenter
 from src.audio.features import AudioFeatureExtractor
 from src.common.errors import ConfigError, UserError
 from src.common.log import get_logger
+from src.common.seeds import seed_everything
 from src.dataset.examples import ExampleDataset
 from src.dataset.mixture import Mixture, MixtureConfig, open_mixture, present_only
 from src.model.adapter_files import find_adapter, load_adapters
@@ -28,8 +30,11 @@ from src.model.precision import cast_frozen_weights
 from src.prompts import choose_prompts
 from src.prompts.chat import end_of_turn_ids
 from src.prompts.given_answers import AnswerFrame
+from src.training.arguments import step_plan
 from src.training.config import LlmDtype, TrainConfig, bind_model_config, check_adapter_names
 from src.training.data import TrainingData
+from src.training.encoder_cache import EncoderCache
+from src.training.trainer import AlarmTrainer
 
 log = get_logger(__name__)
 
@@ -158,6 +163,33 @@ def configured_as(start: Checkpoint, config: ModelConfig) -> ModelConfig:
         llm_embedding_dim=width,
         lora=config.lora or start.config.lora,
     )
+
+
+def build_trainer(
+    config: TrainConfig, args: TrainingArguments, kind: type[AlarmTrainer] = AlarmTrainer
+) -> tuple[AlarmTrainer, Any]:
+    """The trainer of a run with its model, data and encoder cache, and the tokenizer; seeds everything first."""
+    seed_everything(config.seed)
+    built = build_model(config, args.bf16)
+    data = open_data(config, built.tokenizer, built.config)
+    cache = None
+    if config.encoder_cache_mb:
+        folder = None if config.encoder_cache_dir is None else Path(config.encoder_cache_dir)
+        precision = "bfloat16" if args.bf16 else "float32"
+        cache = EncoderCache(built.model.audio_embedder, built.extractor, config.encoder_cache_mb, folder, precision)
+    trainer = kind(
+        built.model,
+        args,
+        data,
+        built.extractor,
+        built.config,
+        step_plan(config),
+        cache,
+        skip_not_finite=config.not_finite == "skip",
+        prompts=choose_prompts(config.prompts, llm=built.config.llm),
+        overlap_encoders=config.overlap_encoders,
+    )
+    return trainer, built.tokenizer
 
 
 def find_adapters(config: TrainConfig, model_config: ModelConfig) -> dict[str, str | Path]:

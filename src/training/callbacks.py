@@ -33,30 +33,26 @@ class RunCallback(TrainerCallback):
     their time is then left out of the speed.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / METRICS_FILE
-        self.trainer: AlarmTrainer | None = None
+    def __init__(self, trainer: AlarmTrainer) -> None:
+        """``trainer`` has the counts; it logs the speed with its loss from now on."""
+        self.trainer = trainer
+        self.path = Path(trainer.args.output_dir) / METRICS_FILE
         self._clips = 0
         self._seconds = 0.0
         self._mark = time.perf_counter()
-
-    def attach(self, trainer: AlarmTrainer) -> None:
-        """Add this callback to the trainer whose counts are logged."""
-        self.trainer = trainer
         trainer.measure = self._speed
-        trainer.add_callback(self)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the log, or cut it back to the step from which the run continues."""
         self._mark = time.perf_counter()
         if state.is_world_process_zero:
             cut_back(self.path, state.global_step)
-        if self.trainer is not None:
-            cut_back(self.trainer.draws_file, state.global_step)
+        cut_back(self.trainer.draws_file, state.global_step)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Set the sampler's epoch; a run that is resumed within an epoch calls this too."""
-        assert self.trainer is not None and self.trainer.train_steps is not None
+        assert self.trainer.train_steps is not None
+        # state.epoch is a fraction in a run that is resumed within an epoch
         self.trainer.train_steps.set_epoch(int(state.epoch or 0))
         self.trainer.epoch_began_at = state.global_step
 
@@ -87,7 +83,6 @@ class RunCallback(TrainerCallback):
         log.info(", ".join(f"{key} {_short(value)}" for key, value in line.items()))
 
     def _speed(self) -> dict[str, float]:
-        assert self.trainer is not None
         clips, seconds = self.trainer.clips_seen - self._clips, self._seconds
         self._clips, self._seconds = self.trainer.clips_seen, 0.0
         return {

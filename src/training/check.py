@@ -72,8 +72,11 @@ def check_run(config: TrainConfig) -> Path:
             run(check_encoder if weights else build_encoder, encoder, spec)
         if len(faults) == before:  # else the faults of an encoder would be repeated
             run(_build_on_meta, model, width or model.llm_embedding_dim or 1)
+    if len(faults) == 1:
+        raise ConfigError(faults[0])
     if faults:
-        raise ConfigError(faults[0] if len(faults) == 1 else _listed(faults))
+        listed = "; ".join(f"({number}) {fault}" for number, fault in enumerate(faults, 1))
+        raise ConfigError(f"{len(faults)} faults: {listed}")
     log.info("the configuration is in order")
     return directory
 
@@ -106,10 +109,6 @@ def check_llm(name: str, revision: str | None, random_weights: bool = False) -> 
 
 def _build_on_meta(model: ModelConfig, width: int) -> None:
     """Build adapters and fusion without memory. Raises :class:`UserError` for sizes that do not fit each other."""
-    with torch.device("meta"):
+    with torch.device("meta"):  # tensors with shapes, but without memory
         encoders = {name: build_encoder(name, spec) for name, spec in model.config.encoders.items()}
         AudioEmbedder(model.config, width, encoders)
-
-
-def _listed(faults: list[str]) -> str:
-    return f"{len(faults)} faults: " + "; ".join(f"({number}) {fault}" for number, fault in enumerate(faults, 1))

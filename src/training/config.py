@@ -166,7 +166,7 @@ class TrainConfig:
         if self.augment.active and self.encoder_cache_mb:
             raise ValueError("encoder_cache_mb keeps states of clips that never change, and augment changes them")
         if self.sample_generations is True and not self.dataset.eval:
-            object.__setattr__(self, "sample_generations", False)
+            object.__setattr__(self, "sample_generations", False)  # the dataclass is frozen
         if self.sample_generations and not self.dataset.eval:
             raise ValueError("sample_generations answers rows of the evaluation sets, and dataset.eval has none")
         if self.dry_run_steps < 1:

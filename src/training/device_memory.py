@@ -56,6 +56,7 @@ def held_memory(device: torch.device) -> int:
 
 
 def _machine_free() -> int:
+    # MemAvailable, not MemFree: page cache that can be dropped counts as free.
     lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     return int(lines["MemAvailable"].split()[0]) * 1024
 
@@ -95,11 +96,13 @@ def reset_peak(device: torch.device) -> None:
         return
     release_freed_memory()
     with suppress(OSError):  # where this is forbidden, peaks are those of the process's whole life: never too small
+        # 5 sets VmHWM back: https://man7.org/linux/man-pages/man5/proc_pid_clear_refs.5.html
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak(device: torch.device) -> int:
     """Peak bytes since :func:`reset_peak`."""
+    # reserved, not allocated: memory that the allocator keeps in fragments is not free for others either
     return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else _status("VmHWM")
 
 
@@ -132,6 +135,7 @@ def try_step(trainer: AlarmTrainer, rows: Sequence[int]) -> Trial | None:
         reset_peak(device)
         try:
             trained = sum(value.nbytes for value in trainer.model.parameters() if value.requires_grad)
+            # Adam's two moments and the buckets of DDP; ones, as pages that were never written take no memory
             room = torch.ones(3 * trained, dtype=torch.uint8, device=device)
             assert trainer.data.train is not None
             examples = {row: trainer.data.train[row] for row in set(rows)}

@@ -17,16 +17,17 @@ from transformers import TrainerCallback
 from src.common.errors import UserError
 from src.common.estimate import Estimate, price_of, report
 from src.common.log import get_logger
-from src.common.seeds import seed_everything
 from src.dataset.examples import Batch
-from src.training.arguments import data_error_as_one_line, step_plan, timeout_as_one_line, training_arguments
-from src.training.build import build_model, open_data
+from src.training.arguments import data_error_as_one_line, timeout_as_one_line, training_arguments
+from src.training.build import build_trainer
+from src.training.callbacks import RunCallback
 from src.training.config import TrainConfig
+from src.training.data import TrainingData
 from src.training.resume import agreed_resume, steps_done
-from src.training.trainer import AlarmTrainer, TrainingData
+from src.training.trainer import AlarmTrainer
 
 log = get_logger(__name__)
-WARM_UP_STEPS = 2
+WARM_UP_STEPS = 2  # the first steps allocate memory, choose kernels and, with compile_layers, compile
 FitMemory = Callable[[AlarmTrainer, TrainConfig, bool], None]
 _BUSY_SHARE = 0.1
 """Share of the time for which a training may wait for its data before it is worth a remark."""
@@ -116,31 +117,14 @@ class _StepTimes(TrainerCallback):
 
 
 def _measure(config: TrainConfig, args: Any, directory: Path, fit_memory: FitMemory) -> Estimate:
-    from src.training.callbacks import RunCallback
-    from src.training.encoder_cache import EncoderCache
-
     resume = agreed_resume(config.resume_from_checkpoint, directory)
-    seed_everything(config.seed)
-    built = build_model(config, args.bf16)
-    data = open_data(config, built.tokenizer, built.config)
-    cache = None
-    if config.encoder_cache_mb:  # without a folder: the states of a sample are not kept
-        precision = "bfloat16" if args.bf16 else "float32"
-        cache = EncoderCache(built.model.audio_embedder, built.extractor, config.encoder_cache_mb, None, precision)
-    trainer = _MeasuredTrainer(
-        built.model,
-        args,
-        data,
-        built.extractor,
-        built.config,
-        step_plan(config),
-        cache,
-        overlap_encoders=config.overlap_encoders,
-    )
+    # Without the folder of the encoder cache: a run that is not begun neither reads nor adds states.
+    trainer, _ = build_trainer(replace(config, encoder_cache_dir=None), args, _MeasuredTrainer)
+    assert isinstance(trainer, _MeasuredTrainer)
     fit_memory(trainer, config, False)
-    trainer.counts = _Counts()
+    trainer.counts = _Counts()  # the steps that fit_memory tried do not count
     times = _StepTimes()
-    RunCallback(Path(args.output_dir)).attach(trainer)
+    trainer.add_callback(RunCallback(trainer))
     trainer.add_callback(times)
     trainer.train()
     measured, waits = times.steps[WARM_UP_STEPS:], times.waits[WARM_UP_STEPS:]
@@ -148,7 +132,7 @@ def _measure(config: TrainConfig, args: Any, directory: Path, fit_memory: FitMem
         raise UserError(f"dry_run: all {len(times.steps)} steps of the run are needed to warm up; train it instead")
     assert trainer.train_steps is not None
     steps = _steps_of(config, len(trainer.train_steps)) - (0 if resume is None else steps_done(Path(resume)))
-    return _estimate(config, trainer, data, max(0, steps), float(np.mean(measured)), float(np.mean(waits)))
+    return _estimate(config, trainer, max(0, steps), float(np.mean(measured)), float(np.mean(waits)))
 
 
 def _steps_of(config: TrainConfig, per_epoch: int) -> int:
@@ -160,10 +144,8 @@ def _steps_of(config: TrainConfig, per_epoch: int) -> int:
     return int(np.ceil((3.0 if epochs is None else float(epochs)) * per_epoch))
 
 
-def _estimate(
-    config: TrainConfig, trainer: _MeasuredTrainer, data: TrainingData, steps: int, step: float, wait: float
-) -> Estimate:
-    args, counts, planned = trainer.args, trainer.counts, trainer.train_steps
+def _estimate(config: TrainConfig, trainer: _MeasuredTrainer, steps: int, step: float, wait: float) -> Estimate:
+    args, data, counts, planned = trainer.args, trainer.data, trainer.counts, trainer.train_steps
     assert data.train is not None and planned is not None
     rows = round(steps * planned.used / max(1, len(planned)))
     seconds = data.train.rows.seconds()

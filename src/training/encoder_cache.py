@@ -116,6 +116,7 @@ class EncoderCache:
                     states[place] = new[clip] if clip in new else stored[clip].get_tensor(clip)
                 elif clip not in new and clip not in stored and states[place].nbytes <= self._room:
                     self._room -= states[place].nbytes
+                    # a copy: the slice would keep the whole batch, padding included
                     new[clip] = states[place].detach().cpu().clone()
             result[name] = _pad([states[place] for place in range(len(clips))])
         return result
@@ -128,6 +129,7 @@ class EncoderCache:
         features = self.extractor(waveforms)
         states, lengths = self._encoders(features, self.layers)
         return {
+            # max: a clip shorter than one frame of an encoder keeps one, as the adapters cannot take none
             name: [states[name][:, place, : max(1, count)] for place, count in enumerate(lengths[name].tolist())]
             for name in self.layers
         }
@@ -138,6 +140,7 @@ class EncoderCache:
             if not self._new[name]:
                 continue
             folder.mkdir(parents=True, exist_ok=True)
+            # named by its clips: a run that is repeated replaces its file, and processes write different ones
             label = hashlib.sha256("".join(sorted(self._new[name])).encode()).hexdigest()[:16]
             temporary = folder / f".{label}.{os.getpid()}.tmp"
             save_file(self._new[name], temporary)

@@ -41,6 +41,7 @@ class NonfiniteGuard:
         """
         self._keys = [key for batch in batches for key in batch.keys]
         bad = ~torch.isfinite(losses)
+        # before anything is raised, so that all processes stop at the same step and none waits for another
         several = self.accelerator.num_processes > 1
         anywhere = self.accelerator.reduce(bad.any().float(), reduction="sum") if several else bad.any()
         self._bad = bool(anywhere)
@@ -66,6 +67,7 @@ class NonfiniteGuard:
 
     def _report(self, what: str, rows: list[str], step: int) -> None:
         rank = self.accelerator.process_index
+        # a file of each process, which alone knows its rows
         path = self.directory / f"not_finite_{step}_{rank}.json"
         write_json(path, {"step": step, "found": what, "rows": rows, "skipped": self.skip})
         self.skipped += 1

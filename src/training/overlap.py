@@ -43,6 +43,7 @@ class EncodeAhead:
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encode_ahead")
+        # By id(): a batch has no hash, and all of a step live until it ends.
         self._coming: dict[int, Future[dict[str, Any]]] = {}
         self._following: dict[int, Batch] = {}
 

@@ -92,6 +92,7 @@ def _load_scheduler(path: Path, scheduler: Any, step: int) -> None:
     except UserError as error:
         log.warning("the schedule is continued by counting %d steps (%s)", step, error)
         scheduler.load_state_dict({**own, "last_epoch": step, "_step_count": step + 1})
+    # load_state_dict of a schedule leaves the optimizer's rates as they are, until the schedule's next step
     rates = [base * rate(step) for base, rate in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
     scheduler._last_lr = rates
     for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):

@@ -17,7 +17,6 @@ from src.common.lock import locked_folders
 from src.common.log import get_logger
 from src.common.paths import use_data_dir
 from src.common.run_record import write_run_record
-from src.common.seeds import seed_everything
 from src.prompts import choose_prompts
 from src.training.config import TrainConfig, bind_train_config
 
@@ -76,37 +75,15 @@ def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: str |
     import torch
 
     from src.model.lora import base_digest
-    from src.training.arguments import step_plan
-    from src.training.build import build_model, open_data
+    from src.training.build import build_trainer
     from src.training.callbacks import CurvesCallback, RunCallback, draw_curves
-    from src.training.encoder_cache import EncoderCache
     from src.training.samples import DEFAULT_ROWS, SampleCallback
     from src.training.trackers import open_tensorboard
-    from src.training.trainer import AlarmTrainer
 
     directory = Path(args.output_dir)
-    seed_everything(bound.seed)
-    built = build_model(bound, args.bf16)
-    data = open_data(bound, built.tokenizer, built.config)
-    digest = base_digest(built.model.llm)
-    cache = None
-    if bound.encoder_cache_mb:
-        folder = None if bound.encoder_cache_dir is None else Path(bound.encoder_cache_dir)
-        precision = "bfloat16" if args.bf16 else "float32"
-        cache = EncoderCache(built.model.audio_embedder, built.extractor, bound.encoder_cache_mb, folder, precision)
-    prompts = choose_prompts(bound.prompts, llm=built.config.llm)
-    trainer = AlarmTrainer(
-        built.model,
-        args,
-        data,
-        built.extractor,
-        built.config,
-        step_plan(bound),
-        cache,
-        skip_not_finite=bound.not_finite == "skip",
-        prompts=prompts,
-        overlap_encoders=bound.overlap_encoders,
-    )
+    trainer, tokenizer = build_trainer(bound, args)
+    llm = trainer.model.llm
+    digest = base_digest(llm)
     if not bound.eval_mode:
         fit_memory(trainer, bound, resume is not None)
     open_tensorboard(trainer, config, None if bound.eval_mode or resume is None else Path(resume))
@@ -115,10 +92,10 @@ def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: str |
     if bound.sample_generations:
         rows = DEFAULT_ROWS if bound.sample_generations is True else int(bound.sample_generations)
         sampler = SampleCallback(
-            trainer, built.tokenizer, rows, bound.sample_tokens, bound.bertscore_model, bound.sample_metrics
+            trainer, tokenizer, rows, bound.sample_tokens, bound.bertscore_model, bound.sample_metrics
         )
         trainer.add_callback(sampler)
-    RunCallback(directory).attach(trainer)
+    trainer.add_callback(RunCallback(trainer))
     trainer.add_callback(CurvesCallback())
     ready = time.perf_counter()
     if bound.eval_mode:
@@ -132,9 +109,9 @@ def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: str |
         results |= {} if sampler is None else sampler.run()
     else:
         results = _train(trainer, None if resume is None else Path(resume))
-    if cache is not None:
-        cache.write()
-    after = base_digest(built.model.llm)
+    if trainer.cache is not None:
+        trainer.cache.write()
+    after = base_digest(llm)
     if after != digest:
         raise UserError(
             f"the frozen LLM changed while training (digest {digest} before, {after} after): its weights are mapped "
@@ -142,6 +119,7 @@ def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: str |
         )
     positions = int(trainer.accelerator.reduce(torch.tensor(trainer.positions, device=args.device), "sum"))
     if args.should_save:
+        assert trainer.prompts is not None
         if bound.eval_mode:
             write_json(directory / EVAL_FILE, results)
         write_run_record(
@@ -158,10 +136,10 @@ def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: str |
             },
             processes=args.world_size,
             distributed=trainer.accelerator.distributed_type.value,
-            response_sets_skipped=list(data.skipped),
+            response_sets_skipped=list(trainer.data.skipped),
             llm_digest={"before": digest, "after": after},
             seconds={"start": round(ready - started, 3), "run": round(time.perf_counter() - ready, 3)},
-            prompts=prompts.record(),
+            prompts=trainer.prompts.record(),
         )
         draw_curves(directory)
     trainer.accelerator.wait_for_everyone()
@@ -181,17 +159,23 @@ def fit_memory(trainer: AlarmTrainer, bound: TrainConfig, resumed: bool) -> None
 
 
 def _train(trainer: AlarmTrainer, resume: Path | None) -> dict[str, Any]:
-    from src.training.resume import steps_done
+    """Train, or continue; evaluate with the last weights and write them."""
+    from transformers import TrainerState
+
+    from src.training.resume import STATE_FILE, steps_done
 
     results: dict[str, Any] = {}
+    finished = False
     if resume is not None:
         trainer.continue_from(resume, steps_done(resume))
-    if resume is not None and _is_finished(trainer, resume):
-        log.info("%s is of the last step: nothing is left to train", resume)
-        trainer._load_from_checkpoint(str(resume))
-    else:
-        if resume is not None and trainer.is_sharded:  # before the model is sharded
+        trainer.state = TrainerState.load_from_json(str(resume / STATE_FILE))
+        # From a checkpoint of the last step the Trainer would train one step more.
+        finished = trainer.state.global_step >= trainer.last_step(len(trainer.get_train_dataloader()))
+        if finished:
+            log.info("%s is of the last step: nothing is left to train", resume)
+        if finished or trainer.is_sharded:  # before the model is sharded
             trainer._load_from_checkpoint(str(resume))
+    if not finished:
         outcome = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
         results = dict(outcome.metrics)
     if trainer.data.evaluation and trainer.args.eval_strategy != "no":
@@ -199,11 +183,3 @@ def _train(trainer: AlarmTrainer, resume: Path | None) -> dict[str, Any]:
         results |= done[1] if done is not None and done[0] == trainer.state.global_step else trainer.evaluate()
     trainer.save_model()
     return results
-
-
-def _is_finished(trainer: AlarmTrainer, resume: Path) -> bool:
-    """Whether a checkpoint is of the last step: the Trainer would train one more."""
-    from transformers import TrainerState
-
-    trainer.state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
-    return trainer.state.global_step >= trainer.last_step(len(trainer.get_train_dataloader()))

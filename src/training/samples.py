@@ -128,23 +128,21 @@ class SampleCallback(TrainerCallback):
         with self.trainer.autocast(), _unsharded(model):
             answers = greedy_answers(model, turns, inputs["features"], self.tokenizer, self.max_tokens)
         reasoning = find_reasoning(self.tokenizer).record()
+        ending = end_of_turn_ids(self.tokenizer)  # answers are shown without it, so targets are too
         return [
             {
                 "set": pick.set,
                 "mode": pick.mode,
                 "key": key,
                 "prompt": self._prompt(turn.suffix_ids, self.trainer.data.evaluation[pick.set]),
-                "target": self.tokenizer.decode(self._without_ending(outputs)),
+                "target": self.tokenizer.decode(
+                    outputs[: -len(ending)] if outputs[-len(ending) :] == ending else outputs
+                ),
                 "answer": answer,
                 **reasoning,
             }
             for pick, key, turn, outputs, answer in zip(picks, batch.keys, turns, batch.outputs, answers, strict=True)
         ]
-
-    def _without_ending(self, outputs: list[int]) -> list[int]:
-        """A target without the end-of-turn token, which answers are shown without, too."""
-        ending = end_of_turn_ids(self.tokenizer)
-        return outputs[: -len(ending)] if outputs[-len(ending) :] == ending else outputs
 
     def _prompt(self, main: list[int], examples: ExampleDataset) -> str:
         """The user's text without the template's end of turn and the assistant's header."""
@@ -199,13 +197,14 @@ def greedy_answers(
     try:
         audio = None if features is None else model.audio_embedder(features)
         separators = None if audio is None else model.audio_embedder.separators()
+        # padded on the left: generation continues after the last position of every row
         spliced = splice_batch(model.llm.get_input_embeddings(), turns, audio, separators, "left", model.max_length)
         ids = model.llm.generate(
             inputs_embeds=spliced.inputs_embeds,
             attention_mask=spliced.attention_mask,
             max_new_tokens=max_tokens,
             do_sample=False,
-            temperature=None,
+            temperature=None,  # these three of the model's own settings would give a warning without sampling
             top_p=None,
             top_k=None,
             pad_token_id=tokenizer.pad_token_id,

@@ -89,6 +89,7 @@ def rouge(answers: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(list(ROUGE_KINDS))
+    # rouge_score takes the target first, in contrast to sacrebleu
     found = [scorer.score(target, answer) for answer, target in zip(answers, targets, strict=True)]
     return {kind: sum(one[kind].fmeasure for one in found) / len(found) for kind in ROUGE_KINDS}
 
@@ -98,6 +99,7 @@ def meteor(answers: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
     from nltk.tokenize import wordpunct_tokenize
     from nltk.translate.meteor_score import single_meteor_score
 
+    # wordpunct_tokenize is a regular expression; nltk's word_tokenize needs the data package punkt.
     wordnet = _wordnet()
     words = [
         (wordpunct_tokenize(target), wordpunct_tokenize(answer))

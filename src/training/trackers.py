@@ -108,5 +108,6 @@ def open_tensorboard(trainer: AlarmTrainer, config: Mapping[str, Any], resume: P
     writer = SummaryWriter(log_dir=folder, purge_step=first if trainer.data.train is not None else None)
     text = OmegaConf.to_yaml(OmegaConf.create(dict(config)))
     writer.add_text("config", "".join(f"    {line}\n" for line in text.splitlines()), first)
+    # The callback opens a writer of its own only where it has none.
     found[0].logging_dir = folder
     found[0].tb_writer = writer

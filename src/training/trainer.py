@@ -61,6 +61,8 @@ class AlarmTrainer(Trainer):
     gradient that is not finite stops the run and records the rows of the step, or the step is skipped and counted.
     """
 
+    # compute_loss divides by the target tokens of the whole step, so that the Trainer must not divide once more:
+    # https://github.com/huggingface/transformers/blob/v5.19.0/src/transformers/trainer.py#L2086
     loss_is_scaled_for_ga = True
 
     def __init__(
@@ -83,7 +85,7 @@ class AlarmTrainer(Trainer):
             train_dataset=data.train,
             eval_dataset=dict(data.evaluation) or None,
         )
-        self.remove_callback(PrinterCallback)
+        self.remove_callback(PrinterCallback)  # prints dictionaries; RunCallback logs a line
         # Autocast chooses the precision of each operation, as without sharding. The policies of FSDP and DeepSpeed
         # would round the trained parameters and the statistics of BatchNorm to bfloat16.
         if self.is_fsdp_enabled:
@@ -223,6 +225,7 @@ class AlarmTrainer(Trainer):
         )
 
     def _loader(self, examples: ExampleDataset, steps: StepSampler) -> DataLoader:
+        # Not prepared by accelerate as the Trainer's own is: that would divide the steps among processes once more.
         workers = self.args.dataloader_num_workers
         return DataLoader(
             examples,  # type: ignore[arg-type]
@@ -370,6 +373,7 @@ class AlarmTrainer(Trainer):
         self._eval_ready = True
         was_training = self.model.training
         self.model.eval()
+        # float64: a float32 sum of some million tokens' losses drops what the last batches add
         sums = torch.zeros(3, dtype=torch.float64, device=self.args.device)
         parts: dict[str, Tensor] = {}
         # A process without a row of its own computes row 0, uncounted: the forward of a sharded model is collective.

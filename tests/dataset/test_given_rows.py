@@ -102,6 +102,16 @@ def test_rows_without_a_text_are_left_out_and_splits_followed() -> None:
     assert open_mixture(MixtureConfig(TEXT, split="validation"))[0].key == "mine/2"
 
 
+def test_a_row_without_a_duration_has_a_length() -> None:
+    rows = make_rows(3)
+    for row in rows:
+        row |= {"text": "a bell", "prompt": "what is it?"}
+    rows[1]["duration"] = None
+    save_split(raw_dir("mine"), rows, (*RAW_COLUMNS, "text", "prompt"))
+    lengths = open_mixture(MixtureConfig(TEXT)).lengths()
+    assert np.isfinite(lengths).all() and lengths[1] == pytest.approx(len("a bell") / 4)
+
+
 def test_one_prompt_for_all_rows_and_sets_without_prompts_or_texts() -> None:
     rows = make_rows(2)
     save_raw(rows, "mine")

@@ -234,7 +234,7 @@ def test_shards_of_other_programs(tmp_path: Path, server: ShardServer) -> None:
         with tarfile.open(tmp_path / f"web-{number}.tar", "w") as archive:
             for place in range(3):
                 clip = b"broken" if (number, place) == (1, 2) else wav_bytes(0.5, place)
-                texts = {"text": f"{number} {place}", "prompt": "what?"}
+                texts = {"text": f"{number} {place}", "prompt": "what?", "duration": float("nan")}
                 for suffix, content in ((".wav", clip), (".json", json.dumps(texts).encode())):
                     if suffix == ".json" and number == 0:
                         suffix, content = ".txt", texts["text"].encode()
@@ -242,6 +242,7 @@ def test_shards_of_other_programs(tmp_path: Path, server: ShardServer) -> None:
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))
     addresses = expand_numbers(f"{server.url}/web-{{0..1}}.tar")
+    assert index_shards(addresses[:1], tmp_path / "sound") == {}
     assert index_shards(addresses, tmp_path / "web") == {"undecodable clip": 1}
     rows = open_at(tmp_path / "web", "Text", prompt="transcribe")
     assert [rows[place].target for place in range(6)] == ["0 0", "0 1", "0 2", "1 0", "1 1", "1 2"]

@@ -13,7 +13,7 @@ import torch
 
 from src.common.errors import ConfigError, UserError
 from src.training import batch_search, device_memory
-from src.training.activation_memory import KeptByLayers, bound_activations, layers_to_recompute
+from src.training.activation_memory import bound_activations, kept_by_layers, layers_to_recompute
 from src.training.batch_search import FILE, Found, search
 from src.training.device_memory import Trial, free_memory, held_memory, try_step
 from tests.training.conftest import Run
@@ -163,7 +163,7 @@ def test_what_layers_keep(trainer) -> None:  # noqa: ANN001, F811
     layers = [torch.nn.Linear(8, 8).requires_grad_(trained) for trained in (False, True)]
     layers.append(torch.nn.Sequential(torch.nn.Linear(8, 8).requires_grad_(False), torch.nn.SiLU()))
     states = torch.randn(2, 5, 8, requires_grad=True)
-    with KeptByLayers(layers) as measured:
+    with kept_by_layers(layers) as measured:
         for layer in layers:
             layer(states * 1)
         with torch.no_grad():
@@ -176,7 +176,7 @@ def test_recomputed_layers_change_nothing_and_keep_less(trainer, caplog: pytest.
     logging.getLogger("alarm").propagate = True
     step = [trainer.data_collator([[trainer.data.train[index] for index in range(4)]])[0]]
     expected = gradients(trainer, step)
-    with KeptByLayers(trainer.model.layers) as before:
+    with kept_by_layers(trainer.model.layers) as before:
         gradients(trainer, step)
     assert len(before.kept) == 2 and min(before.kept) > min(before.inputs) > 0
     assert bound_activations(trainer, "auto") == []
