@@ -98,7 +98,7 @@ def _cost(job: Job, results: list[Result], scale: float, device_hours: float) ->
 
 def _seconds_of_audio(job: Job, rows: list[RowRef], sample: list[RowRef]) -> float:
     """From the column ``duration`` where there is one, else from the clips of the sample."""
-    tables = {table.split: table for table, _ in job.tables}
+    tables = {table.split: table for table in job.tables}
     if all("duration" in table.data.column_names for table in tables.values()):
         columns = {split: table.data["duration"][:] for split, table in tables.items()}
         return sum(float(columns[split][row] or 0.0) for split, row in rows)
@@ -112,7 +112,7 @@ def _seconds_of_audio(job: Job, rows: list[RowRef], sample: list[RowRef]) -> flo
 
 def show_row(job: Job, start: Start, position: int) -> list[str]:
     """Prompt and response of one row of the first split. Raises :class:`UserError` if there is no such row."""
-    table, _ = job.tables[0]
+    table = job.tables[0]
     if position >= len(table.data):
         raise UserError(f"dataset.debug_ind={position}: {table.split} has rows 0 to {len(table.data) - 1}")
     models = start(job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,6 @@ from src.dataset.tables import KEY, join_rows, open_split, read_keys
 from src.generation.config import DatasetConfig
 
 TEXT_COLUMNS = ("prompt", "content", "context")
-
-
 RowRef = tuple[str, int]
 """A row of a run: split and position in it."""
 
@@ -33,11 +31,17 @@ def row_key(row: RowRef) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """One split: the data set (audio undecoded), the positions of the chosen rows, and the split's name."""
+    """One split: its data set (audio undecoded), the positions of the chosen rows, and the column of their texts."""
 
     split: str
     data: Any
     positions: tuple[int, ...]
+    text_column: str = "question"
+
+    @property
+    def rows(self) -> list[RowRef]:
+        """The chosen rows."""
+        return [(self.split, position) for position in self.positions]
 
     @cached_property
     def texts(self) -> Any:
@@ -55,10 +59,6 @@ class Table:
     @cached_property
     def _audio(self) -> Any:
         return self.data.select_columns(["audio"])
-
-    def key(self, position: int) -> str:
-        """Key of a row: split and position in it."""
-        return row_key((self.split, position))
 
     def dataset_index(self, position: int) -> int:
         """The row's ``dataset_index``; its position in sets without one."""
@@ -126,11 +126,11 @@ def _indexed_split(name: str, split: str, splits: dict[str, Any]) -> Any:
     return data.select(join_rows(read_keys(data, name), wanted, name, str(path)))
 
 
-def with_texts(table: Table, name: str) -> tuple[Table, str]:
-    """The table and its text column; a local set without one gets the prompts that were made for it."""
+def with_texts(table: Table, name: str) -> Table:
+    """The table with its text column; a local set without one gets the prompts that were made for it."""
     for column in TEXT_COLUMNS:
         if column in table.data.column_names:
-            return table, column
+            return replace(table, text_column=column)
     folder = prompts_dir(name)
     if not folder.is_dir():
         raise UserError(
@@ -140,7 +140,7 @@ def with_texts(table: Table, name: str) -> tuple[Table, str]:
     made = open_split(folder, "train", f"prompts of {name}")
     rows = join_rows(read_keys(made, str(folder)), read_keys(table.data, name), str(folder), name)
     texts = made.select_columns(["prompt"]).select(rows)["prompt"]
-    return Table(table.split, table.data.add_column("prompt", list(texts)), table.positions), "prompt"
+    return replace(table, data=table.data.add_column("prompt", list(texts)), text_column="prompt")
 
 
 def need_columns(table: Table, columns: Sequence[str], name: str, why: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from src.generation.config import read_run_config
 from src.generation.input_dataset import RowRef
 from src.generation.job import Job, prepare
-from src.generation.task_types import find_task
+from src.generation.task_types import Task
 from src.inference.chat_endpoint import ChatEndpoint, chat_requests
 from src.inference.engine import Engine
 from src.inference.ensemble import EmbedderEnsemble
@@ -84,12 +84,12 @@ def to_record(result: Result) -> Record:
     }
 
 
-def answer_queue(raw: Mapping[str, Any], task: str, start: Start | None, work: WorkQueue, send: Send) -> None:
+def answer_queue(raw: Mapping[str, Any], task: Task, start: Start | None, work: WorkQueue, send: Send) -> None:
     """Body of a worker: sends records of the rows in ``work`` until it ends.
 
-    ``raw`` is the resolved configuration of the run, ``task`` the name of its task.
+    ``raw`` is the resolved configuration of the run.
     """
-    job = prepare(read_run_config(raw), find_task(task, raw))
+    job = prepare(read_run_config(raw), task)
     models = (start or start_models)(job)
     try:
         size = job.config.batch_size

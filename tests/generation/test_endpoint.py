@@ -26,7 +26,7 @@ from src.common.config import compose
 from src.common.errors import ConfigError, UserError
 from src.common.paths import REPO_ROOT
 from src.generation.run import generate
-from src.generation.task_types import FREE, Task, find_task
+from src.generation.task_types import FREE, MULTIPLE_CHOICE, Task
 from src.generation.worker import Models
 from src.inference import chat_endpoint
 from src.inference.chat_endpoint import ChatEndpoint, file_format
@@ -41,7 +41,6 @@ from tests.generation.fakes import ScriptedBackend
 from tests.prompts.fakes import CharTokenizer
 from tests.serving.client import running
 
-MCQA = find_task("mcqa", {})
 FREE_REASONING = Reasoning(opened=False, expected=False)
 
 
@@ -138,7 +137,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_endpoint, "FIRST_WAIT", 0.01)
 
 
-def run(server: Server, name: str, *overrides: str, task: Task = MCQA, code: int = 0) -> Path:
+def run(server: Server, name: str, *overrides: str, task: Task = MULTIPLE_CHOICE, code: int = 0) -> Path:
     """A run on the server; its newest output folder."""
     prompts = () if any(word.startswith("prompts=") for word in overrides) else ("prompts=mini",)
     given = [f"dataset.name={name}", *prompts, "engine=openai", f"engine.base_url={server.url}"]
@@ -338,8 +337,8 @@ def test_dry_run_and_one_row(data_root: Path, server: Server, caplog: pytest.Log
     given = ["dataset.name=look", "prompts=mini", "engine=openai", f"engine.base_url={server.url}"]
     given += ["engine.model=echo", "engine.price_per_million_input=1000", "engine.price_per_million_output=0"]
     with caplog.at_level("INFO"):
-        assert generate(compose("generate", [*given, "dry_run=true"]), MCQA) == 0
-        assert generate(compose("generate", [*given, "dataset.debug_ind=1"]), MCQA) == 0
+        assert generate(compose("generate", [*given, "dry_run=true"]), MULTIPLE_CHOICE) == 0
+        assert generate(compose("generate", [*given, "dataset.debug_ind=1"]), MULTIPLE_CHOICE) == 0
     assert "cost: about 0.50" in caplog.text and "rows: 5" in caplog.text
     assert f"2 messages for {server.url}/chat/completions" in caplog.text
     assert not (data_root / "generated").exists()
@@ -359,7 +358,7 @@ def test_dry_run_and_one_row(data_root: Path, server: Server, caplog: pytest.Log
 def test_settings_that_cannot_be_meant(overrides: list[str], message: str) -> None:
     given = ["dataset.name=x", "engine=openai", "engine.base_url=http://host/v1", "engine.model=m", *overrides]
     with pytest.raises(ConfigError, match=message):
-        generate(compose("generate", given), MCQA)
+        generate(compose("generate", given), MULTIPLE_CHOICE)
 
 
 def test_a_preset_is_asked_and_read_in_its_own_style(data_root: Path, server: Server) -> None:
@@ -390,10 +389,10 @@ def test_answers_through_our_server_equal_those_in_process(
     save_set("both", {"test": rows})
     given = ["dataset.name=both", "prompts=mini", "greedy=true", "model.max_thinking_tokens=-1", "batch_size=4"]
     here = compose("generate", [*given, f"checkpoint_name={loaded.name}"])
-    assert generate(here, MCQA, lambda job: Models(fresh(), ensemble)) == 0
+    assert generate(here, MULTIPLE_CHOICE, lambda job: Models(fresh(), ensemble)) == 0
     with running(over=fresh(), ensembles={"one": ensemble}) as (address, _):
         there = [*given, "engine=openai", f"engine.base_url={address}/v1", "engine.model=one"]
-        assert generate(compose("generate", there), MCQA) == 0
+        assert generate(compose("generate", there), MULTIPLE_CHOICE) == 0
     generated = data_root / "generated"
     (first,), (second,) = generated.glob(f"{llm.name}/both_*"), generated.glob("one/both_endpoint_*")
     names = ("dataset_index", "question", "llm_answer", "parse_status", "status", "thoughts", "error")
