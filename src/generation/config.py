@@ -10,7 +10,14 @@ from src.audio.augment import AugmentConfig
 from src.common.errors import ConfigError
 from src.common.naming import generated_name
 from src.common.seeds import row_seed
-from src.inference.config import EndpointConfig, EngineConfig, ModelSettings, bind_with_model, device_names
+from src.inference.config import (
+    EndpointConfig,
+    EngineConfig,
+    ModelSettings,
+    bind_with_model,
+    checkpoint_names,
+    device_names,
+)
 
 ENCODED_INPUTS = ("clip", "other")
 """Kinds of audio input for which clips are encoded."""
@@ -122,9 +129,7 @@ class RunConfig:
     @property
     def checkpoints(self) -> list[str]:
         """Checkpoint names; several make an ensemble."""
-        if self.checkpoint_name is None:
-            return []
-        return [self.checkpoint_name] if isinstance(self.checkpoint_name, str) else list(self.checkpoint_name)
+        return checkpoint_names(self.checkpoint_name)
 
     def output_name(self) -> str:
         """Name of the output folder; runs with another ``audio_input`` than the clip have it as a tag."""

@@ -110,7 +110,7 @@ def _settings(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     config, settings = record["config"], record["settings"]
     names = config["checkpoint_name"]
     checkpoints = names if isinstance(names, list) else [names] if names else []
-    rows = [
+    return [
         ("data set", _public(config["dataset"]["name"])),
         ("checkpoints", ", ".join(map(_public, checkpoints)) or "none"),
         ("language model", " at ".join(filter(None, [_public(settings["llm"][0]), settings["llm"][1]]))),
@@ -123,7 +123,6 @@ def _settings(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("git commit", str(record["git"]["commit"])),
         ("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
     ]
-    return rows
 
 
 def _counts(record: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:

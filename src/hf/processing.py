@@ -111,7 +111,11 @@ class AlarmFeatureExtractor(NoCodeFiles, FeatureExtractionMixin):
 
         Only the clip's length and rate matter; no features are computed.
         """
-        return tuple(_count(clip, *each) for each in self._models)
+        samples, rate = clip.samples.shape[-1], clip.sample_rate
+        return tuple(
+            int(embedder.calc_length(extractor.lengths(samples, rate))) + (0 if embedder.separators() is None else 2)
+            for extractor, embedder in self._models
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The settings, without what is computed from them."""
@@ -123,11 +127,6 @@ class AlarmFeatureExtractor(NoCodeFiles, FeatureExtractionMixin):
         """Feature extractor and audio embedder, without memory for its tensors, of each checkpoint."""
         models = bind_models(self.alarm)
         return [(build_feature_extractor(each.config), build_on_meta(each, "feature extractor")) for each in models]
-
-
-def _count(clip: Waveform, extractor: Any, embedder: AudioEmbedder) -> int:
-    lengths = extractor.lengths(clip.samples.shape[-1], clip.sample_rate)
-    return int(embedder.calc_length(lengths)) + (0 if embedder.separators() is None else 2)
 
 
 class AlarmProcessor(NoCodeFiles, ProcessorMixin):

@@ -15,14 +15,7 @@ from typing import Any
 from src.common.child_process import end_process, end_with_parent
 from src.common.errors import UserError, explain, one_line
 from src.common.log import setup_logging
-from src.inference.workers import (
-    POLL_SECONDS,
-    WORKER_TIMEOUT,
-    Message,
-    SilenceMonitor,
-    WorkerDied,
-    WorkerMain,
-)
+from src.inference.workers import POLL_SECONDS, WORKER_TIMEOUT, Message, SilenceMonitor, WorkerDied, WorkerMain, drain
 
 END_SECONDS = 20.0
 """How long a worker may take to end by itself."""
@@ -69,13 +62,8 @@ class LocalWorkers:
 
     def wait(self) -> Iterable[tuple[int, Message]]:
         """Messages of workers; :class:`WorkerDied` for one whose process has ended or was killed."""
-        received: list[tuple[int, Message]] = []
-        with suppress(queue.Empty):
-            received.append(self._messages.get(timeout=POLL_SECONDS))
-            while True:
-                received.append(self._messages.get_nowait())
-        messages = []
-        for number, message in received:
+        messages: list[tuple[int, Message]] = []
+        for number, message in drain(self._messages, POLL_SECONDS):
             if number not in self._work:
                 continue
             self._monitor.saw(number, message)

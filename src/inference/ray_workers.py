@@ -23,7 +23,7 @@ from src.common.errors import UserError, one_line
 from src.common.log import get_logger
 from src.common.paths import REPO_ROOT
 from src.inference.local_workers import worker_environment
-from src.inference.workers import POLL_SECONDS, WORKER_TIMEOUT, Message, SilenceMonitor, WorkerDied, WorkerMain
+from src.inference.workers import POLL_SECONDS, WORKER_TIMEOUT, Message, SilenceMonitor, WorkerDied, WorkerMain, drain
 
 log = get_logger(__name__)
 SPARE_CPUS = 2
@@ -210,12 +210,7 @@ class RayWorker:
 
     def take(self) -> tuple[tuple[str, int], list[Message]]:
         """Node and process, and the messages since the last call; returns after a while even if there are none."""
-        messages = []
-        with suppress(queue.Empty):
-            messages.append(self._messages.get(timeout=self._interval))
-            while True:
-                messages.append(self._messages.get_nowait())
-        return self._place, messages
+        return self._place, drain(self._messages, self._interval)
 
     def _run(self, pickled_main: bytes) -> None:
         from ray import cloudpickle

@@ -9,6 +9,7 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -179,6 +180,16 @@ class Dispatcher:
         back = self._assigned.pop(worker, {})
         waiting.extendleft(reversed(back.values()))
         log.warning("worker %d is lost (%s); %d rows go to the others", worker, reason, len(back))
+
+
+def drain(source: queue.Queue[Any] | queue.SimpleQueue[Any], timeout: float) -> list[Any]:
+    """All pieces in a queue; waits up to ``timeout`` seconds for the first."""
+    found = []
+    with suppress(queue.Empty):
+        found.append(source.get(timeout=timeout))
+        while True:
+            found.append(source.get_nowait())
+    return found
 
 
 def queued_batches(work: WorkQueue, size: int) -> Iterator[list[Any]]:

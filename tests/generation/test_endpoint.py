@@ -104,13 +104,16 @@ def server() -> Iterator[Server]:
             usage = {"prompt_tokens": 100, "completion_tokens": 10}
             content = json.dumps({"choices": [choice], "usage": usage}).encode()
             status, headers = 200, {}
-            if fault in ("429", "500", "401", "400"):
+            if fault in ("429", "500", "401", "400", "308", "405"):
                 status, content = int(fault), json.dumps({"error": {"message": f"no {fault}"}}).encode()
                 headers = {"Retry-After": "0.3"} if fault == "429" else {}
             elif fault == "garbage":
                 content = b"\x00<html>not json"
             elif fault == "no choices":
                 content = b'{"choices": []}'
+            elif fault == "aborted":
+                choice = {"message": {"role": "assistant", "content": "<answer>2"}, "finish_reason": "abort"}
+                content = json.dumps({"choices": [choice], "usage": usage}).encode()
             elif fault == "slow":
                 time.sleep(1.0)
             self.send_response(status)
@@ -213,6 +216,24 @@ def test_a_row_without_an_answer_is_recorded_and_asked_again(data_root: Path, se
     again = answers(run(server, "gaps", "engine.attempts=3"))
     assert len(server.bodies) == asked + 1, "only the unavailable row is asked again"
     assert [row["status"] for row in again] == ["ok", "ok", "ok", "ok", "refused", "ok"]
+
+
+@pytest.mark.parametrize("status", ["308", "405"])
+def test_an_address_that_is_not_the_endpoint_ends_the_run(data_root: Path, server: Server, status: str) -> None:
+    """A redirect (http for https) or a path of another method would refuse every row, for good."""
+    save_set("moved", {"test": choice_rows(2)})
+    server.fault = lambda asked, attempt: status
+    with pytest.raises(UserError, match=f"answers {status}.*check engine.base_url"):
+        run(server, "moved")
+
+
+def test_a_response_that_the_server_broke_off_is_asked_for_again(data_root: Path, server: Server) -> None:
+    """The finish reason "abort": what had been written was kept as the answer."""
+    save_set("ended", {"test": choice_rows(2)})
+    expected = answers(run(server, "ended", "run_tag=whole"))
+    server.attempts.clear()
+    server.fault = lambda asked, attempt: "aborted" if attempt == 1 else None
+    assert answers(run(server, "ended", "run_tag=broken")) == expected
 
 
 def test_five_ends_in_the_middle_change_nothing(data_root: Path, server: Server) -> None:
