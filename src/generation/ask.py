@@ -40,7 +40,7 @@ def ask(file: str, question: str, raw: Mapping[str, Any]) -> Iterator[tuple[Resp
     Raises :class:`UserError` for an unusable file, checkpoint or setting.
     """
     config = bind_with_model(AskConfig, raw)
-    waveform = load_waveform(file)
+    waveform = load_waveform(file)  # a file that cannot be used is reported before models are loaded
     names = checkpoint_names(config.checkpoint_name)
     if names == [QUICKSTART_CHECKPOINT] and not Path(QUICKSTART_CHECKPOINT).exists():
         raise UserError(
@@ -78,7 +78,7 @@ def stream_response(
         for tokens in written:
             yield from stream.feed(tokens)
         written.clear()
-        result = next(iter(scheduler.step()), None)
+        result = next(iter(scheduler.step()), None)  # of the only request
     if result.error is not None:
         raise UserError(f"the question cannot be answered: {result.error}")
     for tokens in written:

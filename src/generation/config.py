@@ -23,7 +23,7 @@ ENCODED_INPUTS = ("clip", "other")
 """Kinds of audio input for which clips are encoded."""
 ENGINE_KEYS = {
     "max_model_len": "max_model_len",
-    "max_num_seq": "max_num_seqs",
+    "max_num_seq": "max_num_seqs",  # vLLM's own name has the s, the published key has not
     "max_num_batched_tokens": "max_num_batched_tokens",
     "gpu_memory_utilization": "gpu_memory_utilization",
 }
@@ -134,6 +134,7 @@ class RunConfig:
     def output_name(self) -> str:
         """Name of the output folder; runs with another ``audio_input`` than the clip have it as a tag."""
         name = self.dataset.name
+        # of a path the last part; the slash of a Hub id becomes "_", as in the published names
         base = generated_name(
             name.rstrip("/").split("/")[-1] if name.startswith(("/", ".")) else name,
             self.checkpoints or ("no_checkpoint" if self.endpoint is None else "endpoint"),
@@ -155,7 +156,8 @@ class RunConfig:
 def with_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
     """``raw`` with defaults that depend on other keys: the checkpoint where clips are encoded, and vLLM's limits."""
     filled = dict(raw)
-    if "base_url" in (filled.get("engine") or {}):  # engine=openai
+    # of engine=openai only the keys of its file are left: Hydra does not keep the name of a chosen group
+    if "base_url" in (filled.get("engine") or {}):
         # dry runs measure with as many rows as are answered at a time
         filled["endpoint"] = filled["engine"]
         filled["engine"] = {"max_num_seqs": filled["endpoint"].get("concurrency", EndpointConfig.concurrency)}

@@ -34,16 +34,13 @@ def log_dry_run(job: Job, start: Start) -> None:
 
 
 def estimate(job: Job, start: Start) -> Estimate:
-    """Answer a seeded sample of the rows and extrapolate. Loads the models.
-
-    Time depends on how full the engine is, so it is measured with a full one: the sample goes through it in waves of
-    as many rows as it decodes at once, at least one wave. A row then takes its share of a place in the engine, which
-    neither the size of the sample nor its longest response changes, and the encoding of its clip.
-    """
+    """Answer a seeded sample of the rows and extrapolate. Loads the models."""
     rows = job.pending({})
     places = min(job.config.engine.max_num_seqs, len(rows))
     if not rows:
         return Estimate(rows=0, sampled=0, bad=0, hours=0.0, tokens=0, seconds=0.0, workers=1)
+    # Time depends on how full the engine is, so it is measured with a full one: the sample goes through it in waves
+    # of as many rows as it decodes at once, at least one wave.
     wanted = places * math.ceil(job.config.dry_run_rows / places)
     sample = random.Random(0).sample(rows, min(wanted, len(rows)))
     models = start(job)
@@ -57,10 +54,12 @@ def estimate(job: Job, start: Start) -> Estimate:
             encoding += time.monotonic() - started
             results += models.engine.run(requests, sampling)
     workers = job.config.engine.workers or len(job.config.devices) or 1  # 1 for a Ray cluster of unknown size
+    # A row takes its share of a place in the engine, which neither the size of the sample nor its longest response
+    # changes, and the encoding of its clip.
     decoding = sum(result.seconds for result in results) / places
     longest = max(result.seconds for result in results)
     scale = len(rows) / len(sample)
-    seconds = max(scale * (encoding + decoding) / workers, longest)
+    seconds = max(scale * (encoding + decoding) / workers, longest)  # no run ends before its longest response
     device, count = _devices(job, workers)
     return Estimate(
         rows=len(rows),
@@ -80,7 +79,7 @@ def _devices(job: Job, workers: int) -> tuple[str, int]:
     """Kind and number of devices that the run keeps busy on this machine."""
     if job.config.endpoint is not None:
         return "CPU", 1
-    from torch.version import cuda
+    from torch.version import cuda  # the build's, which needs no driver and starts nothing on a device
 
     return "CPU" if cuda is None else "GPU", workers
 

@@ -98,7 +98,7 @@ def _native_splits(name: str) -> dict[str, Any]:
         loaded = load_saved(folder) if folder else load_hub_dataset(name)
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # of datasets, huggingface_hub or pyarrow, of many types
         where = str(folder) if folder else f"no folder {raw_dir(name)}, and not on the Hub"
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"dataset.name={name}: cannot be opened ({where}: {reason})") from error
@@ -118,7 +118,7 @@ def _indexed_split(name: str, split: str, splits: dict[str, Any]) -> Any:
             f"dataset.split={split}: {name} has the splits {', '.join(splits)}, and there is no {files[1]}"
         )
     data = splits["train"]
-    wanted = np.sort(np.load(path, allow_pickle=False))
+    wanted = np.sort(np.load(path, allow_pickle=False))  # pickles of others are never loaded
     if KEY not in data.column_names:  # the indexes then are positions
         if wanted.size and not 0 <= wanted[0] <= wanted[-1] < len(data):
             raise UserError(f"{path} names rows up to {wanted[-1]}, but {name} has {len(data)} rows and no {KEY}")
@@ -156,10 +156,10 @@ def need_columns(table: Table, columns: Sequence[str], name: str, why: str) -> N
 def mismatched_rows(table: Table, seed: int) -> list[int]:
     """For every row of the split, another row whose clip differs: a seeded derangement.
 
-    Rows count as the same clip if they share ``audio_description`` and unique ids. Depends on the split alone, not
-    on ``limit``. Raises :class:`UserError` if all rows are one clip.
+    Rows count as the same clip if they share ``audio_description`` and unique ids. Raises :class:`UserError` if all
+    rows are one clip.
     """
-    count = len(table.data)
+    count = len(table.data)  # all rows, chosen or not: a row keeps its mismatched clip under another `limit`
     columns = [
         name for name in ("unique_id_1", "unique_id_2", "audio_description") if name in table.data.column_names
     ]

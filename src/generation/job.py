@@ -39,7 +39,7 @@ from src.prompts.find_reasoning import find_reasoning
 from src.prompts.multiple_choice import choice_texts
 from src.prompts.reasoning import THINK, Reasoning, find_format
 
-_DIGEST_UP_TO = 2**30
+_DIGEST_UP_TO = 2**30  # bytes; reading the weights of a large model whole would delay every start by minutes
 
 
 @dataclass
@@ -109,6 +109,7 @@ class Job:
 
     def pending(self, records: Mapping[str, Any]) -> list[RowRef]:
         """Rows without a record, and those that an endpoint could not answer."""
+        # every other status is the row's own fault, which another attempt would meet again
         done = {key for key, record in records.items() if record["status"] != "unavailable"}
         return [row for table in self.tables for row in table.rows if row_key(row) not in done]
 

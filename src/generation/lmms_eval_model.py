@@ -117,7 +117,7 @@ class LmmsEvalModel(lmms):
     settings and checkpoints.
     """
 
-    is_simple = True
+    is_simple = True  # requests are (context, gen_kwargs, doc_to_visual, doc_id, task, split), not chat messages
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class LmmsEvalModel(lmms):
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Responses in the order of the requests; one that cannot be answered is empty, with a warning."""
-        groups: dict[str, list[int]] = {}
+        groups: dict[str, list[int]] = {}  # an engine runs with one sampling at a time
         for number, request in enumerate(requests):
             groups.setdefault(json.dumps(request.args[1], sort_keys=True, default=str), []).append(number)
         found: dict[int, GenerationResult] = {}
@@ -178,7 +178,12 @@ class LmmsEvalModel(lmms):
         seed = self._settings.model.seed
         for batch in in_batches(members, self._settings.batch_size):
             clips = {number: self._decode(requests[number]) for number in batch}
-            pairs = [((number, place), clip) for number in batch for place, clip in _numbered(clips[number])]
+            pairs = [
+                ((number, place), clip)
+                for number, own in clips.items()
+                if not isinstance(own, RequestError)
+                for place, clip in enumerate(own)
+            ]
             encoded: dict[tuple[int, int], list[Tensor] | Exception] = dict(each_clip(self._ensemble.encode, pairs))
             for number in batch:
                 key, own = str(number), clips[number]
@@ -241,10 +246,6 @@ class LmmsEvalModel(lmms):
         self._engine.close()
         del self._engine, self._ensemble
         super().clean()
-
-
-def _numbered(clips: list[Waveform] | RequestError) -> Iterator[tuple[int, Waveform]]:
-    return iter(()) if isinstance(clips, RequestError) else iter(enumerate(clips))
 
 
 def _refused(requests: Sequence[Instance], what: str) -> UserError:

@@ -32,7 +32,7 @@ def write_answers(job: Job, records: Mapping[str, Mapping[str, Any]]) -> dict[st
     counts: dict[str, Any] = {}
     how = (job.config.answer_fallback, job.reasoning, job.prompts.answer_style)
     for table in job.tables:
-        positions = sorted(table.positions, key=table.dataset_index)
+        positions = sorted(table.positions, key=table.dataset_index)  # also of a shuffled run
         rows: list[dict[str, Any]] = []
         for position in positions:
             key = row_key((table.split, position))

@@ -60,6 +60,7 @@ def generate(
         )
     only_look = config.dry_run or config.dataset.debug_ind >= 0
     open_workers = open_workers or choose_workers(config.engine, config.devices)
+    # before anything initialises CUDA, which reads the variable once; workers get one of the devices each
     if config.devices and (only_look or open_workers is None):
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(config.devices)
     job = prepare(config, task)
@@ -142,7 +143,7 @@ def _with_progress(records: Iterator[Record], total: int) -> Iterator[Record]:
     from tqdm import tqdm
 
     started, tokens = time.monotonic(), 0
-    interval = 0.5 if sys.stderr.isatty() else 15
+    interval = 0.5 if sys.stderr.isatty() else 15  # seconds; in a log file every refresh is a line
     with tqdm(total=total, unit="row", mininterval=interval, dynamic_ncols=True, disable=not total) as bar:
         for record in records:
             tokens += record["num_tokens"]

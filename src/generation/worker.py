@@ -93,6 +93,7 @@ def answer_queue(raw: Mapping[str, Any], task: Task, start: Start | None, work: 
     models = (start or start_models)(job)
     try:
         size = job.config.batch_size
+        # beyond those in the engine, a batch whose clips are encoded now and the next one
         send(Ready(models.engine.capacity + 2 * size))
         for record in answer_rows(job, models, queued_batches(work, size)):
             send(record)

@@ -159,6 +159,7 @@ class AlarmProcessor(NoCodeFiles, ProcessorMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """The processor of a checkpoint of any form. Raises :class:`UserError` if there is none of that name."""
         hub = {key: kwargs[key] for key in ("cache_dir", "revision", "token", "local_files_only") if key in kwargs}
+        # the underscored options are those by which ProcessorMixin asks for files that need not exist
         saved = cached_file(
             pretrained_model_name_or_path,
             PROCESSOR_NAME,
@@ -280,7 +281,7 @@ class AlarmProcessor(NoCodeFiles, ProcessorMixin):
         several = bool(conversation) and not isinstance(conversation[0], Mapping)
         conversations: Sequence[Any] = conversation if several else [conversation]
         options = {**kwargs, "add_generation_prompt": add_generation_prompt}
-        if chat_template or self.chat_template:
+        if chat_template or self.chat_template:  # the tokenizer's own template does not know parts of messages
             options["chat_template"] = chat_template or self.chat_template
         if continue_final_message:
             options["continue_final_message"] = True

@@ -92,6 +92,7 @@ def encode_clip(row: RowInput, clip: Waveform, formats: Collection[ClipFormat]) 
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(clip.sample_rate)
+        # the scale by which 16-bit files are decoded: their samples come back unchanged
         file.writeframes(np.clip(np.rint(clip.mono.numpy() * 32768.0), -32768, 32767).astype("<i2").tobytes())
     return buffer.getvalue(), "wav"
 
@@ -101,7 +102,8 @@ def file_format(content: bytes) -> ClipFormat | None:
     if content[:4] == b"RIFF" and content[8:12] == b"WAVE":
         return "wav"
     if content[:3] == b"ID3" or (len(content) > 1 and content[0] == 0xFF and content[1] & 0xE6 == 0xE2):
-        return "mp3"  # a tag, or a frame of MPEG audio layer III
+        # a tag, or the first bits of a frame: synchronisation, and layer III (https://id3.org/mp3Frame)
+        return "mp3"
     return {b"fLaC": "flac", b"OggS": "ogg"}.get(content[:4])  # type: ignore[return-value]
 
 
@@ -128,6 +130,7 @@ class ChatEndpoint:
         self._next_start, self._lock = 0.0, threading.Lock()
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
+            # each thread has at most one request: none waits for a connection of the pool
             timeout=httpx.Timeout(10.0, read=config.timeout, write=config.timeout, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=config.concurrency),
         )
@@ -174,6 +177,7 @@ class ChatEndpoint:
                     raise found
                 yield found
                 unanswered = unanswered + 1 if found.status == "unavailable" else 0
+                # an outage: more failures than requests were open when it began
                 if unanswered >= max(20, 2 * places):
                     raise UserError(
                         f"engine.base_url={self.config.base_url}: no usable answer for {unanswered} rows one after "
@@ -220,6 +224,7 @@ class ChatEndpoint:
 
     def _body(self, request: Request, sampling: Sampling) -> dict[str, Any]:
         config, thinking = self.config, max(0, sampling.max_thinking_tokens)
+        # `extra_body` comes last: users replace anything by it
         body: dict[str, Any] = {
             "model": config.model,
             "messages": list(request.messages),
@@ -256,6 +261,7 @@ class ChatEndpoint:
         choice = found["choices"][0]
         message, reason = choice["message"], choice.get("finish_reason")
         usage = _usage(found.get("usage"))
+        # vLLM has renamed the field (https://docs.vllm.ai/en/stable/features/reasoning_outputs/)
         thoughts = _text(message.get("reasoning_content") or message.get("reasoning"))
         text = _join(thoughts, _text(message.get("content")), self._reasoning)
         if reason == "content_filter" or (not text and message.get("refusal")):

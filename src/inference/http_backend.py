@@ -88,9 +88,11 @@ class HttpBackend:
         self._outputs: queue.SimpleQueue[StepOutput] = queue.SimpleQueue()
         self._running: dict[str, Future[None]] = {}
         self._loop = asyncio.new_event_loop()
+        # the step loop is not asynchronous: responses arrive in a loop of another thread, as from an engine
         self._thread = threading.Thread(target=self._loop.run_forever, name="remote-llm", daemon=True)
         self._thread.start()
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        # only of connections that were never made; a request that was sent is not sent twice
         transport = httpx.AsyncHTTPTransport(retries=2, limits=limits)
         self._client = httpx.AsyncClient(headers=model.headers, timeout=TIMEOUT, transport=transport)
         # one token from one embedding shows whether the server takes embeddings, and of this width
@@ -119,7 +121,9 @@ class HttpBackend:
             **sampling.overrides(),
         }
         if any(isinstance(segment, Tensor) for segment in segments):
-            file = io.BytesIO()  # vLLM takes embeddings (tokens, width) as a file of torch.save
+            # vLLM takes embeddings (tokens, width) as a file of torch.save in base64
+            # (https://docs.vllm.ai/en/stable/features/prompt_embeds/)
+            file = io.BytesIO()
             torch.save(torch.cat([self._embed(each) for each in segments]).contiguous(), file)
             body["prompt_embeds"] = b64encode(file.getvalue()).decode()
         else:
@@ -201,7 +205,8 @@ class HttpBackend:
 
 
 async def _lines(answer: httpx.Response) -> AsyncIterator[str]:
-    """Lines of a stream of events. ``aiter_lines`` of httpx also splits at U+2028, which JSON may contain."""
+    """Lines of a stream of events."""
+    # aiter_lines of httpx also splits at U+2028, which JSON may contain: https://github.com/florimondmanca/httpx-sse/issues/34
     rest = b""
     async for piece in answer.aiter_bytes():
         *lines, rest = (rest + piece).split(b"\n")

@@ -121,7 +121,7 @@ def load_vllm(source: LlmSource, config: EngineConfig) -> Engine:
         os.environ["OMP_NUM_THREADS"] = str(config.threads)
         torch.set_num_threads(config.threads)
     tokenizer = load_tokenizer(source.name, source.revision, source.reasoning)
-    with prepared_llm(source, config.lora) as prepared:
+    with prepared_llm(source, config.lora) as prepared:  # a merged copy is on the disk only until vLLM has read it
         backend = VllmBackend.start(prepared, config, tokenizer.eos_token_id)
     return Engine(backend, tokenizer, 2 * config.max_num_seqs, config.max_num_seqs)
 

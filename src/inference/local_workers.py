@@ -38,7 +38,7 @@ class LocalWorkers:
         self._messages = _Pieces()
         self._work: dict[int, _Pieces] = {}
         self._processes: list[Any] = []
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("spawn")  # CUDA cannot be used after a fork
         atexit.register(self.close)  # multiprocessing waits for its processes when this one exits
         for number in range(count):
             ours, theirs = context.Pipe()
@@ -47,7 +47,7 @@ class LocalWorkers:
             device = devices[number % len(devices)] if devices else None
             with _environment(worker_environment(count, device)):  # read by torch and vLLM when they are imported
                 process.start()
-            theirs.close()
+            theirs.close()  # with a copy here, the pipe would not end with the worker
             self._processes.append(process)
             self._monitor.saw(number)
             self._work[number] = _Pieces()
@@ -99,6 +99,7 @@ def worker_environment(count: int, device: str | None) -> dict[str, str]:
     """Environment of one of ``count`` workers: its GPU, or its share of the cores."""
     if device is not None:
         return {"CUDA_VISIBLE_DEVICES": device}
+    # vLLM would bind the threads of every worker to the same cores, as each of them has the machine for itself
     share = max(1, (os.cpu_count() or 1) // count)
     given = {"OMP_NUM_THREADS": str(share), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     return {name: value for name, value in given.items() if name not in os.environ}
@@ -141,7 +142,7 @@ def _run_worker(pipe: Connection, main: WorkerMain, interval: float) -> None:
     lock = threading.Lock()
 
     def send(message: Message) -> None:
-        with lock:
+        with lock:  # a message in two pieces must not have a sign of life between them
             pipe.send(message)
 
     def send_signs_of_life() -> None:

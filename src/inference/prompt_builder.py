@@ -86,6 +86,7 @@ class PromptBuilder:
             ids += (following_ids if segments else text_ids)(self._tokenizer, closing + text + opening)
             if clip is None:
                 break  # the text after the last clip
+            # an ensemble has texts between the embeddings of its checkpoints; `None` stands for the embeddings
             embeddings = iter(clips[clip])
             for inside in self._inside:
                 if inside is None:
@@ -127,7 +128,7 @@ def audio_requests(
                 yield Request(row.key, error=waveform)
             else:
                 decoded.append((row, waveform))
-        for row, embeddings in each_clip(ensemble.encode, decoded):
+        for row, embeddings in each_clip(ensemble.encode, decoded):  # one by one, if the batch fails together
             if isinstance(embeddings, Exception):
                 reason = f"audio cannot be encoded: {' '.join(str(embeddings).split())[:300]}"
                 yield Request(row.key, error=RequestError("unencodable_audio", reason))

@@ -37,7 +37,8 @@ KILL_SECONDS = 10.0
 PASSED_ON = ("ALARM_", "HF_", "HUGGINGFACE_", "HUGGING_FACE_", "TRANSFORMERS_OFFLINE", "VLLM_CPU_KVCACHE_SPACE")
 """Beginnings of the names of variables that workers get."""
 SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD")
-"""Parts of names whose values are sent with the actor: Ray logs the variables of a runtime_env."""
+"""Parts of names whose values are sent with the actor: Ray logs the variables of a runtime_env
+(https://github.com/ray-project/ray/issues/28276)."""
 _PROBE = """
 import sys, ray
 try:
@@ -85,7 +86,7 @@ class RayWorkers:
             "max_concurrency": 2,  # work comes in while results are waited for
             "runtime_env": {"env_vars": settings},
         }
-        had_room = self._free()[1] >= 1
+        had_room = self._free()[1] >= 1  # asked before the actors are created, which take it
         self._place_limit = PLACE_SECONDS * (STARTING_FACTOR if had_room else 1)
         actor: Any = ray.remote(RayWorker).options(**options)
         # Pickled here and loaded by the actor's thread: an actor that still imports torch has a place already.
@@ -195,7 +196,7 @@ class RayWorker:
     def __init__(self, directory: str, pickled_main: bytes, secrets: dict[str, str], interval: float) -> None:
         import ray
 
-        os.chdir(directory)
+        os.chdir(directory)  # the run's relative paths (checkpoints, data) are meant from there
         os.environ.update(secrets)
         self._interval = interval
         self._place = (ray.get_runtime_context().get_node_id(), os.getpid())

@@ -144,6 +144,7 @@ class Dispatcher:
         """
         source, waiting, ended = iter(work), deque[Any](), False
         while True:
+            # one piece even before a worker is ready: it shows whether there is any work at all
             while not ended and len(waiting) < max(1, 2 * sum(self._capacity.values())):
                 try:
                     waiting.append(next(source))
@@ -157,6 +158,7 @@ class Dispatcher:
                     self._reassign(worker, message.reason, waiting)
                 elif isinstance(message, Ready):
                     self._capacity[worker], self._assigned[worker] = message.capacity, {}
+                # a late result of a worker that was given up is dropped: its row has gone to another one
                 elif self._assigned.get(worker, {}).pop(self._result_key(message), None) is not None:
                     yield message
             if not self._alive:
