@@ -7,7 +7,6 @@ import random
 import time
 from contextlib import closing, suppress
 from dataclasses import replace
-from typing import Any
 
 from src.audio.waveform import AudioError, load_waveform
 from src.common.errors import UserError
@@ -24,12 +23,35 @@ WARM_UP_TOKENS = 8
 
 
 def log_dry_run(job: Job, start: Start) -> None:
-    """Log one row (``debug_ind``), or the estimate of a run. Nothing is saved."""
-    position = job.config.dataset.debug_ind
+    """Log prompt and response of one row (``debug_ind``), or the estimate of a run. Nothing is saved.
+
+    Raises :class:`UserError` if the first split has no such row.
+    """
+    position, table = job.config.dataset.debug_ind, job.tables[0]
     if position < 0:
         report([("", estimate(job, start))], job.config.dry_run_json, log.info)
         return
-    for line in show_row(job, start, position):
+    if position >= len(table.data):
+        raise UserError(f"dataset.debug_ind={position}: {table.split} has rows 0 to {len(table.data) - 1}")
+    models = start(job)
+    row = (table.split, position)
+    with closing(models.engine):
+        (request,) = make_requests(job, models, [[row]])
+        (record,) = answer_rows(job, models, [[row]])
+    if request.segments:
+        parts = list(map(len, request.segments))
+        prompt = f"{prompt_length(request.segments)} positions, in parts of {parts}"
+    else:
+        prompt = f"{len(request.messages)} messages for {job.config.endpoint and job.config.endpoint.url}"
+    for line in (
+        f"row: {record['key']}, sampling: {job.sampling()}, seed {request.seed}",
+        f"prompts: {job.prompts.name} ({job.prompts.source})",
+        f"system:\n{job.task.system(job.prompts)}",
+        f"user:\n{next(job.items([row])).content}",
+        f"prompt: {prompt}",
+        f"response, {record['num_tokens']} tokens, {record['finish_reason']}:",
+        record["response"] or record["error"],
+    ):
         log.info("%s", line)
 
 
@@ -107,27 +129,3 @@ def _seconds_of_audio(job: Job, rows: list[RowRef], sample: list[RowRef]) -> flo
         with suppress(AudioError):
             total += 0.0 if audio is None else load_waveform(audio).duration
     return total * len(rows) / len(sample)
-
-
-def show_row(job: Job, start: Start, position: int) -> list[str]:
-    """Prompt and response of one row of the first split. Raises :class:`UserError` if there is no such row."""
-    table = job.tables[0]
-    if position >= len(table.data):
-        raise UserError(f"dataset.debug_ind={position}: {table.split} has rows 0 to {len(table.data) - 1}")
-    models = start(job)
-    row = (table.split, position)
-    with closing(models.engine):
-        (request,) = make_requests(job, models, [[row]])
-        (record,) = answer_rows(job, models, [[row]])
-    content: Any = next(job.items([row])).content
-    return [
-        f"row: {record['key']}, sampling: {job.sampling()}, seed {request.seed}",
-        f"prompts: {job.prompts.name} ({job.prompts.source})",
-        f"system:\n{job.task.system(job.prompts)}",
-        f"user:\n{content}",
-        f"prompt: {prompt_length(request.segments)} positions, in parts of {list(map(len, request.segments))}"
-        if request.segments
-        else f"prompt: {len(request.messages)} messages for {job.config.endpoint and job.config.endpoint.url}",
-        f"response, {record['num_tokens']} tokens, {record['finish_reason']}:",
-        record["response"] or record["error"],
-    ]

@@ -124,16 +124,12 @@ class AlarmForVllm(nn.Module, SupportsMultiModal, SupportsPP):
         loaded = {f"language_model.{name}" for name in self.language_model.load_weights(language)}
         return loaded | {f"audio_embedders.{name}" for name, _ in self.audio_embedders.named_parameters()}
 
-    @property
-    def _is_ensemble(self) -> bool:
-        return len(self.config.models) > 1
-
     def _checkpoints(self) -> list[str]:
         """Names of the checkpoints with the audio embedders: the model itself, or folders in that of an ensemble.
 
         Raises :class:`UserError` for a folder of train.py, which has the trained part only.
         """
-        if not self._is_ensemble:
+        if len(self.config.models) == 1:
             if not open_checkpoint(self._name, self._revision).is_full_model:
                 raise UserError(
                     f"{self._name}: without its language model; write a folder for vLLM with "

@@ -25,7 +25,7 @@ from src.common.retry import RetryPolicy, retrying, status_of
 from src.inference.config import ClipFormat, EndpointConfig
 from src.inference.http_backend import error_text
 from src.inference.prefetch import Prefetcher
-from src.inference.prompt_builder import RowInput, decode_row
+from src.inference.prompt_builder import NO_DESCRIPTION, RowInput, decode_row
 from src.inference.types import Request, RequestError, Result, Sampling, TokenUsage
 from src.prompts import Prompts
 from src.prompts.messages import self_generation_messages
@@ -61,7 +61,7 @@ def chat_requests(
             yield Request(row.key, error=row.error)
         elif audio_input == "description":
             if not row.description:
-                yield Request(row.key, error=RequestError("missing_text", "the row has no audio_description"))
+                yield Request(row.key, error=NO_DESCRIPTION)
                 continue
             messages = self_generation_messages(prompts, row.description, row.content)
             yield Request(row.key, seed=row.seed, messages=tuple(each for each in messages if each["content"]))

@@ -20,6 +20,7 @@ from src.prompts.chat import ChatTokenizer, Placeholders, chat_ids, following_id
 from src.prompts.messages import clip_layout, self_generation_messages
 
 T = TypeVar("T")
+NO_DESCRIPTION = RequestError("missing_text", "the row has no audio_description")
 
 
 @dataclass(frozen=True)
@@ -146,13 +147,11 @@ def text_requests(rows: Iterable[RowInput], builder: PromptBuilder, read: bool) 
         if row.error is not None:
             yield Request(row.key, error=row.error)
         elif read and not row.description:
-            yield Request(row.key, error=RequestError("missing_text", "the row has no audio_description"))
+            yield Request(row.key, error=NO_DESCRIPTION)
         else:
+            text = row.description if read else None
             try:
-                described = (
-                    builder.with_description(row.content, row.description) if read and row.description else None
-                )
-                segments = described or builder.text_only(row.content)
+                segments = builder.with_description(row.content, text) if text else builder.text_only(row.content)
                 yield Request(row.key, segments, row.seed, options=builder.option_ids(row))
             except UserError as error:
                 yield Request(row.key, error=RequestError("bad_prompt", str(error)))

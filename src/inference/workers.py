@@ -44,13 +44,8 @@ Message = Any
 Send = Callable[[Message], None]
 
 
-class WorkQueue(Protocol):
-    """Work for a worker, ``None`` at its end: a ``queue.Queue``, of which a worker needs only this."""
-
-    def get(self, block: bool = True) -> Any:
-        """Return the next piece of work."""
-
-
+WorkQueue = queue.Queue[Any]
+"""Work for a worker, ``None`` at its end."""
 WorkerMain = Callable[[WorkQueue, Send], None]
 """Body of a worker: loads models, sends :class:`Ready`, and sends results until the queue ends."""
 
