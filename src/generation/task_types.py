@@ -126,6 +126,7 @@ class ChoiceTask:
         if self.answers == "written":
             return found
         scores = record.get("option_logprobs")
+        # options are scored in the data set's order, whatever order the prompt shows them in
         sums = None if scores is None else [sum(option) for option in scores]
         means = None if scores is None else [sum(option) / len(option) for option in scores]
         likeliest = {

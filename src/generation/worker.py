@@ -54,7 +54,7 @@ def make_requests(job: Job, models: Models, batches: Iterable[Sequence[RowRef]])
     """Requests of the rows, each batch prepared when its first request is taken."""
     engine, ensemble = models.engine, models.ensemble
     system = job.task.system(job.prompts)
-    items = (list(job.items(batch)) for batch in batches)
+    items = (list(job.items(batch)) for batch in batches)  # lazily: audio of one batch is in memory at a time
     if isinstance(engine, ChatEndpoint):
         rows = (item for batch in items for item in batch)
         return chat_requests(rows, job.prompts, system, job.config.audio_input, engine.config.audio_formats)

@@ -95,6 +95,7 @@ class AlarmForConditionalGeneration(NoCodeFiles, PreTrainedModel, GenerationMixi
         Raises:
             UserError: the checkpoint or its language model is unusable.
         """
+        # not PreTrainedModel's way: a checkpoint may name its language model and encoders in other repositories
         if isinstance(config, AlarmConfig):
             _only_model(config)
         checkpoint = open_checkpoint(pretrained_model_name_or_path, revision)

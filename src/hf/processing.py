@@ -111,6 +111,7 @@ class AlarmFeatureExtractor(NoCodeFiles, FeatureExtractionMixin):
 
         Only the clip's length and rate matter; no features are computed.
         """
+        # learned separators are two more embeddings, before and behind the clip
         samples, rate = clip.samples.shape[-1], clip.sample_rate
         return tuple(
             int(embedder.calc_length(extractor.lengths(samples, rate))) + (0 if embedder.separators() is None else 2)

@@ -123,6 +123,7 @@ def load_vllm(source: LlmSource, config: EngineConfig) -> Engine:
     tokenizer = load_tokenizer(source.name, source.revision, source.reasoning)
     with prepared_llm(source, config.lora) as prepared:  # a merged copy is on the disk only until vLLM has read it
         backend = VllmBackend.start(prepared, config, tokenizer.eos_token_id)
+    # as many requests wait in vLLM as it decodes, and as many again are prepared: no place in its batch stays empty
     return Engine(backend, tokenizer, 2 * config.max_num_seqs, config.max_num_seqs)
 
 

@@ -68,7 +68,7 @@ class LocalWorkers:
                 continue
             self._monitor.saw(number, message)
             if message is _ENDED:
-                self._processes[number].join(END_SECONDS)
+                self._processes[number].join(END_SECONDS)  # a process that was not waited for has no exit code
                 message = WorkerDied(f"its process ended with exit code {self._processes[number].exitcode}")
             if isinstance(message, WorkerDied):
                 self._drop(number)

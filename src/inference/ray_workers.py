@@ -108,6 +108,7 @@ class RayWorkers:
         Raises :class:`UserError` if none of them has a place for some time.
         """
         self._ray.wait(list(self._calls), timeout=POLL_SECONDS)
+        # the call before returns at the first result, this one collects the others that are there
         done, _ = self._ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
         messages: list[tuple[int, Message]] = []
         for reference in done:

@@ -164,6 +164,7 @@ def _scored(llm: Any, running: _Submission) -> StepOutput:
 def _sampling_options(defaults: Mapping[str, Any], sampling: Sampling) -> dict[str, Any]:
     """Options of ``generate`` for the model's ``defaults`` and what ``sampling`` replaces."""
     own = {} if sampling.greedy else defaults
+    # of a prompt of embeddings, transformers' repetition penalty (it warns) counts only the new tokens of a pass
     found = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, **own, **sampling.overrides()}
     if found["temperature"] == 0:
         return {**found, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
