@@ -11,16 +11,13 @@ from typing import Any
 from src.audio.waveform import load_waveform
 from src.common.errors import UserError
 from src.common.seeds import seed_everything
-from src.inference.config import ModelSettings, bind_with_model
-from src.inference.load import check_embedder_widths, load_ensemble, load_transformers, resolve_llm
+from src.inference.config import ModelSettings, bind_with_model, checkpoint_names
+from src.inference.load import choose_model, load_ensemble, load_transformers
 from src.inference.prompt_builder import PromptBuilder
 from src.inference.response_stream import ResponseStream
 from src.inference.scheduler import Backend, Scheduler
 from src.inference.transformers_backend import TransformersBackend
 from src.inference.types import Request, Result, Sampling, Segment
-from src.model.checkpoints import open_checkpoint
-from src.model.llm import load_chat_tokenizer
-from src.prompts import choose_prompts
 from src.prompts.stream_splitter import ResponsePart
 
 QUICKSTART_CHECKPOINT = "saved/mini_alarm_ca"
@@ -43,20 +40,14 @@ def ask(file: str, question: str, raw: Mapping[str, Any]) -> Iterator[tuple[Resp
     Raises :class:`UserError` for an unusable file, checkpoint or setting.
     """
     config = bind_with_model(AskConfig, raw)
-    waveform = load_waveform(file)
-    names = [config.checkpoint_name] if isinstance(config.checkpoint_name, str) else config.checkpoint_name
+    waveform = load_waveform(file)  # a file that cannot be used is reported before models are loaded
+    names = checkpoint_names(config.checkpoint_name)
     if names == [QUICKSTART_CHECKPOINT] and not Path(QUICKSTART_CHECKPOINT).exists():
         raise UserError(
             f"there is no checkpoint {QUICKSTART_CHECKPOINT} yet: run ./quickstart.sh first, or give "
             "checkpoint_name=FOLDER_OR_HUB_ID"
         )
-    checkpoints = [open_checkpoint(name) for name in names]
-    source = resolve_llm(checkpoints, config.model)
-    check_embedder_widths(checkpoints, source)
-    prompts = choose_prompts(config.prompts, [(each.name, each.extra) for each in checkpoints], source.name)
-    load_chat_tokenizer(
-        source.name, source.revision, source.reasoning
-    )  # reports an unusable template before models are loaded
+    source, prompts = choose_model(names, config.model, config.prompts)
     ensemble = load_ensemble(names, config.model)
     llm, tokenizer = load_transformers(source)
     builder = PromptBuilder(tokenizer, prompts, prompts.generation_system, ensemble.explicit_tags)
@@ -68,8 +59,8 @@ def ask(file: str, question: str, raw: Mapping[str, Any]) -> Iterator[tuple[Resp
         budget_closing=prompts.budget_closing,
     )
     if config.seed is not None:
-        # the generator runs on through both passes, as it did before passes had seeds of their own: same seed, same
-        # answer as ever
+        # the global generator runs on through both passes; a request's own seed would start each pass anew, and
+        # change the answer that a seed has always given here
         seed_everything(config.seed)
     with closing(TransformersBackend(llm)) as backend:
         yield from stream_response(backend, tokenizer, segments, sampling)
@@ -87,7 +78,7 @@ def stream_response(
         for tokens in written:
             yield from stream.feed(tokens)
         written.clear()
-        result = next(iter(scheduler.step()), None)
+        result = next(iter(scheduler.step()), None)  # of the only request
     if result.error is not None:
         raise UserError(f"the question cannot be answered: {result.error}")
     for tokens in written:

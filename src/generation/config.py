@@ -10,13 +10,20 @@ from src.audio.augment import AugmentConfig
 from src.common.errors import ConfigError
 from src.common.naming import generated_name
 from src.common.seeds import row_seed
-from src.inference.config import EndpointConfig, EngineConfig, ModelSettings, bind_with_model, device_names
+from src.inference.config import (
+    EndpointConfig,
+    EngineConfig,
+    ModelSettings,
+    bind_with_model,
+    checkpoint_names,
+    device_names,
+)
 
 ENCODED_INPUTS = ("clip", "other")
 """Kinds of audio input for which clips are encoded."""
 ENGINE_KEYS = {
     "max_model_len": "max_model_len",
-    "max_num_seq": "max_num_seqs",
+    "max_num_seq": "max_num_seqs",  # vLLM's own name has the s, the published key has not
     "max_num_batched_tokens": "max_num_batched_tokens",
     "gpu_memory_utilization": "gpu_memory_utilization",
 }
@@ -122,13 +129,12 @@ class RunConfig:
     @property
     def checkpoints(self) -> list[str]:
         """Checkpoint names; several make an ensemble."""
-        if self.checkpoint_name is None:
-            return []
-        return [self.checkpoint_name] if isinstance(self.checkpoint_name, str) else list(self.checkpoint_name)
+        return checkpoint_names(self.checkpoint_name)
 
     def output_name(self) -> str:
         """Name of the output folder; runs with another ``audio_input`` than the clip have it as a tag."""
         name = self.dataset.name
+        # of a path the last part; the slash of a Hub id becomes "_", as in the published names
         base = generated_name(
             name.rstrip("/").split("/")[-1] if name.startswith(("/", ".")) else name,
             self.checkpoints or ("no_checkpoint" if self.endpoint is None else "endpoint"),
@@ -150,7 +156,8 @@ class RunConfig:
 def with_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
     """``raw`` with defaults that depend on other keys: the checkpoint where clips are encoded, and vLLM's limits."""
     filled = dict(raw)
-    if "base_url" in (filled.get("engine") or {}):  # engine=openai
+    # of engine=openai only the keys of its file are left: Hydra does not keep the name of a chosen group
+    if "base_url" in (filled.get("engine") or {}):
         # dry runs measure with as many rows as are answered at a time
         filled["endpoint"] = filled["engine"]
         filled["engine"] = {"max_num_seqs": filled["endpoint"].get("concurrency", EndpointConfig.concurrency)}

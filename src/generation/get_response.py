@@ -197,9 +197,9 @@ def _engine_over(llm: Any, tokenizer: Any, sample: Any, lora: Path | None) -> En
 
 def _text(prompt: str | Mapping[str, Any], place: int) -> str:
     """The user's text; published scripts also pass whole rows."""
-    found = prompt
+    found: Any = prompt
     if isinstance(prompt, Mapping):
-        found = next((prompt[name] for name in TEXT_COLUMNS if name in prompt), None)  # type: ignore[assignment]
+        found = next((prompt[name] for name in TEXT_COLUMNS if name in prompt), None)
     if not isinstance(found, str):
         raise UserError(f"get_response: prompt {place} is not a text; expected a text or a row with a column prompt")
     return found

@@ -20,7 +20,7 @@ from src.generation.config import RunConfig
 from src.prompts.prompt_sets import origin_of_run
 
 log = get_logger(__name__)
-PARQUET_BYTES = 500 * 10**6
+PARQUET_BYTES = 500 * 10**6  # the size of datasets' own push_to_hub (datasets.config.MAX_SHARD_SIZE)
 INTRODUCTION = """Answers of an audio language model (ALARM) to the questions of a data set: one row a question.
 `llm_answer` is the published system's reading of the reply, `response` all that was written, thoughts included;
 `status` and `error` tell which rows have no answer and why.
@@ -58,7 +58,9 @@ def push(directory: Path, config: RunConfig, api: HfApi | None = None) -> str:
     repo = repo_name(config, api)
     with tempfile.TemporaryDirectory() as folder:
         stage(directory, Path(folder), repo)
-        where = str(directory).replace("{", "{{").replace("}", "}}")
+        where = (
+            str(directory).replace("{", "{{").replace("}", "}}")
+        )  # `failure` is a template, filled with the reason
         send_folder(
             Path(folder),
             repo,
@@ -94,6 +96,7 @@ def stage(directory: Path, folder: Path, repo: str) -> None:
 
 def card(repo: str, record: Mapping[str, Any], splits: list[str]) -> DatasetCard:
     """The card: what was asked, what answered, with which settings, and how many rows have no answer."""
+    # https://huggingface.co/docs/hub/datasets-manual-configuration
     files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in splits]
     metadata = DatasetCardData(
         tags=["alarm", "audio", "reasoning", "generated"],
@@ -102,7 +105,11 @@ def card(repo: str, record: Mapping[str, Any], splits: list[str]) -> DatasetCard
     parts = [f"---\n{metadata.to_yaml()}\n---\n", f"# {repo.split('/')[-1]}\n", INTRODUCTION]
     if record:
         parts += ["## Run\n", markdown_table(("setting", "value"), _settings(record))]
-        parts += ["## Rows\n", markdown_table(("split", "rows", "outcomes", "replies"), _counts(record))]
+        rows = [
+            (split, str(counts["rows"]), _listed(counts["outcomes"]), _listed(counts["statuses"]))
+            for split, counts in record["splits"].items()
+        ]
+        parts += ["## Rows\n", markdown_table(("split", "rows", "outcomes", "replies"), rows)]
     return DatasetCard("\n".join(parts))
 
 
@@ -110,7 +117,7 @@ def _settings(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     config, settings = record["config"], record["settings"]
     names = config["checkpoint_name"]
     checkpoints = names if isinstance(names, list) else [names] if names else []
-    rows = [
+    return [
         ("data set", _public(config["dataset"]["name"])),
         ("checkpoints", ", ".join(map(_public, checkpoints)) or "none"),
         ("language model", " at ".join(filter(None, [_public(settings["llm"][0]), settings["llm"][1]]))),
@@ -123,17 +130,10 @@ def _settings(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("git commit", str(record["git"]["commit"])),
         ("versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())),
     ]
-    return rows
 
 
-def _counts(record: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    def listed(counts: Mapping[str, int]) -> str:
-        return ", ".join(f"{name} {count}" for name, count in counts.items())
-
-    return [
-        (split, str(counts["rows"]), listed(counts["outcomes"]), listed(counts["statuses"]))
-        for split, counts in record["splits"].items()
-    ]
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def _public(name: str) -> str:

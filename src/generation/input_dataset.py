@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,6 @@ from src.dataset.tables import KEY, join_rows, open_split, read_keys
 from src.generation.config import DatasetConfig
 
 TEXT_COLUMNS = ("prompt", "content", "context")
-
-
 RowRef = tuple[str, int]
 """A row of a run: split and position in it."""
 
@@ -33,11 +31,17 @@ def row_key(row: RowRef) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """One split: the data set (audio undecoded), the positions of the chosen rows, and the split's name."""
+    """One split: its data set (audio undecoded), the positions of the chosen rows, and the column of their texts."""
 
     split: str
     data: Any
     positions: tuple[int, ...]
+    text_column: str = "question"
+
+    @property
+    def rows(self) -> list[RowRef]:
+        """The chosen rows."""
+        return [(self.split, position) for position in self.positions]
 
     @cached_property
     def texts(self) -> Any:
@@ -55,10 +59,6 @@ class Table:
     @cached_property
     def _audio(self) -> Any:
         return self.data.select_columns(["audio"])
-
-    def key(self, position: int) -> str:
-        """Key of a row: split and position in it."""
-        return row_key((self.split, position))
 
     def dataset_index(self, position: int) -> int:
         """The row's ``dataset_index``; its position in sets without one."""
@@ -98,7 +98,7 @@ def _native_splits(name: str) -> dict[str, Any]:
         loaded = load_saved(folder) if folder else load_hub_dataset(name)
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # of datasets, huggingface_hub or pyarrow, of many types
         where = str(folder) if folder else f"no folder {raw_dir(name)}, and not on the Hub"
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"dataset.name={name}: cannot be opened ({where}: {reason})") from error
@@ -118,7 +118,7 @@ def _indexed_split(name: str, split: str, splits: dict[str, Any]) -> Any:
             f"dataset.split={split}: {name} has the splits {', '.join(splits)}, and there is no {files[1]}"
         )
     data = splits["train"]
-    wanted = np.sort(np.load(path, allow_pickle=False))
+    wanted = np.sort(np.load(path, allow_pickle=False))  # pickles of others are never loaded
     if KEY not in data.column_names:  # the indexes then are positions
         if wanted.size and not 0 <= wanted[0] <= wanted[-1] < len(data):
             raise UserError(f"{path} names rows up to {wanted[-1]}, but {name} has {len(data)} rows and no {KEY}")
@@ -126,11 +126,11 @@ def _indexed_split(name: str, split: str, splits: dict[str, Any]) -> Any:
     return data.select(join_rows(read_keys(data, name), wanted, name, str(path)))
 
 
-def with_texts(table: Table, name: str) -> tuple[Table, str]:
-    """The table and its text column; a local set without one gets the prompts that were made for it."""
+def with_texts(table: Table, name: str) -> Table:
+    """The table with its text column; a local set without one gets the prompts that were made for it."""
     for column in TEXT_COLUMNS:
         if column in table.data.column_names:
-            return table, column
+            return replace(table, text_column=column)
     folder = prompts_dir(name)
     if not folder.is_dir():
         raise UserError(
@@ -140,7 +140,7 @@ def with_texts(table: Table, name: str) -> tuple[Table, str]:
     made = open_split(folder, "train", f"prompts of {name}")
     rows = join_rows(read_keys(made, str(folder)), read_keys(table.data, name), str(folder), name)
     texts = made.select_columns(["prompt"]).select(rows)["prompt"]
-    return Table(table.split, table.data.add_column("prompt", list(texts)), table.positions), "prompt"
+    return replace(table, data=table.data.add_column("prompt", list(texts)), text_column="prompt")
 
 
 def need_columns(table: Table, columns: Sequence[str], name: str, why: str) -> None:
@@ -156,10 +156,10 @@ def need_columns(table: Table, columns: Sequence[str], name: str, why: str) -> N
 def mismatched_rows(table: Table, seed: int) -> list[int]:
     """For every row of the split, another row whose clip differs: a seeded derangement.
 
-    Rows count as the same clip if they share ``audio_description`` and unique ids. Depends on the split alone, not
-    on ``limit``. Raises :class:`UserError` if all rows are one clip.
+    Rows count as the same clip if they share ``audio_description`` and unique ids. Raises :class:`UserError` if all
+    rows are one clip.
     """
-    count = len(table.data)
+    count = len(table.data)  # all rows, chosen or not: a row keeps its mismatched clip under another `limit`
     columns = [
         name for name in ("unique_id_1", "unique_id_2", "audio_description") if name in table.data.column_names
     ]

@@ -18,21 +18,28 @@ from src.common.naming import model_short_name
 from src.common.paths import generated_dir
 from src.dataset.row_log import SHARDS
 from src.generation.config import RunConfig
-from src.generation.input_dataset import RowRef, Table, mismatched_rows, need_columns, open_tables, with_texts
-from src.generation.output_dataset import write_answers
+from src.generation.input_dataset import (
+    RowRef,
+    Table,
+    mismatched_rows,
+    need_columns,
+    open_tables,
+    row_key,
+    with_texts,
+)
 from src.generation.task_types import Task
 from src.inference.config import LlmSource
 from src.inference.load import check_embedder_widths, resolve_llm
 from src.inference.prompt_builder import RowInput
 from src.inference.types import RequestError, Sampling
 from src.model.checkpoints import Checkpoint, open_checkpoint
-from src.model.llm import resolve_source
+from src.model.llm import load_chat_tokenizer, load_tokenizer, resolve_source
 from src.prompts import Prompts, choose_prompts
 from src.prompts.find_reasoning import find_reasoning
 from src.prompts.multiple_choice import choice_texts
 from src.prompts.reasoning import THINK, Reasoning, find_format
 
-_DIGEST_UP_TO = 2**30
+_DIGEST_UP_TO = 2**30  # bytes; reading the weights of a large model whole would delay every start by minutes
 
 
 @dataclass
@@ -44,23 +51,29 @@ class Job:
     prompts: Prompts
     llm: LlmSource
     checkpoints: list[Checkpoint]
-    tables: list[tuple[Table, str]]
+    tables: list[Table]
     directory: Path
 
     @property
     def rows(self) -> int:
         """Number of rows over all splits."""
-        return sum(len(table.positions) for table, _ in self.tables)
+        return sum(len(table.positions) for table in self.tables)
 
     def settings(self) -> dict[str, Any]:
         """Fingerprint of every setting that affects results: those of other settings must not be mixed with these."""
         config, model, llm = self.config, self.config.model, self.llm
+        digests: dict[str, str] = {}
+        template = None
+        if config.endpoint is None:  # the name of an endpoint's model may be that of a folder here by chance
+            folder = Path(resolve_source(llm.name))
+            digests, template = file_digests(folder, "*.safetensors"), _template_digest(folder)
         precision = [model.front_end_dtype, model.encoder_dtype or model.front_end_dtype]
+        # a setting at its default adds no key: runs that were begun before there was this setting are continued
         return {
             "task": self.task.name,
-            "dataset": {table.split: table.data._fingerprint for table, _ in self.tables},
+            "dataset": {table.split: table.data._fingerprint for table in self.tables},
             **({} if config.endpoint is None else {"endpoint": config.endpoint.fingerprint()}),
-            "llm": [llm.name, llm.revision, self._llm_digests()],
+            "llm": [llm.name, llm.revision, digests],
             "checkpoints": [checkpoint.digest() for checkpoint in self.checkpoints],
             "prompts": self.prompts.digest(),
             "audio_input": config.audio_input,
@@ -68,7 +81,7 @@ class Job:
             "seed": config.seed,
             "greedy": config.greedy,
             "max_model_len": config.engine.max_model_len,
-            **({} if (template := self._template()) is None else {"chat_template": template}),
+            **({} if template is None else {"chat_template": template}),
             **({} if config.options_seed is None else {"options_seed": config.options_seed}),
             **({} if llm.reasoning is None else {"reasoning": llm.reasoning}),
             **({} if config.answers == "written" else {"answers": config.answers}),
@@ -77,20 +90,11 @@ class Job:
             **({} if precision == ["float32"] * 2 else {"front_end_dtype": precision}),
         }
 
-    def _llm_digests(self) -> dict[str, str]:
-        # the name of an endpoint's model may be that of a folder here by chance
-        return {} if self.config.endpoint else file_digests(Path(resolve_source(self.llm.name)), "*.safetensors")
-
-    def _template(self) -> str | None:
-        return None if self.config.endpoint else _template_digest(self.llm.name)
-
     @cached_property
     def reasoning(self) -> Reasoning:
         """How responses are built; those of an endpoint may have reasoning, in ``think`` unless the run says it."""
         if self.config.endpoint is not None:
             return Reasoning(find_format(self.llm.reasoning or THINK.name), opened=False, expected=False)
-        from src.model.llm import load_tokenizer
-
         return find_reasoning(load_tokenizer(self.llm.name, self.llm.revision, self.llm.reasoning))
 
     def sampling(self) -> Sampling:
@@ -105,17 +109,16 @@ class Job:
 
     def pending(self, records: Mapping[str, Any]) -> list[RowRef]:
         """Rows without a record, and those that an endpoint could not answer."""
+        # every other status is the row's own fault, which another attempt would meet again
         done = {key for key, record in records.items() if record["status"] != "unavailable"}
-        return [
-            (table.split, row) for table, _ in self.tables for row in table.positions if table.key(row) not in done
-        ]
+        return [row for table in self.tables for row in table.rows if row_key(row) not in done]
 
     @cached_property
     def _mismatched(self) -> dict[str, list[int]]:
         """For ``audio_input=other``: the position of each row's mismatched clip."""
         if self.config.audio_input != "other":
             return {}
-        return {table.split: mismatched_rows(table, self.config.seed or 0) for table, _ in self.tables}
+        return {table.split: mismatched_rows(table, self.config.seed or 0) for table in self.tables}
 
     @cached_property
     def augmenter(self) -> Augmenter | None:
@@ -124,12 +127,12 @@ class Job:
 
     def items(self, rows: Iterable[RowRef]) -> Iterator[RowInput]:
         """Inputs of the prompt builder for the rows."""
-        tables, others = {table.split: (table, column) for table, column in self.tables}, self._mismatched
+        tables, others = {table.split: table for table in self.tables}, self._mismatched
         for split, row in rows:
-            table, column = tables[split]
-            key, cells = table.key(row), table.texts[row]
+            table = tables[split]
+            key, cells = row_key((split, row)), table.texts[row]
             try:
-                content = self.task.content(cells, column, self.prompts)
+                content = self.task.content(cells, table.text_column, self.prompts)
             except ValueError as error:
                 yield RowInput(key, error=RequestError("missing_text", str(error)))
                 continue
@@ -147,7 +150,13 @@ class Job:
         Raises :class:`UserError` for incomplete answers of another program that are not to be overwritten.
         """
         ours = (self.directory / SHARDS).is_dir()
-        problem = "it has shards to continue" if ours else self._problem()
+        problem: str | None = "it has shards to continue"
+        if not ours:
+            asked = {
+                table.split: np.array([table.dataset_index(row) for row in table.positions]) for table in self.tables
+            }
+            columns = ("context", "llm_answer") if self.task.free_text else ("question", "choices", "llm_answer")
+            problem = set_problem(self.directory, columns, asked)
         return next_step(
             "generated answers",
             self.directory,
@@ -158,35 +167,10 @@ class Job:
             other_name="run_tag=NAME to keep both",
         )
 
-    def _problem(self) -> str | None:
-        """Why a saved set in the output folder does not answer the rows of this run; None if it does."""
-        asked = {
-            table.split: np.array([table.dataset_index(row) for row in table.positions]) for table, _ in self.tables
-        }
-        columns = ("context", "llm_answer") if self.task.free_text else ("question", "choices", "llm_answer")
-        return set_problem(self.directory, columns, asked)
-
     def check_template(self) -> None:
         """Check the language model's chat template. Raises :class:`UserError` if audio cannot be placed in it."""
-        if self.config.endpoint is not None:
-            return
-        from src.model.llm import load_chat_tokenizer
-
-        load_chat_tokenizer(self.llm.name, self.llm.revision, self.llm.reasoning)
-
-    def finish(self, records: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the data set of answers; returns the counts for each split."""
-        return write_answers(
-            self.directory,
-            self.tables,
-            records,
-            self.task,
-            fallback=self.config.answer_fallback,
-            reasoning=self.reasoning,
-            style=self.prompts.answer_style,
-            save_audio=self.config.save_audio,
-            augmenter=self.augmenter,
-        )
+        if self.config.endpoint is None:
+            load_chat_tokenizer(self.llm.name, self.llm.revision, self.llm.reasoning)
 
 
 def prepare(config: RunConfig, task: Task) -> Job:
@@ -201,18 +185,17 @@ def prepare(config: RunConfig, task: Task) -> Job:
     known_llm = llm.name if config.endpoint is None else None
     prompts = choose_prompts(config.prompts, [(each.name, each.extra) for each in checkpoints], known_llm)
     name = config.dataset.name
-    tables: list[tuple[Table, str]] = []
-    for table in open_tables(config.dataset, config.seed or 0):
-        found, column = with_texts(table, name) if task.free_text else (table, "question")
+    tables = open_tables(config.dataset, config.seed or 0)
+    if task.free_text:
+        tables = [with_texts(table, name) for table in tables]
+    for table in tables:
         if not task.free_text:
-            need_columns(found, ("question", "choices"), name, "multiple choice")
+            need_columns(table, ("question", "choices"), name, "multiple choice")
         if config.uses_audio:
-            need_columns(found, ("audio",), name, f"audio_input={config.audio_input}")
+            need_columns(table, ("audio",), name, f"audio_input={config.audio_input}")
         if config.audio_input == "description":
-            need_columns(found, ("audio_description",), name, "audio_input=description")
-        tables.append((found, column))
-    directory = output_folder(llm.name, config)
-    return Job(config, task, prompts, llm, checkpoints, tables, directory)
+            need_columns(table, ("audio_description",), name, "audio_input=description")
+    return Job(config, task, prompts, llm, checkpoints, tables, output_folder(llm.name, config))
 
 
 def output_folder(llm: str, config: RunConfig) -> Path:
@@ -229,9 +212,8 @@ def output_folder(llm: str, config: RunConfig) -> Path:
     return place
 
 
-def _template_digest(llm: str) -> str | None:
+def _template_digest(folder: Path) -> str | None:
     """Hash of the chat template in a model folder; ``None`` for a Hub id, whose revision stands for its files."""
-    folder = Path(resolve_source(llm))
     file = folder / "chat_template.jinja"  # transformers prefers it to the tokenizer's configuration
     try:
         text = file.read_text(encoding="utf-8") if file.is_file() else ""

@@ -25,13 +25,10 @@ from src.common.errors import UserError
 from src.common.log import get_logger, setup_logging
 from src.common.seeds import row_seed
 from src.generation.config import ENGINE_KEYS
-from src.inference.config import EngineConfig, ModelSettings, bind_with_model
-from src.inference.load import check_embedder_widths, load_ensemble, load_vllm, resolve_llm
+from src.inference.config import EngineConfig, ModelSettings, bind_with_model, checkpoint_names
+from src.inference.load import choose_model, load_ensemble, load_vllm
 from src.inference.prompt_builder import PromptBuilder, RowInput, decode_row, in_batches
 from src.inference.types import Request, RequestError, Result, Sampling
-from src.model.checkpoints import open_checkpoint
-from src.model.llm import load_chat_tokenizer
-from src.prompts import choose_prompts
 from src.prompts.chat import Placeholders
 from src.prompts.find_reasoning import find_reasoning
 from src.prompts.reasoning import CLOSE_THOUGHTS, OPEN_THOUGHTS, split_response
@@ -65,11 +62,6 @@ class LmmsSettings:
             raise ValueError(f"batch_size is {self.batch_size}, expected at least 1")
         if self.engine.workers not in (None, 1) or self.engine.cluster is not None:
             raise ValueError("engine.workers and engine.cluster: lmms_eval runs one engine")
-
-    @property
-    def checkpoints(self) -> list[str]:
-        """Checkpoint names; several make an ensemble."""
-        return [self.pretrained] if isinstance(self.pretrained, str) else list(self.pretrained)
 
 
 def read_settings(given: Mapping[str, Any]) -> LmmsSettings:
@@ -125,7 +117,7 @@ class LmmsEvalModel(lmms):
     settings and checkpoints.
     """
 
-    is_simple = True
+    is_simple = True  # requests are (context, gen_kwargs, doc_to_visual, doc_id, task, split), not chat messages
 
     def __init__(
         self,
@@ -147,14 +139,9 @@ class LmmsEvalModel(lmms):
         del max_batch_size  # only for --batch_size auto, which is refused below
         chosen = read_settings({**settings, "pretrained": pretrained, "batch_size": batch_size})
         self._settings = chosen
-        checkpoints = [open_checkpoint(name) for name in chosen.checkpoints]
-        source = resolve_llm(checkpoints, chosen.model)
-        check_embedder_widths(checkpoints, source)
-        trained_with = [(each.name, each.extra) for each in checkpoints]
-        self._prompts = choose_prompts(chosen.prompts, trained_with, source.name)
-        # reports an unusable template before models are loaded
-        load_chat_tokenizer(source.name, source.revision, source.reasoning)
-        self._ensemble = load_ensemble(chosen.checkpoints, chosen.model)
+        names = checkpoint_names(chosen.pretrained)
+        source, self._prompts = choose_model(names, chosen.model, chosen.prompts)
+        self._ensemble = load_ensemble(names, chosen.model)
         self._engine = load_vllm(source, chosen.engine)
         self._system = self._prompts.generation_system
         if system_prompt is not None:
@@ -166,7 +153,7 @@ class LmmsEvalModel(lmms):
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Responses in the order of the requests; one that cannot be answered is empty, with a warning."""
-        groups: dict[str, list[int]] = {}
+        groups: dict[str, list[int]] = {}  # an engine runs with one sampling at a time
         for number, request in enumerate(requests):
             groups.setdefault(json.dumps(request.args[1], sort_keys=True, default=str), []).append(number)
         found: dict[int, GenerationResult] = {}
@@ -191,7 +178,12 @@ class LmmsEvalModel(lmms):
         seed = self._settings.model.seed
         for batch in in_batches(members, self._settings.batch_size):
             clips = {number: self._decode(requests[number]) for number in batch}
-            pairs = [((number, place), clip) for number in batch for place, clip in _numbered(clips[number])]
+            pairs = [
+                ((number, place), clip)
+                for number, own in clips.items()
+                if not isinstance(own, RequestError)
+                for place, clip in enumerate(own)
+            ]
             encoded: dict[tuple[int, int], list[Tensor] | Exception] = dict(each_clip(self._ensemble.encode, pairs))
             for number in batch:
                 key, own = str(number), clips[number]
@@ -254,10 +246,6 @@ class LmmsEvalModel(lmms):
         self._engine.close()
         del self._engine, self._ensemble
         super().clean()
-
-
-def _numbered(clips: list[Waveform] | RequestError) -> Iterator[tuple[int, Waveform]]:
-    return iter(()) if isinstance(clips, RequestError) else iter(enumerate(clips))
 
 
 def _refused(requests: Sequence[Instance], what: str) -> UserError:

@@ -5,56 +5,42 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from src.audio.augment import Augmenter
 from src.audio.decode import cell_source
 from src.audio.errors import AudioError
 from src.common.log import get_logger
 from src.dataset.tables import KEY
 from src.dataset.writer import move_in
-from src.generation.input_dataset import Table
-from src.generation.task_types import Task
-from src.prompts.multiple_choice import AnswerFallback
-from src.prompts.reasoning import Reasoning
-from src.prompts.texts import AnswerStyle
+from src.generation.input_dataset import Table, row_key
+from src.generation.job import Job
 
 _log = get_logger(__name__)
 RECORD_COLUMNS = ("status", "finish_reason", "budget_hit", "num_tokens", "seconds", "error")
 
 
-def write_answers(
-    directory: Path,
-    tables: Sequence[tuple[Table, str]],
-    records: Mapping[str, Mapping[str, Any]],
-    task: Task,
-    *,
-    fallback: AnswerFallback,
-    reasoning: Reasoning,
-    style: AnswerStyle = "number",
-    save_audio: bool,
-    augmenter: Augmenter | None = None,
-) -> dict[str, Any]:
-    """Save the answers in ``directory``; returns, for each split, the counts of rows by status and parse status.
+def write_answers(job: Job, records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Save the answers of a job; returns, for each split, the counts of rows by status and parse status.
 
-    ``tables`` are splits with the name of their text column; ``records`` have a record for each of their rows. The
-    effects of an ``augmenter`` are saved as JSON in the column ``augmentation``.
+    ``records`` have a record for each row. The effects of an augmenter are saved as JSON in the column
+    ``augmentation``.
     """
     from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 
     saved: dict[str, Any] = {}
     counts: dict[str, Any] = {}
-    for table, text_column in tables:
-        positions = sorted(table.positions, key=table.dataset_index)
+    how = (job.config.answer_fallback, job.reasoning, job.prompts.answer_style)
+    for table in job.tables:
+        positions = sorted(table.positions, key=table.dataset_index)  # also of a shuffled run
         rows: list[dict[str, Any]] = []
         for position in positions:
-            record = records[table.key(position)]
-            columns = task.columns(table.texts[position], text_column, record, fallback, reasoning, style)
+            key = row_key((table.split, position))
+            record = records[key]
+            columns = job.task.columns(table.texts[position], table.text_column, record, *how)
             kept = {name: record[name] for name in RECORD_COLUMNS}
-            if augmenter is not None:
-                kept["augmentation"] = json.dumps(augmenter.draw(table.key(position)))
+            if job.augmenter is not None:
+                kept["augmentation"] = json.dumps(job.augmenter.draw(key))
             rows.append({KEY: table.dataset_index(position), **columns, **kept})
         split = Dataset.from_list(rows)
         features = dict(split.features)
@@ -62,7 +48,7 @@ def write_answers(
             if isinstance(feature, Value) and feature.dtype == "null":
                 features[name] = Value("string")
         split = split.cast(Features(features))
-        if save_audio and "audio" in table.data.column_names:
+        if job.config.save_audio and "audio" in table.data.column_names:
             split = concatenate_datasets([split, _audio_of(table, positions)], axis=1)
         saved[table.split] = split
         counts[table.split] = {
@@ -71,10 +57,10 @@ def write_answers(
             "statuses": dict(sorted(Counter(row["parse_status"] for row in rows).items())),
         }
     # saved next to the old files and moved in: a killed process leaves the old set or the new one
-    fresh = directory / ".assembling"
+    fresh = job.directory / ".assembling"
     shutil.rmtree(fresh, ignore_errors=True)
     DatasetDict(saved).save_to_disk(str(fresh))
-    move_in(fresh, directory)
+    move_in(fresh, job.directory)
     return counts
 
 

@@ -18,7 +18,8 @@ from src.dataset.row_log import ResultLog
 from src.generation.config import read_run_config, with_defaults
 from src.generation.input_dataset import RowRef, row_key
 from src.generation.job import Job, prepare
-from src.generation.task_types import FREE, MULTIPLE_CHOICE, Task, find_task
+from src.generation.output_dataset import write_answers
+from src.generation.task_types import FREE, ChoiceTask, Task
 from src.generation.worker import Record, Start, answer_queue, answer_rows, start_models
 from src.inference.config import EndpointConfig, choose_workers
 from src.inference.prompt_builder import in_batches
@@ -36,7 +37,7 @@ def generate_free(config: Mapping[str, Any]) -> int:
 
 def generate_choices(config: Mapping[str, Any]) -> int:
     """Entry of ``generate_vllm_mcqa.py``: multiple choice. Returns the exit code."""
-    return generate(config, find_task(MULTIPLE_CHOICE.name, config))
+    return generate(config, ChoiceTask(config.get("options_seed"), config.get("answers", "written")))
 
 
 def generate(
@@ -59,6 +60,7 @@ def generate(
         )
     only_look = config.dry_run or config.dataset.debug_ind >= 0
     open_workers = open_workers or choose_workers(config.engine, config.devices)
+    # before anything initialises CUDA, which reads the variable once; workers get one of the devices each
     if config.devices and (only_look or open_workers is None):
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(config.devices)
     job = prepare(config, task)
@@ -87,7 +89,7 @@ def generate(
             results.append(record)
             records[record["key"]] = record
         seconds = time.monotonic() - started
-        counts = job.finish(records)
+        counts = write_answers(job, records)
         write_run_record(
             job.directory,
             raw,
@@ -117,7 +119,7 @@ def _answer(
         return
     job.check_template()
     if open_workers is not None:
-        with closing(open_workers(partial(answer_queue, raw, job.task.name, start))) as workers:
+        with closing(open_workers(partial(answer_queue, raw, job.task, start))) as workers:
             yield from Dispatcher(workers, row_key, lambda record: record["key"]).run(pending)
         return
     models = (start or start_models)(job)
@@ -141,7 +143,7 @@ def _with_progress(records: Iterator[Record], total: int) -> Iterator[Record]:
     from tqdm import tqdm
 
     started, tokens = time.monotonic(), 0
-    interval = 0.5 if sys.stderr.isatty() else 15
+    interval = 0.5 if sys.stderr.isatty() else 15  # seconds; in a log file every refresh is a line
     with tqdm(total=total, unit="row", mininterval=interval, dynamic_ncols=True, disable=not total) as bar:
         for record in records:
             tokens += record["num_tokens"]
@@ -152,7 +154,7 @@ def _with_progress(records: Iterator[Record], total: int) -> Iterator[Record]:
 
 def _log_failed_rows(job: Job, records: Mapping[str, Record]) -> int:
     """Log how many rows have no answer, and why; returns their number."""
-    rows = [records[table.key(row)] for table, _ in job.tables for row in table.positions]
+    rows = [records[row_key(row)] for table in job.tables for row in table.rows]
     failed = [record for record in rows if record["error"] is not None]
     log.info("%d rows in %s", len(rows), job.directory)
     if failed:

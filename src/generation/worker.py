@@ -9,7 +9,7 @@ from typing import Any
 from src.generation.config import read_run_config
 from src.generation.input_dataset import RowRef
 from src.generation.job import Job, prepare
-from src.generation.task_types import find_task
+from src.generation.task_types import Task
 from src.inference.chat_endpoint import ChatEndpoint, chat_requests
 from src.inference.engine import Engine
 from src.inference.ensemble import EmbedderEnsemble
@@ -54,7 +54,7 @@ def make_requests(job: Job, models: Models, batches: Iterable[Sequence[RowRef]])
     """Requests of the rows, each batch prepared when its first request is taken."""
     engine, ensemble = models.engine, models.ensemble
     system = job.task.system(job.prompts)
-    items = (list(job.items(batch)) for batch in batches)
+    items = (list(job.items(batch)) for batch in batches)  # lazily: audio of one batch is in memory at a time
     if isinstance(engine, ChatEndpoint):
         rows = (item for batch in items for item in batch)
         return chat_requests(rows, job.prompts, system, job.config.audio_input, engine.config.audio_formats)
@@ -84,15 +84,16 @@ def to_record(result: Result) -> Record:
     }
 
 
-def answer_queue(raw: Mapping[str, Any], task: str, start: Start | None, work: WorkQueue, send: Send) -> None:
+def answer_queue(raw: Mapping[str, Any], task: Task, start: Start | None, work: WorkQueue, send: Send) -> None:
     """Body of a worker: sends records of the rows in ``work`` until it ends.
 
-    ``raw`` is the resolved configuration of the run, ``task`` the name of its task.
+    ``raw`` is the resolved configuration of the run.
     """
-    job = prepare(read_run_config(raw), find_task(task, raw))
+    job = prepare(read_run_config(raw), task)
     models = (start or start_models)(job)
     try:
         size = job.config.batch_size
+        # beyond those in the engine, a batch whose clips are encoded now and the next one
         send(Ready(models.engine.capacity + 2 * size))
         for record in answer_rows(job, models, queued_batches(work, size)):
             send(record)

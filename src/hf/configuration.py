@@ -49,13 +49,14 @@ class AlarmConfig(NoCodeFiles, PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         """Build the language model's configuration from its fields."""
         if isinstance(self.text_config, Mapping):
-            fields = dict(self.text_config)
+            fields = dict(self.text_config)  # for_model takes the type apart from the other fields
             self.text_config = AutoConfig.for_model(fields.pop("model_type"), **fields)
         super().__post_init__(**kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """As of any configuration; see :meth:`from_dict`."""
+        # from_dict gets the content of config.json only, and may have to look for more in its folder
         kwargs.setdefault("name_or_path", str(pretrained_model_name_or_path))
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
@@ -114,5 +115,6 @@ def joined_fields(models: Sequence[ModelConfig]) -> dict[str, Any] | list[dict[s
 
 def with_audio_token(tokenizer: Any) -> Any:
     """The tokenizer with :data:`AUDIO_TOKEN` added, if it is not there yet; ids of other tokens stay the same."""
+    # a special token is never split or normalised, whatever stands around it
     tokenizer.add_tokens([AUDIO_TOKEN], special_tokens=True)
     return tokenizer

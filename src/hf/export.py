@@ -73,6 +73,7 @@ def export_transformers(
         export_published(first, folder, shard_bytes)
     else:
         _write_ensemble(listed, folder, shard_bytes)
+    # These two replace files of the published form: its config.json, and its tokenizer, which has no token for audio.
     stated = generation_settings(first.config.llm, first.config.llm_revision)
     write_description(folder, config, GenerationConfig(**stated))
     processor.save_pretrained(folder)

@@ -36,13 +36,13 @@ from src.model.wrapped_llms.causal_lm import Qwen3AudioWrappedConfig
 class AlarmForConditionalGeneration(NoCodeFiles, PreTrainedModel, GenerationMixin):
     """Answers about clips. Each embedding of a clip has a position with ``config.audio_token_id`` in ``input_ids``.
 
-    Without ``audio_embedder`` and ``llm`` both are built with random weights. The audio embedder comes first, so that
-    ``dtype`` is its precision, in which samples must be passed.
+    Without ``audio_embedder`` and ``llm`` both are built with random weights.
     """
 
     config_class: Any = AlarmConfig
     main_input_name = "input_ids"
     input_modalities = ("audio", "text")
+    # PreTrainedModel checks `attn_implementation` against these; the parts compute attention, and check it again
     _supports_sdpa = True
     _supports_flash_attn = True
 
@@ -58,6 +58,7 @@ class AlarmForConditionalGeneration(NoCodeFiles, PreTrainedModel, GenerationMixi
         if audio_embedder is None:
             width = config_width(config.text_config)
             audio_embedder = build_audio_embedder(model.config, width, encoder_weights=False).eval()
+        # first, because a model's `dtype` is that of its first parameter: samples must have the embedder's
         self.audio_embedder = audio_embedder
         self.llm: Any = freeze(AutoModelForCausalLM.from_config(config.text_config)) if llm is None else llm
         check_width(self.audio_embedder, self.llm)
@@ -94,6 +95,7 @@ class AlarmForConditionalGeneration(NoCodeFiles, PreTrainedModel, GenerationMixi
         Raises:
             UserError: the checkpoint or its language model is unusable.
         """
+        # not PreTrainedModel's way: a checkpoint may name its language model and encoders in other repositories
         if isinstance(config, AlarmConfig):
             _only_model(config)
         checkpoint = open_checkpoint(pretrained_model_name_or_path, revision)
@@ -122,6 +124,7 @@ class AlarmForConditionalGeneration(NoCodeFiles, PreTrainedModel, GenerationMixi
         if any(folder.glob("*.safetensors")):
             raise UserError(f"{folder}: contains a checkpoint already; choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
+        # a tied output layer is the table of input embeddings: safetensors would store it twice
         tied = bool(self.config.text_config.get_text_config(decoder=True).tie_word_embeddings)
         tensors = {name: value for name, value in self.llm.state_dict().items() if not (tied and name == HEAD)}
         tensors |= {published.PREFIX + name: value for name, value in self.audio_embedder.state_dict().items()}
@@ -197,6 +200,7 @@ class AlarmForConditionalGeneration(NoCodeFiles, PreTrainedModel, GenerationMixi
         assert ids is not None
         mask = torch.ones_like(ids) if attention_mask is None else attention_mask
         result = self.llm.generate(inputs_embeds=embeds, attention_mask=mask.to(embeds.device), **kwargs)
+        # generate returns only the new tokens for a prompt of embeddings, and the whole sequence for one of ids
         written = result if isinstance(result, Tensor) else result.sequences
         each = len(written) // len(ids)  # num_return_sequences
         sequences = torch.cat([ids.to(written.device).repeat_interleave(each, dim=0), written], dim=1)
@@ -221,7 +225,7 @@ class AlarmForConditionalGeneration(NoCodeFiles, PreTrainedModel, GenerationMixi
         table = self.get_input_embeddings()
         ids = ids.to(table.weight.device)
         places = ids == self.config.audio_token_id
-        embeds = table(ids.masked_fill(places, 0))
+        embeds = table(ids.masked_fill(places, 0))  # the placeholder's id may be beyond the table
         audio = embeds.new_empty(0, embeds.shape[-1])
         if input_values is not None:
             assert input_lengths is not None and input_rates is not None
@@ -265,6 +269,7 @@ def _load_llm(checkpoint: Checkpoint, config: AlarmConfig, dtype: torch.dtype, o
         if checkpoint.is_full_model:
             names = [name for name in checkpoint.tensors.names() if not name.startswith(published.AUDIO_PREFIX)]
             state = dict(checkpoint.tensors.read(names))
+            # not the Auto class: it looks into a folder also where weights and configuration are given
             family = MODEL_FOR_CAUSAL_LM_MAPPING[type(text)]
             llm = family.from_pretrained(None, config=text, state_dict=state, dtype=dtype, **options)
             stated = _stored_generation(checkpoint) or generation_settings(model.llm, model.llm_revision)

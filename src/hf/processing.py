@@ -111,7 +111,12 @@ class AlarmFeatureExtractor(NoCodeFiles, FeatureExtractionMixin):
 
         Only the clip's length and rate matter; no features are computed.
         """
-        return tuple(_count(clip, *each) for each in self._models)
+        # learned separators are two more embeddings, before and behind the clip
+        samples, rate = clip.samples.shape[-1], clip.sample_rate
+        return tuple(
+            int(embedder.calc_length(extractor.lengths(samples, rate))) + (0 if embedder.separators() is None else 2)
+            for extractor, embedder in self._models
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The settings, without what is computed from them."""
@@ -123,11 +128,6 @@ class AlarmFeatureExtractor(NoCodeFiles, FeatureExtractionMixin):
         """Feature extractor and audio embedder, without memory for its tensors, of each checkpoint."""
         models = bind_models(self.alarm)
         return [(build_feature_extractor(each.config), build_on_meta(each, "feature extractor")) for each in models]
-
-
-def _count(clip: Waveform, extractor: Any, embedder: AudioEmbedder) -> int:
-    lengths = extractor.lengths(clip.samples.shape[-1], clip.sample_rate)
-    return int(embedder.calc_length(lengths)) + (0 if embedder.separators() is None else 2)
 
 
 class AlarmProcessor(NoCodeFiles, ProcessorMixin):
@@ -160,6 +160,7 @@ class AlarmProcessor(NoCodeFiles, ProcessorMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """The processor of a checkpoint of any form. Raises :class:`UserError` if there is none of that name."""
         hub = {key: kwargs[key] for key in ("cache_dir", "revision", "token", "local_files_only") if key in kwargs}
+        # the underscored options are those by which ProcessorMixin asks for files that need not exist
         saved = cached_file(
             pretrained_model_name_or_path,
             PROCESSOR_NAME,
@@ -281,7 +282,7 @@ class AlarmProcessor(NoCodeFiles, ProcessorMixin):
         several = bool(conversation) and not isinstance(conversation[0], Mapping)
         conversations: Sequence[Any] = conversation if several else [conversation]
         options = {**kwargs, "add_generation_prompt": add_generation_prompt}
-        if chat_template or self.chat_template:
+        if chat_template or self.chat_template:  # the tokenizer's own template does not know parts of messages
             options["chat_template"] = chat_template or self.chat_template
         if continue_final_message:
             options["continue_final_message"] = True

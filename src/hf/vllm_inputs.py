@@ -87,7 +87,8 @@ class AlarmProcessingInfo(BaseProcessingInfo):
         )
 
     def get_default_tok_params(self) -> Any:
-        """No special tokens around prompts: chat templates write them."""
+        """No special tokens around prompts."""
+        # chat templates write them, as everywhere in this project (src.prompts.chat)
         return super().get_default_tok_params().with_kwargs(add_special_tokens=False)
 
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
@@ -119,10 +120,8 @@ class AlarmVllmProcessor(BaseMultiModalProcessor[AlarmProcessingInfo]):
     """Puts the clips' places into prompts, by the counts of the model's own feature extractor."""
 
     def _call_hf_processor(self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]) -> BatchFeature:
-        """Mono samples ``input_values`` of each clip, ``input_rates`` and ``num_audio_tokens`` (clips, checkpoints).
-
-        Not vLLM's call of the processor: it rounds samples to the language model's dtype and pads clips.
-        """
+        """Mono ``input_values`` of each clip, ``input_rates`` and ``num_audio_tokens`` (clips, checkpoints)."""
+        # not vLLM's call of the processor, which rounds samples to the language model's dtype and pads clips
         extractor = self.info.get_feature_extractor()
         clips = [_load(clip) for clip in hf_data["audio"]]  # type: ignore[attr-defined]
         return BatchFeature(

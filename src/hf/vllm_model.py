@@ -44,6 +44,7 @@ class AlarmForVllm(nn.Module, SupportsMultiModal, SupportsPP):
         assert self.config.audio_token_id is not None
         self._placeholder = self.config.audio_token_id
         self._name, self._revision = model.model, model.revision
+        # by this mark vLLM finds the language model, and leaves it out where it runs encoders only
         mark: Any = self._mark_language_model
         with mark(vllm_config):
             self.language_model: Any = init_vllm_registered_model(
@@ -93,6 +94,7 @@ class AlarmForVllm(nn.Module, SupportsMultiModal, SupportsPP):
         ids = input_ids.masked_fill(input_ids.eq(self._placeholder), 0)
         given = multimodal_embeddings
         if given is not None and len(given):
+            # vLLM puts them between those of the tokens, and converts nothing
             dtype = self.language_model.embed_input_ids(ids[:1]).dtype
             given = [each.to(dtype) for each in given]
         embedded: Tensor = super().embed_input_ids(ids, given, is_multimodal=is_multimodal)
@@ -107,7 +109,7 @@ class AlarmForVllm(nn.Module, SupportsMultiModal, SupportsPP):
         **_: Any,
     ) -> Any:
         """Hidden states of the language model."""
-        if intermediate_tensors is not None:
+        if intermediate_tensors is not None:  # a later stage of a pipeline: it continues the hidden states
             inputs_embeds = None
         return self.language_model(input_ids, positions, intermediate_tensors, inputs_embeds=inputs_embeds)
 
@@ -122,16 +124,12 @@ class AlarmForVllm(nn.Module, SupportsMultiModal, SupportsPP):
         loaded = {f"language_model.{name}" for name in self.language_model.load_weights(language)}
         return loaded | {f"audio_embedders.{name}" for name, _ in self.audio_embedders.named_parameters()}
 
-    @property
-    def _is_ensemble(self) -> bool:
-        return len(self.config.models) > 1
-
     def _checkpoints(self) -> list[str]:
         """Names of the checkpoints with the audio embedders: the model itself, or folders in that of an ensemble.
 
         Raises :class:`UserError` for a folder of train.py, which has the trained part only.
         """
-        if not self._is_ensemble:
+        if len(self.config.models) == 1:
             if not open_checkpoint(self._name, self._revision).is_full_model:
                 raise UserError(
                     f"{self._name}: without its language model; write a folder for vLLM with "

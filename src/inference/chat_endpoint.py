@@ -11,7 +11,6 @@ import time
 import wave
 from base64 import b64encode
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,29 @@ from src.common.errors import UserError
 from src.common.log import get_logger
 from src.common.retry import RetryPolicy, retrying, status_of
 from src.inference.config import ClipFormat, EndpointConfig
+from src.inference.http_backend import error_text
 from src.inference.prefetch import Prefetcher
-from src.inference.prompt_builder import RowInput, decode_row
+from src.inference.prompt_builder import NO_DESCRIPTION, RowInput, decode_row
 from src.inference.types import Request, RequestError, Result, Sampling, TokenUsage
 from src.prompts import Prompts
 from src.prompts.messages import self_generation_messages
-from src.prompts.reasoning import Reasoning
+from src.prompts.reasoning import CLOSE_THOUGHTS, Reasoning
 
 log = get_logger(__name__)
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 """Seconds between attempts where the server does not ask for more."""
 STEP_SECONDS = 0.05
 """Longest wait for a result while a place is free."""
-_WRONG_SETTINGS = {401: "engine.api_key_env", 402: "the account", 404: "engine.base_url and engine.model"}
-"""Refusals that every row would meet, and what to check."""
+_BROKEN_OFF = ("abort", "error")
+"""Finish reasons of vLLM for responses that it did not bring to an end (``vllm.v1.engine.FinishReason``)."""
+_WRONG_SETTINGS = {
+    **dict.fromkeys((301, 302, 303, 307, 308, 405), "engine.base_url"),
+    401: "engine.api_key_env",
+    402: "the account",
+    404: "engine.base_url and engine.model",
+}
+"""Refusals that every row would meet, and what to check. 403 is none: OpenRouter refuses single texts with it
+(https://openrouter.ai/docs/api/reference/errors-and-debugging)."""
 
 
 def chat_requests(
@@ -53,7 +61,7 @@ def chat_requests(
             yield Request(row.key, error=row.error)
         elif audio_input == "description":
             if not row.description:
-                yield Request(row.key, error=RequestError("missing_text", "the row has no audio_description"))
+                yield Request(row.key, error=NO_DESCRIPTION)
                 continue
             messages = self_generation_messages(prompts, row.description, row.content)
             yield Request(row.key, seed=row.seed, messages=tuple(each for each in messages if each["content"]))
@@ -84,6 +92,7 @@ def encode_clip(row: RowInput, clip: Waveform, formats: Collection[ClipFormat]) 
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(clip.sample_rate)
+        # the scale by which 16-bit files are decoded: their samples come back unchanged
         file.writeframes(np.clip(np.rint(clip.mono.numpy() * 32768.0), -32768, 32767).astype("<i2").tobytes())
     return buffer.getvalue(), "wav"
 
@@ -93,31 +102,13 @@ def file_format(content: bytes) -> ClipFormat | None:
     if content[:4] == b"RIFF" and content[8:12] == b"WAVE":
         return "wav"
     if content[:3] == b"ID3" or (len(content) > 1 and content[0] == 0xFF and content[1] & 0xE6 == 0xE2):
-        return "mp3"  # a tag, or a frame of MPEG audio layer III
+        # a tag, or the first bits of a frame: synchronisation, and layer III (https://id3.org/mp3Frame)
+        return "mp3"
     return {b"fLaC": "flac", b"OggS": "ogg"}.get(content[:4])  # type: ignore[return-value]
 
 
 class _BadAnswerError(ConnectionError):
-    """An answer with status 200 that cannot be read; it is asked for again like a broken connection."""
-
-
-@dataclass
-class _RateLimit:
-    """Gives out times for requests, at least ``interval`` seconds apart."""
-
-    interval: float
-
-    def __post_init__(self) -> None:
-        self._next = 0.0
-        self._lock = threading.Lock()
-
-    def wait_time(self) -> float:
-        """Take the next time; returns the seconds until then."""
-        with self._lock:
-            now = time.monotonic()
-            start = max(now, self._next)
-            self._next = start + self.interval
-        return start - now
+    """An answer with status 200 that cannot be used; it is asked for again like a broken connection."""
 
 
 class ChatEndpoint:
@@ -135,10 +126,11 @@ class ChatEndpoint:
             )
         self.config, self._reasoning = config, reasoning
         self._policy = RetryPolicy(config.attempts, FIRST_WAIT, LONGEST_WAIT)
-        per_minute = config.requests_per_minute
-        self._rate = _RateLimit(0.0 if per_minute is None else 60.0 / per_minute)
+        self._interval = 0.0 if config.requests_per_minute is None else 60.0 / config.requests_per_minute
+        self._next_start, self._lock = 0.0, threading.Lock()
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
+            # each thread has at most one request: none waits for a connection of the pool
             timeout=httpx.Timeout(10.0, read=config.timeout, write=config.timeout, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=config.concurrency),
         )
@@ -185,6 +177,7 @@ class ChatEndpoint:
                     raise found
                 yield found
                 unanswered = unanswered + 1 if found.status == "unavailable" else 0
+                # an outage: more failures than requests were open when it began
                 if unanswered >= max(20, 2 * places):
                     raise UserError(
                         f"engine.base_url={self.config.base_url}: no usable answer for {unanswered} rows one after "
@@ -221,7 +214,7 @@ class ChatEndpoint:
         except UserError as error:  # all attempts failed
             return Result.failed(request.key, RequestError("unavailable", str(error)))
         except httpx.HTTPStatusError as error:
-            status, reason = status_of(error) or 0, _reason(error.response)
+            status, reason = status_of(error) or 0, error_text(error.response.content)
             if status in _WRONG_SETTINGS:
                 raise UserError(
                     f"{self.config.url} answers {status}: {reason}; check {_WRONG_SETTINGS[status]}"
@@ -231,6 +224,7 @@ class ChatEndpoint:
 
     def _body(self, request: Request, sampling: Sampling) -> dict[str, Any]:
         config, thinking = self.config, max(0, sampling.max_thinking_tokens)
+        # `extra_body` comes last: users replace anything by it
         body: dict[str, Any] = {
             "model": config.model,
             "messages": list(request.messages),
@@ -244,23 +238,30 @@ class ChatEndpoint:
         return {**body, **config.extra_body}
 
     def _post(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The parsed answer. Raises errors of httpx, and :class:`_BadAnswerError` for one that cannot be read."""
-        self._pause(self._rate.wait_time())
+        """The parsed answer. Raises errors of httpx, and :class:`_BadAnswerError` for one that cannot be used."""
+        with self._lock:  # starts of requests are an interval apart, attempts included
+            now = time.monotonic()
+            start = max(now, self._next_start)
+            self._next_start = start + self._interval
+        self._pause(start - now)
         answer = self._client.post(self.config.url, json=body)
         answer.raise_for_status()
         try:
             found = json.loads(answer.content)
-            message = found["choices"][0]["message"]
-            if not isinstance(message.get("content"), (str, list, type(None))):
+            choice = found["choices"][0]
+            if not isinstance(choice["message"].get("content"), (str, list, type(None))):
                 raise TypeError("content is no text")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise _BadAnswerError(f"an answer that cannot be read: {_reason(answer)[:120]!r}") from error
+            raise _BadAnswerError(f"an answer that cannot be read: {error_text(answer.content)[:120]!r}") from error
+        if choice.get("finish_reason") in _BROKEN_OFF:
+            raise _BadAnswerError(f"a response that was broken off ({choice['finish_reason']})")
         return dict(found)
 
     def _result(self, key: str, found: Mapping[str, Any], seconds: float) -> Result:
         choice = found["choices"][0]
         message, reason = choice["message"], choice.get("finish_reason")
         usage = _usage(found.get("usage"))
+        # vLLM has renamed the field (https://docs.vllm.ai/en/stable/features/reasoning_outputs/)
         thoughts = _text(message.get("reasoning_content") or message.get("reasoning"))
         text = _join(thoughts, _text(message.get("content")), self._reasoning)
         if reason == "content_filter" or (not text and message.get("refusal")):
@@ -282,8 +283,7 @@ def _join(reasoning: str, answer: str, how: Reasoning) -> str:
         return answer
     if not answer:  # cut inside its reasoning
         return f"{form.opening}\n{reasoning.strip()}"
-    marks = form.closing if form.closing.endswith(form.answer_opening) else form.closing + form.answer_opening
-    return f"{reasoning.strip()}\n{marks}\n\n{answer.lstrip()}"
+    return f"{reasoning.strip()}\n{form.close(CLOSE_THOUGHTS)}\n\n{answer.lstrip()}"
 
 
 def _text(value: Any) -> str:
@@ -298,11 +298,3 @@ def _usage(found: Any) -> TokenUsage | None:
         return None
     prompt, completion = found.get("prompt_tokens"), found.get("completion_tokens")
     return TokenUsage(prompt, completion) if isinstance(prompt, int) and isinstance(completion, int) else None
-
-
-def _reason(answer: httpx.Response) -> str:
-    """The error that an answer names, else the beginning of its text."""
-    try:
-        return str(json.loads(answer.content)["error"]["message"])[:300]
-    except (ValueError, KeyError, TypeError):
-        return " ".join(answer.content[:200].decode(errors="replace").split())

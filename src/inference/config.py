@@ -188,6 +188,11 @@ def device_names(given: str | int | Sequence[int] | None) -> list[str]:
     return [name for each in listed if (name := str(each).strip())]
 
 
+def checkpoint_names(given: str | Sequence[str] | None) -> list[str]:
+    """Names of a ``checkpoint_name``; several make an ensemble."""
+    return [given] if isinstance(given, str) else list(given or ())
+
+
 def bind_with_model(cls: type[T], raw: Mapping[str, Any]) -> T:
     """Build the settings dataclass ``cls`` from a resolved configuration with a ``model`` group.
 

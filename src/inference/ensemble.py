@@ -87,15 +87,16 @@ class EmbedderEnsemble:
         clips = self.encode([Waveform(torch.zeros(1, 16000 * seconds), 16000) for seconds in PROBE_SECONDS])
         short, long = (sum(map(len, clip)) for clip in clips)
         rate = (long - short) / (PROBE_SECONDS[1] - PROBE_SECONDS[0])
-        return 1.1 * positions / rate if rate > 0 else math.inf
+        return 1.1 * positions / rate if rate > 0 else math.inf  # a margin for encoders that round lengths down
 
     @torch.inference_mode()
     def encode(self, waveforms: Sequence[Waveform], to_cpu: bool = True) -> list[list[Tensor]]:
         """For each clip one ``(frames, llm_dim)`` tensor per embedder, learned separators included.
 
-        They are on the CPU, or with ``to_cpu=False`` on the embedders' device. Clips are encoded in groups of similar
-        length where padding does not count as audio: what is added to a group of short clips is computed for nothing.
+        They are on the CPU, or with ``to_cpu=False`` on the embedders' device.
         """
+        # Groups of similar length save the padding of short clips, which is computed for nothing. Without
+        # mask_padding a clip's embeddings depend on the padding: the batch stays whole, as in the published system.
         if not all(each.config.config.mask_padding for each in self.loaded):
             return self._encode_together(waveforms, to_cpu)
         order = sorted(range(len(waveforms)), key=lambda index: waveforms[index].duration)

@@ -26,6 +26,7 @@ from src.common.log import get_logger
 from src.inference.sampling_defaults import sampling_defaults
 from src.inference.scheduler import StepOutput
 from src.inference.types import Sampling, Segment
+from src.inference.workers import drain
 from src.model.llm import generation_settings, llm_config, load_input_embeddings
 
 log = get_logger(__name__)
@@ -40,13 +41,13 @@ class RemoteModel:
 
     url: str
     name: str
-    key: str | None
+    api_key: str | None
     context: int | None
 
     @property
     def headers(self) -> dict[str, str]:
         """Headers that carry the key."""
-        return {} if self.key is None else {"Authorization": f"Bearer {self.key}"}
+        return {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"}
 
 
 def find_remote_model(url: str, name: str | None, key: str | None) -> RemoteModel:
@@ -87,9 +88,11 @@ class HttpBackend:
         self._outputs: queue.SimpleQueue[StepOutput] = queue.SimpleQueue()
         self._running: dict[str, Future[None]] = {}
         self._loop = asyncio.new_event_loop()
+        # the step loop is not asynchronous: responses arrive in a loop of another thread, as from an engine
         self._thread = threading.Thread(target=self._loop.run_forever, name="remote-llm", daemon=True)
         self._thread.start()
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        # only of connections that were never made; a request that was sent is not sent twice
         transport = httpx.AsyncHTTPTransport(retries=2, limits=limits)
         self._client = httpx.AsyncClient(headers=model.headers, timeout=TIMEOUT, transport=transport)
         # one token from one embedding shows whether the server takes embeddings, and of this width
@@ -118,7 +121,9 @@ class HttpBackend:
             **sampling.overrides(),
         }
         if any(isinstance(segment, Tensor) for segment in segments):
-            file = io.BytesIO()  # vLLM takes embeddings (tokens, width) as a file of torch.save
+            # vLLM takes embeddings (tokens, width) as a file of torch.save in base64
+            # (https://docs.vllm.ai/en/stable/features/prompt_embeds/)
+            file = io.BytesIO()
             torch.save(torch.cat([self._embed(each) for each in segments]).contiguous(), file)
             body["prompt_embeds"] = b64encode(file.getvalue()).decode()
         else:
@@ -134,13 +139,7 @@ class HttpBackend:
 
     def step(self) -> list[StepOutput]:
         """Tokens that have arrived since the last step."""
-        found: list[StepOutput] = []
-        try:
-            found.append(self._outputs.get(timeout=STEP_SECONDS))
-            while True:
-                found.append(self._outputs.get_nowait())
-        except queue.Empty:
-            pass
+        found = drain(self._outputs, STEP_SECONDS)
         for output in found:
             if output.finish_reason is not None:
                 self._running.pop(output.key, None)
@@ -170,7 +169,7 @@ class HttpBackend:
         try:
             async with self._client.stream("POST", f"{self._model.url}/v1/completions", json=body) as answer:
                 if answer.status_code != 200:
-                    reason = _reason(await answer.aread())
+                    reason = error_text(await answer.aread())
                     raise _RefusedError(f"the language model's server answers {answer.status_code}: {reason}")
                 if streamed:
                     ended = await self._follow(key, answer)
@@ -178,12 +177,12 @@ class HttpBackend:
                     ended = self._queue_choice(key, json.loads(await answer.aread())["choices"][0])
             if not ended:
                 raise _RefusedError("the language model's server ended the response early")
-        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
+        except _RefusedError as error:
+            self._outputs.put(StepOutput(key, [], "error", str(error)))
+        except Exception as error:  # any other would stay in the future, and the request would never end
             log.debug("request to the language model failed", exc_info=True)
             reason = f"the language model's server failed ({type(error).__name__})"
             self._outputs.put(StepOutput(key, [], "error", reason))
-        except _RefusedError as error:
-            self._outputs.put(StepOutput(key, [], "error", str(error)))
 
     async def _follow(self, key: str, answer: httpx.Response) -> bool:
         """Queue the tokens of a stream; returns whether its end was among them."""
@@ -191,7 +190,7 @@ class HttpBackend:
             if line.startswith("data: ") and line != "data: [DONE]":
                 chunk = json.loads(line.removeprefix("data: "))
                 if "error" in chunk:
-                    raise _RefusedError(_reason(line.removeprefix("data: ").encode()))
+                    raise _RefusedError(error_text(line.removeprefix("data: ").encode()))
                 if chunk["choices"] and self._queue_choice(key, chunk["choices"][0]):
                     return True
         return False
@@ -206,7 +205,8 @@ class HttpBackend:
 
 
 async def _lines(answer: httpx.Response) -> AsyncIterator[str]:
-    """Lines of a stream of events. ``aiter_lines`` of httpx also splits at U+2028, which JSON may contain."""
+    """Lines of a stream of events."""
+    # aiter_lines of httpx also splits at U+2028, which JSON may contain: https://github.com/florimondmanca/httpx-sse/issues/34
     rest = b""
     async for piece in answer.aiter_bytes():
         *lines, rest = (rest + piece).split(b"\n")
@@ -220,8 +220,9 @@ class _RefusedError(Exception):
     """The server refused or broke off a request."""
 
 
-def _reason(body: bytes) -> str:
+def error_text(body: bytes) -> str:
+    """The error that a server's answer names, else the beginning of its text."""
     try:
         return str(json.loads(body)["error"]["message"])[:300]
     except (ValueError, KeyError, TypeError):
-        return body[:200].decode(errors="replace")
+        return " ".join(body[:200].decode(errors="replace").split())

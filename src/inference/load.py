@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,12 +14,29 @@ from src.inference.engine import Engine
 from src.inference.ensemble import EmbedderEnsemble
 from src.inference.vllm_backend import VllmBackend
 from src.inference.vllm_lora import prepared_llm
-from src.model.checkpoints import Checkpoint, shared_lora
+from src.model.checkpoints import Checkpoint, open_checkpoint, shared_lora
 from src.model.llm import llm_width, load_chat_tokenizer, load_llm, load_tokenizer
 from src.model.lora_files import attach_lora, read_lora
 from src.model.precision import torch_dtype
+from src.prompts import Prompts, choose_prompts
 from src.prompts.find_reasoning import find_reasoning
 from src.prompts.reasoning import Reasoning
+
+
+def choose_model(
+    names: Sequence[str], settings: ModelSettings, prompts: Mapping[str, Any] | None
+) -> tuple[LlmSource, Prompts]:
+    """The language model of checkpoints, and the prompts of a configuration for them.
+
+    Raises :class:`UserError` for everything that can be seen before a model is loaded: a checkpoint that does not
+    exist or does not fit, an unknown prompt set, a chat template in which audio cannot be placed.
+    """
+    checkpoints = [open_checkpoint(name) for name in names]
+    source = resolve_llm(checkpoints, settings)
+    check_embedder_widths(checkpoints, source)
+    chosen = choose_prompts(prompts, [(each.name, each.extra) for each in checkpoints], source.name)
+    load_chat_tokenizer(source.name, source.revision, source.reasoning)
+    return source, chosen
 
 
 def resolve_llm(checkpoints: Sequence[Checkpoint], settings: ModelSettings) -> LlmSource:
@@ -104,8 +121,9 @@ def load_vllm(source: LlmSource, config: EngineConfig) -> Engine:
         os.environ["OMP_NUM_THREADS"] = str(config.threads)
         torch.set_num_threads(config.threads)
     tokenizer = load_tokenizer(source.name, source.revision, source.reasoning)
-    with prepared_llm(source, config.lora) as prepared:
+    with prepared_llm(source, config.lora) as prepared:  # a merged copy is on the disk only until vLLM has read it
         backend = VllmBackend.start(prepared, config, tokenizer.eos_token_id)
+    # as many requests wait in vLLM as it decodes, and as many again are prepared: no place in its batch stays empty
     return Engine(backend, tokenizer, 2 * config.max_num_seqs, config.max_num_seqs)
 
 

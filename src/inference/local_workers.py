@@ -15,14 +15,7 @@ from typing import Any
 from src.common.child_process import end_process, end_with_parent
 from src.common.errors import UserError, explain, one_line
 from src.common.log import setup_logging
-from src.inference.workers import (
-    POLL_SECONDS,
-    WORKER_TIMEOUT,
-    Message,
-    SilenceMonitor,
-    WorkerDied,
-    WorkerMain,
-)
+from src.inference.workers import POLL_SECONDS, WORKER_TIMEOUT, Message, SilenceMonitor, WorkerDied, WorkerMain, drain
 
 END_SECONDS = 20.0
 """How long a worker may take to end by itself."""
@@ -45,7 +38,7 @@ class LocalWorkers:
         self._messages = _Pieces()
         self._work: dict[int, _Pieces] = {}
         self._processes: list[Any] = []
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("spawn")  # CUDA cannot be used after a fork
         atexit.register(self.close)  # multiprocessing waits for its processes when this one exits
         for number in range(count):
             ours, theirs = context.Pipe()
@@ -54,7 +47,7 @@ class LocalWorkers:
             device = devices[number % len(devices)] if devices else None
             with _environment(worker_environment(count, device)):  # read by torch and vLLM when they are imported
                 process.start()
-            theirs.close()
+            theirs.close()  # with a copy here, the pipe would not end with the worker
             self._processes.append(process)
             self._monitor.saw(number)
             self._work[number] = _Pieces()
@@ -69,18 +62,13 @@ class LocalWorkers:
 
     def wait(self) -> Iterable[tuple[int, Message]]:
         """Messages of workers; :class:`WorkerDied` for one whose process has ended or was killed."""
-        received: list[tuple[int, Message]] = []
-        with suppress(queue.Empty):
-            received.append(self._messages.get(timeout=POLL_SECONDS))
-            while True:
-                received.append(self._messages.get_nowait())
-        messages = []
-        for number, message in received:
+        messages: list[tuple[int, Message]] = []
+        for number, message in drain(self._messages, POLL_SECONDS):
             if number not in self._work:
                 continue
             self._monitor.saw(number, message)
             if message is _ENDED:
-                self._processes[number].join(END_SECONDS)
+                self._processes[number].join(END_SECONDS)  # a process that was not waited for has no exit code
                 message = WorkerDied(f"its process ended with exit code {self._processes[number].exitcode}")
             if isinstance(message, WorkerDied):
                 self._drop(number)
@@ -111,6 +99,7 @@ def worker_environment(count: int, device: str | None) -> dict[str, str]:
     """Environment of one of ``count`` workers: its GPU, or its share of the cores."""
     if device is not None:
         return {"CUDA_VISIBLE_DEVICES": device}
+    # vLLM would bind the threads of every worker to the same cores, as each of them has the machine for itself
     share = max(1, (os.cpu_count() or 1) // count)
     given = {"OMP_NUM_THREADS": str(share), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     return {name: value for name, value in given.items() if name not in os.environ}
@@ -153,7 +142,7 @@ def _run_worker(pipe: Connection, main: WorkerMain, interval: float) -> None:
     lock = threading.Lock()
 
     def send(message: Message) -> None:
-        with lock:
+        with lock:  # a message in two pieces must not have a sign of life between them
             pipe.send(message)
 
     def send_signs_of_life() -> None:

@@ -50,7 +50,7 @@ class Prefetcher(Generic[T]):
         """Stop preparing items and wait for the thread."""
         self._closed.set()
         while self._thread.is_alive():
-            try:  # the thread may wait for room
+            try:  # the thread may wait for room, again and again until it sees that it is to stop
                 while True:
                     self._queue.get_nowait()
             except queue.Empty:

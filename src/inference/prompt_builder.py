@@ -20,6 +20,7 @@ from src.prompts.chat import ChatTokenizer, Placeholders, chat_ids, following_id
 from src.prompts.messages import clip_layout, self_generation_messages
 
 T = TypeVar("T")
+NO_DESCRIPTION = RequestError("missing_text", "the row has no audio_description")
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class PromptBuilder:
             ids += (following_ids if segments else text_ids)(self._tokenizer, closing + text + opening)
             if clip is None:
                 break  # the text after the last clip
+            # an ensemble has texts between the embeddings of its checkpoints; `None` stands for the embeddings
             embeddings = iter(clips[clip])
             for inside in self._inside:
                 if inside is None:
@@ -127,7 +129,7 @@ def audio_requests(
                 yield Request(row.key, error=waveform)
             else:
                 decoded.append((row, waveform))
-        for row, embeddings in each_clip(ensemble.encode, decoded):
+        for row, embeddings in each_clip(ensemble.encode, decoded):  # one by one, if the batch fails together
             if isinstance(embeddings, Exception):
                 reason = f"audio cannot be encoded: {' '.join(str(embeddings).split())[:300]}"
                 yield Request(row.key, error=RequestError("unencodable_audio", reason))
@@ -145,13 +147,11 @@ def text_requests(rows: Iterable[RowInput], builder: PromptBuilder, read: bool) 
         if row.error is not None:
             yield Request(row.key, error=row.error)
         elif read and not row.description:
-            yield Request(row.key, error=RequestError("missing_text", "the row has no audio_description"))
+            yield Request(row.key, error=NO_DESCRIPTION)
         else:
+            text = row.description if read else None
             try:
-                described = (
-                    builder.with_description(row.content, row.description) if read and row.description else None
-                )
-                segments = described or builder.text_only(row.content)
+                segments = builder.with_description(row.content, text) if text else builder.text_only(row.content)
                 yield Request(row.key, segments, row.seed, options=builder.option_ids(row))
             except UserError as error:
                 yield Request(row.key, error=RequestError("bad_prompt", str(error)))

@@ -23,7 +23,7 @@ from src.common.errors import UserError, one_line
 from src.common.log import get_logger
 from src.common.paths import REPO_ROOT
 from src.inference.local_workers import worker_environment
-from src.inference.workers import POLL_SECONDS, WORKER_TIMEOUT, Message, SilenceMonitor, WorkerDied, WorkerMain
+from src.inference.workers import POLL_SECONDS, WORKER_TIMEOUT, Message, SilenceMonitor, WorkerDied, WorkerMain, drain
 
 log = get_logger(__name__)
 SPARE_CPUS = 2
@@ -37,7 +37,8 @@ KILL_SECONDS = 10.0
 PASSED_ON = ("ALARM_", "HF_", "HUGGINGFACE_", "HUGGING_FACE_", "TRANSFORMERS_OFFLINE", "VLLM_CPU_KVCACHE_SPACE")
 """Beginnings of the names of variables that workers get."""
 SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD")
-"""Parts of names whose values are sent with the actor: Ray logs the variables of a runtime_env."""
+"""Parts of names whose values are sent with the actor: Ray logs the variables of a runtime_env
+(https://github.com/ray-project/ray/issues/28276)."""
 _PROBE = """
 import sys, ray
 try:
@@ -85,7 +86,7 @@ class RayWorkers:
             "max_concurrency": 2,  # work comes in while results are waited for
             "runtime_env": {"env_vars": settings},
         }
-        had_room = self._free()[1] >= 1
+        had_room = self._free()[1] >= 1  # asked before the actors are created, which take it
         self._place_limit = PLACE_SECONDS * (STARTING_FACTOR if had_room else 1)
         actor: Any = ray.remote(RayWorker).options(**options)
         # Pickled here and loaded by the actor's thread: an actor that still imports torch has a place already.
@@ -107,6 +108,7 @@ class RayWorkers:
         Raises :class:`UserError` if none of them has a place for some time.
         """
         self._ray.wait(list(self._calls), timeout=POLL_SECONDS)
+        # the call before returns at the first result, this one collects the others that are there
         done, _ = self._ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
         messages: list[tuple[int, Message]] = []
         for reference in done:
@@ -195,7 +197,7 @@ class RayWorker:
     def __init__(self, directory: str, pickled_main: bytes, secrets: dict[str, str], interval: float) -> None:
         import ray
 
-        os.chdir(directory)
+        os.chdir(directory)  # the run's relative paths (checkpoints, data) are meant from there
         os.environ.update(secrets)
         self._interval = interval
         self._place = (ray.get_runtime_context().get_node_id(), os.getpid())
@@ -210,12 +212,7 @@ class RayWorker:
 
     def take(self) -> tuple[tuple[str, int], list[Message]]:
         """Node and process, and the messages since the last call; returns after a while even if there are none."""
-        messages = []
-        with suppress(queue.Empty):
-            messages.append(self._messages.get(timeout=self._interval))
-            while True:
-                messages.append(self._messages.get_nowait())
-        return self._place, messages
+        return self._place, drain(self._messages, self._interval)
 
     def _run(self, pickled_main: bytes) -> None:
         from ray import cloudpickle

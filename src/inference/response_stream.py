@@ -23,6 +23,7 @@ class TextStream:
     def feed(self, ids: Sequence[int], last: bool = False) -> str:
         """The text that ``ids`` add."""
         # some tokenizers decode a token by what stands before it: those shown last are decoded again with new ones
+        # (https://github.com/huggingface/tokenizers/issues/1666)
         self._ids += ids
         before = self._decode(self._ids[: self._shown])
         text = self._decode(self._ids)
@@ -99,7 +100,7 @@ class ResponseStream:
         if places:
             self.stopped = True
             return text[: min(places)]
-        held = max(_begun(text, stop) for stop in self._stops)
+        held = max(_begun(text, stop) for stop in self._stops)  # it may be the beginning of a stop text
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
 

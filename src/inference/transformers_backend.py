@@ -32,7 +32,7 @@ class _Submission(BaseStreamer):
         self.target_ids: Sequence[int] = ()
         """Response to be scored; empty: one is generated."""
         self.aborted = False
-        self._at_prompt = True
+        self._at_prompt = True  # generate puts the prompt first, although it is of embeddings and has no ids
 
     def put(self, value: Tensor) -> None:
         """Called by ``generate``: first with the prompt's ids, then with each token ``(1,)``."""
@@ -155,6 +155,7 @@ class TransformersBackend:
 def _scored(llm: Any, running: _Submission) -> StepOutput:
     """Log-probabilities of the tokens to be scored, the last of the prompt."""
     ids = torch.tensor(list(running.target_ids), device=running.options["inputs_embeds"].device)
+    # the logits of a position are those of the next token
     logits = llm(**running.options, use_cache=False).logits[0, -len(ids) - 1 : -1].float()
     chosen = logits.log_softmax(-1).gather(-1, ids[:, None])[:, 0]
     return StepOutput(running.key, [], "stop", logprobs=tuple(chosen.tolist()))
@@ -163,6 +164,7 @@ def _scored(llm: Any, running: _Submission) -> StepOutput:
 def _sampling_options(defaults: Mapping[str, Any], sampling: Sampling) -> dict[str, Any]:
     """Options of ``generate`` for the model's ``defaults`` and what ``sampling`` replaces."""
     own = {} if sampling.greedy else defaults
+    # of a prompt of embeddings, transformers' repetition penalty (it warns) counts only the new tokens of a pass
     found = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, **own, **sampling.overrides()}
     if found["temperature"] == 0:
         return {**found, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}

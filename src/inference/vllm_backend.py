@@ -100,14 +100,12 @@ class VllmBackend:
         self._submit_scored(key, engine_input([*segments, target_ids], self.width, self._dtype), len(target_ids))
 
     def _submit_scored(self, key: str, prompt: Any, last: int, cached: bool = True) -> None:
-        """Ask for the log-probabilities of the ``last`` tokens of a prompt, which must be token ids.
-
-        vLLM gives them for mixed prompts too, but only for positions that are not in its prefix cache, which it does
-        not read for such requests unless told to: without it, every option would cost the whole prompt again, and
-        logits over the vocabulary at each of its positions.
-        """
+        """Ask for the log-probabilities of the ``last`` tokens of a prompt, which must be token ids."""
         from vllm import SamplingParams
 
+        # vLLM gives them for mixed prompts too, but only for positions that are not in its prefix cache, which it
+        # does not read for such requests unless told to (https://github.com/vllm-project/vllm/pull/28194). Without
+        # the cache every option would cost the whole prompt again, and logits over the vocabulary at each position.
         params = SamplingParams(
             temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False, skip_reading_prefix_cache=not cached
         )
@@ -118,6 +116,7 @@ class VllmBackend:
         """Scores of a finished prompt; ``None`` after submitting it again because they were in the prefix cache."""
         prompt, last = self._scored.pop(output.request_id)
         ids = output.prompt_token_ids
+        # the score of a token comes from the position before it
         if (output.num_cached_tokens or 0) > len(ids) - last - 1:
             self._submit_scored(output.request_id, prompt, last, cached=False)
             return None
@@ -156,6 +155,7 @@ class VllmBackend:
 
         if self._given is not None:
             params = self._given.clone()
+            # the scheduler relies on its own bounds, one response, reported at its end, and the end of the turn
             params.max_tokens, params.seed, params.n = max_tokens, seed, 1
             params.output_kind = RequestOutputKind.FINAL_ONLY
             params.min_tokens = min(params.min_tokens, max_tokens)
@@ -216,6 +216,7 @@ def _llm_options(llm: str, revision: str | None, config: EngineConfig) -> dict[s
         "skip_tokenizer_init": True,  # tokens are decoded here: the start is faster by seconds
         "max_model_len": context,
         "max_num_seqs": config.max_num_seqs,
+        # vLLM refuses a smaller number where it does not prefill in chunks
         "max_num_batched_tokens": max(config.max_num_batched_tokens, context),
         "dtype": config.dtype or ("auto" if on_gpu else "float32"),
         "enforce_eager": config.enforce_eager if config.enforce_eager is not None else not on_gpu,

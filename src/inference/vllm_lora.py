@@ -22,12 +22,18 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 def lora_options(folder: Path) -> dict[str, Any]:
-    """Options of vLLM's ``LLM`` for the LoRA in ``folder``."""
+    """Options of vLLM's ``LLM`` for the LoRA in ``folder``. Raises :class:`UserError` if vLLM has no room for it."""
     lora = read_lora(folder)
+    rank = int(lora.settings["r"])
+    if rank > RANKS[-1]:
+        raise UserError(
+            f"LoRA of rank {rank}: vLLM takes up to {RANKS[-1]}; merge it into the language model, as "
+            "engine.lora=merge does for a run"
+        )
     return {
         "enable_lora": True,
         "max_loras": 1,
-        "max_lora_rank": next(rank for rank in RANKS if rank >= int(lora.settings["r"])),
+        "max_lora_rank": next(room for room in RANKS if room >= rank),
         # without this limit vLLM prepares the input embeddings too, and their LoRA form takes all tokens of a step,
         # not only those of text: it fails on prompts of text and embeddings
         "lora_target_modules": sorted({name.split(".lora_")[0].split(".")[-1] for name in lora.tensors}),

@@ -49,13 +49,8 @@ def embedding_keys(request: Any, start_token_idx: int, end_token_idx: int) -> li
     return [("prompt_embeds", known[block])]
 
 
-def _replace() -> None:
-    """Put :func:`embedding_keys` in the place of vLLM's function, if this version has it in the known form."""
-    own = getattr(kv_cache_utils, REPLACED, None)
-    if own is not None and list(inspect.signature(own).parameters) == list(
-        inspect.signature(embedding_keys).parameters
-    ):
-        setattr(kv_cache_utils, REPLACED, embedding_keys)
-
-
-_replace()
+# Only if this version of vLLM has the function in the known form: its own keys are right, they only miss more often.
+if (own := getattr(kv_cache_utils, REPLACED, None)) is not None and (
+    list(inspect.signature(own).parameters) == list(inspect.signature(embedding_keys).parameters)
+):
+    setattr(kv_cache_utils, REPLACED, embedding_keys)

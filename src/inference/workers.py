@@ -9,6 +9,7 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,13 +44,8 @@ Message = Any
 Send = Callable[[Message], None]
 
 
-class WorkQueue(Protocol):
-    """Work for a worker, ``None`` at its end: a ``queue.Queue``, of which a worker needs only this."""
-
-    def get(self, block: bool = True) -> Any:
-        """Return the next piece of work."""
-
-
+WorkQueue = queue.Queue[Any]
+"""Work for a worker, ``None`` at its end."""
 WorkerMain = Callable[[WorkQueue, Send], None]
 """Body of a worker: loads models, sends :class:`Ready`, and sends results until the queue ends."""
 
@@ -143,6 +139,7 @@ class Dispatcher:
         """
         source, waiting, ended = iter(work), deque[Any](), False
         while True:
+            # one piece even before a worker is ready: it shows whether there is any work at all
             while not ended and len(waiting) < max(1, 2 * sum(self._capacity.values())):
                 try:
                     waiting.append(next(source))
@@ -156,6 +153,7 @@ class Dispatcher:
                     self._reassign(worker, message.reason, waiting)
                 elif isinstance(message, Ready):
                     self._capacity[worker], self._assigned[worker] = message.capacity, {}
+                # a late result of a worker that was given up is dropped: its row has gone to another one
                 elif self._assigned.get(worker, {}).pop(self._result_key(message), None) is not None:
                     yield message
             if not self._alive:
@@ -179,6 +177,16 @@ class Dispatcher:
         back = self._assigned.pop(worker, {})
         waiting.extendleft(reversed(back.values()))
         log.warning("worker %d is lost (%s); %d rows go to the others", worker, reason, len(back))
+
+
+def drain(source: queue.Queue[Any] | queue.SimpleQueue[Any], timeout: float) -> list[Any]:
+    """All pieces in a queue; waits up to ``timeout`` seconds for the first."""
+    found = []
+    with suppress(queue.Empty):
+        found.append(source.get(timeout=timeout))
+        while True:
+            found.append(source.get_nowait())
+    return found
 
 
 def queued_batches(work: WorkQueue, size: int) -> Iterator[list[Any]]:

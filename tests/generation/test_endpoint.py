@@ -26,7 +26,7 @@ from src.common.config import compose
 from src.common.errors import ConfigError, UserError
 from src.common.paths import REPO_ROOT
 from src.generation.run import generate
-from src.generation.task_types import FREE, Task, find_task
+from src.generation.task_types import FREE, MULTIPLE_CHOICE, Task
 from src.generation.worker import Models
 from src.inference import chat_endpoint
 from src.inference.chat_endpoint import ChatEndpoint, file_format
@@ -41,7 +41,6 @@ from tests.generation.fakes import ScriptedBackend
 from tests.prompts.fakes import CharTokenizer
 from tests.serving.client import running
 
-MCQA = find_task("mcqa", {})
 FREE_REASONING = Reasoning(opened=False, expected=False)
 
 
@@ -105,13 +104,16 @@ def server() -> Iterator[Server]:
             usage = {"prompt_tokens": 100, "completion_tokens": 10}
             content = json.dumps({"choices": [choice], "usage": usage}).encode()
             status, headers = 200, {}
-            if fault in ("429", "500", "401", "400"):
+            if fault in ("429", "500", "401", "400", "308", "405"):
                 status, content = int(fault), json.dumps({"error": {"message": f"no {fault}"}}).encode()
                 headers = {"Retry-After": "0.3"} if fault == "429" else {}
             elif fault == "garbage":
                 content = b"\x00<html>not json"
             elif fault == "no choices":
                 content = b'{"choices": []}'
+            elif fault == "aborted":
+                choice = {"message": {"role": "assistant", "content": "<answer>2"}, "finish_reason": "abort"}
+                content = json.dumps({"choices": [choice], "usage": usage}).encode()
             elif fault == "slow":
                 time.sleep(1.0)
             self.send_response(status)
@@ -138,7 +140,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_endpoint, "FIRST_WAIT", 0.01)
 
 
-def run(server: Server, name: str, *overrides: str, task: Task = MCQA, code: int = 0) -> Path:
+def run(server: Server, name: str, *overrides: str, task: Task = MULTIPLE_CHOICE, code: int = 0) -> Path:
     """A run on the server; its newest output folder."""
     prompts = () if any(word.startswith("prompts=") for word in overrides) else ("prompts=mini",)
     given = [f"dataset.name={name}", *prompts, "engine=openai", f"engine.base_url={server.url}"]
@@ -214,6 +216,24 @@ def test_a_row_without_an_answer_is_recorded_and_asked_again(data_root: Path, se
     again = answers(run(server, "gaps", "engine.attempts=3"))
     assert len(server.bodies) == asked + 1, "only the unavailable row is asked again"
     assert [row["status"] for row in again] == ["ok", "ok", "ok", "ok", "refused", "ok"]
+
+
+@pytest.mark.parametrize("status", ["308", "405"])
+def test_an_address_that_is_not_the_endpoint_ends_the_run(data_root: Path, server: Server, status: str) -> None:
+    """A redirect (http for https) or a path of another method would refuse every row, for good."""
+    save_set("moved", {"test": choice_rows(2)})
+    server.fault = lambda asked, attempt: status
+    with pytest.raises(UserError, match=f"answers {status}.*check engine.base_url"):
+        run(server, "moved")
+
+
+def test_a_response_that_the_server_broke_off_is_asked_for_again(data_root: Path, server: Server) -> None:
+    """The finish reason "abort": what had been written was kept as the answer."""
+    save_set("ended", {"test": choice_rows(2)})
+    expected = answers(run(server, "ended", "run_tag=whole"))
+    server.attempts.clear()
+    server.fault = lambda asked, attempt: "aborted" if attempt == 1 else None
+    assert answers(run(server, "ended", "run_tag=broken")) == expected
 
 
 def test_five_ends_in_the_middle_change_nothing(data_root: Path, server: Server) -> None:
@@ -338,8 +358,8 @@ def test_dry_run_and_one_row(data_root: Path, server: Server, caplog: pytest.Log
     given = ["dataset.name=look", "prompts=mini", "engine=openai", f"engine.base_url={server.url}"]
     given += ["engine.model=echo", "engine.price_per_million_input=1000", "engine.price_per_million_output=0"]
     with caplog.at_level("INFO"):
-        assert generate(compose("generate", [*given, "dry_run=true"]), MCQA) == 0
-        assert generate(compose("generate", [*given, "dataset.debug_ind=1"]), MCQA) == 0
+        assert generate(compose("generate", [*given, "dry_run=true"]), MULTIPLE_CHOICE) == 0
+        assert generate(compose("generate", [*given, "dataset.debug_ind=1"]), MULTIPLE_CHOICE) == 0
     assert "cost: about 0.50" in caplog.text and "rows: 5" in caplog.text
     assert f"2 messages for {server.url}/chat/completions" in caplog.text
     assert not (data_root / "generated").exists()
@@ -359,7 +379,7 @@ def test_dry_run_and_one_row(data_root: Path, server: Server, caplog: pytest.Log
 def test_settings_that_cannot_be_meant(overrides: list[str], message: str) -> None:
     given = ["dataset.name=x", "engine=openai", "engine.base_url=http://host/v1", "engine.model=m", *overrides]
     with pytest.raises(ConfigError, match=message):
-        generate(compose("generate", given), MCQA)
+        generate(compose("generate", given), MULTIPLE_CHOICE)
 
 
 def test_a_preset_is_asked_and_read_in_its_own_style(data_root: Path, server: Server) -> None:
@@ -390,10 +410,10 @@ def test_answers_through_our_server_equal_those_in_process(
     save_set("both", {"test": rows})
     given = ["dataset.name=both", "prompts=mini", "greedy=true", "model.max_thinking_tokens=-1", "batch_size=4"]
     here = compose("generate", [*given, f"checkpoint_name={loaded.name}"])
-    assert generate(here, MCQA, lambda job: Models(fresh(), ensemble)) == 0
+    assert generate(here, MULTIPLE_CHOICE, lambda job: Models(fresh(), ensemble)) == 0
     with running(over=fresh(), ensembles={"one": ensemble}) as (address, _):
         there = [*given, "engine=openai", f"engine.base_url={address}/v1", "engine.model=one"]
-        assert generate(compose("generate", there), MCQA) == 0
+        assert generate(compose("generate", there), MULTIPLE_CHOICE) == 0
     generated = data_root / "generated"
     (first,), (second,) = generated.glob(f"{llm.name}/both_*"), generated.glob("one/both_endpoint_*")
     names = ("dataset_index", "question", "llm_answer", "parse_status", "status", "thoughts", "error")

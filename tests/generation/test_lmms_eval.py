@@ -97,7 +97,7 @@ def test_model_args_are_the_keys_of_the_other_programs() -> None:
     }
     settings = read_settings(given)
     assert (
-        settings.checkpoints == ["a", "b"]
+        settings.pretrained == ["a", "b"]
         and settings.batch_size == 4
         and settings.prompts == {"name": "mini"}
         and settings.thoughts

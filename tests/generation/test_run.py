@@ -17,7 +17,7 @@ from src.common.errors import ConfigError, UserError
 from src.generation.input_dataset import Table, mismatched_rows
 from src.generation.job import Job
 from src.generation.run import generate
-from src.generation.task_types import FREE, MULTIPLE_CHOICE, Task, find_task
+from src.generation.task_types import FREE, MULTIPLE_CHOICE, ChoiceTask, Task
 from src.generation.worker import Models
 from src.inference.engine import Engine
 from src.inference.ensemble import EmbedderEnsemble
@@ -451,7 +451,7 @@ def test_a_choice_run_by_likelihood_answers_where_nothing_readable_is_written(wo
     world.script = lambda prompt: "well.\n</think>\n\nsome sound"
     written = world.run("choices", task=MULTIPLE_CHOICE)
     assert {row["llm_answer"] for row in rows(written, "test")} == {None}
-    task = find_task("mcqa", {"answers": "likelihood"})
+    task = ChoiceTask(answers="likelihood")
     folder = world.run("choices", "answers=likelihood", task=task)
     assert folder.name == f"{written.name}_likelihood"
     for row in rows(folder, "test"):

@@ -8,7 +8,7 @@ import pytest
 
 from src.benchmarks.scoring import is_unparsed
 from src.generation.config import DatasetConfig, RunConfig
-from src.generation.task_types import MULTIPLE_CHOICE, find_task, shuffled_choice
+from src.generation.task_types import MULTIPLE_CHOICE, ChoiceTask
 from src.prompts import load_prompts
 from src.prompts.reasoning import THINKING
 
@@ -27,7 +27,7 @@ def record(reply: str) -> dict[str, object]:
 
 
 def test_the_reply_names_the_option_as_it_was_shown() -> None:
-    task, orders = shuffled_choice(5), set()
+    task, orders = ChoiceTask(5), set()
     for row in ROWS:
         content = task.content(row, "question", PROMPTS)
         shown = [line.split(" ", 1)[1] for line in content.splitlines() if line.startswith("(Option_")]
@@ -41,7 +41,6 @@ def test_the_reply_names_the_option_as_it_was_shown() -> None:
 
 
 def test_without_a_seed_nothing_changes() -> None:
-    assert shuffled_choice(None) is MULTIPLE_CHOICE
     assert "shown_order" not in MULTIPLE_CHOICE.columns(ROWS[0], "question", record("0"), "none", THINKING)
 
 
@@ -63,9 +62,7 @@ def test_likelihood_chooses_by_mean_or_sum_and_the_reply_is_kept() -> None:
     row = {**ROWS[3], "choices": ["red", "green", "blue"]}
     scored = {**record("1"), "option_logprobs": [[-3.0], [-1.0, -1.0, -1.5], [-2.0, -2.0]]}
     for seed in (None, 7):
-        mean, total = (
-            find_task("mcqa", {"answers": each, "options_seed": seed}) for each in ("likelihood", "likelihood_sum")
-        )
+        mean, total = ChoiceTask(seed, "likelihood"), ChoiceTask(seed, "likelihood_sum")
         saved = mean.columns(row, "question", scored, "none", THINKING)
         assert (saved["llm_answer"], saved["parse_status"]) == ("green", "likelihood")
         assert (saved["likelihood_answer"], saved["likelihood_sum_answer"]) == ("green", "red")

@@ -121,6 +121,8 @@ def test_a_rank_without_room_in_vllm_is_merged(tmp_path: Path, monkeypatch: pyte
         prepared_llm(source, "request"),
     ):
         pass
+    with pytest.raises(UserError, match="rank 513: vLLM takes up to 512"):  # for get_response, which makes no copy
+        lora_options(folder)
 
 
 def test_lora_decides_results_and_an_ensemble_has_one(checkpoint: Path, tmp_path: Path, data_root: Path) -> None:

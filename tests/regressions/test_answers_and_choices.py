@@ -12,7 +12,7 @@ from src.benchmarks.answers import join_answers
 from src.benchmarks.registry import benchmark, generic
 from src.benchmarks.score import chance, score_rows
 from src.common.errors import UserError
-from src.generation.task_types import MULTIPLE_CHOICE, shuffled_choice
+from src.generation.task_types import MULTIPLE_CHOICE, ChoiceTask
 from src.prompts import load_prompts
 from src.prompts.multiple_choice import choice_texts, match_option, read_choices, read_reply
 from src.prompts.reasoning import THINKING, Reasoning
@@ -130,7 +130,7 @@ def test_t5_unusable_options_are_refused_by_row(value: Any, reason: str) -> None
     """A null was shown as the option None."""
     with pytest.raises(ValueError, match=reason):
         read_choices(value)
-    for task in (MULTIPLE_CHOICE, shuffled_choice(1)):
+    for task in (MULTIPLE_CHOICE, ChoiceTask(1)):
         with pytest.raises(ValueError, match=reason):
             task.content({"question": "q", "choices": value}, "question", load_prompts("mini"))
         saved = task.columns({"question": "q", "choices": value}, "question", {"response": None}, "none", THINKING)

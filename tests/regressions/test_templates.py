@@ -194,16 +194,13 @@ def asked_with(monkeypatch: pytest.MonkeyPatch, tokenizer: Any, clip: Path, syst
         prompts.extend(flat(segments))
         yield from ()
 
-    opened = SimpleNamespace(name="c", extra={}, config=SimpleNamespace(llm="l", llm_revision=None))
+    chosen = PROMPTS.__class__(**{**vars(PROMPTS), "generation_system": system})
     heard = SimpleNamespace(explicit_tags=[False], encode=lambda clips: [[torch.zeros(2, 4)]])
     imitated = {
-        "open_checkpoint": lambda name: opened,
-        "resolve_llm": lambda *_: LlmSource("l"),
+        "choose_model": lambda *_: (LlmSource("l"), chosen),
         "load_transformers": lambda *_: (None, tokenizer),
         "TransformersBackend": lambda *_: nullcontext(),
         "closing": nullcontext,
-        "load_chat_tokenizer": lambda *_: tokenizer,
-        "choose_prompts": lambda *_: PROMPTS.__class__(**{**vars(PROMPTS), "generation_system": system}),
         "load_ensemble": lambda *_: heard,
         "stream_response": stream_response,
     }
@@ -314,7 +311,7 @@ def test_t3_no_template_is_told_before_anything_loads(tmp_path: Path, monkeypatc
     opened = SimpleNamespace(name="c", extra={}, config=SimpleNamespace(llm=llm, llm_revision=None, reasoning=None))
     monkeypatch.setattr("src.model.checkpoints.open_checkpoint", lambda name: opened)
     monkeypatch.setattr("src.inference.load.shared_lora", lambda checkpoints: None)
-    monkeypatch.setattr(ask, "open_checkpoint", lambda name: opened)
+    monkeypatch.setattr("src.inference.load.open_checkpoint", lambda name: opened)
     monkeypatch.setattr(ensemble.EmbedderEnsemble, "load", _never)
     monkeypatch.setattr(worker_pool_engine, "load_vllm", _never)
     monkeypatch.setattr(build, "load_llm", _never)

@@ -60,7 +60,7 @@ class Imitation:
             if rows.shape[1] != self.width:
                 return JSONResponse({"error": {"message": "hidden_size does not match"}}, 400)
             ids = [len(rows)] * 6
-        if 251 in ids:
+        if 251 in ids and len(ids) == 1:
             return JSONResponse({"error": {"message": "not this one"}}, 400)
         ids, reason = ids[: body["max_tokens"]], "length" if len(ids) > body["max_tokens"] else "stop"
         if not body["stream"]:
@@ -70,6 +70,8 @@ class Imitation:
     async def _stream(self, ids: list[int], reason: str) -> AsyncIterator[str]:
         try:
             for place, token in enumerate(ids):
+                if token == 251:
+                    yield 'data: {"choices": ["no object"]}\n\n'
                 if token == 252:
                     yield 'data: {"error": {"message": "out of memory"}}\n\n'
                 if token == 253:
@@ -142,8 +144,9 @@ def test_trouble_there_is_told_and_costs_one_request(
     imitation: tuple[str, Imitation], checkpoints: dict[str, Path]
 ) -> None:
     engine = open_engine(imitation[0], checkpoints["llm"])
-    found = run(engine, ([251],), ([9, 252],), ([5],), ([9, 253],), ([6],), ([251],))
-    errors = {place: str(found[place].error) for place in ("0", "1", "3", "5")}
+    found = run(engine, ([251],), ([9, 252],), ([5],), ([9, 253],), ([6],), ([251],), ([7],), ([9, 251],))
+    errors = {place: str(found[place].error) for place in ("0", "1", "3", "5", "7")}
+    assert "failed (AttributeError)" in errors["7"]
     assert "400: not this one" in errors["0"] and "not this one" in errors["5"]
     assert "out of memory" in errors["1"] and "ended the response early" in errors["3"]
     assert found["2"].token_ids == (5,) and found["4"].token_ids == (6,)
