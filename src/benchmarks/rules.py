@@ -196,11 +196,6 @@ def as_letter_replies(rows: Sequence[BenchmarkRow]) -> list[BenchmarkRow]:
     return replies
 
 
-def choice_text(row: BenchmarkRow, letter: str) -> object:
-    """The choice of a letter; the empty text if the row has none, as the official files read it."""
-    return row.get(CHOICE_KEYS[LETTERS.index(letter)], "")
-
-
 def gold_letter(row: BenchmarkRow) -> str | None:
     """The first letter whose choice equals the answer; None if none does."""
     options = zip(LETTERS, CHOICE_KEYS, strict=True)

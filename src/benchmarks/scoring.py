@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from src.prompts.multiple_choice import READ_STATUSES
@@ -129,6 +130,11 @@ class GroupBy:
     name: str
     label: Callable[[BenchmarkRow], str | None]
     fixed: tuple[str, ...] = ()
+
+    @classmethod
+    def column(cls, name: str, key: str = "", fixed: tuple[str, ...] = ()) -> GroupBy:
+        """Groups by the values of the column ``key``; default: the one called ``name``."""
+        return cls(name, partial(label_of, key=key or name), fixed)
 
 
 @dataclass(frozen=True)
