@@ -124,6 +124,23 @@ def test_published_scores_come_with_what_the_runs_were_asked(
     assert "Published scores" in out.read_text() and note not in out.read_text()
 
 
+def test_a_run_over_the_first_rows_may_lack_groups_of_another(runs: list[Path], tmp_path: Path) -> None:
+    """The groups of a generic benchmark were those of each run's own rows, and the page stopped with a KeyError."""
+    rows = [question(number) for number in range(COUNT)]
+    few = save_run("few", [answer(row, True) for row in rows[:1]])
+    out = tmp_path / "report.html"
+    for folders in ([runs[0], few], [few, runs[0]]):
+        write_page(folders, out, PageOptions(questions=1, rounds=10))
+        assert ">first<" in out.read_text() and ">last<" in out.read_text()
+
+
+def test_every_parsed_status_is_named(runs: list[Path], tmp_path: Path) -> None:
+    """The page said that all replies but those by number are unparsed, also of runs with letters."""
+    write_page(runs[:1], tmp_path / "report.html", PageOptions(questions=1, rounds=10))
+    caption = "All but index, value, chosen_letter, chosen_text, likelihood are unparsed."
+    assert caption in (tmp_path / "report.html").read_text()
+
+
 def test_clips_that_do_not_fit_are_told(runs: list[Path]) -> None:
     test = read_runs(runs, rounds=20)[0]
     size = len(clip()["bytes"]) * 4 // 3
