@@ -146,9 +146,11 @@ class Prompts:
 
         Layouts that are as they always were do not count, so that records from before they were keys stay valid.
         """
-        texts = {key: value for key, value in dataclasses.asdict(self).items() if key not in ("name", "source")}
-        usual = [key for key, default in _DEFAULTS.items() if texts[key] == default]
-        return _digest({key: value for key, value in texts.items() if key not in usual})
+        return _digest({key: text for key, text in self.texts().items() if _DEFAULTS.get(key) != text})
+
+    def texts(self) -> dict[str, Any]:
+        """The set as plain values by key, without ``name`` and ``source``."""
+        return {key: text for key, text in dataclasses.asdict(self).items() if key not in ("name", "source")}
 
     def own_layouts(self, *keys: str) -> tuple[str, ...]:
         """Those of the layouts ``keys`` that differ from the usual ones, for fingerprints of a stage's texts."""
@@ -238,8 +240,7 @@ def load_prompts(name: str, overrides: Mapping[str, Any] | None = None) -> Promp
 
 def with_texts(prompts: Prompts, overrides: Mapping[str, Any]) -> Prompts:
     """The set with single texts replaced; its source says so. Raises :class:`ConfigError` for unknown keys."""
-    own = {key: value for key, value in dataclasses.asdict(prompts).items() if key not in ("name", "source")}
-    return bind_prompts(own, overrides, prompts.name, prompts.source, f"prompts.{prompts.name}")
+    return bind_prompts(prompts.texts(), overrides, prompts.name, prompts.source, f"prompts.{prompts.name}")
 
 
 def bind_prompts(
