@@ -106,7 +106,9 @@ def render_chat(tokenizer: ChatTokenizer, messages: Sequence[dict[str, str]], **
     """
     conversation = [dict(message) for message in messages]
     if conversation and conversation[0]["role"] == "system" and not has_system_role(tokenizer):
-        conversation = _without_system_turn(conversation)
+        system = conversation.pop(0)["content"]
+        if first := next((message for message in conversation if message["role"] == "user"), None):
+            first["content"] = f"{system}\n\n{first['content']}"
     return _render(tokenizer, conversation, **options)
 
 
@@ -212,15 +214,6 @@ def check_chat_template(tokenizer: ChatTokenizer, llm: str) -> None:
 def _messages(system: str | None, content: str) -> list[dict[str, str]]:
     user = {"role": "user", "content": content}
     return [{"role": "system", "content": system}, user] if system else [user]
-
-
-def _without_system_turn(conversation: list[dict[str, str]]) -> list[dict[str, str]]:
-    system, *others = conversation
-    for place, message in enumerate(others):
-        if message["role"] == "user":
-            others[place] = {**message, "content": f"{system['content']}\n\n{message['content']}"}
-            break
-    return others
 
 
 def end_of_turn_ids(tokenizer: Any) -> list[int]:

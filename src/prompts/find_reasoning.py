@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import weakref
+from contextlib import suppress
+from itertools import product
 from typing import Any
 
 from src.common.errors import UserError
@@ -105,15 +107,9 @@ def _is_expected(tokenizer: ChatTokenizer, form: ReasoningFormat) -> bool:
     usual = render_chat(tokenizer, _ASKED)
     if form.opening in usual:
         return True
-    switched = {
-        (switch, value): _switched(tokenizer, switch, value) for switch in _SWITCHES for value in (True, False)
-    }
-    changing = [value for (_, value), text in switched.items() if text not in (None, usual)]
+    changing = set()
+    for switch, value in product(_SWITCHES, (True, False)):
+        with suppress(UserError):  # a template may refuse a value: that changes nothing
+            if render_chat(tokenizer, _ASKED, **{switch: value}) != usual:
+                changing.add(value)
     return not changing or False in changing
-
-
-def _switched(tokenizer: ChatTokenizer, switch: str, value: bool) -> str | None:
-    try:
-        return render_chat(tokenizer, _ASKED, **{switch: value})
-    except UserError:
-        return None

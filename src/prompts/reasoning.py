@@ -159,7 +159,9 @@ def split_response(text: str, reasoning: Reasoning = THINKING) -> SplitResponse:
         blocks: list[str] = []
         while opened or form.closing in body or (reasoning.opened and body and not blocks):
             before, closed, body = body.removeprefix(form.opening).partition(form.closing)
-            blocks.append(_without_inner(before, form).strip())
+            for mark in form.inner:
+                before = before.replace(mark, "\n\n")
+            blocks.append(before.strip())
             thoughts = "\n\n".join(filter(None, blocks))
             if not closed:
                 return SplitResponse(thoughts, "", "unfinished_thoughts")
@@ -176,12 +178,6 @@ def _answered(thoughts: str, answer: str, form: ReasoningFormat) -> SplitRespons
         answer = answer.partition(form.answer_closing)[0]
     answer = answer.strip()
     return SplitResponse(thoughts.strip(), answer, "answered" if answer else "empty_answer")
-
-
-def _without_inner(thoughts: str, form: ReasoningFormat) -> str:
-    for mark in form.inner:
-        thoughts = thoughts.replace(mark, "\n\n")
-    return thoughts
 
 
 def extract_answer(text: str) -> str:
