@@ -106,6 +106,11 @@ def label_of(row: BenchmarkRow, key: str) -> str | None:
     return None if value is None else str(value)
 
 
+def first_few(items: Sequence[Any], separator: str = ", ") -> str:
+    """The first five items for a message."""
+    return separator.join(map(str, items[:5])) + (f"{separator.rstrip()} …" if len(items) > 5 else "")
+
+
 def is_known(row: BenchmarkRow, gold_key: str) -> bool:
     """Whether the row's right answer is known: hidden ones are null or blank in the published files."""
     value = row.get(gold_key)

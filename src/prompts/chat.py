@@ -81,11 +81,10 @@ _BLANK_IN_FRONT: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionar
 
 
 def following_ids(tokenizer: Any, text: str) -> list[int]:
-    """Ids of ``text`` as they are behind other text, although it is tokenised by itself.
-
-    Tokenizers in the manner of SentencePiece (Llama 2, Mistral v0.3) put a blank in front of a text. It would be a
-    token that the template does not write, behind the audio or between two clips.
-    """
+    """Ids of ``text`` as they are behind other text, although it is tokenised by itself."""
+    # Tokenizers in the manner of SentencePiece (Llama 2, Mistral v0.3) put a blank in front of every text. Behind the
+    # audio, or between two clips, it would be a token that the template does not write. Tokenised behind a special
+    # token the text has none. https://github.com/google/sentencepiece/issues/305
     anchor = getattr(tokenizer, "bos_token", None) or getattr(tokenizer, "eos_token", None)
     if not anchor or not text:
         return text_ids(tokenizer, text)
@@ -180,6 +179,7 @@ def chat_ids(tokenizer: ChatTokenizer, system: str | None, content: str) -> list
     return [*turn.prefix_ids, *turn.suffix_ids]
 
 
+# with the template: a user may replace it, and choose_reasoning() does
 _SYSTEM_ROLES: weakref.WeakKeyDictionary[Any, tuple[Any, bool]] = weakref.WeakKeyDictionary()
 
 
@@ -192,7 +192,8 @@ def has_system_role(tokenizer: ChatTokenizer) -> bool:
     marks = Placeholders()
     messages = _messages(marks.next(), marks.next())
     _render(tokenizer, messages[1:])  # a template that cannot be used at all raises its own error
-    # Gemma-2's template raises on a system message; others, as Mistral's first, leave it out without an error
+    # Gemma 2's template raises on a system message (https://github.com/huggingface/chat-ui/issues/1386); others, as
+    # Mistral's first, leave it out without an error
     try:
         found = marks.all_in(_render(tokenizer, messages))
     except UserError:
@@ -235,6 +236,7 @@ def end_of_turn_ids(tokenizer: Any) -> list[int]:
 
 
 def _render(tokenizer: ChatTokenizer, conversation: list[dict[str, str]], **options: Any) -> str:
+    # as text, not ids: it is split at the marks of the audio, and each stretch is tokenised by itself
     options = {"tokenize": False, "add_generation_prompt": True, **options}
     try:
         return str(tokenizer.apply_chat_template(conversation, **options))

@@ -16,7 +16,10 @@ from src.prompts.reasoning import FORMATS, Reasoning, ReasoningFormat, find_form
 log = get_logger(__name__)
 _ASKED = [{"role": "user", "content": "x"}]
 _SWITCHES = ("enable_thinking", "thinking")
-"""Variables with which templates switch the reasoning: Qwen3, SmolLM3, GLM; Granite, DeepSeek-V3.1."""
+"""Variables with which templates switch the reasoning: Qwen3, SmolLM3, GLM; Granite, DeepSeek-V3.1.
+
+There is no standard for their names; Qwen3's: https://qwen.readthedocs.io/en/stable/getting_started/quickstart.html
+"""
 _TAG = re.compile(r"(<\|?|\[|◁)([A-Za-z][\w:.-]*)(\|?>|\]|▷)")
 _ABOUT_REASONING = re.compile(r"think|thought|reason", re.IGNORECASE)
 _ENDS = {"begin": "end", "BEGIN": "END", "start": "end", "START": "END"}

@@ -40,6 +40,7 @@ class ReasoningFormat:
         if self.closing == CLOSE_THOUGHTS and not self.answer_opening:
             return budget_closing
         closing = self.closing
+        # without its opening the model might reason again; harmony's closing ends with it
         if not closing.endswith(self.answer_opening):
             closing += self.answer_opening
         return budget_closing.partition(CLOSE_THOUGHTS)[0].rstrip() + closing
@@ -59,7 +60,9 @@ FORMATS: dict[str, ReasoningFormat] = {
                 f"<|end|><|start|>assistant<|channel|>{name}<|message|>" for name in ("analysis", "commentary")
             ),
         ),
-        ReasoningFormat("think_brackets", "[THINK]", "[/THINK]"),  # Magistral
+        # Magistral from 2507 on; 2506 wrote <think>: https://docs.mistral.ai/capabilities/reasoning
+        ReasoningFormat("think_brackets", "[THINK]", "[/THINK]"),
+        # before THINK, which has the same tags: https://github.com/ggml-org/llama.cpp/pull/14864
         ReasoningFormat("granite", OPEN_THOUGHTS, CLOSE_THOUGHTS, "<response>", "</response>"),
         THINK,
         ReasoningFormat("none"),

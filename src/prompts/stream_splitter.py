@@ -22,11 +22,12 @@ class StreamSplitter:
     def __init__(self, reasoning: Reasoning = THINKING) -> None:
         self._format, self._inside = reasoning.format, reasoning.opened
         self._part: ResponsePart | None = None
-        self._held = ""
-        self._begun = self._ended = self._thought = False
-        self._closed = not self._format.closing
+        self._held = ""  # text that is not given back yet
+        self._begun = False  # whether anything of the part has been given back
+        self._thought = False  # whether any thoughts have been
+        self._closed = not self._format.closing  # a later mark of that kind is text of the answer
         self._before_answer = bool(self._format.answer_opening)
-        self._after_thoughts = False
+        self._after_thoughts = self._ended = False
 
     def feed(self, text: str) -> list[tuple[ResponsePart, str]]:
         """Pieces that are final after ``text``: they cannot be part of a mark any more."""

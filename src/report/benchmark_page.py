@@ -35,34 +35,31 @@ SEED = 7
 _END_OF_THOUGHTS = "|".join(sorted({re.escape(form.closing) for form in FORMATS.values() if form.closing}))
 
 
-@dataclass(frozen=True)
-class PageOptions:
-    """Size of a page: questions of each split, megabytes of clips in all, bootstrap rounds."""
-
-    questions: int = 40
-    audio_mb: float = 30.0
-    rounds: int = ROUNDS
-
-
-def write_page(folders: Sequence[Path], out: Path, options: PageOptions | None = None) -> None:
+def write_page(
+    folders: Sequence[Path], out: Path, questions: int = 40, audio_mb: float = 30.0, rounds: int = ROUNDS
+) -> None:
     """Score the runs in ``folders`` and write the page atomically.
+
+    Args:
+        questions: single questions of each split.
+        audio_mb: room for their clips in all, in megabytes.
+        rounds: of the bootstrap.
 
     Raises :class:`~src.common.errors.UserError` for a folder that is no run over a data set with known answers.
     """
-    options = options or PageOptions()
-    room = int(options.audio_mb * 1e6)
+    room = int(audio_mb * 1e6)
     sections = []
-    for split in read_runs(folders, options.rounds):
-        questions, used = choose_questions(split, options.questions, room)
+    for split in read_runs(folders, rounds):
+        chosen, used = choose_questions(split, questions, room)
         room -= used
-        sections.append(_section(split) | {"questions": questions})
+        sections.append(_section(split) | {"questions": chosen})
     page = fill_page(
         "benchmarks.html.j2",
         ("report.css", "curves.css", "benchmarks.css"),
         ("report.js", "benchmarks.js"),
         sections=sections,
         parsed=READ_STATUSES,
-        rounds=options.rounds,
+        rounds=rounds,
     )
     write_text(out, page)
 

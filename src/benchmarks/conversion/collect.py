@@ -18,7 +18,7 @@ from src.benchmarks.airbench import MOST_SECONDS, RATE
 from src.benchmarks.conversion.pinned import SplitFiles, sources
 from src.benchmarks.registry import benchmark
 from src.benchmarks.run_loader import JsonRows, metadata_file, read_rows
-from src.benchmarks.scoring import COMMON_COLUMNS, Benchmark
+from src.benchmarks.scoring import COMMON_COLUMNS, Benchmark, first_few
 from src.common.errors import UserError, check_host
 from src.common.existing import next_step, read_record, set_problem
 from src.common.files import swap_in, write_json
@@ -33,8 +33,6 @@ from src.download.sources import WebFile
 from src.download.unpack import is_archive, unpack
 
 log = get_logger(__name__)
-_TEXTS = ("question", "answer", "id")
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -182,8 +180,7 @@ def _read(path: Path) -> JsonRows:
         return rows
     found = read_rows(path)
     if found.broken:
-        shown = ", ".join(map(str, found.broken[:_SHOWN]))
-        raise UserError(f"{path}: line(s) {shown} cannot be read; fetch it again")
+        raise UserError(f"{path}: line(s) {first_few(found.broken)} cannot be read; fetch it again")
     return found.rows
 
 
@@ -221,14 +218,14 @@ def _with_clips(
     job: ConversionJob, where: str, raw: JsonRows, rows: JsonRows, roots: Sequence[Path], left_out: Counter[str]
 ) -> tuple[JsonRows, JsonRows]:
     """Rows whose clip is there, with its path; the others are refused, or left out if that is allowed."""
+    # threads are enough: looking for files waits for the disk, and decoding releases Python's lock
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         clips = list(pool.map(lambda row, made: _clip(job, row, made, roots), raw, rows))
     problems = [f"{row['id']}: {clip}" for row, clip in zip(rows, clips, strict=True) if isinstance(clip, UserError)]
     if problems and (not job.allow_missing or len(problems) == len(rows)):
-        shown = "; ".join(problems[:_SHOWN]) + ("; …" if len(problems) > _SHOWN else "")
         raise UserError(
-            f"{where}: {len(problems)} of {len(rows)} clips cannot be used: {shown}. Complete the download, or give "
-            "--allow-missing to leave those rows out"
+            f"{where}: {len(problems)} of {len(rows)} clips cannot be used: {first_few(problems, '; ')}. Complete "
+            "the download, or give --allow-missing to leave those rows out"
         )
     for problem in problems:
         log.warning("%s: %s; left out", where, problem)
@@ -258,22 +255,14 @@ def _save(job: ConversionJob, splits: dict[str, ConvertedSplit]) -> None:
     """Save next to the target, then exchange both; other splits of a set of this program are kept."""
     from datasets import Audio, Dataset, DatasetDict, Features, List, Value
 
-    features = Features(
-        {
-            "question": Value("string"),
-            "choices": List(Value("string")),
-            "answer": Value("string"),
-            "audio": Value("string"),
-            "id": Value("string"),
-            "dataset_index": Value("int64"),
-        }
-    )
+    others = {"choices": List(Value("string")), "dataset_index": Value("int64")}
+    features = Features({name: others.get(name, Value("string")) for name in COMMON_COLUMNS})
     made = DatasetDict()
     for name, split in splits.items():
+        columns = {key: [row[key] for row in split.rows] for key in features}
         # MMAU and MMAR keep answers as they are, numbers among them; a column has one type
-        cells = {key: [row[key] for row in split.rows] for key in features}
-        texts = {key: [None if cell is None else str(cell) for cell in cells[key]] for key in _TEXTS}
-        columns = {**cells, **texts}
+        for key in ("question", "answer", "id"):
+            columns[key] = [None if cell is None else str(cell) for cell in columns[key]]
         made[name] = Dataset.from_dict(columns, features).cast_column("audio", Audio(sampling_rate=16_000))
     record = read_record(job.target)
     kept = [name for name in record.get("splits", {}) if name not in splits and not _problem(job.target, name)]
