@@ -124,7 +124,7 @@ def read_letter(response: str) -> str | None:
     # https://github.com/OFA-Sys/AIR-Bench/blob/main/score_foundation.py#L22-L61, in MMSU
     # https://github.com/dingdongwang/MMSU_Bench/blob/main/mmsu_evaluation.py
     text = clean(response)
-    if not text or text == "None":
+    if not text or text == "None":  # a null of Python that was written as text
         return None
     if text[0] in LETTERS:
         return text[0]

@@ -85,7 +85,7 @@ def open_hub(name: str) -> dict[str, Any]:
 
 
 def _encoded(saved: Any) -> dict[str, Any]:
-    from datasets import Audio, Dataset
+    from datasets import Audio, Dataset  # here: files of predictions are scored without it
 
     splits: Mapping[str, Any] = {"train": saved} if isinstance(saved, Dataset) else saved
     return {

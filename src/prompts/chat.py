@@ -161,13 +161,11 @@ def turn_ids(
 
 
 def text_turn_ids(tokenizer: ChatTokenizer, content: str, system: str | None = None) -> TurnIds:
-    """Ids of a conversation of one user turn without audio.
-
-    A header that ends with a line end is tokenised by itself, as in the published system. Any other header is
-    tokenised with the text behind it (``suffix_ids`` is then all of it): its last blank may belong to the first word.
-    """
+    """Ids of a conversation of one user turn without audio; ``prefix_ids`` may be empty."""
     rendered = render_chat(tokenizer, _messages(system, content))
     start, main = split_turn(tokenizer, content, system)
+    # The published system tokenises the header by itself. Where it does not end with a line end, its last blank may
+    # belong to the first word, so that both are tokenised together.
     if start.endswith("\n") and start + main == rendered:
         return TurnIds(text_ids(tokenizer, start), following_ids(tokenizer, main))
     return TurnIds([], text_ids(tokenizer, rendered))
@@ -227,6 +225,7 @@ def end_of_turn_ids(tokenizer: Any) -> list[int]:
     rendered = _render(tokenizer, asked, add_generation_prompt=False)
     special = {*getattr(tokenizer, "all_special_ids", ()), *getattr(tokenizer, "added_tokens_decoder", ())}
     if marks.all_in(rendered):
+        # stripped: some templates write a blank or a line end before the token
         ids = text_ids(tokenizer, marks.split(rendered)[-1][0].strip())
         if ids and ids[0] in special:
             return ids[:1]

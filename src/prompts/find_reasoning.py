@@ -79,6 +79,7 @@ def _find(tokenizer: ChatTokenizer, template: str) -> Reasoning:
         form for form in formats if form.opening in template and (form.answer_opening or form.closing) in template
     ]
     own = [] if known else _own_format(template, header)
+    # what the header shows counts, also for a format whose texts are not in the template as they are
     for form in (*known, *(each for each in formats if not each.answer_opening), *own):
         if header.endswith(form.opening):
             return Reasoning(form, opened=True)

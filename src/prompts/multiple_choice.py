@@ -24,6 +24,8 @@ LIKELIHOOD = "likelihood"
 """Status of a row whose option was chosen by likelihood, whatever was written."""
 READ_STATUSES: tuple[str, ...] = ("index", "value", "chosen_letter", "chosen_text", LIKELIHOOD)
 """Statuses of rows with a chosen option; with every other the reply is unparsed."""
+# In longer replies only capitals are letters of options, and behind "answer" also without a sign after them. "C#",
+# "E-flat" and "D'Angelo" are none.
 _LETTER = re.compile(r"\(?([A-Za-z])\)?[.:)]?")
 _LABEL = re.compile(r"(?:^|(?<=[\s(]))([A-Z])[).:](?=\s|$)", re.MULTILINE)
 _FIRST_LABEL = re.compile(r"\(?([A-Z])[).:]\s*\S.*", re.DOTALL)

@@ -196,6 +196,7 @@ def _loop(statement: ast.For, names: dict[str, Value]) -> None:
 
 def _appended(old: SourceText, new: SourceText, statement: ast.For) -> tuple[SourcePart, ...]:
     """Text that one turn of a loop appends to ``old``."""
+    # neighbouring texts are one part: what is appended may be the end of the last part of ``old``
     if old.literal == "":
         return new.parts
     shared = len(old.parts)

@@ -51,7 +51,7 @@ class StreamSplitter:
                 held = max((_begun(self._held, mark) for mark in marks), default=0)
                 self._show(shown, self._held, 0 if ended else held)
                 return shown
-            place, mark = min(found)
+            place, mark = min(found)  # the first in the text
             before, rest = self._held[:place], self._held[place + len(mark) :]
             if mark == self._format.answer_closing and self._part == "answer":
                 self._show(shown, before, 0)
@@ -74,6 +74,7 @@ class StreamSplitter:
         if not ended and any(mark.startswith(body) for mark in starts):
             return False
         opened, direct = (bool(mark) and body.startswith(mark) for mark in (form.opening, form.answer_opening))
+        # thoughts that neither the response nor the header opened are seen only if their end is in the first piece
         closes = bool(form.closing) and form.closing in body
         thoughts = not direct and (opened or self._inside or closes)
         self._part = "thoughts" if thoughts else "answer"

@@ -161,8 +161,9 @@ def choose_questions(split: SplitRuns, count: int, budget: int) -> tuple[list[Sh
     ``budget`` is the room for clips in bytes; returns the questions and the bytes that their clips take.
     """
     keys = sorted({key for run in split.runs for key in run.rows})
-    random.Random(SEED).shuffle(keys)
+    random.Random(SEED).shuffle(keys)  # sorted before: a set has no order that is the same in every process
     wrong = [key for key in keys if not all(run.right.get(key, True) for run in split.runs)]
+    # more than half where there are too few others
     chosen = wrong[: max(count // 2, count - (len(keys) - len(wrong)))]
     taken = set(chosen)
     chosen += [key for key in keys if key not in taken][: count - len(chosen)]

@@ -85,7 +85,7 @@ def log_spectrum(samples: NDArray[np.float32], rate: int, hop_seconds: float = H
     padded = np.pad(samples.astype(np.float64), (WINDOW // 2, WINDOW // 2 + hop))
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::hop] * np.hanning(WINDOW)
     power = np.abs(np.fft.rfft(frames, axis=1)).T ** 2
-    wanted = np.geomspace(rate / 2, LOWEST_HZ, HEIGHT)
+    wanted = np.geomspace(rate / 2, LOWEST_HZ, HEIGHT)  # a picture's first row is its top
     bins = np.fft.rfftfreq(WINDOW, 1 / rate)
     rows = np.stack([np.interp(wanted, bins, column) for column in power.T], axis=1)
     decibels = 10 * np.log10(rows + 1e-12)  # digital silence has no logarithm

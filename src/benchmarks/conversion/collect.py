@@ -185,10 +185,7 @@ def _read(path: Path) -> JsonRows:
 
 
 def _find(job: ConversionJob, files: SplitFiles) -> tuple[Path, list[Path]]:
-    """Metadata file, and the folders below which the clips lie; archives are unpacked on the way.
-
-    Metadata has its own folder: audio at another revision may bring another edition of the same file.
-    """
+    """Metadata file, and the folders below which the clips lie; archives are unpacked on the way."""
     if job.from_dir is not None:
         roots = [job.from_dir]
         for archive in (job.from_dir / part.name for part in files.audio):
@@ -196,6 +193,7 @@ def _find(job: ConversionJob, files: SplitFiles) -> tuple[Path, list[Path]]:
                 roots.append(unpack(archive, job.downloads / "unpacked"))
         return _given_metadata(job.from_dir, files.metadata.name), roots
     metadata = replace(files.metadata, checksum=None) if job.any_edition else files.metadata
+    # in a folder of its own: the audio's revision may bring another edition of the same file
     path = fetch(metadata, job.downloads / "metadata", job.policy)
     for source in files.audio:
         audio = fetch(source, job.downloads, job.policy)
@@ -253,6 +251,7 @@ def _clip(job: ConversionJob, raw: dict[str, Any], row: dict[str, Any], roots: S
 
 def _save(job: ConversionJob, splits: dict[str, ConvertedSplit]) -> None:
     """Save next to the target, then exchange both; other splits of a set of this program are kept."""
+    # a DatasetDict is saved as a whole, and a killed process must leave the old one or the new one
     from datasets import Audio, Dataset, DatasetDict, Features, List, Value
 
     others = {"choices": List(Value("string")), "dataset_index": Value("int64")}

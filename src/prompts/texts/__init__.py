@@ -123,10 +123,8 @@ class Prompts:
                 raise ValueError(f"mcqa_user lacks {{{keys[0]}}}")
 
     def digest(self) -> str:
-        """Short hash of all texts, for run records and for telling results of other prompts apart.
-
-        Layouts that are as they always were do not count, so that records from before they were keys stay valid.
-        """
+        """Short hash of all texts, for run records and for telling results of other prompts apart."""
+        # without layouts that are the usual ones: records from before they were keys of a set stay valid
         return _digest({key: text for key, text in self.texts().items() if _DEFAULTS.get(key) != text})
 
     def texts(self) -> dict[str, Any]:
@@ -294,7 +292,8 @@ class _SetDumper(yaml.SafeDumper):
     """Writes texts of several lines as blocks."""
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        """A scalar; where a block cannot show the text exactly, PyYAML quotes it."""
+        """A scalar: in the style ``|``, where PyYAML would quote the text, if it has several lines."""
+        # a text that a block cannot show exactly, e.g. with blanks at a line's end, is quoted all the same
         return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
 
