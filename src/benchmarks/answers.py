@@ -130,8 +130,8 @@ def join_answers(
         )
     rows: list[dict[str, Any]] = []
     indexes = []
-    for key, row in described.items():
-        if answer := predictions.get(key):
+    for row_key, row in described.items():
+        if answer := predictions.get(row_key):
             given = answer.get("llm_answer")
             details = {column: answer[column] for column in DETAILS if column in answer}
             # the empty text is wrong for every official file; a null ends most of them

@@ -66,24 +66,17 @@ class ConvertedSplit:
 def collector_parser(description: str | None, any_benchmark: bool = False) -> argparse.ArgumentParser:
     """The arguments of a known benchmark's collector; ``any_benchmark`` adds the name of the benchmark."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
     if any_benchmark:
-        parser.add_argument("name", metavar="NAME", help="name of the set, or import path of the benchmark")
-    parser.add_argument(
-        "--from-dir", type=Path, help="folder that holds metadata and audio already: nothing is downloaded"
-    )
-    parser.add_argument("--splits", nargs="*", default=[], help="only these splits")
-    parser.add_argument("--downloads", type=Path, help="where downloads go (data/datasets/downloads/NAME)")
-    parser.add_argument(
-        "--allow-missing", action="store_true", help="leave rows out whose clip is missing or unreadable"
-    )
-    parser.add_argument("--any-edition", action="store_true", help="do not check the metadata's known checksum")
-    parser.add_argument("--overwrite", action="store_true", help="convert again although the set is there")
-    parser.add_argument(
-        "--attempts", type=int, default=RetryPolicy.attempts, help="tries at every file before giving up"
-    )
-    parser.add_argument(
-        "--first-wait", type=float, default=RetryPolicy.first_wait, help="seconds before the second try"
-    )
+        add("name", metavar="NAME", help="name of the set, or import path of the benchmark")
+    add("--from-dir", type=Path, help="folder that holds metadata and audio already: nothing is downloaded")
+    add("--splits", nargs="*", default=[], help="only these splits")
+    add("--downloads", type=Path, help="where downloads go (data/datasets/downloads/NAME)")
+    add("--allow-missing", action="store_true", help="leave rows out whose clip is missing or unreadable")
+    add("--any-edition", action="store_true", help="do not check the metadata's known checksum")
+    add("--overwrite", action="store_true", help="convert again although the set is there")
+    add("--attempts", type=int, default=RetryPolicy.attempts, help="tries at every file before giving up")
+    add("--first-wait", type=float, default=RetryPolicy.first_wait, help="seconds before the second try")
     return parser
 
 
