@@ -153,7 +153,7 @@ def _kept(node: ast.expr, names: Mapping[str, Value], line: int | None = None) -
 
 
 def _iterated(node: ast.expr) -> tuple[ast.expr, bool]:
-    """What a loop goes over, and whether ``enumerate`` counts its items (from 0)."""
+    """The expression that a loop goes over, and whether ``enumerate`` counts its items (from 0)."""
     match node:
         case ast.Call(func=ast.Name(id="enumerate"), args=[inner], keywords=[]):
             return inner, True

@@ -190,7 +190,7 @@ def _question(split: SplitRuns, key: int, audio: str, reason: str) -> ShownQuest
         str(made["id"]),
         str(made["question"]),
         tuple(made["choices"]),
-        str(made["answer"]),
+        "" if made["answer"] is None else str(made["answer"]),
         tuple(dict.fromkeys(label for label in labels if label)),
         audio,
         reason,
@@ -201,7 +201,8 @@ def _question(split: SplitRuns, key: int, audio: str, reason: str) -> ShownQuest
 
 def _reply(number: int, run: RunSplit, key: int) -> RunReply:
     saved = run.replies[key]
-    verdict = "unparsed" if is_unparsed(run.rows[key]) else "right" if run.right[key] else "wrong"
+    graded = {True: "right", False: "wrong", None: "unknown"}[run.right.get(key)]
+    verdict = "unparsed" if is_unparsed(run.rows[key]) else graded
     answer = saved.get("llm_answer")
     if verdict == "unparsed":  # nothing was parsed: show the end of the text after the thoughts
         answer = re.split(_END_OF_THOUGHTS, str(saved.get("response") or ""))[-1].strip()[-300:]

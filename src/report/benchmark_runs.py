@@ -13,7 +13,7 @@ from src.benchmarks.answer_files import AnsweredSplit, join_run
 from src.benchmarks.intervals import ROUNDS, PairedComparison, compare_pairs
 from src.benchmarks.registry import benchmark, usual_groups
 from src.benchmarks.score import Scores, chance, score_rows
-from src.benchmarks.scoring import RIGHT, Benchmark, BenchmarkRow
+from src.benchmarks.scoring import NOT_COUNTED, RIGHT, Benchmark, BenchmarkRow
 from src.common.errors import UserError
 from src.common.existing import read_record
 from src.common.log import get_logger
@@ -24,7 +24,10 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True)
 class RunSplit:
-    """One run over one split: its scores, and by ``dataset_index`` the joined row, the saved reply, whether right."""
+    """One run over one split: its scores, and by ``dataset_index`` the joined row, the saved reply, whether right.
+
+    ``right`` lacks rows whose right answer is not known.
+    """
 
     name: str
     folder: Path
@@ -116,7 +119,11 @@ def read_runs(folders: Sequence[Path], rounds: int = ROUNDS) -> list[SplitRuns]:
                 scores,
                 dict(zip(part.joined.indexes, part.joined.rows, strict=True)),
                 {int(row["dataset_index"]): row for row in part.answers},
-                {key: mark == RIGHT for key, mark in zip(part.joined.indexes, strict, strict=True)},
+                {
+                    key: code == RIGHT
+                    for key, code in zip(part.joined.indexes, strict, strict=True)
+                    if code != NOT_COUNTED
+                },
                 read_record(folder),
             )
             runs.append(run_split)

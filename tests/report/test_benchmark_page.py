@@ -134,6 +134,17 @@ def test_a_run_over_the_first_rows_may_lack_groups_of_another(runs: list[Path], 
         assert ">first<" in out.read_text() and ">last<" in out.read_text()
 
 
+def test_rows_without_a_known_answer_are_not_compared(runs: list[Path], tmp_path: Path) -> None:
+    """They were counted as wrong in both runs, in the comparison and next to the single questions."""
+    save_set("mini_mcqa", [{**question(number), "answer": None if number < 2 else "bell"} for number in range(COUNT)])
+    (test,) = read_runs(runs, rounds=10)
+    paired = test.compare(*test.runs)
+    assert paired is not None and (paired.difference.n, paired.neither) == (COUNT - 2, 0)
+    write_page(runs[1:], tmp_path / "report.html", questions=COUNT, rounds=10)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count('title="unknown"') == 2 and "expected: None" not in page
+
+
 def test_every_parsed_status_is_named(runs: list[Path], tmp_path: Path) -> None:
     """The page said that all replies but those by number are unparsed, also of runs with letters."""
     write_page(runs[:1], tmp_path / "report.html", questions=1, rounds=10)
