@@ -26,9 +26,9 @@ def main() -> None:
     parser.add_argument("--audio-mb", type=float, default=30.0, help="room for clips in the page, in megabytes (30)")
     args = parser.parse_args()
 
-    from src.report.benchmark_page import PageOptions, write_page
+    from src.report.benchmark_page import write_page
 
-    write_page(args.runs, args.output, PageOptions(args.questions, args.audio_mb))
+    write_page(args.runs, args.output, args.questions, args.audio_mb)
     print(args.output)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -30,31 +29,20 @@ from src.benchmarks.scoring import (
     RuleResult,
     common_row,
     count_by,
-    label_of,
 )  # fmt: skip
 
 DOMAINS = {
     "speech": (
-        "Speech_Grounding",
-        "Speaker_Gender_Recognition",
-        "Speaker_Age_Prediction",
-        "Speaker_Emotion_Recontion",
-        "Speaker_Intent_Classification",
-        "Speaker_Number_Verification",
-        "Speech_Entity_Reconition",
-        "Spoken_Language_Identification",
-        "Synthesized_Voice_Detection",
+        "Speech_Grounding", "Speaker_Gender_Recognition", "Speaker_Age_Prediction", "Speaker_Emotion_Recontion",
+        "Speaker_Intent_Classification", "Speaker_Number_Verification", "Speech_Entity_Reconition",
+        "Spoken_Language_Identification", "Synthesized_Voice_Detection",
     ),
     "sound": ("Acoustic_Scene_Classification", "Sound_AQA", "Audio_Grounding", "vocal_sound_classification"),
     "music": (
-        "Music_Genre_Recognition",
-        "Music_Instruments_Classfication",
-        "Music_Mood_Recognition",
-        "Music_Midi_Pitch_Analysis",
-        "Music_Midi_Velocity_Analysis",
-        "Music_AQA",
+        "Music_Genre_Recognition", "Music_Instruments_Classfication", "Music_Mood_Recognition",
+        "Music_Midi_Pitch_Analysis", "Music_Midi_Velocity_Analysis", "Music_AQA",
     ),
-}
+}  # fmt: skip
 DOMAIN_OF = {task: domain for domain, tasks in DOMAINS.items() for task in tasks}
 RATE, MOST_SECONDS = 16_000, 60
 """Rate of the rewritten clips, in Hz, and how much of a clip is kept."""
@@ -74,7 +62,7 @@ def _pair(row: BenchmarkRow) -> str | None:
 
 GROUPINGS = (
     GroupBy("domain", _domain, tuple(DOMAINS)),
-    GroupBy("task", partial(label_of, key="task_name")),
+    GroupBy.column("task", "task_name"),
     GroupBy("task_dataset", _pair),
 )
 
@@ -116,7 +104,7 @@ def official_replies(rows: Sequence[BenchmarkRow]) -> RuleResult:
 def _with_tables(rows: Sequence[BenchmarkRow], result: RuleResult) -> RuleResult:
     tables = {
         "task_dataset": count_by(map(_pair, rows), result.per_row),
-        "task": count_by((label_of(row, "task_name") for row in rows), result.per_row),
+        "task": count_by(map(GROUPINGS[1].label, rows), result.per_row),
     }
     nameless = sum(_pair(row) is None for row in rows)
     unmatched = sum(row.get(GOLD) is not None and gold_letter(row) is None for row in rows)

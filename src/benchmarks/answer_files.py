@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from src.benchmarks.registry import BENCHMARKS, benchmark
 from src.benchmarks.run_loader import JsonRows, metadata_file, open_hub, open_splits, read_rows, text_rows
 from src.benchmarks.scoring import RESPONSE, Benchmark
 from src.common.errors import UserError
+from src.common.existing import read_record
 from src.common.files import write_text
 from src.common.log import get_logger
 from src.common.naming import generated_name, model_short_name
@@ -48,9 +50,8 @@ def find_run(
     Without ``llm`` it is the published default's, else that of the only language model that has such a run. Raises
     :class:`UserError` if there is none, or several.
     """
-    name = generated_name(data_set_name(dataset), checkpoint, max_tokens, max_thinking_tokens, seed) + (
-        f"_{tag}" if tag else ""
-    )
+    name = generated_name(data_set_name(dataset), checkpoint, max_tokens, max_thinking_tokens, seed)
+    name += f"_{tag}" if tag else ""
     pattern = model_short_name(llm) if llm else "*"
     found = sorted(path for path in (data_root() / "generated").glob(f"{pattern}/{name}") if path.is_dir())
     if len(found) == 1:
@@ -76,9 +77,8 @@ def run_dataset(folder: Path) -> str:
     data set's. Raises :class:`UserError` if neither is found.
     """
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return str(record["config"]["dataset"]["name"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return str(read_record(folder)["config"]["dataset"]["name"])
+    except (KeyError, TypeError) as error:
         sets = [path.name for path in raw_dir("x").parent.glob("*") if path.is_dir()]
         named = [name for name in sets if folder.resolve().name.startswith(f"{name}_")]
         if named:  # the longest one: mmar_x also begins with mmar
@@ -186,13 +186,9 @@ def parse_checkpoints(text: str) -> str | list[str]:
     A list as Hydra programs take it (``[A,B]``, ``["A","B"]``) is read as they read it.
     """
     listed = text.startswith("[") and text.endswith("]")
-    names = text[1:-1].split(",") if listed else text.split(",")
-    names = [_unquoted(name.strip() if listed else name) for name in names]
+    names = [name.strip() for name in text[1:-1].split(",")] if listed else text.split(",")
+    names = [name[1:-1] if re.fullmatch(r"""(['"]).*\1""", name, re.DOTALL) else name for name in names]
     return names[0] if len(names) == 1 else names
-
-
-def _unquoted(name: str) -> str:
-    return name[1:-1] if len(name) > 1 and name[0] == name[-1] and name[0] in "'\"" else name
 
 
 def write_command(args: Any) -> list[AnswerFile]:

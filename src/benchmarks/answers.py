@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from src.benchmarks.rules import as_letter_replies
-from src.benchmarks.scoring import PREDICTION, RESPONSE, STATUS, Benchmark, BenchmarkRow
+from src.benchmarks.scoring import PREDICTION, RESPONSE, STATUS, Benchmark, BenchmarkRow, first_few
 from src.common.errors import UserError
 from src.prompts.multiple_choice import choice_texts
 
 KEY = "dataset_index"
-_SHOWN = 5
 DETAILS = (STATUS, "finish_reason", "budget_hit", "error")
 """Columns of an answer that are kept next to the prediction where they were recorded."""
 
@@ -71,10 +70,9 @@ def _by_key(rows: Iterable[BenchmarkRow], where: str) -> dict[Any, BenchmarkRow]
 
 def _refuse(keys: list[Any], what: str) -> None:
     if keys:
-        shown = ", ".join(map(str, keys[:_SHOWN])) + (", …" if len(keys) > _SHOWN else "")
         raise UserError(
-            f"{what}: {len(keys)} row(s), {KEY} {shown}. The run and the benchmark must come from the same data; "
-            "generate the answers again for this benchmark."
+            f"{what}: {len(keys)} row(s), {KEY} {first_few(keys)}. The run and the benchmark must come from the same "
+            "data; generate the answers again for this benchmark."
         )
 
 
@@ -130,19 +128,21 @@ def join_answers(
             f"{where}: answers and metadata do not belong together. {'; '.join(problems)}. Convert the benchmark and "
             "generate again, or give --partial to write the rows that do."
         )
-    joined = [(row, predictions[key]) for key, row in described.items() if key in predictions]
     rows: list[dict[str, Any]] = []
-    for row, answer in joined:
-        given = answer.get("llm_answer")
-        details = {column: answer[column] for column in DETAILS if column in answer}
-        # the empty text is wrong for every official file; a null ends most of them
-        rows.append({**row, PREDICTION: "" if given is None else str(given), **details})
+    indexes = []
+    for row_key, row in described.items():
+        if answer := predictions.get(row_key):
+            given = answer.get("llm_answer")
+            details = {column: answer[column] for column in DETAILS if column in answer}
+            # the empty text is wrong for every official file; a null ends most of them
+            rows.append({**row, PREDICTION: "" if given is None else str(given), **details})
+            indexes.append(answer[KEY])
     for key in keys:
         if key == RESPONSE:
             rows = [dict(row) for row in as_letter_replies(rows)]
         else:
             rows = [{**row, key: row[PREDICTION]} for row in rows]
-    return JoinedRows(rows, tuple(problems), tuple(answer["dataset_index"] for _, answer in joined))
+    return JoinedRows(rows, tuple(problems), tuple(indexes))
 
 
 def _base_key(row: BenchmarkRow) -> tuple[Any, ...]:
@@ -175,4 +175,4 @@ def _by_id(pairs: Iterable[tuple[tuple[Any, ...], BenchmarkRow]], where: str) ->
 
 
 def _ids(keys: Sequence[tuple[Any, ...]]) -> str:
-    return ", ".join(str(key[0]) for key in keys[:_SHOWN]) + (", …" if len(keys) > _SHOWN else "")
+    return first_few([key[0] for key in keys])

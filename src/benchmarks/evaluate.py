@@ -23,16 +23,15 @@ _NAME_WIDTH = 44
 def evaluation_parser(description: str | None, any_benchmark: bool = False) -> argparse.ArgumentParser:
     """The arguments that every evaluation program takes; ``any_benchmark`` adds those of the generic one."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--input", type=Path, required=True, help="JSON list or JSON lines: metadata rows with model_prediction"
-    )
-    parser.add_argument("--key", default=PREDICTION, help="the key of the prediction (model_prediction)")
-    parser.add_argument("--output", type=Path, help="stem of the written files; default: INPUT's with _scores")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"bootstrap rounds ({ROUNDS})")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (0)")
+    add = parser.add_argument
+    add("--input", type=Path, required=True, help="JSON list or JSON lines: metadata rows with model_prediction")
+    add("--key", default=PREDICTION, help="the key of the prediction (model_prediction)")
+    add("--output", type=Path, help="stem of the written files; default: INPUT's with _scores")
+    add("--rounds", type=int, default=ROUNDS, help=f"bootstrap rounds ({ROUNDS})")
+    add("--seed", type=int, default=0, help="seed of the bootstrap (0)")
     if any_benchmark:
-        parser.add_argument("--name", help="name of the data set; default: the input's")
-        parser.add_argument("--group-by", nargs="*", default=None, help="keys whose values become groups")
+        add("--name", help="name of the data set; default: the input's")
+        add("--group-by", nargs="*", default=None, help="keys whose values become groups")
     return parser
 
 

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from src.benchmarks.rules import score_by_words
-from src.benchmarks.scoring import Average, Benchmark, BenchmarkRow, GroupBy, RuleResult, common_row, label_of
+from src.benchmarks.scoring import Average, Benchmark, BenchmarkRow, GroupBy, common_row
 from src.prompts.multiple_choice import choice_texts
 
 MODALITIES = (
-    "sound",
-    "music",
-    "speech",
-    "mix-sound-music",
-    "mix-sound-speech",
-    "mix-music-speech",
-    "mix-sound-music-speech",
-)
+    "sound", "music", "speech",
+    "mix-sound-music", "mix-sound-speech", "mix-music-speech", "mix-sound-music-speech",
+)  # fmt: skip
 LAYERS = ("Signal Layer", "Perception Layer", "Semantic Layer", "Cultural Layer")
 GROUPINGS = (
-    GroupBy("modality", partial(label_of, key="modality"), MODALITIES),
-    GroupBy("category", partial(label_of, key="category"), LAYERS),
-    GroupBy("sub-category", partial(label_of, key="sub-category")),
+    GroupBy.column("modality", fixed=MODALITIES),
+    GroupBy.column("category", fixed=LAYERS),
+    GroupBy.column("sub-category"),
 )
-
-
-def published(rows: Sequence[BenchmarkRow]) -> RuleResult:
-    """The official word rule; the published system uses it unchanged."""
-    return score_by_words(rows, GROUPINGS)
 
 
 def convert(row: BenchmarkRow, index: int) -> dict[str, Any]:
@@ -44,7 +33,7 @@ BENCHMARK = Benchmark(
     title="MMAR",
     groupings=GROUPINGS,
     published_title="word rule (official; the published system uses the same)",
-    published=published,
+    published=partial(score_by_words, groupings=GROUPINGS),
     convert=convert,
     averages=(Average("mean over modalities", "modality"), Average("mean over layers", "category")),
     expected_rows={"test": 1000},

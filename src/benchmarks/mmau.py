@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from src.benchmarks.rules import score_by_words
-from src.benchmarks.scoring import Average, Benchmark, BenchmarkRow, GroupBy, RuleResult, common_row, label_of
+from src.benchmarks.scoring import Average, Benchmark, BenchmarkRow, GroupBy, common_row
 from src.prompts.multiple_choice import choice_texts
 
 GROUPINGS = (
-    GroupBy("task", partial(label_of, key="task"), ("sound", "music", "speech")),
-    GroupBy("difficulty", partial(label_of, key="difficulty"), ("easy", "hard", "medium")),
-    GroupBy("sub-category", partial(label_of, key="sub-category")),
+    GroupBy.column("task", fixed=("sound", "music", "speech")),
+    GroupBy.column("difficulty", fixed=("easy", "hard", "medium")),
+    GroupBy.column("sub-category"),
 )
-
-
-def published(rows: Sequence[BenchmarkRow]) -> RuleResult:
-    """The official word rule; the published system uses it unchanged."""
-    return score_by_words(rows, GROUPINGS)
 
 
 def convert(row: BenchmarkRow, index: int) -> dict[str, Any]:
@@ -34,7 +28,7 @@ BENCHMARK = Benchmark(
     title="MMAU",
     groupings=GROUPINGS,
     published_title="word rule (official; the published system uses the same)",
-    published=published,
+    published=partial(score_by_words, groupings=GROUPINGS),
     convert=convert,
     averages=(Average("mean over tasks", "task"), Average("mean over difficulties", "difficulty")),
     expected_rows={"test-mini": 1000, "test": 9000},

@@ -12,27 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from src.benchmarks.rules import score_by_equality
-from src.benchmarks.scoring import (
-    Average,
-    Benchmark,
-    BenchmarkRow,
-    GroupBy,
-    RuleResult,
-    common_row,
-    count_by,
-    label_of,
-)  # fmt: skip
+from src.benchmarks.scoring import Average, Benchmark, BenchmarkRow, GroupBy, RuleResult, common_row, count_by
 from src.prompts.multiple_choice import choice_texts
 
 OTHER_KINDS = ("open", "instruction following")
 GROUPINGS = (
-    GroupBy("category", partial(label_of, key="category")),
-    GroupBy("length", partial(label_of, key="length_type")),
-    GroupBy("sub-category", partial(label_of, key="sub-cat")),
+    GroupBy.column("category"),
+    GroupBy.column("length", "length_type"),
+    GroupBy.column("sub-category", "sub-cat"),
 )
 
 
@@ -58,7 +48,7 @@ def published(rows: Sequence[BenchmarkRow]) -> RuleResult:
     """Equality with the answer, with the official printout."""
     # rows without a prediction count as wrong: the official file fills them with blanks before it matches
     result = score_by_equality(rows)
-    table = count_by((label_of(row, "category") for row in rows), result.per_row)
+    table = count_by(map(GROUPINGS[0].label, rows), result.per_row)
     overall = f"{result.published.share:.4f}"
     lines = [f"{name}: Count: {found.n}, Accuracy: {found.share:.4f}" for name, found in table.items()]
     return replace(

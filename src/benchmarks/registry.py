@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from src.benchmarks.rules import score_by_equality
@@ -50,7 +49,7 @@ def generic(name: str, group_by: Sequence[str] = ()) -> Benchmark:
     return Benchmark(
         name=name,
         title=name,
-        groupings=tuple(GroupBy(column, partial(label_of, key=column)) for column in group_by),
+        groupings=tuple(GroupBy.column(column) for column in group_by),
         published_title="equality with the right option's text",
         published=_equality,
         convert=_convert,

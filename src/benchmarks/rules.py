@@ -18,6 +18,7 @@ from src.benchmarks.scoring import (
     GroupBy,
     RuleResult,
     count_by,
+    first_few,
     is_known,
     is_unparsed,
     strict_codes,
@@ -69,10 +70,8 @@ def score_by_words(rows: Sequence[BenchmarkRow], groupings: Sequence[GroupBy]) -
     result = RuleResult(per_row, strict_codes(right, unparsed, (is_known(row, "answer") for row in rows)), unparsed)
     lines = []
     for name, groups in tables.items():
-        lines += [
-            f"{name}:",
-            *(f"{label} : {found.percent}% over {found.n} samples" for label, found in groups.items()),
-        ]
+        lines.append(f"{name}:")
+        lines += [f"{label} : {found.percent}% over {found.n} samples" for label, found in groups.items()]
     total = result.published
     # both files print this count, from a branch that cannot be reached: rows without a prediction never get there
     lines += [f"Total Accuracy: {total.percent}% over {total.n} samples", "No prediction count: 0"]
@@ -107,8 +106,7 @@ def _word_notes(rows: Sequence[BenchmarkRow], groupings: Sequence[GroupBy]) -> l
     for what, flags in checks.items():
         found = [number for number, flag in enumerate(flags) if flag]
         if found:
-            shown = ", ".join(map(str, found[:5])) + (", …" if len(found) > 5 else "")
-            notes.append(f"{len(found)} row(s): {what}; row {shown}. The official file stops there.")
+            notes.append(f"{len(found)} row(s): {what}; row {first_few(found)}. The official file stops there.")
     return notes
 
 
@@ -126,7 +124,7 @@ def read_letter(response: str) -> str | None:
     # https://github.com/OFA-Sys/AIR-Bench/blob/main/score_foundation.py#L22-L61, in MMSU
     # https://github.com/dingdongwang/MMSU_Bench/blob/main/mmsu_evaluation.py
     text = clean(response)
-    if not text or text == "None":
+    if not text or text == "None":  # a null of Python that was written as text
         return None
     if text[0] in LETTERS:
         return text[0]
@@ -194,11 +192,6 @@ def as_letter_replies(rows: Sequence[BenchmarkRow]) -> list[BenchmarkRow]:
         letter = next((letter for letter, key in options if key in row and clean(row[key]) == chosen), "")
         replies.append({**row, RESPONSE: letter})
     return replies
-
-
-def choice_text(row: BenchmarkRow, letter: str) -> object:
-    """The choice of a letter; the empty text if the row has none, as the official files read it."""
-    return row.get(CHOICE_KEYS[LETTERS.index(letter)], "")
 
 
 def gold_letter(row: BenchmarkRow) -> str | None:

@@ -39,7 +39,15 @@ def read_rows(path: Path) -> MetadataFile:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     if text.lstrip()[:1] == "[":
-        return MetadataFile(_read_list(text, path))
+        try:
+            listed = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{path} is not JSON: {error}; fetch or write it again") from error
+        wrong = [number for number, row in enumerate(listed) if not isinstance(row, dict)]
+        if wrong or not listed:
+            what = f"row {wrong[0]} is no object" if wrong else "the list is empty"
+            raise UserError(f"{path}: {what}; expected a list of objects, one for each question")
+        return MetadataFile(listed)
     rows, broken = [], []
     # mmsu_evaluation.py passes over lines that are not JSON, too. Not splitlines(): JSON texts may contain U+2028.
     for number, line in enumerate(text.split("\n"), 1):
@@ -56,18 +64,6 @@ def read_rows(path: Path) -> MetadataFile:
     if not rows:
         raise UserError(f"{path} holds no rows; expected a JSON list of objects or one JSON object a line")
     return MetadataFile(rows, tuple(broken))
-
-
-def _read_list(text: str, path: Path) -> JsonRows:
-    try:
-        rows = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}; fetch or write it again") from error
-    wrong = [number for number, row in enumerate(rows) if not isinstance(row, dict)]
-    if wrong or not rows:
-        what = f"row {wrong[0]} is no object" if wrong else "the list is empty"
-        raise UserError(f"{path}: {what}; expected a list of objects, one for each question")
-    return [dict(row) for row in rows]
 
 
 def open_splits(folder: Path) -> dict[str, Any]:
@@ -89,7 +85,7 @@ def open_hub(name: str) -> dict[str, Any]:
 
 
 def _encoded(saved: Any) -> dict[str, Any]:
-    from datasets import Audio, Dataset
+    from datasets import Audio, Dataset  # here: files of predictions are scored without it
 
     splits: Mapping[str, Any] = {"train": saved} if isinstance(saved, Dataset) else saved
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from src.prompts.multiple_choice import READ_STATUSES
@@ -105,6 +106,11 @@ def label_of(row: BenchmarkRow, key: str) -> str | None:
     return None if value is None else str(value)
 
 
+def first_few(items: Sequence[Any], separator: str = ", ") -> str:
+    """The first five items for a message."""
+    return separator.join(map(str, items[:5])) + (f"{separator.rstrip()} …" if len(items) > 5 else "")
+
+
 def is_known(row: BenchmarkRow, gold_key: str) -> bool:
     """Whether the row's right answer is known: hidden ones are null or blank in the published files."""
     value = row.get(gold_key)
@@ -129,6 +135,11 @@ class GroupBy:
     name: str
     label: Callable[[BenchmarkRow], str | None]
     fixed: tuple[str, ...] = ()
+
+    @classmethod
+    def column(cls, name: str, key: str = "", fixed: tuple[str, ...] = ()) -> GroupBy:
+        """Groups by the values of the column ``key``; default: the one called ``name``."""
+        return cls(name, partial(label_of, key=key or name), fixed)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def words(text: str) -> list[str]:
 
 def word_errors(reference: Sequence[str], found: Sequence[str]) -> int:
     """Fewest substitutions, insertions and deletions between two word sequences."""
-    row = list(range(len(found) + 1))
+    row = list(range(len(found) + 1))  # of the table of Wagner and Fischer (J. ACM 21, 1974), replaced in place
     for place, word in enumerate(reference, 1):
         before, row[0] = row[0], place
         for index, other in enumerate(found, 1):

@@ -81,11 +81,10 @@ _BLANK_IN_FRONT: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionar
 
 
 def following_ids(tokenizer: Any, text: str) -> list[int]:
-    """Ids of ``text`` as they are behind other text, although it is tokenised by itself.
-
-    Tokenizers in the manner of SentencePiece (Llama 2, Mistral v0.3) put a blank in front of a text. It would be a
-    token that the template does not write, behind the audio or between two clips.
-    """
+    """Ids of ``text`` as they are behind other text, although it is tokenised by itself."""
+    # Tokenizers in the manner of SentencePiece (Llama 2, Mistral v0.3) put a blank in front of every text. Behind the
+    # audio, or between two clips, it would be a token that the template does not write. Tokenised behind a special
+    # token the text has none. https://github.com/google/sentencepiece/issues/305
     anchor = getattr(tokenizer, "bos_token", None) or getattr(tokenizer, "eos_token", None)
     if not anchor or not text:
         return text_ids(tokenizer, text)
@@ -106,7 +105,9 @@ def render_chat(tokenizer: ChatTokenizer, messages: Sequence[dict[str, str]], **
     """
     conversation = [dict(message) for message in messages]
     if conversation and conversation[0]["role"] == "system" and not has_system_role(tokenizer):
-        conversation = _without_system_turn(conversation)
+        system = conversation.pop(0)["content"]
+        if first := next((message for message in conversation if message["role"] == "user"), None):
+            first["content"] = f"{system}\n\n{first['content']}"
     return _render(tokenizer, conversation, **options)
 
 
@@ -160,13 +161,11 @@ def turn_ids(
 
 
 def text_turn_ids(tokenizer: ChatTokenizer, content: str, system: str | None = None) -> TurnIds:
-    """Ids of a conversation of one user turn without audio.
-
-    A header that ends with a line end is tokenised by itself, as in the published system. Any other header is
-    tokenised with the text behind it (``suffix_ids`` is then all of it): its last blank may belong to the first word.
-    """
+    """Ids of a conversation of one user turn without audio; ``prefix_ids`` may be empty."""
     rendered = render_chat(tokenizer, _messages(system, content))
     start, main = split_turn(tokenizer, content, system)
+    # The published system tokenises the header by itself. Where it does not end with a line end, its last blank may
+    # belong to the first word, so that both are tokenised together.
     if start.endswith("\n") and start + main == rendered:
         return TurnIds(text_ids(tokenizer, start), following_ids(tokenizer, main))
     return TurnIds([], text_ids(tokenizer, rendered))
@@ -178,6 +177,7 @@ def chat_ids(tokenizer: ChatTokenizer, system: str | None, content: str) -> list
     return [*turn.prefix_ids, *turn.suffix_ids]
 
 
+# with the template: a user may replace it, and choose_reasoning() does
 _SYSTEM_ROLES: weakref.WeakKeyDictionary[Any, tuple[Any, bool]] = weakref.WeakKeyDictionary()
 
 
@@ -190,7 +190,8 @@ def has_system_role(tokenizer: ChatTokenizer) -> bool:
     marks = Placeholders()
     messages = _messages(marks.next(), marks.next())
     _render(tokenizer, messages[1:])  # a template that cannot be used at all raises its own error
-    # Gemma-2's template raises on a system message; others, as Mistral's first, leave it out without an error
+    # Gemma 2's template raises on a system message (https://github.com/huggingface/chat-ui/issues/1386); others, as
+    # Mistral's first, leave it out without an error
     try:
         found = marks.all_in(_render(tokenizer, messages))
     except UserError:
@@ -214,15 +215,6 @@ def _messages(system: str | None, content: str) -> list[dict[str, str]]:
     return [{"role": "system", "content": system}, user] if system else [user]
 
 
-def _without_system_turn(conversation: list[dict[str, str]]) -> list[dict[str, str]]:
-    system, *others = conversation
-    for place, message in enumerate(others):
-        if message["role"] == "user":
-            others[place] = {**message, "content": f"{system['content']}\n\n{message['content']}"}
-            break
-    return others
-
-
 def end_of_turn_ids(tokenizer: Any) -> list[int]:
     """The token with which the model ends its turn, as its chat template writes it behind a response.
 
@@ -233,6 +225,7 @@ def end_of_turn_ids(tokenizer: Any) -> list[int]:
     rendered = _render(tokenizer, asked, add_generation_prompt=False)
     special = {*getattr(tokenizer, "all_special_ids", ()), *getattr(tokenizer, "added_tokens_decoder", ())}
     if marks.all_in(rendered):
+        # stripped: some templates write a blank or a line end before the token
         ids = text_ids(tokenizer, marks.split(rendered)[-1][0].strip())
         if ids and ids[0] in special:
             return ids[:1]
@@ -242,6 +235,7 @@ def end_of_turn_ids(tokenizer: Any) -> list[int]:
 
 
 def _render(tokenizer: ChatTokenizer, conversation: list[dict[str, str]], **options: Any) -> str:
+    # as text, not ids: it is split at the marks of the audio, and each stretch is tokenised by itself
     options = {"tokenize": False, "add_generation_prompt": True, **options}
     try:
         return str(tokenizer.apply_chat_template(conversation, **options))

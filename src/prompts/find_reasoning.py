@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import weakref
+from contextlib import suppress
+from itertools import product
 from typing import Any
 
 from src.common.errors import UserError
@@ -14,7 +16,10 @@ from src.prompts.reasoning import FORMATS, Reasoning, ReasoningFormat, find_form
 log = get_logger(__name__)
 _ASKED = [{"role": "user", "content": "x"}]
 _SWITCHES = ("enable_thinking", "thinking")
-"""Variables with which templates switch the reasoning: Qwen3, SmolLM3, GLM; Granite, DeepSeek-V3.1."""
+"""Variables with which templates switch the reasoning: Qwen3, SmolLM3, GLM; Granite, DeepSeek-V3.1.
+
+There is no standard for their names; Qwen3's: https://qwen.readthedocs.io/en/stable/getting_started/quickstart.html
+"""
 _TAG = re.compile(r"(<\|?|\[|◁)([A-Za-z][\w:.-]*)(\|?>|\]|▷)")
 _ABOUT_REASONING = re.compile(r"think|thought|reason", re.IGNORECASE)
 _ENDS = {"begin": "end", "BEGIN": "END", "start": "end", "START": "END"}
@@ -74,6 +79,7 @@ def _find(tokenizer: ChatTokenizer, template: str) -> Reasoning:
         form for form in formats if form.opening in template and (form.answer_opening or form.closing) in template
     ]
     own = [] if known else _own_format(template, header)
+    # what the header shows counts, also for a format whose texts are not in the template as they are
     for form in (*known, *(each for each in formats if not each.answer_opening), *own):
         if header.endswith(form.opening):
             return Reasoning(form, opened=True)
@@ -105,15 +111,9 @@ def _is_expected(tokenizer: ChatTokenizer, form: ReasoningFormat) -> bool:
     usual = render_chat(tokenizer, _ASKED)
     if form.opening in usual:
         return True
-    switched = {
-        (switch, value): _switched(tokenizer, switch, value) for switch in _SWITCHES for value in (True, False)
-    }
-    changing = [value for (_, value), text in switched.items() if text not in (None, usual)]
+    changing = set()
+    for switch, value in product(_SWITCHES, (True, False)):
+        with suppress(UserError):  # a template may refuse a value: that changes nothing
+            if render_chat(tokenizer, _ASKED, **{switch: value}) != usual:
+                changing.add(value)
     return not changing or False in changing
-
-
-def _switched(tokenizer: ChatTokenizer, switch: str, value: bool) -> str | None:
-    try:
-        return render_chat(tokenizer, _ASKED, **{switch: value})
-    except UserError:
-        return None

@@ -18,7 +18,9 @@ from typing import NamedTuple
 
 from src.prompts.texts import Prompts
 
+# models quote and emphasise: the *transcript*, "description"
 _BETWEEN = r"""[\s*_"'`“”‘’]+"""
+# as few words as possible: otherwise a leak would also cover the start of the next one
 _GAP = rf"(?:{_BETWEEN}[\w'’-]+){{0,2}}?"
 
 
@@ -52,8 +54,9 @@ def _spans(text: str, prompts: Prompts) -> Iterator[LeakSpan]:
 
 
 def _lower(text: str) -> str:
-    """Text in lower case, as long as before: a few letters become two, and stay as they are."""
-    lower = text.lower()  # "İ" becomes two characters, which would move the places of all that follow
+    """Text in lower case, as long as before."""
+    lower = text.lower()
+    # "İ" becomes two characters, which would move the places of all that follows: such letters stay as they are
     if len(lower) == len(text):
         return lower
     return "".join(low if len(low := letter.lower()) == 1 else letter for letter in text)

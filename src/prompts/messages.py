@@ -53,7 +53,7 @@ def writer_messages(prompts: Prompts, examples: Sequence[str], description: str,
 
 
 def prompt_checker_messages(prompts: Prompts, description: str, candidates: Sequence[str]) -> Messages:
-    """The LLM judges every prompt of a numbered list; further lines of a prompt are indented."""
+    """The LLM judges every prompt of a numbered list."""
     numbered = (f"{number}. {candidate}" for number, candidate in enumerate(candidates, 1))
     # further lines are indented, so that only prompts begin with a number
     listed = "\n".join(each.replace("\n", "\n   ") for each in numbered)
@@ -84,30 +84,22 @@ def ensemble_heading(prompts: Prompts, number: int, count: int) -> str:
     return _line(fill(prompts.ensemble_heading, {"i": number, "n": count}))
 
 
-def ensemble_marks(prompts: Prompts, explicit: Sequence[bool]) -> list[tuple[str, str]]:
-    """Texts around the audio of each checkpoint, and last those around all of them.
-
-    Only checkpoints that were trained with explicit audio tokens (``explicit``) have any.
-    """
-    marks, around = (prompts.description_open, prompts.description_close), prompts.ensemble_tags == "around"
-    each = [marks if own and not around else ("", "") for own in explicit]
-    # around all of them the first checkpoint decides, as in the published generate_vllm.py
-    return [*each, marks if explicit[0] and around else ("", "")]
-
-
 def clip_layout(prompts: Prompts, explicit: Sequence[bool]) -> tuple[tuple[str, str], tuple[str | None, ...]]:
     """Texts around a clip, and what is between them: texts, and None for the embeddings of each checkpoint in turn.
 
     ``explicit`` says, for each checkpoint, whether the tags around the audio are text instead of learned embeddings.
     """
-    *tags, around = ensemble_marks(prompts, explicit)
-    count = len(tags)
+    tags, nothing = (prompts.description_open, prompts.description_close), ("", "")
+    count, around = len(explicit), len(explicit) == 1 or prompts.ensemble_tags == "around"
+    # around all of them the first checkpoint decides, as in the published generate_vllm.py
+    outer = tags if explicit[0] and around else nothing
     if count == 1:
-        return (prompts.description_open, prompts.description_close) if explicit[0] else ("", ""), (None,)
+        return outer, (None,)
     inside: list[str | None] = [ensemble_intro(prompts, count)]
-    for number, (opening, closing) in enumerate(tags, 1):
+    for number, own in enumerate(explicit, 1):
+        opening, closing = tags if own and not around else nothing
         inside += [ensemble_heading(prompts, number, count) + opening, None, f"{closing}\n"]
-    return around, tuple(inside)
+    return outer, tuple(inside)
 
 
 def _line(text: str) -> str:

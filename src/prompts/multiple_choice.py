@@ -16,28 +16,16 @@ from src.prompts.texts import AnswerStyle, Prompts, fill
 
 AnswerFallback = Literal["none", "option_0"]
 ParseStatus = Literal[
-    "index",
-    "value",
-    "negative_index",
-    "out_of_range",
-    "empty",
-    "letter",
-    "option_text",
-    "option_label",
-    "decimal",
-    "several_numbers",
-    "too_many_digits",
-    "not_a_number",
-    "unfinished_thoughts",
-    "chosen_letter",
-    "chosen_text",
-    "several_options",
-    "no_option",
-]
+    "index", "value", "negative_index", "out_of_range", "empty", "letter", "option_text", "option_label", "decimal",
+    "several_numbers", "too_many_digits", "not_a_number", "unfinished_thoughts",
+    "chosen_letter", "chosen_text", "several_options", "no_option",
+]  # fmt: skip
 LIKELIHOOD = "likelihood"
 """Status of a row whose option was chosen by likelihood, whatever was written."""
 READ_STATUSES: tuple[str, ...] = ("index", "value", "chosen_letter", "chosen_text", LIKELIHOOD)
 """Statuses of rows with a chosen option; with every other the reply is unparsed."""
+# In longer replies only capitals are letters of options, and behind "answer" also without a sign after them. "C#",
+# "E-flat" and "D'Angelo" are none.
 _LETTER = re.compile(r"\(?([A-Za-z])\)?[.:)]?")
 _LABEL = re.compile(r"(?:^|(?<=[\s(]))([A-Z])[).:](?=\s|$)", re.MULTILINE)
 _FIRST_LABEL = re.compile(r"\(?([A-Z])[).:]\s*\S.*", re.DOTALL)
@@ -137,7 +125,10 @@ def _listed(value: Any) -> Sequence[Any]:
         value = _literal(value)
     if isinstance(value, Mapping):
         named = value.get("text")
-        return named if isinstance(named, (list, tuple)) else _in_key_order(value)
+        if isinstance(named, (list, tuple)):
+            return named
+        # Arrow gives all structs of a column the same keys: nulls are keys that the row does not have
+        return [value[key] for key in sorted(value, key=_key_place) if value[key] is not None]
     return value if isinstance(value, (list, tuple)) else []
 
 
@@ -152,15 +143,10 @@ def _literal(text: str) -> Any:
     raise ValueError(f"choices is a text without a list: {text[:60]!r}")
 
 
-def _in_key_order(options: Mapping[Any, Any]) -> list[Any]:
-    """Values by key; keys that are numbers in their own order, before others."""
-
-    def place(key: Any) -> tuple[int, int, str]:
-        text = str(key)
-        return (0, int(text), text) if text.isdecimal() and text.isascii() else (1, 0, text)
-
-    # nulls are keys that the row does not have: Arrow gives all structs of a column the same keys
-    return [options[key] for key in sorted(options, key=place) if options[key] is not None]
+def _key_place(key: Any) -> tuple[int, int, str]:
+    """Sorts keys that are numbers by value, before others."""
+    text = str(key)
+    return (0, int(text), text) if text.isdecimal() and text.isascii() else (1, 0, text)
 
 
 def shuffled_order(count: int, seed: int, key: str) -> list[int]:
@@ -246,13 +232,12 @@ def match_option(text: str, choices: Sequence[str], style: AnswerStyle) -> Parse
         numbers = {ord(found[1].upper()) - ord("A")} if found else _named_by_letter(bare, words)
         if len(numbers) > 1:
             return ParsedAnswer(None, "several_options", extracted)
-        if numbers:
-            number = numbers.pop()
-            known = number < len(choices)
-            return ParsedAnswer(
-                choices[number] if known else None, "chosen_letter" if known else "out_of_range", extracted
-            )
-        return ParsedAnswer(None, "no_option", extracted)
+        if not numbers:
+            return ParsedAnswer(None, "no_option", extracted)
+        number = numbers.pop()
+        if number >= len(choices):
+            return ParsedAnswer(None, "out_of_range", extracted)
+        return ParsedAnswer(choices[number], "chosen_letter", extracted)
     spoken = f" {_words(bare)} "
     inside = [choice for choice in words if choice and f" {choice} " in spoken]
     # "red car" also contains "car"

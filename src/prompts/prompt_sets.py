@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from src.prompts.texts import (
     bind_prompts,
     is_published,
     known_prompt_sets,
+    load_presets,
     load_prompts,
     with_texts,
 )
@@ -50,11 +50,8 @@ def choose_prompts(
         raise ConfigError(f"prompts.name: got {name!r}, expected the name of a prompt set (full, mini) or a file")
     if name is not None:
         return load_prompts(name, overrides)
-    sets = [(checkpoint, recorded_prompts(extra, checkpoint)) for checkpoint, extra in trained_with]
-    by_llm = usual_set(llm) if any(found is None for _, found in sets) or not sets else FULL
-    chosen = [(checkpoint, found or load_prompts(by_llm)) for checkpoint, found in sets] or [
-        ("", load_prompts(by_llm))
-    ]
+    recorded = [(checkpoint, recorded_prompts(extra, checkpoint)) for checkpoint, extra in trained_with]
+    chosen = [(where, found or load_prompts(usual_set(llm))) for where, found in recorded or [("", None)]]
     first = chosen[0][1]
     others = [f"{checkpoint} with {each.name}" for checkpoint, each in chosen if each.digest() != first.digest()]
     if others:
@@ -69,10 +66,7 @@ def prompt_record(prompts: Prompts) -> dict[str, Any]:
     """Record of the set that a checkpoint was trained with; with all texts, unless it is a shipped set."""
     if prompts.source == SHIPPED:
         return prompts.record()
-    texts = {
-        key: value for key, value in dataclasses.asdict(prompts).items() if key not in ("name", "source") and value
-    }
-    return {**prompts.record(), "texts": texts}
+    return {**prompts.record(), "texts": prompts.texts()}
 
 
 def recorded_prompts(extra: Mapping[str, Any], checkpoint: str) -> Prompts | None:
@@ -85,13 +79,12 @@ def recorded_prompts(extra: Mapping[str, Any], checkpoint: str) -> Prompts | Non
     name, source = record["name"], str(record.get("source", SHIPPED))
     where = f"prompts of checkpoint {checkpoint!r}"
     if "texts" in record:
-        prompts = bind_prompts(record["texts"], {}, name, source, where)
-    elif name in known_prompt_sets():
+        # older records have no empty texts, also where a set must have the key: presets come without a system text
+        prompts = bind_prompts({"mcqa_system": "", **record["texts"]}, {}, name, source, where)
+    elif name in (known := [*known_prompt_sets(), *load_presets()]):
         prompts = load_prompts(name)
     else:
-        raise UserError(
-            f"{where}: set {name!r} is not shipped here ({', '.join(known_prompt_sets())}); give prompts="
-        )
+        raise UserError(f"{where}: set {name!r} is not shipped here ({', '.join(known)}); give prompts=")
     if record.get("digest") not in (None, prompts.digest()):
         log.warning("%s: the set %s has changed since the training (digest %s)", where, name, record["digest"])
     return prompts
@@ -128,12 +121,8 @@ def origin_of_run(record: Mapping[str, Any]) -> PromptOrigin:
 
 def usual_set(llm: str | None) -> str:
     """``mini`` for language models with the shipped miniature's tokenizer, whose words the full texts are not."""
-    if llm is None:
-        return FULL
-    for folder in (Path(llm).expanduser(), REPO_ROOT / llm):
-        tokenizer = folder / "tokenizer.json"
-        if tokenizer.is_file():
-            # by content: a miniature that a user trained has another name, but the same words
-            same = _MINI_TOKENIZER.is_file() and tokenizer.read_bytes() == _MINI_TOKENIZER.read_bytes()
-            return MINI if same else FULL
-    return FULL
+    folders = (Path(llm).expanduser(), REPO_ROOT / llm) if llm else ()
+    found = next((folder / "tokenizer.json" for folder in folders if (folder / "tokenizer.json").is_file()), None)
+    # by content: a miniature that a user trained has another name, but the same words
+    same = found and _MINI_TOKENIZER.is_file() and found.read_bytes() == _MINI_TOKENIZER.read_bytes()
+    return MINI if same else FULL

@@ -286,6 +286,7 @@ def _template(key: str, parts: tuple[SourcePart, ...], names: Mapping[str, str] 
 
 def _commit(clone: Path) -> str:
     """The commit that is checked out, by git's own files; ``unknown`` where they do not say."""
+    # not by the command git: in a copy without .git it would answer with the commit of the repository around it
     git = clone / ".git"
     try:
         head = (git / "HEAD").read_text(encoding="utf-8").strip()

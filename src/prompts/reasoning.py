@@ -40,6 +40,7 @@ class ReasoningFormat:
         if self.closing == CLOSE_THOUGHTS and not self.answer_opening:
             return budget_closing
         closing = self.closing
+        # without its opening the model might reason again; harmony's closing ends with it
         if not closing.endswith(self.answer_opening):
             closing += self.answer_opening
         return budget_closing.partition(CLOSE_THOUGHTS)[0].rstrip() + closing
@@ -59,7 +60,9 @@ FORMATS: dict[str, ReasoningFormat] = {
                 f"<|end|><|start|>assistant<|channel|>{name}<|message|>" for name in ("analysis", "commentary")
             ),
         ),
-        ReasoningFormat("think_brackets", "[THINK]", "[/THINK]"),  # Magistral
+        # Magistral from 2507 on; 2506 wrote <think>: https://docs.mistral.ai/capabilities/reasoning
+        ReasoningFormat("think_brackets", "[THINK]", "[/THINK]"),
+        # before THINK, which has the same tags: https://github.com/ggml-org/llama.cpp/pull/14864
         ReasoningFormat("granite", OPEN_THOUGHTS, CLOSE_THOUGHTS, "<response>", "</response>"),
         THINK,
         ReasoningFormat("none"),
@@ -159,7 +162,9 @@ def split_response(text: str, reasoning: Reasoning = THINKING) -> SplitResponse:
         blocks: list[str] = []
         while opened or form.closing in body or (reasoning.opened and body and not blocks):
             before, closed, body = body.removeprefix(form.opening).partition(form.closing)
-            blocks.append(_without_inner(before, form).strip())
+            for mark in form.inner:
+                before = before.replace(mark, "\n\n")
+            blocks.append(before.strip())
             thoughts = "\n\n".join(filter(None, blocks))
             if not closed:
                 return SplitResponse(thoughts, "", "unfinished_thoughts")
@@ -176,12 +181,6 @@ def _answered(thoughts: str, answer: str, form: ReasoningFormat) -> SplitRespons
         answer = answer.partition(form.answer_closing)[0]
     answer = answer.strip()
     return SplitResponse(thoughts.strip(), answer, "answered" if answer else "empty_answer")
-
-
-def _without_inner(thoughts: str, form: ReasoningFormat) -> str:
-    for mark in form.inner:
-        thoughts = thoughts.replace(mark, "\n\n")
-    return thoughts
 
 
 def extract_answer(text: str) -> str:

@@ -152,24 +152,37 @@ def _kept(node: ast.expr, names: Mapping[str, Value], line: int | None = None) -
         return UnreadableSource(f"line {line}: {error}") if line else error
 
 
+def _iterated(node: ast.expr) -> tuple[ast.expr, bool]:
+    """The expression that a loop goes over, and whether ``enumerate`` counts its items (from 0)."""
+    match node:
+        case ast.Call(func=ast.Name(id="enumerate"), args=[inner], keywords=[]):
+            return inner, True
+    return node, False
+
+
+def _any_item(items: Value, counted: bool) -> Value:
+    """Fields in place of an argument's items, with their number if ``counted``; None if ``items`` is no argument."""
+    if not (isinstance(items, SourceText) and len(items.fields) == len(items.parts) == 1):
+        return None
+    item = SourceText((SourceField("item"),))
+    return [SourceText((SourceField("number"),)), item] if counted else item
+
+
 def _loop(statement: ast.For, names: dict[str, Value]) -> None:
-    iterated, counted = statement.iter, False
-    match iterated:
-        case ast.Call(func=ast.Name(id="enumerate"), args=[inner]):
-            iterated, counted = inner, True
+    iterated, counted = _iterated(statement.iter)
     items = _kept(iterated, names)
     if isinstance(items, list):
         for number, item in enumerate(items):
             _bind(statement.target, [number, item] if counted else item, names)
             _run(statement.body, names)
         return
-    if not (isinstance(items, SourceText) and len(items.fields) == len(items.parts) == 1):
+    item = _any_item(items, counted)
+    if item is None:
         why = UnreadableSource(f"line {statement.lineno}: a loop over {ast.unparse(statement.iter)} is not followed")
         names.update(dict.fromkeys(_assigned(statement), why))
         return
     before = dict(names)
-    item = SourceText((SourceField("item"),))
-    _bind(statement.target, [SourceText((SourceField("number"),)), item] if counted else item, names)
+    _bind(statement.target, item, names)
     _run(statement.body, names)
     for name, old in before.items():
         new = names[name]
@@ -183,6 +196,7 @@ def _loop(statement: ast.For, names: dict[str, Value]) -> None:
 
 def _appended(old: SourceText, new: SourceText, statement: ast.For) -> tuple[SourcePart, ...]:
     """Text that one turn of a loop appends to ``old``."""
+    # neighbouring texts are one part: what is appended may be the end of the last part of ``old``
     if old.literal == "":
         return new.parts
     shared = len(old.parts)
@@ -258,23 +272,21 @@ def _in_f_string(node: ast.expr, names: Mapping[str, Value]) -> SourceText:
     written = ast.unparse(node.value)
     if node.conversion != -1 or node.format_spec is not None:
         raise UnreadableSource(f"line {node.lineno}: {{{written}}} with a format is not followed")
-    if isinstance(node.value, ast.Name) and node.value.id in names:
-        return _as_text(_evaluate(node.value, names))
     try:
         return _as_text(_evaluate(node.value, names))
     except UnreadableSource:
+        if isinstance(node.value, ast.Name) and node.value.id in names:  # known, and not a text that can be followed
+            raise
         return SourceText((SourceField(written),))
 
 
 def _joined(separator: Value, made: ast.GeneratorExp | ast.ListComp, names: Mapping[str, Value]) -> SourceText:
     if not isinstance(separator, SourceText) or separator.literal is None or len(made.generators) != 1:
         raise UnreadableSource(f"line {made.lineno}: join is not followed")
-    generator = made.generators[0]
-    counted = isinstance(generator.iter, ast.Call) and ast.unparse(generator.iter.func) == "enumerate"
-    iterated = generator.iter.args[0] if isinstance(generator.iter, ast.Call) and counted else generator.iter
-    items, inner = _evaluate(iterated, names), dict(names)
-    if generator.ifs or not (isinstance(items, SourceText) and len(items.fields) == len(items.parts) == 1):
+    generator, inner = made.generators[0], dict(names)
+    iterated, counted = _iterated(generator.iter)
+    item = _any_item(_evaluate(iterated, names), counted)
+    if generator.ifs or item is None:
         raise UnreadableSource(f"line {made.lineno}: join over {ast.unparse(generator.iter)} is not followed")
-    item = SourceText((SourceField("item"),))
-    _bind(generator.target, [SourceText((SourceField("number"),)), item] if counted else item, inner)
+    _bind(generator.target, item, inner)
     return SourceText((Repeated(_as_text(_evaluate(made.elt, inner)).parts, separator.literal),))

@@ -22,11 +22,12 @@ class StreamSplitter:
     def __init__(self, reasoning: Reasoning = THINKING) -> None:
         self._format, self._inside = reasoning.format, reasoning.opened
         self._part: ResponsePart | None = None
-        self._held = ""
-        self._begun = self._ended = self._thought = False
-        self._closed = not self._format.closing
+        self._held = ""  # text that is not given back yet
+        self._begun = False  # whether anything of the part has been given back
+        self._thought = False  # whether any thoughts have been
+        self._closed = not self._format.closing  # a later mark of that kind is text of the answer
         self._before_answer = bool(self._format.answer_opening)
-        self._after_thoughts = False
+        self._after_thoughts = self._ended = False
 
     def feed(self, text: str) -> list[tuple[ResponsePart, str]]:
         """Pieces that are final after ``text``: they cannot be part of a mark any more."""
@@ -50,7 +51,7 @@ class StreamSplitter:
                 held = max((_begun(self._held, mark) for mark in marks), default=0)
                 self._show(shown, self._held, 0 if ended else held)
                 return shown
-            place, mark = min(found)
+            place, mark = min(found)  # the first in the text
             before, rest = self._held[:place], self._held[place + len(mark) :]
             if mark == self._format.answer_closing and self._part == "answer":
                 self._show(shown, before, 0)
@@ -73,6 +74,7 @@ class StreamSplitter:
         if not ended and any(mark.startswith(body) for mark in starts):
             return False
         opened, direct = (bool(mark) and body.startswith(mark) for mark in (form.opening, form.answer_opening))
+        # thoughts that neither the response nor the header opened are seen only if their end is in the first piece
         closes = bool(form.closing) and form.closing in body
         thoughts = not direct and (opened or self._inside or closes)
         self._part = "thoughts" if thoughts else "answer"

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from src.audio.decode import cell_source
 from src.audio.roots import roots_of, stored_cell
 from src.benchmarks.intervals import ROUNDS, UNKNOWN
 from src.benchmarks.leaderboards import published_scores
@@ -22,11 +19,13 @@ from src.benchmarks.scoring import is_unparsed
 from src.common.errors import UserError
 from src.common.files import write_text
 from src.common.log import get_logger
+from src.prompts.multiple_choice import READ_STATUSES
 from src.prompts.prompt_sets import origin_of_run
 from src.prompts.reasoning import FORMATS
 from src.report.benchmark_runs import RunSplit, SplitRuns, read_runs
 from src.report.charts import Series, line_chart
-from src.report.templating import inline, page_environment, run_style
+from src.report.spectrogram import data_uri, read_encoded
+from src.report.templating import fill_page, run_style
 
 log = get_logger(__name__)
 MOST_BARS = 12
@@ -34,40 +33,33 @@ MOST_BARS = 12
 BINS = 24
 SEED = 7
 _END_OF_THOUGHTS = "|".join(sorted({re.escape(form.closing) for form in FORMATS.values() if form.closing}))
-MEDIA_TYPES = ((b"RIFF", "audio/wav"), (b"fLaC", "audio/flac"), (b"OggS", "audio/ogg"))
 
 
-@dataclass(frozen=True)
-class PageOptions:
-    """Size of a page: questions of each split, megabytes of clips in all, bootstrap rounds."""
-
-    questions: int = 40
-    audio_mb: float = 30.0
-    rounds: int = ROUNDS
-
-
-def write_page(folders: Sequence[Path], out: Path, options: PageOptions | None = None) -> None:
+def write_page(
+    folders: Sequence[Path], out: Path, questions: int = 40, audio_mb: float = 30.0, rounds: int = ROUNDS
+) -> None:
     """Score the runs in ``folders`` and write the page atomically.
+
+    Args:
+        questions: single questions of each split.
+        audio_mb: room for their clips in all, in megabytes.
+        rounds: of the bootstrap.
 
     Raises :class:`~src.common.errors.UserError` for a folder that is no run over a data set with known answers.
     """
-    options = options or PageOptions()
-    room = int(options.audio_mb * 1e6)
+    room = int(audio_mb * 1e6)
     sections = []
-    for split in read_runs(folders, options.rounds):
-        questions, used = choose_questions(split, options.questions, room)
+    for split in read_runs(folders, rounds):
+        chosen, used = choose_questions(split, questions, room)
         room -= used
-        sections.append(_section(split) | {"questions": questions})
-    page = (
-        page_environment()
-        .get_template("benchmarks.html.j2")
-        .render(
-            sections=sections,
-            written_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            rounds=options.rounds,
-            css=inline("report.css") + inline("curves.css") + inline("benchmarks.css"),
-            script=inline("report.js") + inline("benchmarks.js"),
-        )
+        sections.append(_section(split) | {"questions": chosen})
+    page = fill_page(
+        "benchmarks.html.j2",
+        ("report.css", "curves.css", "benchmarks.css"),
+        ("report.js", "benchmarks.js"),
+        sections=sections,
+        parsed=READ_STATUSES,
+        rounds=rounds,
     )
     write_text(out, page)
 
@@ -169,8 +161,9 @@ def choose_questions(split: SplitRuns, count: int, budget: int) -> tuple[list[Sh
     ``budget`` is the room for clips in bytes; returns the questions and the bytes that their clips take.
     """
     keys = sorted({key for run in split.runs for key in run.rows})
-    random.Random(SEED).shuffle(keys)
+    random.Random(SEED).shuffle(keys)  # sorted before: a set has no order that is the same in every process
     wrong = [key for key in keys if not all(run.right.get(key, True) for run in split.runs)]
+    # more than half where there are too few others
     chosen = wrong[: max(count // 2, count - (len(keys) - len(wrong)))]
     taken = set(chosen)
     chosen += [key for key in keys if key not in taken][: count - len(chosen)]
@@ -197,7 +190,7 @@ def _question(split: SplitRuns, key: int, audio: str, reason: str) -> ShownQuest
         str(made["id"]),
         str(made["question"]),
         tuple(made["choices"]),
-        str(made["answer"]),
+        "" if made["answer"] is None else str(made["answer"]),
         tuple(dict.fromkeys(label for label in labels if label)),
         audio,
         reason,
@@ -208,7 +201,8 @@ def _question(split: SplitRuns, key: int, audio: str, reason: str) -> ShownQuest
 
 def _reply(number: int, run: RunSplit, key: int) -> RunReply:
     saved = run.replies[key]
-    verdict = "unparsed" if is_unparsed(run.rows[key]) else "right" if run.right[key] else "wrong"
+    graded = {True: "right", False: "wrong", None: "unknown"}[run.right.get(key)]
+    verdict = "unparsed" if is_unparsed(run.rows[key]) else graded
     answer = saved.get("llm_answer")
     if verdict == "unparsed":  # nothing was parsed: show the end of the text after the thoughts
         answer = re.split(_END_OF_THOUGHTS, str(saved.get("response") or ""))[-1].strip()[-300:]
@@ -226,13 +220,11 @@ def _reply(number: int, run: RunSplit, key: int) -> RunReply:
 def _clip(cell: Any, room: int) -> tuple[str, str, int]:
     """Data URI of a clip, the reason if there is none, and the bytes it takes."""
     try:
-        source, _ = cell_source(cell)
-        data = source if isinstance(source, bytes) else source.read_bytes()
-    except (OSError, KeyError, TypeError, AttributeError, UserError) as error:
+        data, media_type = read_encoded(cell)
+    except UserError as error:
         log.warning("a clip cannot be read: %s", error)
         return "", "the clip cannot be read", 0
-    size = len(data) * 4 // 3
+    size = len(data) * 4 // 3  # in base64
     if size > room:
         return "", "no room left for the clip (--audio-mb)", 0
-    kind = next((media for start, media in MEDIA_TYPES if data.startswith(start)), "audio/mpeg")
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}", "", size
+    return data_uri(media_type, data), "", size

@@ -9,21 +9,25 @@ from typing import Any
 
 import numpy as np
 
-from src.benchmarks.answer_files import join_run
+from src.benchmarks.answer_files import AnsweredSplit, join_run
 from src.benchmarks.intervals import ROUNDS, PairedComparison, compare_pairs
 from src.benchmarks.registry import benchmark, usual_groups
 from src.benchmarks.score import Scores, chance, score_rows
-from src.benchmarks.scoring import RIGHT, Benchmark, BenchmarkRow
+from src.benchmarks.scoring import NOT_COUNTED, RIGHT, Benchmark, BenchmarkRow
 from src.common.errors import UserError
 from src.common.existing import read_record
 from src.common.log import get_logger
+from src.report.templating import folder_names
 
 log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class RunSplit:
-    """One run over one split: its scores, and by ``dataset_index`` the joined row, the saved reply, whether right."""
+    """One run over one split: its scores, and by ``dataset_index`` the joined row, the saved reply, whether right.
+
+    ``right`` lacks rows whose right answer is not known.
+    """
 
     name: str
     folder: Path
@@ -85,45 +89,46 @@ def read_runs(folders: Sequence[Path], rounds: int = ROUNDS) -> list[SplitRuns]:
     A split without known answers is left out with a warning; a run over the first rows is taken as far as it goes.
     Raises :class:`UserError` for a folder that is no run, or if nothing can be scored.
     """
-    found: dict[tuple[str, str], list[tuple[RunSplit, Any, Benchmark, float]]] = {}
-    for folder, name in zip(folders, _names(folders), strict=True):
-        record = read_record(folder)
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UserError(f"the same run is given twice: {', '.join(map(str, folders))}")
+    joined: dict[tuple[str, str], list[tuple[Benchmark, Path, str, AnsweredSplit]]] = {}
+    for folder, name in zip(folders, folder_names(folders), strict=True):
         spec, splits = join_run(folder, partial=True)
         for part in splits:
-            if not part.joined.rows:
-                continue
-            # a generic benchmark gets the groups that its rows have
-            used = spec if spec.groupings else benchmark(spec.name, usual_groups(part.joined.rows))
+            if part.joined.rows:
+                run = (spec, folder, name.removeprefix(f"{spec.name}_"), part)
+                joined.setdefault((spec.name, part.split), []).append(run)
+    found = []
+    for (benchmark_name, split), parts in joined.items():
+        spec, _, _, first = parts[0]
+        if not spec.groupings:
+            # A generic benchmark gets the groups that its rows have. They are looked for in the rows of all runs:
+            # a run over the first rows may lack some, and the page compares the runs group by group.
+            spec = benchmark(benchmark_name, usual_groups([row for *_, part in parts for row in part.joined.rows]))
+        runs = []
+        for _, folder, name, part in parts:
             try:
-                scores = score_rows(used, part.joined.rows, rounds=rounds)
+                scores = score_rows(spec, part.joined.rows, rounds=rounds)
             except UserError as error:
-                log.warning("%s (%s): left out: %s", folder, part.split, error)
+                log.warning("%s (%s): left out: %s", folder, split, error)
                 continue
             strict = scores.rules[0].result.per_row_strict
-            run = RunSplit(
-                name.removeprefix(f"{spec.name}_"),
+            run_split = RunSplit(
+                name,
                 folder,
                 scores,
                 dict(zip(part.joined.indexes, part.joined.rows, strict=True)),
                 {int(row["dataset_index"]): row for row in part.answers},
-                {key: mark == RIGHT for key, mark in zip(part.joined.indexes, strict, strict=True)},
-                record,
+                {
+                    key: code == RIGHT
+                    for key, code in zip(part.joined.indexes, strict, strict=True)
+                    if code != NOT_COUNTED
+                },
+                read_record(folder),
             )
-            key = (used.name, part.split)
-            found.setdefault(key, []).append((run, part.data, used, chance(used, part.joined.rows)))
+            runs.append(run_split)
+        if runs:
+            found.append(SplitRuns(spec, split, first.data, tuple(runs), chance(spec, first.joined.rows)))
     if not found:
         raise UserError(f"nothing to report: no split of {', '.join(map(str, folders))} has known answers")
-    return [
-        SplitRuns(runs[0][2], split, runs[0][1], tuple(run for run, *_ in runs), runs[0][3])
-        for (_, split), runs in found.items()
-    ]
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' own names, with as many parents as it takes to make them differ."""
-    parts = [folder.resolve().parts for folder in folders]
-    for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-depth:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    raise UserError(f"the same run is given twice: {', '.join(map(str, folders))}")
+    return found

@@ -12,7 +12,7 @@ from markupsafe import Markup
 Point = tuple[float, float]
 Scale = Literal["wide", "near", "zero"]
 WIDTH, HEIGHT = 360, 210
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 30
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 30  # margins; left and below for the labels
 LOG_SPAN = 15
 """Largest value over smallest from which the vertical axis is logarithmic."""
 
@@ -147,6 +147,7 @@ def _vertical(values: Sequence[float], scale: Scale) -> _Axis:
     low, high = min(values), max(values)
     if scale != "zero" and low > 0 and high / low > LOG_SPAN:
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+        # some room for the curve, not up to the next power of ten, which may be far
         start, end = max(10.0**first, low / 1.3), min(10.0**last, high * 1.3)
         powers = [10.0**power for power in range(first, last + 1)]
         ticks = [tick for tick in powers if start <= tick <= end]
@@ -155,7 +156,7 @@ def _vertical(values: Sequence[float], scale: Scale) -> _Axis:
             ticks = [tick for tick in finer if start <= tick <= end]
         return _Axis(start, end, HEIGHT - BOTTOM, TOP, True, tuple(ticks))
     if scale != "near" or high == low:
-        start, end = min(0.0, low), high * 1.05 or 1.0
+        start, end = min(0.0, low), high * 1.05 or 1.0  # all zeros: any axis that is not empty
     else:
         start, end = low - 0.05 * (high - low), high + 0.05 * (high - low)
     return _Axis(start, end, HEIGHT - BOTTOM, TOP, False, nice_ticks(start, end, 5))

@@ -14,7 +14,7 @@ from src.prompts.reasoning import Reasoning, split_response
 from src.prompts.texts import Prompts, load_prompts
 from src.report.charts import Histogram, histogram_chart
 from src.report.spectrogram import read_sound, spectrogram_uri
-from src.report.templating import inline, mark_leaks, mark_words, page_environment, run_style
+from src.report.templating import fill_page, mark_leaks, mark_words, run_style
 
 Findings = Mapping[str, Any]
 PARTS = ("thoughts", "answer", "response")
@@ -45,19 +45,14 @@ def write_corpus_page(findings: Findings, out: Path, audio_mb: float = 40.0) -> 
     room = ByteBudget(int(audio_mb * 1e6))
     corpora = [_section(corpus, room) for corpus in findings["corpora"]]
     names = [corpus["name"] for corpus in findings["corpora"]]
-    page = (
-        page_environment()
-        .get_template("corpora.html.j2")
-        .render(
-            title=names[0] if len(names) == 1 else f"{len(names)} corpora",
-            corpora=corpora,
-            groups=_groups(findings["corpora"]),
-            written_at=findings["written_at"],
-            limit=findings["limit"],
-            seed=findings["seed"],
-            css=inline("report.css") + inline("curves.css") + inline("corpora.css"),
-            script=inline("report.js"),
-        )
+    page = fill_page(
+        "corpora.html.j2",
+        ("report.css", "curves.css", "corpora.css"),
+        ("report.js",),
+        title=names[0] if len(names) == 1 else f"{len(names)} corpora",
+        corpora=corpora,
+        groups=_groups(findings["corpora"]),
+        **{key: findings[key] for key in ("written_at", "limit", "seed")},
     )
     write_text(out, page)
 

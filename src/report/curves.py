@@ -6,18 +6,15 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-from markupsafe import Markup
 
 from src.common.errors import UserError
 from src.common.existing import read_record
 from src.common.files import read_json_lines, write_text
 from src.prompts.reasoning import Reasoning, split_response
 from src.report.charts import Point, Series, line_chart
-from src.report.templating import inline, page_environment, run_style, seconds_text
+from src.report.templating import fill_page, folder_names, run_style, seconds_text
 
 METRICS, SAMPLES, RECORD = "metrics.jsonl", "samples.jsonl", "run.json"
 MOST_POINTS = 400
@@ -58,35 +55,17 @@ def write_curves(folders: Sequence[Path], out: Path) -> None:
 
     Raises :class:`UserError` for a folder without ``metrics.jsonl``.
     """
-    names = _names(folders)
-    runs = [_read_run(folder, name) for folder, name in zip(folders, names, strict=True)]
-    write_text(out, render_curves(runs))
-
-
-def render_curves(runs: Sequence[RunLog]) -> str:
-    """The page as text."""
-    return (
-        page_environment()
-        .get_template("curves.html.j2")
-        .render(
-            title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
-            runs=[_facts(run, place) for place, run in enumerate(runs)],
-            sections=[section for section in _sections(runs) if section["charts"]],
-            samples=[(run.name, [_sample(line) for line in run.samples]) for run in runs if run.samples],
-            written_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            css=Markup("{}{}").format(inline("report.css"), inline("curves.css")),
-            script=inline("report.js"),
-        )
+    runs = [_read_run(folder, name) for folder, name in zip(folders, folder_names(folders), strict=True)]
+    page = fill_page(
+        "curves.html.j2",
+        ("report.css", "curves.css"),
+        ("report.js",),
+        title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
+        runs=[_facts(run, place) for place, run in enumerate(runs)],
+        sections=[section for section in _sections(runs) if section["charts"]],
+        samples=[(run.name, [_sample(line) for line in run.samples]) for run in runs if run.samples],
     )
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """Folder names, with their parents where two are alike."""
-    short = [folder.resolve().name for folder in folders]
-    return [
-        name if short.count(name) == 1 else "/".join(folder.resolve().parts[-2:])
-        for name, folder in zip(short, folders, strict=True)
-    ]
+    write_text(out, page)
 
 
 def _read_run(folder: Path, name: str) -> RunLog:

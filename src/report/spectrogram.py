@@ -35,18 +35,33 @@ class Sound:
 
     def data_uri(self) -> str:
         """The encoded clip for an audio element."""
-        return f"data:{self.media_type};base64,{base64.b64encode(self.data).decode()}"
+        return data_uri(self.media_type, self.data)
 
 
-def read_sound(audio: dict[str, Any], where: str) -> Sound:
-    """Decode a row's audio (``{"bytes", "path"}``). Raises :class:`UserError` naming the row if that fails."""
+def data_uri(media_type: str, data: bytes) -> str:
+    """Bytes as an address that a page can use without another file (RFC 2397)."""
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def read_encoded(audio: Any) -> tuple[bytes, str]:
+    """A row's audio (``{"bytes", "path"}``) as it is stored, and its media type. Raises :class:`UserError`."""
     try:
         source, _ = cell_source(audio)
         data = source if isinstance(source, bytes) else source.read_bytes()
+    except (OSError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(str(error)) from error
+    kinds = {b"fLaC": "audio/flac", b"RIFF": "audio/wav", b"OggS": "audio/ogg"}
+    return data, kinds.get(data[:4], "audio/mpeg")  # MP3 has no magic number: it may begin with a frame or with tags
+
+
+def read_sound(audio: dict[str, Any], where: str) -> Sound:
+    """Decode a row's audio. Raises :class:`UserError` naming the row if that fails."""
+    try:
+        data, media_type = read_encoded(audio)
         found = decode(data, where, mono=True)
-    except (OSError, KeyError, TypeError, UserError) as error:
+    except (OSError, UserError) as error:
         raise UserError(f"{where}: the clip cannot be read: {error}") from error
-    return Sound(data, _media_type(data), found.samples[0], found.rate)
+    return Sound(data, media_type, found.samples[0], found.rate)
 
 
 def spectrogram_uri(sound: Sound, most_columns: int | None = None) -> str:
@@ -60,7 +75,7 @@ def spectrogram_uri(sound: Sound, most_columns: int | None = None) -> str:
     indexed.putpalette(_palette())
     buffer = io.BytesIO()
     indexed.save(buffer, format="PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_uri("image/png", buffer.getvalue())
 
 
 def log_spectrum(samples: NDArray[np.float32], rate: int, hop_seconds: float = HOP_SECONDS) -> NDArray[np.float64]:
@@ -70,7 +85,7 @@ def log_spectrum(samples: NDArray[np.float32], rate: int, hop_seconds: float = H
     padded = np.pad(samples.astype(np.float64), (WINDOW // 2, WINDOW // 2 + hop))
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::hop] * np.hanning(WINDOW)
     power = np.abs(np.fft.rfft(frames, axis=1)).T ** 2
-    wanted = np.geomspace(rate / 2, LOWEST_HZ, HEIGHT)
+    wanted = np.geomspace(rate / 2, LOWEST_HZ, HEIGHT)  # a picture's first row is its top
     bins = np.fft.rfftfreq(WINDOW, 1 / rate)
     rows = np.stack([np.interp(wanted, bins, column) for column in power.T], axis=1)
     decibels = 10 * np.log10(rows + 1e-12)  # digital silence has no logarithm
@@ -81,10 +96,3 @@ def _palette() -> list[int]:
     stops = np.linspace(0, 255, len(COLORS))
     channels = [np.interp(np.arange(256), stops, [color[i] for color in COLORS]) for i in range(3)]
     return np.stack(channels, axis=1).round().astype(int).ravel().tolist()
-
-
-def _media_type(data: bytes) -> str:
-    for start, kind in ((b"fLaC", "flac"), (b"RIFF", "wav"), (b"OggS", "ogg")):
-        if data.startswith(start):
-            return f"audio/{kind}"
-    return "audio/mpeg"

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -28,6 +32,23 @@ def page_environment(folder: Path = TEMPLATES) -> Environment:
     )
     environment.filters.update(percent=percent, range=interval_text, seconds=seconds_text)
     return environment
+
+
+def fill_page(template: str, styles: Sequence[str], scripts: Sequence[str], **values: Any) -> str:
+    """A page that needs no other file: a template of ours with ``values``, with its styles and scripts inside."""
+    about = {"written_at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
+    files = {"css": Markup("").join(map(inline, styles)), "script": Markup("").join(map(inline, scripts))}
+    return page_environment().get_template(template).render({**about, **files, **values})
+
+
+def folder_names(folders: Sequence[Path]) -> list[str]:
+    """The folders' own names, each with as many parents as it takes to tell it from the others."""
+    paths = [folder.resolve().parts for folder in folders]
+
+    def alone(path: tuple[str, ...], depth: int) -> bool:
+        return depth == len(path) or sum(other[-depth:] == path[-depth:] for other in paths) == 1
+
+    return ["/".join(path[-next(depth for depth in count(1) if alone(path, depth)) :]) for path in paths]
 
 
 def run_style(number: int) -> str:

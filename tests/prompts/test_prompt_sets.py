@@ -14,6 +14,7 @@ from src.common.config import compose
 from src.common.errors import ConfigError, UserError
 from src.prompts import choose_prompts, load_prompts
 from src.prompts.prompt_sets import origin_of_run, prompt_record, usual_set
+from src.prompts.texts import load_presets
 
 GOLDEN = json.loads(Path(__file__).with_name("golden_sets.json").read_text(encoding="utf-8"))
 """Digests, checksums of token ids and of stages' texts, recorded before layouts became keys of a set."""
@@ -158,6 +159,24 @@ def test_a_checkpoint_is_asked_with_what_it_was_trained_with(own: Path, caplog: 
     assert choose_prompts(None, [("a", mini), ("b", travelled)]) == load_prompts("mini")
     (line,) = warnings(caplog)
     assert "mini of a is used" in line and "b with own" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        *((name, {}) for name in load_presets()),
+        ("full", {"generation_system": ""}),
+        ("full", {"betraying_phrases": []}),
+    ],
+)
+def test_a_record_gives_back_presets_and_empty_texts(name: str, overrides: dict[str, Any]) -> None:
+    """A checkpoint that was trained with one of these could not be opened: "not shipped here", "missing"."""
+    prompts = load_prompts(name, overrides)
+    record = json.loads(json.dumps(prompt_record(prompts)))
+    assert choose_prompts(None, [("a", {"prompts": record})]) == prompts
+    if name == "mmau":
+        record["texts"].pop("mcqa_system")  # as records were before
+        assert choose_prompts(None, [("a", {"prompts": record})]) == prompts
 
 
 def test_without_a_record_the_language_model_decides(tmp_path: Path) -> None:

@@ -302,6 +302,11 @@ def test_what_is_not_found_stays_ours_and_is_named(tmp_path: Path) -> None:
         ),
         ("def get_system_prompt():\n    a = 'x'\n    while b:\n        return a\n", "line 3: while is not followed"),
         ("def get_system_prompt():\n    return f'{1!r}'\n", "{1} with a format is not followed"),
+        (
+            "def get_system_prompt():\n    a = ''\n    for i, p in enumerate(['x'], start=1):\n        a += f'{i}'\n"
+            "    return a\n",
+            "line 3: a loop over enumerate(['x'], start=1) is not followed",  # it was counted from 0
+        ),
     ],
 )
 def test_texts_that_cannot_be_followed_are_refused(tmp_path: Path, source: str, reason: str) -> None:

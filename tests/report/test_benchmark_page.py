@@ -20,7 +20,7 @@ from src.common.errors import UserError
 from src.common.files import write_json
 from src.common.paths import REPO_ROOT, generated_dir, raw_dir
 from src.report import benchmark_page
-from src.report.benchmark_page import PageOptions, choose_questions, write_page
+from src.report.benchmark_page import choose_questions, write_page
 from src.report.benchmark_runs import read_runs
 from tests.support.html_checker import HtmlChecker
 
@@ -115,13 +115,41 @@ def test_published_scores_come_with_what_the_runs_were_asked(
     write_json(runs[0] / "run.json", {**record, "prompts": {**imported, "name": "full", "source": "shipped"}})
     write_json(runs[1] / "run.json", {**record, "prompts": imported})
     out = tmp_path / "report.html"
-    write_page(runs, out, PageOptions(questions=1, rounds=10))
+    write_page(runs, out, questions=1, rounds=10)
     page = out.read_text()
     assert "prompts full 12ab (shipped)" in page and "prompts published 12ab (published 67c6776)" in page
     note = "prompt sets that are not those of the published ALARM system"
     assert f"{note}: full (shipped)." in page
-    write_page(runs[1:], out, PageOptions(questions=1, rounds=10))
+    write_page(runs[1:], out, questions=1, rounds=10)
     assert "Published scores" in out.read_text() and note not in out.read_text()
+
+
+def test_a_run_over_the_first_rows_may_lack_groups_of_another(runs: list[Path], tmp_path: Path) -> None:
+    """The groups of a generic benchmark were those of each run's own rows, and the page stopped with a KeyError."""
+    rows = [question(number) for number in range(COUNT)]
+    few = save_run("few", [answer(row, True) for row in rows[:1]])
+    out = tmp_path / "report.html"
+    for folders in ([runs[0], few], [few, runs[0]]):
+        write_page(folders, out, questions=1, rounds=10)
+        assert ">first<" in out.read_text() and ">last<" in out.read_text()
+
+
+def test_rows_without_a_known_answer_are_not_compared(runs: list[Path], tmp_path: Path) -> None:
+    """They were counted as wrong in both runs, in the comparison and next to the single questions."""
+    save_set("mini_mcqa", [{**question(number), "answer": None if number < 2 else "bell"} for number in range(COUNT)])
+    (test,) = read_runs(runs, rounds=10)
+    paired = test.compare(*test.runs)
+    assert paired is not None and (paired.difference.n, paired.neither) == (COUNT - 2, 0)
+    write_page(runs[1:], tmp_path / "report.html", questions=COUNT, rounds=10)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count('title="unknown"') == 2 and "expected: None" not in page
+
+
+def test_every_parsed_status_is_named(runs: list[Path], tmp_path: Path) -> None:
+    """The page said that all replies but those by number are unparsed, also of runs with letters."""
+    write_page(runs[:1], tmp_path / "report.html", questions=1, rounds=10)
+    caption = "All but index, value, chosen_letter, chosen_text, likelihood are unparsed."
+    assert caption in (tmp_path / "report.html").read_text()
 
 
 def test_clips_that_do_not_fit_are_told(runs: list[Path]) -> None:
@@ -144,7 +172,7 @@ def test_published_scores_stand_beside_known_benchmarks(runs: list[Path], tmp_pa
     write_json(raw_dir("mmar") / "metadata" / "test_metadata.json", metadata)
     run = save_run("a", [answer(row, True) for row in rows[:3]], "mmar")  # a run over the first rows
     out = tmp_path / "report.html"
-    write_page([run, *runs], out, PageOptions(questions=2, audio_mb=0, rounds=20))
+    write_page([run, *runs], out, questions=2, audio_mb=0, rounds=20)
     page = out.read_text()
     assert "Gemini 2.5 Pro" in page and "random choice" in page and "MMAR, test" in page and "mini_mcqa, test" in page
     assert HtmlChecker(page).counts["section"] == 2 and "word rule (official" in page

@@ -69,6 +69,12 @@ def test_page_of_a_finished_run(tmp_path: Path) -> None:
     assert "what &lt;b&gt;is&lt;/b&gt; it?" in page and "(no answer: unfinished thoughts)" in page
 
 
+def test_runs_whose_parents_are_alike_get_different_names(tmp_path: Path) -> None:
+    """Names had one parent at most, so that these two runs were both called x/run."""
+    page = page_of(make_run(tmp_path / "a" / "x" / "run"), make_run(tmp_path / "b" / "x" / "run"))
+    assert "a/x/run" in page and "b/x/run" in page
+
+
 def test_page_of_a_run_that_was_killed(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "killed", finished=False)
     with (folder / "metrics.jsonl").open("a") as file:

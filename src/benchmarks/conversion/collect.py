@@ -18,7 +18,7 @@ from src.benchmarks.airbench import MOST_SECONDS, RATE
 from src.benchmarks.conversion.pinned import SplitFiles, sources
 from src.benchmarks.registry import benchmark
 from src.benchmarks.run_loader import JsonRows, metadata_file, read_rows
-from src.benchmarks.scoring import COMMON_COLUMNS, Benchmark
+from src.benchmarks.scoring import COMMON_COLUMNS, Benchmark, first_few
 from src.common.errors import UserError, check_host
 from src.common.existing import next_step, read_record, set_problem
 from src.common.files import swap_in, write_json
@@ -33,8 +33,6 @@ from src.download.sources import WebFile
 from src.download.unpack import is_archive, unpack
 
 log = get_logger(__name__)
-_TEXTS = ("question", "answer", "id")
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -68,24 +66,17 @@ class ConvertedSplit:
 def collector_parser(description: str | None, any_benchmark: bool = False) -> argparse.ArgumentParser:
     """The arguments of a known benchmark's collector; ``any_benchmark`` adds the name of the benchmark."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
     if any_benchmark:
-        parser.add_argument("name", metavar="NAME", help="name of the set, or import path of the benchmark")
-    parser.add_argument(
-        "--from-dir", type=Path, help="folder that holds metadata and audio already: nothing is downloaded"
-    )
-    parser.add_argument("--splits", nargs="*", default=[], help="only these splits")
-    parser.add_argument("--downloads", type=Path, help="where downloads go (data/datasets/downloads/NAME)")
-    parser.add_argument(
-        "--allow-missing", action="store_true", help="leave rows out whose clip is missing or unreadable"
-    )
-    parser.add_argument("--any-edition", action="store_true", help="do not check the metadata's known checksum")
-    parser.add_argument("--overwrite", action="store_true", help="convert again although the set is there")
-    parser.add_argument(
-        "--attempts", type=int, default=RetryPolicy.attempts, help="tries at every file before giving up"
-    )
-    parser.add_argument(
-        "--first-wait", type=float, default=RetryPolicy.first_wait, help="seconds before the second try"
-    )
+        add("name", metavar="NAME", help="name of the set, or import path of the benchmark")
+    add("--from-dir", type=Path, help="folder that holds metadata and audio already: nothing is downloaded")
+    add("--splits", nargs="*", default=[], help="only these splits")
+    add("--downloads", type=Path, help="where downloads go (data/datasets/downloads/NAME)")
+    add("--allow-missing", action="store_true", help="leave rows out whose clip is missing or unreadable")
+    add("--any-edition", action="store_true", help="do not check the metadata's known checksum")
+    add("--overwrite", action="store_true", help="convert again although the set is there")
+    add("--attempts", type=int, default=RetryPolicy.attempts, help="tries at every file before giving up")
+    add("--first-wait", type=float, default=RetryPolicy.first_wait, help="seconds before the second try")
     return parser
 
 
@@ -182,16 +173,12 @@ def _read(path: Path) -> JsonRows:
         return rows
     found = read_rows(path)
     if found.broken:
-        shown = ", ".join(map(str, found.broken[:_SHOWN]))
-        raise UserError(f"{path}: line(s) {shown} cannot be read; fetch it again")
+        raise UserError(f"{path}: line(s) {first_few(found.broken)} cannot be read; fetch it again")
     return found.rows
 
 
 def _find(job: ConversionJob, files: SplitFiles) -> tuple[Path, list[Path]]:
-    """Metadata file, and the folders below which the clips lie; archives are unpacked on the way.
-
-    Metadata has its own folder: audio at another revision may bring another edition of the same file.
-    """
+    """Metadata file, and the folders below which the clips lie; archives are unpacked on the way."""
     if job.from_dir is not None:
         roots = [job.from_dir]
         for archive in (job.from_dir / part.name for part in files.audio):
@@ -199,6 +186,7 @@ def _find(job: ConversionJob, files: SplitFiles) -> tuple[Path, list[Path]]:
                 roots.append(unpack(archive, job.downloads / "unpacked"))
         return _given_metadata(job.from_dir, files.metadata.name), roots
     metadata = replace(files.metadata, checksum=None) if job.any_edition else files.metadata
+    # in a folder of its own: the audio's revision may bring another edition of the same file
     path = fetch(metadata, job.downloads / "metadata", job.policy)
     for source in files.audio:
         audio = fetch(source, job.downloads, job.policy)
@@ -221,14 +209,14 @@ def _with_clips(
     job: ConversionJob, where: str, raw: JsonRows, rows: JsonRows, roots: Sequence[Path], left_out: Counter[str]
 ) -> tuple[JsonRows, JsonRows]:
     """Rows whose clip is there, with its path; the others are refused, or left out if that is allowed."""
+    # threads are enough: looking for files waits for the disk, and decoding releases Python's lock
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         clips = list(pool.map(lambda row, made: _clip(job, row, made, roots), raw, rows))
     problems = [f"{row['id']}: {clip}" for row, clip in zip(rows, clips, strict=True) if isinstance(clip, UserError)]
     if problems and (not job.allow_missing or len(problems) == len(rows)):
-        shown = "; ".join(problems[:_SHOWN]) + ("; …" if len(problems) > _SHOWN else "")
         raise UserError(
-            f"{where}: {len(problems)} of {len(rows)} clips cannot be used: {shown}. Complete the download, or give "
-            "--allow-missing to leave those rows out"
+            f"{where}: {len(problems)} of {len(rows)} clips cannot be used: {first_few(problems, '; ')}. Complete "
+            "the download, or give --allow-missing to leave those rows out"
         )
     for problem in problems:
         log.warning("%s: %s; left out", where, problem)
@@ -256,24 +244,17 @@ def _clip(job: ConversionJob, raw: dict[str, Any], row: dict[str, Any], roots: S
 
 def _save(job: ConversionJob, splits: dict[str, ConvertedSplit]) -> None:
     """Save next to the target, then exchange both; other splits of a set of this program are kept."""
+    # a DatasetDict is saved as a whole, and a killed process must leave the old one or the new one
     from datasets import Audio, Dataset, DatasetDict, Features, List, Value
 
-    features = Features(
-        {
-            "question": Value("string"),
-            "choices": List(Value("string")),
-            "answer": Value("string"),
-            "audio": Value("string"),
-            "id": Value("string"),
-            "dataset_index": Value("int64"),
-        }
-    )
+    others = {"choices": List(Value("string")), "dataset_index": Value("int64")}
+    features = Features({name: others.get(name, Value("string")) for name in COMMON_COLUMNS})
     made = DatasetDict()
     for name, split in splits.items():
+        columns = {key: [row[key] for row in split.rows] for key in features}
         # MMAU and MMAR keep answers as they are, numbers among them; a column has one type
-        cells = {key: [row[key] for row in split.rows] for key in features}
-        texts = {key: [None if cell is None else str(cell) for cell in cells[key]] for key in _TEXTS}
-        columns = {**cells, **texts}
+        for key in ("question", "answer", "id"):
+            columns[key] = [None if cell is None else str(cell) for cell in columns[key]]
         made[name] = Dataset.from_dict(columns, features).cast_column("audio", Audio(sampling_rate=16_000))
     record = read_record(job.target)
     kept = [name for name in record.get("splits", {}) if name not in splits and not _problem(job.target, name)]

@@ -73,58 +73,39 @@ class RephraseExample:
 class Prompts:
     """Every text that the system shows to a language model.
 
-    System texts: ``generation_system`` (free questions), ``mcqa_system``, ``self_generation_system``,
-    ``rephrase_system`` (its ``{examples}`` is filled with the worked pairs). ``rephrase_instruction`` opens the
-    user turn of the rewriter; ``response_tag`` and ``reasoning_tag`` are the tag names around what is rewritten.
-    ``description_open`` and ``description_close`` enclose a description (or the audio, where a checkpoint uses
-    explicit audio tokens). ``question_tag`` and ``options_tag`` are tag names of a multiple-choice turn.
-    ``ensemble_intro`` knows ``{n}``, ``ensemble_heading`` ``{i}`` (from 1) and ``{n}``; both end with a newline,
-    which is added where they have none. ``ensemble_tags``: with explicit audio tokens, whether the marks are around
-    the audio of each checkpoint or once around all of them. ``budget_closing`` ends thoughts whose budget is used up.
-    ``betraying_phrases`` are rules for :mod:`src.prompts.leakage`; ``checker_system`` is
-    the task of a language model that looks for such responses and ends with YES or NO.
-
-    Layouts of user turns, see :data:`LAYOUT_FIELDS` for their fields and :func:`fill` for the rules: ``mcqa_user``
-    (its ``{options}`` are all options, each written by ``option_line`` with its line end; ``{option_lines}`` the same
-    without the last line end, ``{option_list}`` the options as Python prints a list of texts),
-    ``self_generation_user``, ``rephrase_user`` and ``checker_user``. In the last two ``{response}`` is the response
-    as it was generated and ``{prepared}`` the same with ``<think>`` renamed to ``reasoning_tag`` and its reasoning
-    block completed. ``answer_style`` is what a multiple-choice reply is read as: the number of an option (in answer
-    tags), its letter, or its text.
-
-    Prompts of the corpora: ``writer_system`` (its ``{examples}``, if any, is filled with descriptions of the corpus),
-    ``writer_styles`` (kinds of prompts, one of which follows the description), ``prompt_checker_system``.
-
-    ``name`` and ``source`` (:data:`SHIPPED`, the path of a file, or ``published COMMIT``) say where the texts come
-    from; they are not part of :meth:`digest`.
+    Keys that end with ``_system`` are system texts, those that end with ``_user`` layouts of user turns: see
+    :data:`LAYOUT_FIELDS` for their fields and :func:`fill` for the rules. ``name`` and ``source`` (:data:`SHIPPED`,
+    the path of a file, or ``published COMMIT``) say where the texts come from; they are not part of :meth:`digest`.
     """
 
-    generation_system: str
+    generation_system: str  # free questions
     mcqa_system: str
     self_generation_system: str
-    rephrase_system: str
-    rephrase_instruction: str
-    response_tag: str
+    rephrase_system: str  # {examples}: the worked pairs
+    rephrase_instruction: str  # opens the user turn of the rewriter
+    response_tag: str  # tag names around what is rewritten
     reasoning_tag: str
-    description_open: str
+    description_open: str  # around a description, or around the audio of checkpoints with explicit audio tokens
     description_close: str
-    question_tag: str
+    question_tag: str  # tag names of a multiple-choice turn
     options_tag: str
-    ensemble_intro: str
-    ensemble_heading: str
-    budget_closing: str
-    betraying_phrases: tuple[str, ...]
-    checker_system: str
-    writer_system: str
-    writer_styles: tuple[str, ...]
+    ensemble_intro: str  # {n} checkpoints; a line end is added where there is none
+    ensemble_heading: str  # checkpoint {i} (from 1) of {n}; a line end is added where there is none
+    budget_closing: str  # ends thoughts whose budget is used up
+    betraying_phrases: tuple[str, ...]  # rules for src/prompts/leakage.py
+    checker_system: str  # asks for responses with such phrases; the reply ends with YES or NO
+    writer_system: str  # writes prompts of a corpus; {examples}: descriptions of the corpus
+    writer_styles: tuple[str, ...]  # kinds of prompts, one of which follows the description
     prompt_checker_system: str
     rephrase_examples: tuple[RephraseExample, ...] = ()
+    # {options}: each by option_line; {option_lines}: without the last line end; {option_list}: as str() of a list
     mcqa_user: str = "<{question_tag}>\n{question}\n</{question_tag}>\n<{options_tag}>\n{options}</{options_tag}>"
     option_line: str = "(Option_{number}) {option}\n"
     self_generation_user: str = "{description_open}{audio_description}{description_close}\n\n{prompt}"
+    # {response}: as it was generated; {prepared}: with <think> renamed to reasoning_tag, and its block completed
     rephrase_user: str = "{rephrase_instruction}\n<{response_tag}>\n{prepared}\n</{response_tag}>"
     checker_user: str = "<{response_tag}>\n{prepared}\n</{response_tag}>"
-    ensemble_tags: Literal["each", "around"] = "each"
+    ensemble_tags: Literal["each", "around"] = "each"  # with explicit audio tokens: around each audio, or around all
     answer_style: AnswerStyle = "number"
     name: str = field(default="", compare=False)
     source: str = field(default="", compare=False)
@@ -142,13 +123,13 @@ class Prompts:
                 raise ValueError(f"mcqa_user lacks {{{keys[0]}}}")
 
     def digest(self) -> str:
-        """Short hash of all texts, for run records and for telling results of other prompts apart.
+        """Short hash of all texts, for run records and for telling results of other prompts apart."""
+        # without layouts that are the usual ones: records from before they were keys of a set stay valid
+        return _digest({key: text for key, text in self.texts().items() if _DEFAULTS.get(key) != text})
 
-        Layouts that are as they always were do not count, so that records from before they were keys stay valid.
-        """
-        texts = {key: value for key, value in dataclasses.asdict(self).items() if key not in ("name", "source")}
-        usual = [key for key, default in _DEFAULTS.items() if texts[key] == default]
-        return _digest({key: value for key, value in texts.items() if key not in usual})
+    def texts(self) -> dict[str, Any]:
+        """The set as plain values by key, without ``name`` and ``source``."""
+        return {key: text for key, text in dataclasses.asdict(self).items() if key not in ("name", "source")}
 
     def own_layouts(self, *keys: str) -> tuple[str, ...]:
         """Those of the layouts ``keys`` that differ from the usual ones, for fingerprints of a stage's texts."""
@@ -238,8 +219,7 @@ def load_prompts(name: str, overrides: Mapping[str, Any] | None = None) -> Promp
 
 def with_texts(prompts: Prompts, overrides: Mapping[str, Any]) -> Prompts:
     """The set with single texts replaced; its source says so. Raises :class:`ConfigError` for unknown keys."""
-    own = {key: value for key, value in dataclasses.asdict(prompts).items() if key not in ("name", "source")}
-    return bind_prompts(own, overrides, prompts.name, prompts.source, f"prompts.{prompts.name}")
+    return bind_prompts(prompts.texts(), overrides, prompts.name, prompts.source, f"prompts.{prompts.name}")
 
 
 def bind_prompts(
@@ -312,7 +292,8 @@ class _SetDumper(yaml.SafeDumper):
     """Writes texts of several lines as blocks."""
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        """A scalar; where a block cannot show the text exactly, PyYAML quotes it."""
+        """A scalar: in the style ``|``, where PyYAML would quote the text, if it has several lines."""
+        # a text that a block cannot show exactly, e.g. with blanks at a line's end, is quoted all the same
         return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
 
