@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from datasets import load_from_disk
 
-from scripts.alarm import filter_dataset
 from src.audio.waveform import Waveform
 from src.common.errors import ConfigError, UserError
 from src.common.paths import indexes_dir, indexes_filtered_dir, raw_dir, responses_dir, transcripts_dir
+from src.corpus.postprocess import asr_command, asr_filter
 from src.corpus.postprocess.asr_filter import AnswerChoice, AsrLimits, filter_by_asr, score
 from src.corpus.postprocess.asr_score import error_rates, find_normalisation, letters, unicode_words
 from src.corpus.postprocess.transcribe import AsrSettings, RowTranscriber, Transcript
@@ -168,11 +168,11 @@ def test_an_audio_filter_of_another_program_is_not_replaced(data_root: Path) -> 
 def test_published_options(options: list[str], limits: AsrLimits, monkeypatch: pytest.MonkeyPatch) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*")
-    filter_dataset.add_arguments(parser)
+    asr_command.add_arguments(parser)
     asked: list[Any] = []
-    monkeypatch.setattr("src.corpus.postprocess.asr_filter.filter_by_asr", lambda *given: asked.append(given) or {})
+    monkeypatch.setattr(asr_filter, "filter_by_asr", lambda *given: asked.append(given) or {})
     args = parser.parse_args([*options, "--model-name", "Qwen/Qwen3-0.6B", "--limit", "-1", "--num-gpus", "2"])
-    assert filter_dataset.filter_command(args, print) == 0
+    assert asr_command.filter_command(args, print) == 0
     ((name, _, given, _, limit, overwrite, answers),) = asked
     assert (name, given, limit, overwrite) == ("heysquad_human", limits, None, False)
     assert answers == AnswerChoice("Qwen3-0.6B") and args.cuda_devices == "0,1"
