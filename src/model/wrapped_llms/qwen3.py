@@ -34,9 +34,8 @@ class ClipFeatures:
         features = self.extractor([load_waveform(audio)])
         return {
             "audio": {name: batch.features[0] for name, batch in features.items()},
-            "audio_attention": {
-                name: batch.mask[0].long() for name, batch in features.items()
-            },  # int64, as published
+            # int64, as published; ours are int8
+            "audio_attention": {name: batch.mask[0].long() for name, batch in features.items()},
             "audio_lengths": {name: batch.lengths[0] for name, batch in features.items()},
         }
 
