@@ -122,7 +122,7 @@ def write_adapter(checkpoint: Checkpoint, encoder: str, path: Path) -> Path:
             f"checkpoint {checkpoint.name}: has no adapter of {encoder}; it has {', '.join(others) or 'none'}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    waiting = path.with_name(f".{path.name}.part")
+    waiting = path.with_name(f".{path.name}.part")  # renamed when complete: a killed program leaves no half file
     torch.save(state, waiting)
     waiting.replace(path)
     return path

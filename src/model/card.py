@@ -78,6 +78,7 @@ def model_card(
     sources = [config.llm, *(spec.weights.source for spec in config.config.encoders.values() if spec.weights)]
     data = ModelCardData(
         license=licence,
+        # a folder of this machine is no model of the Hub, to which these become links
         base_model=[source for source in sources if not (REPO_ROOT / source).exists()] or None,
         pipeline_tag="audio-text-to-text",
         tags=["alarm", "audio", "reasoning"],

@@ -272,6 +272,7 @@ def open_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
 def may_be_checkpoint(name: str | Path) -> bool:
     """Whether a checkpoint's name is that of a folder, or can be an id of the Hub; the Hub is not asked."""
     folder, text = Path(name).expanduser(), str(name)
+    # an id of the Hub is OWNER/NAME; where a folder OWNER exists, it is rather a path with a mistake in it
     local = folder.is_absolute() or text.startswith((".", "~")) or text.count("/") != 1 or folder.parent.is_dir()
     return folder.is_dir() or not local
 

@@ -57,6 +57,7 @@ def check_sizes(options: Mapping[str, Any]) -> list[str]:
         counted = name.endswith(("layers", "blocks", "depth", "_per_block"))
         least, most = (0, MOST_LAYERS) if counted else (1, MOST_UNITS)
         values = value if isinstance(value, tuple) else (value,)
+        # type() and not isinstance(): True and False are ints
         wrong = [one for one in values if type(one) is int and not least <= one <= most]
         if wrong:
             problems.append(f"{name} is {wrong[0]}, expected {least} to {most}")

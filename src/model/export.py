@@ -204,7 +204,9 @@ def write_shards(tensors: Iterable[tuple[str, Tensor]], folder: Path, shard_byte
     shards: list[list[str]] = []
     waiting: dict[str, Tensor] = {}
     used = total = 0
-    part = ".part-{:05d}.safetensors"  # the final names contain the number of shards, which is known at the end
+    # The final names contain the number of shards, which is known at the end. These do not end in .safetensors, so
+    # that a folder of an export that was killed is not taken for a checkpoint.
+    part = ".part-{:05d}"
 
     def write() -> None:
         save_file(

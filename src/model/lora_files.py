@@ -51,6 +51,7 @@ def write_lora(folder: Path, lora: Lora | None) -> None:
         shutil.rmtree(target, ignore_errors=True)
         return
     target.mkdir(parents=True, exist_ok=True)
+    # renamed when complete, as an evaluation may read the folder while a run saves
     weights, settings = target / f".{WEIGHTS}.{os.getpid()}", target / f".{SETTINGS}.{os.getpid()}"
     save_file(dict(lora.tensors), weights, metadata={"format": "pt"})
     settings.write_text(json.dumps(lora.settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -35,6 +35,7 @@ def cast_frozen_weights(module: nn.Module, dtype: torch.dtype = torch.bfloat16) 
     weight is computed (weight norm), and those whose weight is also the table of an embedding (a tied output layer),
     which autocast does not cast. Raises :class:`ValueError` for a weight that is trained. Returns ``module``.
     """
+    # parameters that other modules use as well: a tied output layer shares the table of the embedding
     elsewhere = {
         id(parameter)
         for part in module.modules()

@@ -107,7 +107,8 @@ def configured(content: Mapping[str, Any], tensors: TensorFiles, trained: Shapes
         config = model_config_from_published(content, CONFIG_FILE, UNNAMED, _fitting_encoders(tensors))
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:  # values of wrong types
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+        # values of wrong types: the file can come from anybody, and is read without a schema
         raise UserError(
             f"{where}: {CONFIG_FILE} is not the configuration of an audio model ({one_line(error, 120)})"
         ) from error
@@ -131,6 +132,7 @@ def _llm_name(content: Mapping[str, Any], where: str) -> str:
     width, layers = content.get("hidden_size"), content.get("num_hidden_layers")
     found = QWEN3_BY_SIZE.get((width, layers))  # type: ignore[arg-type]
     shipped = [config for config in map(model_config, SHIPPED_MODELS) if config.llm_embedding_dim == width]
+    # without rope_theta: the language model of the published system itself
     if found is None or (found == "Qwen/Qwen3-4B" and content.get("rope_theta", ROPE_THETA_2507) == ROPE_THETA_2507):
         found = shipped[0].llm if shipped else found
     if found is None:
@@ -182,6 +184,7 @@ def recognise(trained: Shapes, encoders: Collection[str], width: int, where: str
             continue
         if set(config.config.encoders) != set(encoders) or config.llm_embedding_dim != width:
             continue
+        # every shipped configuration can be trained with either: tags in the text, or learned separators
         tags = not any(separator in trained for separator in SEPARATORS)
         config = dataclasses.replace(
             config, config=dataclasses.replace(config.config, use_explicit_audio_tokens=tags)

@@ -45,6 +45,7 @@ _SOURCE_KEYS = ("source", "revision", "chunk_seconds")
 CLASS_KEY = "encoder_class"
 """Class of an encoder, by short name or import path, where its features do not say it; ``encoder_name`` is the name
 that the encoder has in the model."""
+# Defaults of the published classes, which differ from those here.
 _ADAPTER_DEFAULTS: dict[str, dict[str, Any]] = {
     "downsampler_conformer": {"norm_type": "layer"},
     "mlp": {"hidden_dim": 1024},
@@ -61,7 +62,9 @@ _FUSION_DEFAULTS: dict[str, dict[str, Any]] = {
 # Saves memory and leaves the numbers as they are; not done here.
 _MEMORY_ONLY = ("activation_checkpointing", "activation_offloading")
 _ENCODER_RATES = {"whisper": 100, "w2vbert": 50, "sslam": 100, "muq": 25}
+"""``frame_rate`` of the published encoders: feature frames a second, and states of MuQ, which reads samples."""
 _FEATURES_DIM = {"whisper": -1, "w2vbert": -2, "sslam": -2, "muq": -1}
+"""Dimension of the features that is time (``feature_extractor_time_dim``)."""
 _SSLAM_NORM = {"norm_mean": -4.268, "norm_std": 4.569}
 
 
@@ -514,6 +517,7 @@ def _per_encoder(key: str, value: Any, kind: str, count: int, path: str, problem
         problems.append(f"{path}.{key}: has {len(values)} values for {count} conditional_encoders")
         return value
     values = values[:count]
+    # one value, as in the shipped YAML, to which a configuration that was read is compared
     if kind == "multiperceiver" and all(one == values[0] for one in values):
         return values[0]
     return values

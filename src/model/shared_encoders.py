@@ -34,6 +34,7 @@ class EncoderStore:
         ``bundled`` tells that its weights lie in the checkpoint, so that they must be loaded to be compared.
         """
         known = self._known.setdefault(_identity(spec), [])
+        # two that come from the same source need no comparison, and the second no loading
         same = next((encoder for encoder, was_bundled in known if not bundled and not was_bundled), None)
         if same is None:
             loaded = load()

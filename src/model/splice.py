@@ -148,6 +148,7 @@ def splice_batch(
     """
     items, item_labels = splice_items(embed, turns, audio, separators, max_length)
     length = max(len(item) for item in items)
+    # on the right in training, on the left where generation goes on from the end of every item
     spans = [slice(length - len(item), length) if padding_side == "left" else slice(0, len(item)) for item in items]
     mask = torch.zeros(len(items), length, dtype=torch.int64)
     labels = torch.full((len(items), length), IGNORE, dtype=torch.int64)

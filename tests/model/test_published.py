@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from src.model.checkpoints import (
     save_checkpoint,
 )
 from src.model.encoders.load import load_encoder
-from src.model.export import export_adapters, export_published, import_published
+from src.model.export import export_adapters, export_published, import_published, write_shards
 from src.model.llm import load_input_embeddings, load_llm
 from src.model.published import known_models, model_config
 from src.model.tensor_files import INDEX_FILE, WEIGHTS_FILE, TensorFiles
@@ -59,6 +60,22 @@ def test_another_language_model_is_not_asked_for_at_the_pinned_commit() -> None:
 
     assert with_overrides("alarm_ca").llm_revision
     assert with_overrides("alarm_ca", "model.llm=someone/llama").llm_revision is None
+
+
+def test_a_killed_export_can_be_started_again(tmp_path: Path) -> None:
+    """What it left was taken for a checkpoint, and the folder was refused."""
+
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        yield "first", torch.zeros(4)
+        yield "second", torch.zeros(4)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(tensors(), tmp_path, shard_bytes=16)
+    assert list(tmp_path.iterdir()) and not list(tmp_path.glob("*.safetensors"))
+    write_shards([("first", torch.ones(4)), ("second", torch.ones(4))], tmp_path, shard_bytes=16)
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", INDEX_FILE]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_the_published_form_has_the_published_names(exported: tuple[Path, Path]) -> None:

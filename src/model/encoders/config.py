@@ -48,6 +48,7 @@ class WeightSource:
 
     def __post_init__(self) -> None:
         """Fill in the pinned commit, and drop one that is pinned for another source."""
+        # An override of the source alone keeps the revision of the YAML, a commit of another repository.
         pinned = PINNED_ENCODERS.get(self.source)
         if self.revision is None or self.revision in PINNED_ENCODERS.values():
             object.__setattr__(self, "revision", pinned)

@@ -69,6 +69,7 @@ class W2VBertEncoder(Encoder):
         )
         yield hidden
         for layer in self.encoder.encoder.layers:
+            # the convolutions get the mask too: padding would reach real frames through them
             hidden = layer(hidden, attention_mask=attention_mask, conv_attention_mask=mask)
             yield hidden
 

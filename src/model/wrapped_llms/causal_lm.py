@@ -20,7 +20,7 @@ from src.model.audio_embedder import AudioEmbedder
 from src.model.checkpoints import LoadedEmbedder, load_audio_embedder
 from src.model.llm import llm_config, load_input_embeddings, load_llm
 from src.model.published_config import published_from_model_config
-from src.model.splice import TokenizedTurn, splice_batch, splice_items
+from src.model.splice import IGNORE, TokenizedTurn, splice_batch, splice_items
 
 Ids = Sequence[Tensor]
 AudioBatch = Mapping[str, Tensor]
@@ -223,7 +223,7 @@ class Qwen3AudioWrappedForCausalLM(nn.Module):
         result = self.llm(inputs_embeds=inputs_embeds, attention_mask=attention_mask, labels=labels, **kwargs)
         if not return_labels_and_loss_mask:
             return result
-        return result, labels, None if labels is None else labels != -100
+        return result, labels, None if labels is None else labels != IGNORE
 
     @torch.no_grad()
     def generate(

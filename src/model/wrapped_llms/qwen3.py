@@ -34,6 +34,7 @@ class ClipFeatures:
         features = self.extractor([load_waveform(audio)])
         return {
             "audio": {name: batch.features[0] for name, batch in features.items()},
+            # int64, as published; ours are int8
             "audio_attention": {name: batch.mask[0].long() for name, batch in features.items()},
             "audio_lengths": {name: batch.lengths[0] for name, batch in features.items()},
         }
@@ -136,6 +137,7 @@ class Qwen3AudioWrappedFeatureExtractor(nn.Module):
         arguments then are ``inputs_system, inputs_start, inputs_main, audio``. Clips in any form that
         :func:`src.audio.waveform.load_waveform` takes.
         """
+        # One argument is a list of clips; more are in the published order, in which clips come last.
         if len(positional) == 1:
             audio = positional[0]
         elif positional:
