@@ -89,8 +89,8 @@ class AudioBatcher:
         open_ = True
         while waiting or open_:
             if open_:
-                patience = None if not waiting else POLL_SECONDS if self._gathers(waiting) else 0.0
-                open_ = self._receive(waiting, patience)
+                timeout = None if not waiting else POLL_SECONDS if self._gathers(waiting) else 0.0
+                open_ = self._receive(waiting, timeout)
             waiting = self._answer_cached(waiting)
             if open_ and self._gathers(waiting):
                 continue
@@ -106,11 +106,11 @@ class AudioBatcher:
         """Whether these clips may wait for more."""
         return len(waiting) < BATCHES_AHEAD * self._batch_size and self.failure is None and self._may_wait()
 
-    def _receive(self, waiting: list[_QueuedClip], patience: float | None) -> bool:
-        """Add the clips that have arrived, or the first to arrive within ``patience`` seconds (``None``: whenever it
+    def _receive(self, waiting: list[_QueuedClip], timeout: float | None) -> bool:
+        """Add the clips that have arrived, or the first to arrive within ``timeout`` seconds (``None``: whenever it
         does); False once closed."""
         try:
-            arrived = self._queue.get(block=patience != 0, timeout=patience)
+            arrived = self._queue.get(block=timeout != 0, timeout=timeout)
             while arrived is not None:
                 waiting.append(arrived)
                 arrived = self._queue.get_nowait()
