@@ -76,6 +76,7 @@ def _bind(cls: Any, mapping: Any, where: str, errors: list[str]) -> Any:
     values: dict[str, Any] = {}
     for name, field in fields.items():
         path = f"{where}.{name}"
+        # "???": a value that must be given (https://hydra.cc/docs/tutorials/basic/your_first_app/using_config)
         if name in mapping and mapping[name] != "???":
             values[name] = _convert(hints[name], mapping[name], path, errors)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
@@ -130,6 +131,7 @@ def _convert_union(options: list[Any], value: Any, path: str, errors: list[str])
 
 
 def _convert_scalar(kind: Any, value: Any, path: str, errors: list[str]) -> Any:
+    # bool is a subclass of int: without the check `max_tokens: true` would be 1
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     matches = isinstance(value, kind) and not (kind in (int, float) and isinstance(value, bool))
@@ -152,12 +154,8 @@ def compose(config_name: str, overrides: list[str]) -> dict[str, Any]:
     try:
         with _shipped_configs():
             return to_plain(hydra_compose(config_name, overrides=words), words)
-    except (
-        HydraException,
-        OmegaConfBaseException,
-        YAMLError,
-        ValueError,
-    ) as error:  # ValueError: a group set to null
+    # ValueError: a group set to null
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise composition_error(config_name, error, words) from error
 
 

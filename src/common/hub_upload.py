@@ -74,6 +74,7 @@ def _of_the_hub(error: Exception) -> bool:
 @contextmanager
 def _timeout(seconds: float) -> Iterator[None]:
     """Let the Hub's client time out; by default it waits for a silent server forever."""
+    # upload_folder and create_repo take no timeout, and the default client has none (utils/_http.py)
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils._http import default_client_factory
 

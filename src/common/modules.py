@@ -118,6 +118,7 @@ def import_object(path: str, where: str) -> Any:
         found = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         found = None
+        # the module exists and imports something that does not: another message, or the user looks in the wrong place
         if not _part_of(error.name, module_name):
             raise ConfigError(
                 f"{where}: {path} needs the package {error.name!r}, which is not installed; pip install it"

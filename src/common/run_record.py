@@ -58,6 +58,7 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
+# two parts at least, and not behind a word or a colon: "/health", "and/or" and addresses stay
 _PATH = re.compile(r"(?<![\w.:/~-])(?:~|file://)?/(?:[^/\s'\",;:=\[\]{}()]+/+)+([^/\s'\",;:=\[\]{}()]+)/*")
 _FOLDERS = "/", "~/", "file:///"
 
