@@ -1,4 +1,4 @@
-"""Length of a file as its headers state it, and whether that can be trusted.
+"""Headers as far as FFmpeg does not read them as it should: lengths that they state, and places that it misreads.
 
 FFmpeg shortens the stated length of WAV, W64 and CAF to what the file holds, so a cut one looks whole: their data
 chunks are read here, as are those of AIFF, 8SVX and MP4. Lengths in MP3, AAC, Ogg, ASF and transport streams are
@@ -40,6 +40,39 @@ _MP3_KBPS = (
 _MP3_RATES = (44100, 48000, 32000, 0)
 LOSSY = 8192
 """Samples that codecs with a delay may drop at both ends."""
+
+
+class FileView:
+    """Bytes ``start`` to ``stop`` of ``file`` as a file that can be read, with other bytes at one place.
+
+    Args:
+        place: where ``bytes_there`` are read in place of those of the file; counted from ``start``.
+    """
+
+    def __init__(self, file: BinaryIO, start: int, stop: int, place: int = 0, bytes_there: bytes = b"") -> None:
+        self._file, self._start, self._size = file, start, stop - start
+        self._place, self._there = place, bytes_there
+        self.seek(0)
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to ``size`` bytes; all that are left for a negative one."""
+        at = self.tell()
+        left = max(0, self._size - at)
+        data = self._file.read(left if size < 0 else min(size, left))
+        begin, end = max(0, self._place - at), min(len(data), self._place + len(self._there) - at)
+        if begin < end:
+            skipped = at + begin - self._place
+            data = data[:begin] + self._there[skipped : skipped + end - begin] + data[end:]
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As of any file."""
+        base = (0, self.tell(), self._size)[whence]
+        return self._file.seek(self._start + base + offset) - self._start
+
+    def tell(self) -> int:
+        """Place of the next byte."""
+        return self._file.tell() - self._start
 
 
 def _chunks(file: BinaryIO, kind: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -121,7 +154,13 @@ def _id3_bytes(head: bytes) -> int:
     return 10 + size + (10 if head[5] & 0x10 else 0)
 
 
-def end_without_tag(file: BinaryIO, size: int) -> int:
+def corrected(file: BinaryIO, size: int) -> BinaryIO | FileView:
+    """The file as FFmpeg decodes it rightly: without a tag at its end, and with the width of its samples."""
+    stop, bits = _end_without_tag(file, size), _container_bits(file)
+    return file if stop == size and bits is None else FileView(file, 0, stop, *(bits or ()))
+
+
+def _end_without_tag(file: BinaryIO, size: int) -> int:
     """Where an APE tag at the end of an MPEG audio file begins; ``size`` without one.
 
     FFmpeg reads such a tag only in formats of its own, and takes what looks like frames in it (covers) for sound. An
@@ -146,7 +185,7 @@ def end_without_tag(file: BinaryIO, size: int) -> int:
     return begin if file.read(8) == footer[:8] else size
 
 
-def container_bits(file: BinaryIO) -> tuple[int, bytes] | None:
+def _container_bits(file: BinaryIO) -> tuple[int, bytes] | None:
     """Place of the valid bits of a WAV file's samples, and what to read there; ``None`` if that is what is there.
 
     Samples of fewer valid bits than their containers stand in the containers' upper bits. FFmpeg 9 takes the valid

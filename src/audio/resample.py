@@ -12,8 +12,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from src.audio.blocks import by_clip
-from src.audio.spectral import zero_beyond
+from src.audio.spectral import by_clip, zero_beyond
 
 T = TypeVar("T")
 FILTER_WIDTH = 6
@@ -51,10 +50,6 @@ def resampled_lengths(lengths: Tensor, rate: int, target_rate: int) -> Tensor:
 
 def _half_width(old: int, new: int) -> int:
     return math.ceil(FILTER_WIDTH * old / (min(old, new) * ROLLOFF))
-
-
-def _is_dense(old: int, new: int) -> bool:
-    return new * (old + 2 * _half_width(old, new)) <= MOST_DENSE
 
 
 class _Kept:
@@ -100,7 +95,8 @@ def _resampler(old: int, new: int, device: torch.device) -> torchaudio.transform
 def _bands(old: int, new: int, device: torch.device) -> tuple[int, list[tuple[int, Tensor]]]:
     """The kernel's padding, and for each group of output phases the first tap that is not zero and its weights
     ``(taps, phases)``. In the kernel (new, taps) of torchaudio most weights are zero."""
-    make = _bands_of_kernel if _is_dense(old, new) else _bands_alone
+    dense = new * (old + 2 * _half_width(old, new)) <= MOST_DENSE
+    make = _bands_of_kernel if dense else _bands_alone
     size_of: Callable[[Any], int] = lambda made: sum(_bytes(weights) for _, weights in made[1])  # noqa: E731
     return _kept.get((old, new, device, "bands"), lambda: make(old, new, device), size_of)
 

@@ -31,12 +31,11 @@ from numpy.typing import NDArray
 
 from src.audio.budget import Allowance, MemoryBudget
 from src.audio.errors import AudioError, NoSamples, first_line
-from src.audio.file_view import FileView
 from src.audio.headers import (
     FARTHEST,
+    FileView,
     begins_as_mp3,
-    container_bits,
-    end_without_tag,
+    corrected,
     has_ogg_holes,
     missing_share,
     next_ogg_stream,
@@ -124,6 +123,7 @@ class AudioStream:
         self._limits = limits
         self._until = time.monotonic() + limits.work_seconds
         self._file, self.size = _open_file(source, self.name)
+        self._container: Any = None
         self.decoded = 0
         self._lost, self._lost_packets = 0.0, 0
         self._failure = ""
@@ -133,12 +133,8 @@ class AudioStream:
             self._missing, self._claim = missing_share(self._file, self.size)
             self._refuse_loss(self._missing, self._claim)
             self._begins = 0
-            self._container, self._stream = _open_container(_corrected(self._file, self.size), self.name, limits)
-        except BaseException:
-            self._file.close()
-            raise
-        self.container = str(self._container.format.name)
-        try:
+            self._container, self._stream = _open_container(corrected(self._file, self.size), self.name, limits)
+            self.container = str(self._container.format.name)
             self._look()
         except BaseException:
             self.close()
@@ -152,7 +148,8 @@ class AudioStream:
 
     def close(self) -> None:
         """Close the file."""
-        self._container.close()
+        if self._container is not None:
+            self._container.close()
         self._file.close()
 
     @property
@@ -464,7 +461,7 @@ class _FrameQueue:
         """Everything so far as ``(channels, n)`` of full scale 1; the queue is empty afterwards."""
         planes, size = self._planes, self._filled
         if not self._own_copy:
-            joined = self._fifo.read()
+            joined: Any = self._fifo.read()
             size = joined.samples * self._width
             planes = [self._make_plane(joined, number) for number in range(len(planes))]
         count = size // self._dtype(0).nbytes
@@ -541,14 +538,6 @@ def _said(error: BaseException) -> str:
 
 def _refuse_to_open(url: str, flags: int, options: Any) -> Any:
     raise PermissionError(f"an audio file wants to open {url!r}")
-
-
-def _corrected(file: BinaryIO, size: int) -> BinaryIO | FileView:
-    """The file as FFmpeg decodes it rightly: without a tag at its end, and with the width of its samples."""
-    stop, bits = end_without_tag(file, size), container_bits(file)
-    if stop == size and bits is None:
-        return file
-    return FileView(file, 0, stop, *(bits or ()))
 
 
 def _open_container(file: BinaryIO | FileView, name: str, limits: DecodeLimits) -> tuple[Any, Any]:

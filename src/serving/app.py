@@ -86,7 +86,7 @@ class Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             transport = getattr(connection, "transport", None)
             if transport is not None:
-                transport.close()  # written bytes are still sent
+                transport.close()  # and not abort(): written bytes are still sent
 
 
 class _Routes:
@@ -169,7 +169,7 @@ class _Routes:
                         if with_usage:
                             yield _event({**frame, "choices": [], "usage": _usage(piece)})
         except ApiError as error:
-            yield _event(error.body())
+            yield _event(error.body())  # the status 200 is on its way, so an error can only be an event
         yield "data: [DONE]\n\n"
 
 
@@ -185,6 +185,8 @@ class _Streamed(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
+            # A generator that was never begun runs no `finally` of its own: Starlette alone would leave the request
+            # admitted for ever (https://github.com/sysid/sse-starlette/issues/156).
             await self._content.aclose()  # type: ignore[attr-defined]
             await self._stack.aclose()
 
@@ -196,6 +198,7 @@ async def _cancel_on_disconnect(request: Request, work: Awaitable[T]) -> T:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
+    # Starlette does not end a handler whose client has left: https://github.com/Kludex/starlette/issues/297
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(disconnect())
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)

@@ -126,6 +126,8 @@ class Service:
         self._hidden, self._reasoning = hidden_tokens(tokenizer), find_reasoning(tokenizer)
         self._close_ids = text_ids(tokenizer, self._reasoning.format.closing)
         self._batcher = AudioBatcher(ensembles, config.batch_size, on_batch=self._on_batch, may_wait=self._is_busy)
+        # One thread keeps long prompts off the event loop; several at once could fail in the tokenizer ("Already
+        # borrowed", https://github.com/huggingface/tokenizers/issues/537).
         self._texts = ThreadPoolExecutor(1, "texts")
         self._async_engine = AsyncEngine(engine, self._on_step)
         self._numbers = itertools.count()
@@ -169,7 +171,7 @@ class Service:
             embedded = [await asyncio.wrap_future(future) for future in futures]
         finally:
             for future in futures:
-                future.cancel()  # no effect on finished ones
+                future.cancel()  # those behind one that failed, or all if the client left; no effect on finished ones
         segments = await self._run(self._texts, self._build_prompt, chat, embedded)
         self.metrics.prepared.observe(time.monotonic() - began)
         seed = self._config.model.seed if chat.seed is None else chat.seed
