@@ -62,7 +62,7 @@ def serve(raw: Mapping[str, Any]) -> int:
         app = make_app(loaded, config)
         log.info("http://%s:%d/v1", config.host, config.port)
         server = Server(app, config)
-        # uvicorn raises its signals again when it ends (Server.capture_signals): SIGTERM would end this process before
+        # uvicorn raises its signals again at its end (Server.capture_signals): SIGTERM would end this process before
         # the engine is closed
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with closing(loaded.engine), page, suppress(KeyboardInterrupt):
