@@ -114,8 +114,6 @@ def _start(name: str, job: _Job, arguments: list[str]) -> None:
     try:
         hydra.main(version_base=None, config_path=str(CONFIG_DIR), config_name=name)(job)()
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError, AssertionError) as error:
-        if isinstance(error, ConfigError):
-            raise
         raise composition_error(name, error, [word for word in arguments if not word.startswith("-")]) from error
     finally:
         sys.argv = before[0]

