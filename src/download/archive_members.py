@@ -336,20 +336,22 @@ class _Gzip:
         return self._decoder.decompress(self._decoder.unconsumed_tail + data, max_length)
 
 
+_DECODERS: dict[bytes, Callable[[], Any]] = {
+    b"\x1f\x8b": _Gzip,
+    b"BZh": bz2.BZ2Decompressor,
+    b"\xfd7zXZ\0": functools.partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, memlimit=_XZ_MEMORY),
+}
+
+
 def _decompressed(source: IO[bytes]) -> Iterator[bytes]:
     """Chunks of the tar itself; its compression is seen from its first bytes, not from its name."""
     start = source.read(_CHUNK)
     make: Callable[[], Any] | None = None
-    if start[257:262] == b"ustar":
-        pass  # the name of the first member may begin like a compressed file
-    elif start.startswith(b"\x1f\x8b"):
-        make = _Gzip
-    elif start.startswith(b"BZh"):
-        make = bz2.BZ2Decompressor
-    elif start.startswith(b"\xfd7zXZ\0"):
-        make = functools.partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
-    elif method := next((name for begins, name in _OTHER_COMPRESSION.items() if start.startswith(begins)), ""):
-        raise UnpackError(f"it is compressed with {method}, which is not supported", BY_HAND)
+    if start[257:262] != b"ustar":  # the name of the first member may begin like a compressed file
+        make = next((decoder for begins, decoder in _DECODERS.items() if start.startswith(begins)), None)
+        method = next((name for begins, name in _OTHER_COMPRESSION.items() if start.startswith(begins)), None)
+        if method is not None:
+            raise UnpackError(f"it is compressed with {method}, which is not supported", BY_HAND)
     if make is None:
         while start:
             yield start

@@ -166,14 +166,24 @@ class _MemberWriter:
     def write(self, member: Member) -> bool:
         """Write one member; whether it is a folder or the first file of this name."""
         target = _check(member, self._staging)
-        with _disk_errors(target):
-            self._make_folder(target if member.kind == "folder" else os.path.dirname(target))
+        folder = target if member.kind == "folder" else os.path.dirname(target)
+        if folder not in self._folders:
+            with _disk_errors(target):
+                os.makedirs(folder, exist_ok=True)
+            self._folders.add(folder)
         if member.kind == "folder":
             return True
         first = target not in self._written
         self._written.add(target)
         with _disk_errors(target):
-            self._check_room(member)
+            if member.size > self._room:
+                free = shutil.disk_usage(self._staging).free
+                if member.size > free:
+                    raise UnpackError(
+                        f"{shown(member.name)} has {member.size} bytes, the disk has {free} free", "make room"
+                    )
+                self._room = min(free, max(_ROOM, member.size))
+            self._room -= member.size
             # 0o666: the umask decides, as for any new file; the permissions in the archive are not kept
             file = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
@@ -185,21 +195,6 @@ class _MemberWriter:
         finally:
             os.close(file)
         return first
-
-    def _make_folder(self, folder: str) -> None:
-        if folder not in self._folders:
-            os.makedirs(folder, exist_ok=True)
-            self._folders.add(folder)
-
-    def _check_room(self, member: Member) -> None:
-        if member.size > self._room:
-            free = shutil.disk_usage(self._staging).free
-            if member.size > free:
-                raise UnpackError(
-                    f"{shown(member.name)} has {member.size} bytes, the disk has {free} free", "make room"
-                )
-            self._room = min(free, max(_ROOM, member.size))
-        self._room -= member.size
 
 
 @contextlib.contextmanager
