@@ -79,8 +79,19 @@ def decode(
     Raises :class:`ApiError` (400) for another format than ``declared``, and for audio that is empty, unreadable, too
     long or not finite.
     """
+    bounds = DecodeLimits(
+        seconds=limits.clip_seconds,
+        samples=limits.samples,
+        file_bytes=limits.body_bytes,
+        work_seconds=WORK_SECONDS,
+        rates=RATES,
+        channels=MAX_CHANNELS,
+        formats=CLIENT_FORMATS,
+        codecs=CLIENT_CODECS,
+        request=allowance,
+    )
     try:
-        found = decode_audio(encoded, "audio", decode_limits(limits, allowance), mono=True)
+        found = decode_audio(encoded, "audio", bounds, mono=True)
     except NoSamples:
         raise ApiError(400, "audio contains no samples (0 s)", "empty_audio") from None
     except AudioError as error:
@@ -96,21 +107,6 @@ def decode(
         reason = f"format is {declared!r}, but the bytes are those of a {found.container} file"
         raise ApiError(400, reason, "bad_audio")
     return DecodedClip(np.ascontiguousarray(found.samples), found.rate)
-
-
-def decode_limits(limits: Limits, allowance: Allowance | None = None) -> DecodeLimits:
-    """Decoding limits for one clip of a client."""
-    return DecodeLimits(
-        seconds=limits.clip_seconds,
-        samples=limits.samples,
-        file_bytes=limits.body_bytes,
-        work_seconds=WORK_SECONDS,
-        rates=RATES,
-        channels=MAX_CHANNELS,
-        formats=CLIENT_FORMATS,
-        codecs=CLIENT_CODECS,
-        request=allowance,
-    )
 
 
 def read_base64(text: bytes) -> bytes:

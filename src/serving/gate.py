@@ -13,6 +13,7 @@ import hmac
 import ipaddress
 import math
 import multiprocessing
+import os
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, MutableMapping
@@ -23,7 +24,7 @@ from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from prometheus_client import Counter
 from starlette.requests import ClientDisconnect, Request
@@ -31,9 +32,10 @@ from starlette.responses import JSONResponse
 
 from src.serving.clip_decoder import CLIPS, REQUEST_TOO_LONG, ApiError, DecodedClip
 from src.serving.config import MIB, GateConfig, Limits
-from src.serving.intake import Intake, Rules, StoredBody, ready, start_process, take_in
+from src.serving.intake import Intake, Rules, StoredBody, ready, take_in
 
 Scope = MutableMapping[str, Any]
+T = TypeVar("T")
 App = Callable[[Scope, Any, Any], Awaitable[None]]
 CHAT = "/v1/chat/completions"
 OPEN_PATHS = ("/health",)
@@ -304,7 +306,9 @@ class Decoders:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["src.serving.intake"])
             count, niceness = (1, LOW_PRIORITY) if alone else (self._rules.limits.decoders, PRIORITY)
-            self._pools[alone] = ProcessPoolExecutor(count, context, start_process, (niceness,))
+            self._pools[alone] = ProcessPoolExecutor(count, context, os.nice, (niceness,))
+            # A function of that module, which is imported with it: the preload of Python 3.11 misses what is only on
+            # sys.path, and says nothing (https://github.com/python/cpython/issues/117378).
             self._submit(self._pools[alone], ready)
         return self._pools[alone]
 
@@ -344,28 +348,34 @@ class Decoders:
 
     async def _run(self, body: bytes | StoredBody, receive: Any, alone: bool = False) -> Intake:
         pool, rules = self.start(alone), self._rules if alone else self._small_rules
-        work: Any = None
-        gone = asyncio.ensure_future(_disconnected(receive))
         try:
-            work = asyncio.wrap_future(self._submit(pool, take_in, body, rules))
-            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise ClientDisconnect
-            return work.result()
+            work: asyncio.Future[Intake] = asyncio.wrap_future(self._submit(pool, take_in, body, rules))
+            return await cancel_on_disconnect(receive, work)
         except BrokenProcessPool:
             # it fails all requests in work at once and takes no more; the first of them makes room for a new pool
             if self._pools.get(alone) is pool:
                 del self._pools[alone]
             raise
-        finally:
-            for task in filter(None, (work, gone)):
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
 
 
-async def _disconnected(receive: Any) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def cancel_on_disconnect(receive: Any, work: Awaitable[T]) -> T:
+    """Await ``work``; cancel it and raise :class:`ClientDisconnect` if the client disconnects meanwhile."""
+
+    async def disconnect() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    # Starlette does not end a handler whose client has left: https://github.com/Kludex/starlette/issues/297
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(disconnect())
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        gone.cancel()
+        task.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
 
 
 class _Replay:

@@ -88,13 +88,8 @@ class StoredBody:
         self._file.close()
 
 
-def start_process(niceness: int) -> None:
-    """First call in each process."""
-    os.nice(niceness)
-
-
 def ready() -> int:
-    """Any work, so that a process exists before the first request."""
+    """Any work, so that a process exists and has imported this module before the first request."""
     return os.getpid()
 
 
