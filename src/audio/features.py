@@ -91,6 +91,7 @@ class AudioFeatureExtractor:
 
     def _extract(self, waveforms: Sequence[Waveform]) -> dict[str, EncoderFeatures]:
         by_rate: dict[int, list[int]] = {}
+        # clips of one rate are resampled as a batch, once for all encoders of the same rate
         for index, waveform in enumerate(waveforms):
             by_rate.setdefault(waveform.sample_rate, []).append(index)
         groups = [

@@ -9,6 +9,7 @@ from src.audio.config import FeatureConfig
 from src.audio.spectral import log10_mel, pad_multiple, prefix_mask
 
 HOP = 240
+# melspec_2048 of MuQ's own statistics: those of other FFT sizes differ
 MEL_MEAN = 6.768444971712967
 MEL_STD = 18.417922652295623
 

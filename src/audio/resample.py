@@ -19,6 +19,8 @@ FILTER_WIDTH = 6
 ROLLOFF = 0.99
 MOST_DENSE = 1 << 22
 """Weights of torchaudio's kernel, mostly zeros, up to which it is made; beyond, only those that are not zero are."""
+# The kernel grows with the product of both rates: 16,001 Hz, which any header may state, would take gigabytes.
+# https://github.com/pytorch/audio/issues/2414, https://github.com/vllm-project/vllm/pull/56842
 GROUP = 16
 """Output phases computed by one matrix product; each needs a few taps of the whole kernel's hundreds."""
 CACHE_BYTES = 64 << 20
@@ -35,7 +37,7 @@ def resample(samples: Tensor, lengths: Tensor, rate: int, target_rate: int) -> t
     gcd = math.gcd(rate, target_rate)
     old, new = rate // gcd, target_rate // gcd
     new_lengths = resampled_lengths(lengths, rate, target_rate)
-    if new < GROUP:
+    if new < GROUP:  # one group would be the whole kernel
         resampled = _resampler(old, new, samples.device)(samples)
     else:
         resampled = by_clip(lambda clips: _banded_resample(clips, old, new), samples)
@@ -66,7 +68,7 @@ class _Kept:
                 self._items.move_to_end(key)
                 found: T = self._items[key][0]
                 return found
-        made = make()
+        made = make()  # not under the lock: a large kernel must not make other clips wait
         size = size_of(made)
         with self._lock:
             if key not in self._items and size <= self._most:

@@ -83,6 +83,8 @@ def _kaldi_fbank(samples: Tensor, window: Tensor, filters: Tensor) -> Tensor:
 @functools.lru_cache(maxsize=32)
 def kaldi_filters(num_mels: int, sample_rate: int, device: torch.device) -> Tensor:
     """Triangular filters on Kaldi's mel scale from 20 Hz to the Nyquist rate, ``(257, num_mels)``."""
+    # 100, -500 and 1 are Kaldi's defaults of VTLN, which a factor of 1 turns off. There is no weight for the Nyquist
+    # rate; torchaudio's own ``fbank`` adds the zero in the same way.
     banks, _ = kaldi.get_mel_banks(num_mels, KALDI_FFT, float(sample_rate), KALDI_LOW_HZ, 0.0, 100.0, -500.0, 1.0)
     return torch.nn.functional.pad(banks, (0, 1)).T.contiguous().to(device)
 

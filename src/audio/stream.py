@@ -316,7 +316,7 @@ class AudioStream:
             dropped = min(self._delay, block.shape[1])
             block, self._delay = block[:, dropped:], self._delay - dropped
         self.decoded += block.shape[1]
-        self._check_length(self.decoded)
+        self._check_length(self.decoded)  # of what was decoded: a header may state less
         if self._limits.request is not None:
             self._limits.request.take(block.size, self.name)
         return block
@@ -390,7 +390,8 @@ def _keep_layout(frame: Any) -> None:
     """Let a frame's layout of custom order live for ever.
 
     PyAV 18.1 (audio/layout.py, ``get_audio_layout``) copies FFmpeg's structure with the pointer to its channel map,
-    and frame and layout would both free the map: a CAF or QuickTime file with such a layout ended the process.
+    and frame and layout would both free the map: a CAF or QuickTime file with such a layout ended the process. Since
+    https://github.com/PyAV-Org/PyAV/pull/2284 layouts free what they have.
     """
     if _is_custom(frame.layout):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(frame.layout))
@@ -474,7 +475,7 @@ class _FrameQueue:
             with np.errstate(over="ignore", invalid="ignore"):  # of doubles; what is not finite is found later
                 for row, plane in zip(samples, values, strict=True):
                     row[:] = plane
-        if self._dtype is np.uint8:
+        if self._dtype is np.uint8:  # the only unsigned format: silence is its middle
             samples -= np.float32(128)
         if self._scale != 1.0:
             samples *= np.float32(self._scale)
@@ -554,6 +555,7 @@ def _open_container(file: BinaryIO | FileView, name: str, limits: DecodeLimits) 
     # a third of the time to open a file, and comparing with long lists a tenth.
     sure = "flac" if head[:4] == b"fLaC" else "mp3" if begins_as_mp3(head) else None
     formats = [sure, None] if sure in limits.formats else [None]
+    # "none" is no protocol, so none is allowed; a few kilobytes may declare as many streams as FFmpeg takes (1000)
     options = {"protocol_whitelist": "none", "max_streams": "256"}
     if head[:4] in (b"RIFF", b"RF64") and not any(sync in head for sync in OTHER_CODECS):
         # whether its PCM is DTS or AC-3 is looked for in a megabyte otherwise, which costs more than decoding it
@@ -570,7 +572,7 @@ def _open_container(file: BinaryIO | FileView, name: str, limits: DecodeLimits) 
                     options=options,
                     io_open=_refuse_to_open,
                     buffer_size=_READ,
-                    metadata_errors="replace",
+                    metadata_errors="replace",  # tags may be of any encoding
                     timeout=(limits.work_seconds, limits.work_seconds),
                 )
                 break
@@ -583,7 +585,7 @@ def _open_container(file: BinaryIO | FileView, name: str, limits: DecodeLimits) 
         what = "it holds no audio" if stream is None else "its audio codec is not known"
         container.close()
         raise AudioError(f"{name}: cannot be read as audio ({what}); give an audio file")
-    stream.codec_context.thread_count = 1
+    stream.codec_context.thread_count = 1  # several clips are decoded at a time, in workers
     if stream.codec_context.name == "alac" and container.format.name == "caf":
         # the frames say how long they are; FFmpeg 8 cuts what is missing in the last one off it once more
         from av.codec.context import Flags2

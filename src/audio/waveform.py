@@ -124,7 +124,7 @@ def _from_decoder(decoder: Any, roots: Sequence[Path] | None, limits: DecodeLimi
 
     Of one that the caller made only its samples can be had: codecs that torchcodec is known to misread are refused.
     """
-    cell = getattr(decoder, "_hf_encoded", None)
+    cell = getattr(decoder, "_hf_encoded", None)  # set by datasets' Audio.decode_example, and private there
     if isinstance(cell, Mapping) and (cell.get("bytes") is not None or cell.get("path")):
         return _decoded(*cell_source(cell, roots), limits)
     about = getattr(decoder, "metadata", None)

@@ -24,7 +24,7 @@ def whisper_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) ->
     total = pad_multiple(samples.shape[1], piece)
     pieces = torch.nn.functional.pad(samples, (0, total - samples.shape[1])).view(-1, piece)
     starts = torch.arange(0, total, piece, device=samples.device)
-    used = (starts < lengths[:, None]).flatten()
+    used = (starts < lengths[:, None]).flatten()  # pieces that only pad the batch cost nothing
     if bool(used.all()):
         features = by_clip(lambda some: _log_mel(some, config), pieces)
     else:
@@ -41,6 +41,7 @@ def whisper_lengths(lengths: Tensor, config: FeatureConfig) -> Tensor:
 
 def _log_mel(pieces: Tensor, config: FeatureConfig) -> Tensor:
     """Normalised log-mel ``(pieces, frames, mels)`` of ``(pieces, samples)``."""
+    # clamped and scaled as by OpenAI: https://github.com/openai/whisper/blob/main/whisper/audio.py
     log_mel = log10_mel(pieces, config.num_mels, FFT, HOP, config.sample_rate, "slaney")
     floor = log_mel.amax(dim=(1, 2), keepdim=True) - DYNAMIC_RANGE
     return log_mel.maximum(floor).add_(4.0).div_(4.0)
