@@ -42,12 +42,13 @@ def scale_array(array: Any, name: str) -> NDArray[np.float32]:
     if kind.kind == "f":
         return _scale_floats(values, name)
     if kind.name in _FULL_SCALE:
-        middle = _FULL_SCALE[kind.name] if kind.kind == "u" else 0.0
         full = np.float32(_FULL_SCALE[kind.name])
-        scaled: NDArray[np.float32] = (values.astype(np.float32) - np.float32(middle)) / full
+        scaled: NDArray[np.float32] = (values.astype(np.float32) - (full if kind.kind == "u" else 0)) / full
         return scaled
     if kind.name in ("int32", "int64"):
-        return (values / _scale_of_wide(values)).astype(np.float32)
+        low, high = int(values.min()), int(values.max())
+        bits = next((bits for bits in (15, 31) if -(1 << bits) <= low and high < 1 << bits), 63)
+        return (values / 2.0**bits).astype(np.float32)
     raise AudioError(f"{name}: got samples of type {kind.name}, expected floats in -1 to 1 or signed integers")
 
 
@@ -62,14 +63,6 @@ def _as_numpy(array: Any, name: str) -> NDArray[Any]:
     if values.size == 0 and values.dtype.kind not in "fiu":
         return values.astype(np.float32)
     return values
-
-
-def _scale_of_wide(values: NDArray[Any]) -> float:
-    low, high = int(values.min()), int(values.max())
-    for bits in (15, 31):
-        if -(1 << bits) <= low and high <= (1 << bits) - 1:
-            return 2.0**bits
-    return 2.0**63
 
 
 def _scale_floats(values: NDArray[Any], name: str) -> NDArray[np.float32]:

@@ -41,6 +41,19 @@ def _check_choices(name: str, values: Sequence[str], known: Mapping[str, Any]) -
         raise ValueError(f"{name}: got {', '.join(wrong) or 'nothing'}, expected some of {', '.join(known)}")
 
 
+@cache
+def _recordings(folder: str) -> tuple[Path, ...]:
+    return tuple(sorted(path for path in Path(folder).expanduser().rglob("*") if path.suffix.lower() in _AUDIO))
+
+
+def _between(rng: random.Random, values: Sequence[float], digits: int = 2) -> float:
+    return round(rng.uniform(*values), digits)
+
+
+def _file(rng: random.Random, folder: str) -> str:
+    return str(rng.choice(_recordings(folder)).relative_to(Path(folder).expanduser()))
+
+
 @dataclass(frozen=True)
 class SpeedEffect:
     """Faster or slower, pitch included: ``factor`` 1.1 makes the clip 1 / 1.1 as long."""
@@ -50,6 +63,10 @@ class SpeedEffect:
 
     def __post_init__(self) -> None:
         _check_range("factor", self.factor, 0.25, 4.0)
+
+    def draw(self, rng: random.Random) -> dict[str, Any]:
+        """Values of :func:`src.audio.effects.speed`."""
+        return {"factor": _between(rng, self.factor)}
 
 
 @dataclass(frozen=True)
@@ -68,6 +85,13 @@ class ReverbEffect:
         _check_range("seconds", self.seconds, 0.01, 10.0)
         _check_range("direct", self.direct, -30.0, 60.0)
 
+    def draw(self, rng: random.Random) -> dict[str, Any]:
+        """Values of :func:`src.audio.effects.reverb`."""
+        if self.files is not None:
+            return {"file": _file(rng, self.files)}
+        values = {"seconds": _between(rng, self.seconds), "direct": _between(rng, self.direct)}
+        return {**values, "seed": rng.getrandbits(31)}
+
 
 @dataclass(frozen=True)
 class NoiseEffect:
@@ -85,6 +109,13 @@ class NoiseEffect:
         _check_range("snr", self.snr, -60.0, 120.0)
         _check_choices("colors", self.colors, _COLORS)
 
+    def draw(self, rng: random.Random) -> dict[str, Any]:
+        """Values of :func:`src.audio.effects.noise`."""
+        snr = _between(rng, self.snr)
+        if self.files is not None:
+            return {"snr": snr, "file": _file(rng, self.files), "start": round(rng.random(), 4)}
+        return {"snr": snr, "slope": _COLORS[rng.choice(self.colors)], "seed": rng.getrandbits(31)}
+
 
 @dataclass(frozen=True)
 class GainEffect:
@@ -95,6 +126,10 @@ class GainEffect:
 
     def __post_init__(self) -> None:
         _check_range("db", self.db, -120.0, 60.0)
+
+    def draw(self, rng: random.Random) -> dict[str, Any]:
+        """Values of :func:`src.audio.effects.gain`."""
+        return {"db": _between(rng, self.db)}
 
 
 @dataclass(frozen=True)
@@ -108,6 +143,13 @@ class CodecEffect:
     def __post_init__(self) -> None:
         _check_choices("names", self.names, CODECS)
         _check_range("kbps", self.kbps, 6.0, 320.0)
+
+    def draw(self, rng: random.Random) -> dict[str, Any]:
+        """Values of :func:`src.audio.effects.codec`."""
+        name = rng.choice(self.names)
+        # as many kbps for every octave: 16 to 32 is as likely as 32 to 64
+        kbps = math.exp(rng.uniform(*map(math.log, self.kbps)))
+        return {"name": name, **({"kbps": round(kbps)} if CODECS[name].has_bit_rate else {})}
 
 
 @dataclass(frozen=True)
@@ -143,11 +185,6 @@ class AugmentConfig:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
 
 
-@cache
-def _recordings(folder: str) -> tuple[Path, ...]:
-    return tuple(sorted(path for path in Path(folder).expanduser().rglob("*") if path.suffix.lower() in _AUDIO))
-
-
 class Augmenter:
     """Draws and applies the effects of a configuration: the same seed and key give equal samples everywhere."""
 
@@ -169,7 +206,7 @@ class Augmenter:
             # as many draws with and without the effect, so that leaving one out does not change the others
             own = random.Random(rng.getrandbits(64))
             if effect is not None and own.random() < effect.probability:
-                drawn.append({"effect": name, **_DRAWS[name](effect, own)})
+                drawn.append({"effect": name, **effect.draw(own)})
         return drawn
 
     def change(self, key: str, waveform: Waveform) -> Waveform:
@@ -190,41 +227,3 @@ class Augmenter:
                 own["file"] = Path(getattr(self.config, values["effect"]).files).expanduser() / own["file"]
             changed = getattr(effects, values["effect"])(changed, **own)
         return changed
-
-
-def _between(rng: random.Random, values: Sequence[float], digits: int = 2) -> float:
-    return round(rng.uniform(*values), digits)
-
-
-def _file(rng: random.Random, folder: str) -> str:
-    return str(rng.choice(_recordings(folder)).relative_to(Path(folder).expanduser()))
-
-
-def _draw_reverb(effect: ReverbEffect, rng: random.Random) -> dict[str, Any]:
-    if effect.files is not None:
-        return {"file": _file(rng, effect.files)}
-    values = {"seconds": _between(rng, effect.seconds), "direct": _between(rng, effect.direct)}
-    return {**values, "seed": rng.getrandbits(31)}
-
-
-def _draw_noise(effect: NoiseEffect, rng: random.Random) -> dict[str, Any]:
-    snr = _between(rng, effect.snr)
-    if effect.files is not None:
-        return {"snr": snr, "file": _file(rng, effect.files), "start": round(rng.random(), 4)}
-    return {"snr": snr, "slope": _COLORS[rng.choice(effect.colors)], "seed": rng.getrandbits(31)}
-
-
-def _draw_codec(effect: CodecEffect, rng: random.Random) -> dict[str, Any]:
-    name = rng.choice(effect.names)
-    # as many kbps for every octave: 16 to 32 is as likely as 32 to 64
-    kbps = math.exp(rng.uniform(*map(math.log, effect.kbps)))
-    return {"name": name, **({"kbps": round(kbps)} if CODECS[name].has_bit_rate else {})}
-
-
-_DRAWS: dict[str, Any] = {
-    "speed": lambda effect, rng: {"factor": _between(rng, effect.factor)},
-    "reverb": _draw_reverb,
-    "noise": _draw_noise,
-    "gain": lambda effect, rng: {"db": _between(rng, effect.db)},
-    "codec": _draw_codec,
-}

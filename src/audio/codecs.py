@@ -49,6 +49,7 @@ def encode(samples: np.ndarray, rate: int, name: str, kbps: int | None = None) -
         steps = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)[None]
         frame = av.AudioFrame.from_ndarray(steps, format="s16", layout="mono")
         frame.sample_rate = rate
+        # only for the sample format and frames of the size that the encoder takes
         resampler = av.AudioResampler(stream.format.name, "mono", rate, frame_size=stream.codec_context.frame_size)
         for piece in (*resampler.resample(frame), *resampler.resample(None)):
             output.mux(stream.encode(piece))

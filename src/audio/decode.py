@@ -58,6 +58,7 @@ def decode(source: Path | bytes, name: str = "", limits: DecodeLimits = DEFAULT,
     samples, stream = _decode_channels(source, name, limits, levels.mean if mono else None)
     if mono and stream.channels > 1 and levels.cancelled(samples[0]):
         loudest = slice(levels.loudest, levels.loudest + 1)
+        # decoded again: only the whole file says which channel is loudest, and to keep all of them takes more memory
         samples, _ = _decode_channels(source, stream.name, limits, lambda block: block[loudest])
     return Decoded(samples, stream.rate, stream.container)
 
@@ -184,7 +185,7 @@ class _Buffer:
             return
         if self._used > self._samples.shape[1]:
             if self._used > self._capacity:
-                larger = max(self._used, self._capacity * 3 // 2)
+                larger = max(self._used, self._capacity * 3 // 2)  # in steps of a share, so that few copies are made
                 if self._held is not None:
                     self._held.grow(4 * self._channels * (larger - self._capacity), self._name, self._wait)
                 self._capacity = larger
@@ -195,6 +196,7 @@ class _Buffer:
     def finish(self) -> Samples:
         """Everything as one contiguous array; its memory is given back, or counted until the array is dropped."""
         samples = np.ascontiguousarray(self._samples[:, : self._used])
+        # a view of the buffer would keep all of it in memory
         if self._used < 0.9 * self._samples.shape[1] and samples.base is not None:
             samples = samples.copy()
         if self._held is not None and self._limits.hold_memory:

@@ -27,46 +27,38 @@ def each_clip(
     """
     if not items:
         return
+    made: Sequence[R] | None = None
     try:
         made = run([clip for _, clip in items])
+    except MachineError:
+        raise
     except Exception as error:  # whatever one clip does to the model costs its row alone
-        _raise_if_lost(error)
-        _free_memory(error)
+        fault = machine_fault(error)
+        if fault in ("device", "disk"):
+            raise _lost(f"the {fault} failed while audio was encoded", error) from error
+        if fault == "memory":  # the frames of the failed computation keep its tensors
+            traceback.clear_frames(error.__traceback__)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
         if len(items) == 1:
-            _check_machine(error, run)
+            try:  # not the clip is at fault if what has nothing to do with it fails too
+                if fault == "memory":
+                    run([Waveform(torch.zeros(1, 16000), 16000)])
+                else:
+                    _compute()
+            except Exception:
+                if fault == "memory":
+                    raise _lost("no memory is left to encode audio", error) from error
+                raise _lost("the device failed while audio was encoded", error) from error
             _log.debug("a clip cannot be encoded", exc_info=True)
             yield items[0][0], error
             return
-        alone = True
-    else:
-        alone = False
-    if alone:  # outside of the handler, which would keep the tensors of the failed batch
+    if made is None:  # outside of the handler, which would keep the error and with it the tensors of the batch
         for pair in items:
             yield from each_clip(run, [pair])
         return
     for (name, _), result in zip(items, made, strict=True):
         yield name, result
-
-
-def _raise_if_lost(error: Exception) -> None:
-    if isinstance(error, MachineError):
-        raise error
-    fault = machine_fault(error)
-    if fault in ("device", "disk"):
-        raise _lost(f"the {fault} failed while audio was encoded", error) from error
-
-
-def _check_machine(error: Exception, run: Callable[[Sequence[Waveform]], Sequence[object]]) -> None:
-    """Raise :class:`MachineError` if not the clip was at fault: a trial that has nothing to do with it fails too."""
-    memory = machine_fault(error) == "memory"
-    try:
-        if memory:
-            run([Waveform(torch.zeros(1, 16000), 16000)])
-        else:
-            _compute()
-    except Exception:
-        what = "no memory is left to encode audio" if memory else "the device failed while audio was encoded"
-        raise _lost(what, error) from error
 
 
 def _compute() -> None:
@@ -76,14 +68,6 @@ def _compute() -> None:
         if float((torch.ones(8, device=device) + 1).sum().cpu()) != 16.0:
             raise RuntimeError("the device computes wrong sums")
         torch.accelerator.synchronize()
-
-
-def _free_memory(error: Exception) -> None:
-    """Give back what the failed computation holds and what is cached, so that clip by clip more fits than before."""
-    if machine_fault(error) == "memory":
-        traceback.clear_frames(error.__traceback__)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 def _lost(what: str, error: Exception) -> MachineError:

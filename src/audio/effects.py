@@ -58,6 +58,7 @@ def reverb(
         response = measured[int(measured.abs().argmax()) :]
     else:
         time = torch.arange(max(2, round(seconds * rate))) / rate
+        # 60 dB are a factor of 1000 in amplitude
         response = torch.randn(len(time), generator=_generator(seed)) * 10 ** (-3 * time / seconds)
         response[0] = 0
         response *= 10 ** (-direct / 20) / response.norm().clamp(min=1e-12)
@@ -91,7 +92,7 @@ def _colored(count: int, slope: float, seed: int) -> Tensor:
     if not slope or count < 2:
         return white
     spectrum = torch.fft.rfft(white)
-    frequency = torch.arange(len(spectrum)).clamp(min=1)
+    frequency = torch.arange(len(spectrum)).clamp(min=1)  # at 0 Hz the power would be infinite
     return torch.fft.irfft(spectrum * frequency ** (-slope / 2), n=count)
 
 

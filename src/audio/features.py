@@ -65,7 +65,11 @@ class AudioFeatureExtractor:
         Raises:
             UserError: there is no waveform, or one holds no samples.
         """
-        _check(waveforms)
+        if not waveforms:
+            raise UserError("audio features: got no waveform, expected at least one")
+        for index, waveform in enumerate(waveforms):
+            if waveform.samples.numel() == 0:
+                raise UserError(f"audio features: waveform {index} of the batch holds no samples; leave it out")
         # Autocast would compute resampling and filterbanks, which are matrix products, in bfloat16: up to 2.3 off.
         with torch.autocast(self.device.type, enabled=False):
             return self._extract(waveforms)
@@ -87,6 +91,7 @@ class AudioFeatureExtractor:
 
     def _extract(self, waveforms: Sequence[Waveform]) -> dict[str, EncoderFeatures]:
         by_rate: dict[int, list[int]] = {}
+        # clips of one rate are resampled as a batch, once for all encoders of the same rate
         for index, waveform in enumerate(waveforms):
             by_rate.setdefault(waveform.sample_rate, []).append(index)
         groups = [
@@ -102,7 +107,10 @@ class AudioFeatureExtractor:
                     (members, *resample(samples, lengths, rate, target)) for rate, members, samples, lengths in groups
                 ]
                 resampled[target] = _joined(parts)
-            samples, lengths = _at_least(*resampled[target], config.minimum_samples)
+            samples, lengths = resampled[target]
+            short = max(0, config.minimum_samples - samples.shape[1])
+            samples = torch.nn.functional.pad(samples, (0, short))
+            lengths = lengths.clamp_min(config.minimum_samples)
             result[name] = EncoderFeatures(*FEATURES.load(config.kind)(samples, lengths, config))
         return result
 
@@ -126,17 +134,3 @@ def _joined(groups: Sequence[tuple[Sequence[int], Tensor, Tensor]]) -> tuple[Ten
         batch[members, : samples.shape[1]] = samples
         all_lengths[members] = lengths
     return batch, all_lengths
-
-
-def _check(waveforms: Sequence[Waveform]) -> None:
-    if not waveforms:
-        raise UserError("audio features: got no waveform, expected at least one")
-    for index, waveform in enumerate(waveforms):
-        if waveform.samples.numel() == 0:
-            raise UserError(f"audio features: waveform {index} of the batch holds no samples; leave it out")
-
-
-def _at_least(samples: Tensor, lengths: Tensor, minimum: int) -> tuple[Tensor, Tensor]:
-    """Zero-pad clips shorter than ``minimum`` samples to it."""
-    short = max(0, minimum - samples.shape[1])
-    return torch.nn.functional.pad(samples, (0, short)), lengths.clamp_min(minimum)

@@ -1,4 +1,4 @@
-"""Length of a file as its headers state it, and whether that can be trusted.
+"""Headers as far as FFmpeg does not read them as it should: lengths that they state, and places that it misreads.
 
 FFmpeg shortens the stated length of WAV, W64 and CAF to what the file holds, so a cut one looks whole: their data
 chunks are read here, as are those of AIFF, 8SVX and MP4. Lengths in MP3, AAC, Ogg, ASF and transport streams are
@@ -9,14 +9,24 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 MOST_CHUNKS = 1000
 FARTHEST = 1 << 43
 """Bytes beyond any file: lengths in headers lead farther, and systems refuse to go there."""
 STREAMED = 0x7FFF0000
-"""Sizes from here on (and 0) are what writers put where they do not know the length yet."""
+"""Sizes of 32 bits from here on (and 0) are what writers put where they do not know the length yet."""
+STREAMED_64 = 2**63 - 64
 W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
+_CHUNKS: dict[bytes, tuple[int, int, int, Literal["little", "big"], int]] = {
+    **dict.fromkeys((b"RIFF", b"RF64", b"BW64"), (12, 4, 4, "little", 2)),
+    **dict.fromkeys((b"RIFX", b"FORM"), (12, 4, 4, "big", 2)),
+    b"riff": (40, 16, 8, "little", 8),
+    b"caff": (8, 4, 8, "big", 1),
+}
+"""First bytes of WAV, AIFF and 8SVX, W64, and CAF -> place of the first chunk; bytes of a chunk's name and of its
+length; byte order; the multiple to which its content is padded."""
+_SAMPLE_CHUNKS = (b"data", b"SSND", b"BODY", W64_DATA)
 TRUSTED = frozenset({"flac", "aiff", "au", "mov", "matroska", "nistsphere", "tta", "wv"})
 """Not WAV, W64 and CAF: their bytes are compared; ``fact`` chunks are often wrong, and FFmpeg counts what follows the
 samples of a CAF file as samples."""
@@ -32,9 +42,58 @@ LOSSY = 8192
 """Samples that codecs with a delay may drop at both ends."""
 
 
-def _read_at(file: BinaryIO, place: int, count: int) -> bytes:
-    file.seek(min(place, FARTHEST))
-    return file.read(count)
+class FileView:
+    """Bytes ``start`` to ``stop`` of ``file`` as a file that can be read, with other bytes at one place.
+
+    Args:
+        place: where ``bytes_there`` are read in place of those of the file; counted from ``start``.
+    """
+
+    def __init__(self, file: BinaryIO, start: int, stop: int, place: int = 0, bytes_there: bytes = b"") -> None:
+        self._file, self._start, self._size = file, start, stop - start
+        self._place, self._there = place, bytes_there
+        self.seek(0)
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to ``size`` bytes; all that are left for a negative one."""
+        at = self.tell()
+        left = max(0, self._size - at)
+        data = self._file.read(left if size < 0 else min(size, left))
+        begin, end = max(0, self._place - at), min(len(data), self._place + len(self._there) - at)
+        if begin < end:
+            skipped = at + begin - self._place
+            data = data[:begin] + self._there[skipped : skipped + end - begin] + data[end:]
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As of any file."""
+        base = (0, self.tell(), self._size)[whence]
+        return self._file.seek(self._start + base + offset) - self._start
+
+    def tell(self) -> int:
+        """Place of the next byte."""
+        return self._file.tell() - self._start
+
+
+def _chunks(file: BinaryIO, kind: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Name, length and place of the content of every chunk of a file that begins with ``kind`` of :data:`_CHUNKS`.
+
+    The file is at the content when a chunk is yielded.
+    """
+    place, name_bytes, length_bytes, order, unit = _CHUNKS[kind]
+    for _ in range(MOST_CHUNKS):
+        file.seek(min(place, FARTHEST))
+        head = file.read(name_bytes + length_bytes)
+        if len(head) < name_bytes + length_bytes:
+            return
+        length = int.from_bytes(head[name_bytes:], order, signed=length_bytes == 8)
+        if kind == b"riff":
+            length -= len(head)  # W64 counts the name and the length as well
+        place += len(head)
+        yield head[:name_bytes], length, place
+        if length < 0:  # in CAF -1, the last chunk: up to the end
+            return
+        place += length + -length % unit
 
 
 def missing_share(file: BinaryIO, size: int) -> tuple[float, str]:
@@ -44,18 +103,24 @@ def missing_share(file: BinaryIO, size: int) -> tuple[float, str]:
     """
     file.seek(0)
     head = file.read(16)
-    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:12] == b"WAVE":
-        claimed, start = _riff_data(file, head[:4])
-    elif head[:4] == b"FORM":
-        claimed, start = _form_data(file)
-    elif head[4:8] in (b"ftyp", b"moov"):
+    kind = head[:4]
+    claimed = start = large = 0
+    if head[4:8] in (b"ftyp", b"moov"):
         claimed, start = _box_data(file)
-    elif head[:4] == b"riff" and len(head) == 16:
-        claimed, start = _w64_data(file)
-    elif head[:4] == b"caff":
-        claimed, start = _caf_data(file)
-    else:
-        return 0.0, ""
+    elif kind in _CHUNKS and (head[8:12] == b"WAVE" or kind in (b"FORM", b"riff", b"caff")):
+        for name, length, start in _chunks(file, kind):  # noqa: B007  # start is read behind the loop
+            if name == b"ds64":
+                # the real size, in RF64, where the field of 32 bits is -1: https://tech.ebu.ch/docs/tech/tech3306.pdf
+                large = int.from_bytes(file.read(16)[8:], "little")
+            elif name in _SAMPLE_CHUNKS:
+                if kind in (b"RF64", b"BW64") and large and length == 0xFFFFFFFF:
+                    length = large
+                elif kind not in (b"riff", b"caff") and length >= STREAMED:
+                    length = 0
+                claimed = length if length < STREAMED_64 else 0
+                break
+    if kind == b"caff":  # the number of edits is in front of the samples
+        claimed, start = claimed - 4, start + 4
     there = max(0, size - start)
     if claimed <= there:
         return 0.0, ""
@@ -89,7 +154,13 @@ def _id3_bytes(head: bytes) -> int:
     return 10 + size + (10 if head[5] & 0x10 else 0)
 
 
-def end_without_tag(file: BinaryIO, size: int) -> int:
+def corrected(file: BinaryIO, size: int) -> BinaryIO | FileView:
+    """The file as FFmpeg decodes it rightly: without a tag at its end, and with the width of its samples."""
+    stop, bits = _end_without_tag(file, size), _container_bits(file)
+    return file if stop == size and bits is None else FileView(file, 0, stop, *(bits or ()))
+
+
+def _end_without_tag(file: BinaryIO, size: int) -> int:
     """Where an APE tag at the end of an MPEG audio file begins; ``size`` without one.
 
     FFmpeg reads such a tag only in formats of its own, and takes what looks like frames in it (covers) for sound. An
@@ -114,7 +185,7 @@ def end_without_tag(file: BinaryIO, size: int) -> int:
     return begin if file.read(8) == footer[:8] else size
 
 
-def container_bits(file: BinaryIO) -> tuple[int, bytes] | None:
+def _container_bits(file: BinaryIO) -> tuple[int, bytes] | None:
     """Place of the valid bits of a WAV file's samples, and what to read there; ``None`` if that is what is there.
 
     Samples of fewer valid bits than their containers stand in the containers' upper bits. FFmpeg 9 takes the valid
@@ -123,12 +194,15 @@ def container_bits(file: BinaryIO) -> tuple[int, bytes] | None:
     """
     file.seek(0)
     head = file.read(108)
+    place, fields = 0, b""
     if head[:4] == b"riff" and head[40:44] == b"fmt ":
         place, fields = 64, head[64:]
     elif head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE":
-        place, fields = _riff_format(file)
-    else:
-        return None
+        for name, length, start in _chunks(file, head[:4]):
+            if name == b"fmt ":
+                place, fields = start, file.read(min(length, 40))
+            if name in (b"fmt ", b"data"):
+                break
     if len(fields) < 40 or fields[:2] != b"\xfe\xff" or fields[24:28] != b"\1\0\0\0":
         return None  # not of PCM samples with valid bits
     channels, block = int.from_bytes(fields[2:4], "little"), int.from_bytes(fields[12:14], "little")
@@ -136,20 +210,6 @@ def container_bits(file: BinaryIO) -> tuple[int, bytes] | None:
     if bits not in (16, 24, 32) or block * 8 != bits * channels or not 0 < valid <= bits - 8:
         return None
     return place + 18, fields[14:16]
-
-
-def _riff_format(file: BinaryIO) -> tuple[int, bytes]:
-    """Place and bytes of the ``fmt`` chunk's content; no bytes where it is not before the samples."""
-    place = 12
-    for _ in range(MOST_CHUNKS):
-        chunk = _read_at(file, place, 48)
-        length = int.from_bytes(chunk[4:8], "little")
-        if len(chunk) < 48 or chunk[:4] == b"data":
-            break
-        if chunk[:4] == b"fmt ":
-            return place + 8, chunk[8 : 8 + length]
-        place += 8 + length + length % 2
-    return 0, b""
 
 
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
@@ -197,71 +257,12 @@ def has_ogg_holes(file: BinaryIO) -> bool:
     return False
 
 
-def _riff_data(file: BinaryIO, kind: bytes) -> tuple[int, int]:
-    """Claimed bytes of samples (0: unknown) and where they begin."""
-    order = "big" if kind == b"RIFX" else "little"
-    place, large = 12, 0
-    for _ in range(MOST_CHUNKS):
-        chunk = _read_at(file, place, 8)
-        if len(chunk) < 8:
-            break
-        name, length = chunk[:4], int.from_bytes(chunk[4:], order)  # type: ignore[arg-type]
-        if name == b"ds64":  # in RF64, for a size of 32 bits that is -1: https://tech.ebu.ch/docs/tech/tech3306.pdf
-            large = int.from_bytes(file.read(16)[8:], "little")
-        elif name == b"data":
-            if kind in (b"RF64", b"BW64") and large and length == 0xFFFFFFFF:
-                return 0 if large >= 2**63 - 1 else large, place + 8
-            return 0 if length >= STREAMED else length, place + 8
-        place += 8 + length + length % 2
-    return 0, 0
-
-
-def _w64_data(file: BinaryIO) -> tuple[int, int]:
-    place = 40
-    for _ in range(MOST_CHUNKS):
-        chunk = _read_at(file, place, 24)
-        if len(chunk) < 24:
-            break
-        length = int.from_bytes(chunk[16:], "little")  # with these 24 bytes
-        if chunk[:16] == W64_DATA:
-            return 0 if length <= 24 or length >= 2**63 - 1 else length - 24, place + 24
-        place += max(24, length + (-length) % 8)
-    return 0, 0
-
-
-def _caf_data(file: BinaryIO) -> tuple[int, int]:
-    place = 8
-    for _ in range(MOST_CHUNKS):
-        chunk = _read_at(file, place, 12)
-        if len(chunk) < 12:
-            break
-        length = int.from_bytes(chunk[4:], "big", signed=True)  # -1: up to the end
-        if chunk[:4] == b"data":
-            return max(0, length - 4), place + 16
-        if length < 0:
-            break
-        place += 12 + length
-    return 0, 0
-
-
-def _form_data(file: BinaryIO) -> tuple[int, int]:
-    place = 12
-    for _ in range(MOST_CHUNKS):
-        chunk = _read_at(file, place, 8)
-        if len(chunk) < 8:
-            break
-        length = int.from_bytes(chunk[4:], "big")
-        if chunk[:4] in (b"SSND", b"BODY"):
-            return 0 if length >= STREAMED else length, place + 8
-        place += 8 + length + length % 2
-    return 0, 0
-
-
 def _box_data(file: BinaryIO) -> tuple[int, int]:
     """Bytes of all ``mdat`` boxes, and the bytes of other boxes between and before them."""
     place, claimed, end = 0, 0, 0
     for _ in range(MOST_CHUNKS):
-        box = _read_at(file, place, 16)
+        file.seek(min(place, FARTHEST))
+        box = file.read(16)
         length = int.from_bytes(box[:4], "big")
         if length == 1:  # a size of 64 bits follows
             length = int.from_bytes(box[8:16], "big")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
 from src.audio.config import FeatureConfig
-from src.audio.spectral import mel_filters, pad_multiple, power_spectrum, prefix_mask
+from src.audio.spectral import log10_mel, pad_multiple, prefix_mask
 
 HOP = 240
-POWER_FLOOR = 1e-10
+# melspec_2048 of MuQ's own statistics: those of other FFT sizes differ
 MEL_MEAN = 6.768444971712967
 MEL_STD = 18.417922652295623
 
@@ -34,14 +32,5 @@ def muq_mel(samples: Tensor, num_mels: int, fft_size: int, sample_rate: int) -> 
     HTK mel filters on a power spectrum of ``fft_size`` points (2048 published) every 240 samples, in dB with floor
     1e-10, then (x - 6.77) / 18.4, the statistics of the encoder's training corpus.
     """
-    samples = samples.float()
-    spectrum = torch.stft(samples, fft_size, HOP, window=_window(fft_size, samples.device), return_complex=True)
-    power = power_spectrum(spectrum[..., :-1]).transpose(1, 2)
-    filters = mel_filters(num_mels, fft_size, sample_rate, "htk", samples.device)
-    decibel = 10.0 * (power @ filters).clamp_min(POWER_FLOOR).log10()
+    decibel = 10.0 * log10_mel(samples.float(), num_mels, fft_size, HOP, sample_rate, "htk")
     return ((decibel - MEL_MEAN) / MEL_STD).transpose(1, 2)
-
-
-@functools.lru_cache(maxsize=8)
-def _window(fft_size: int, device: torch.device) -> Tensor:
-    return torch.hann_window(fft_size).to(device)

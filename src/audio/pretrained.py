@@ -95,7 +95,7 @@ def hop_length(config: FeatureConfig) -> int:
 
 def feature_extractor(config: FeatureConfig) -> Any:
     """transformers' feature extractor of ``config.extractor``."""
-    return _feature_extractor(json.dumps(config.extractor, sort_keys=True))
+    return _feature_extractor(json.dumps(config.extractor, sort_keys=True))  # dicts are no keys of a cache
 
 
 @functools.lru_cache(maxsize=16)

@@ -12,14 +12,15 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from src.audio.blocks import by_clip
-from src.audio.spectral import zero_beyond
+from src.audio.spectral import by_clip, zero_beyond
 
 T = TypeVar("T")
 FILTER_WIDTH = 6
 ROLLOFF = 0.99
 MOST_DENSE = 1 << 22
 """Weights of torchaudio's kernel, mostly zeros, up to which it is made; beyond, only those that are not zero are."""
+# The kernel grows with the product of both rates: 16,001 Hz, which any header may state, would take gigabytes.
+# https://github.com/pytorch/audio/issues/2414, https://github.com/vllm-project/vllm/pull/56842
 GROUP = 16
 """Output phases computed by one matrix product; each needs a few taps of the whole kernel's hundreds."""
 CACHE_BYTES = 64 << 20
@@ -36,7 +37,7 @@ def resample(samples: Tensor, lengths: Tensor, rate: int, target_rate: int) -> t
     gcd = math.gcd(rate, target_rate)
     old, new = rate // gcd, target_rate // gcd
     new_lengths = resampled_lengths(lengths, rate, target_rate)
-    if new < GROUP:
+    if new < GROUP:  # one group would be the whole kernel
         resampled = _resampler(old, new, samples.device)(samples)
     else:
         resampled = by_clip(lambda clips: _banded_resample(clips, old, new), samples)
@@ -53,10 +54,6 @@ def _half_width(old: int, new: int) -> int:
     return math.ceil(FILTER_WIDTH * old / (min(old, new) * ROLLOFF))
 
 
-def _is_dense(old: int, new: int) -> bool:
-    return new * (old + 2 * _half_width(old, new)) <= MOST_DENSE
-
-
 class _Kept:
     """Kernels used last, bounded in bytes: clients choose the rates."""
 
@@ -71,7 +68,7 @@ class _Kept:
                 self._items.move_to_end(key)
                 found: T = self._items[key][0]
                 return found
-        made = make()
+        made = make()  # not under the lock: a large kernel must not make other clips wait
         size = size_of(made)
         with self._lock:
             if key not in self._items and size <= self._most:
@@ -100,7 +97,8 @@ def _resampler(old: int, new: int, device: torch.device) -> torchaudio.transform
 def _bands(old: int, new: int, device: torch.device) -> tuple[int, list[tuple[int, Tensor]]]:
     """The kernel's padding, and for each group of output phases the first tap that is not zero and its weights
     ``(taps, phases)``. In the kernel (new, taps) of torchaudio most weights are zero."""
-    make = _bands_of_kernel if _is_dense(old, new) else _bands_alone
+    dense = new * (old + 2 * _half_width(old, new)) <= MOST_DENSE
+    make = _bands_of_kernel if dense else _bands_alone
     size_of: Callable[[Any], int] = lambda made: sum(_bytes(weights) for _, weights in made[1])  # noqa: E731
     return _kept.get((old, new, device, "bands"), lambda: make(old, new, device), size_of)
 

@@ -53,12 +53,10 @@ def stored_cell(cell: Any, roots: Sequence[Path]) -> Any:
 
 def _caches() -> tuple[Path, ...]:
     """Where the Hugging Face libraries keep data sets and files of repositories."""
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface")
-    places = [
-        os.environ.get("HF_DATASETS_CACHE") or home / "datasets",
-        os.environ.get("HF_HUB_CACHE") or home / "hub",
-    ]
-    return tuple(Path(each).expanduser().resolve() for each in places)
+    from datasets import config
+    from huggingface_hub import constants
+
+    return tuple(Path(each).expanduser().resolve() for each in (config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE))
 
 
 def inside(path: str, roots: Sequence[Path]) -> Path:

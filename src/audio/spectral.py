@@ -1,15 +1,14 @@
-"""Spectral pieces shared by the extractors: batched Kaldi filterbank, mel filters, masks."""
+"""Spectral pieces shared by the extractors: batched Kaldi filterbank, log-mel spectrogram, masks."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torchaudio.compliance import kaldi
 from transformers.audio_utils import mel_filter_bank
-
-from src.audio.blocks import by_clip
 
 KALDI_FRAME = 400
 KALDI_HOP = 160
@@ -17,6 +16,7 @@ KALDI_FFT = 512
 KALDI_LOW_HZ = 20.0
 KALDI_PREEMPHASIS = 0.97
 LOG_FLOOR = torch.finfo(torch.float32).eps
+POWER_FLOOR = 1e-10
 KALDI_EDGE = 160
 """Zeros added on both sides of a recording before it is framed."""
 
@@ -40,6 +40,13 @@ def zero_beyond(rows: Tensor, lengths: Tensor) -> Tensor:
 def pad_multiple(length: int, multiple: int) -> int:
     """Smallest multiple of ``multiple`` that is at least ``length``."""
     return -(-length // multiple) * multiple
+
+
+def by_clip(compute: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    """``compute(batch)``, on a CPU one row at a time: intermediate results of one clip stay in the cache."""
+    if batch.device.type != "cpu" or len(batch) < 2:
+        return compute(batch)
+    return torch.cat([compute(row) for row in batch.split(1)])
 
 
 def power_spectrum(spectrum: Tensor) -> Tensor:
@@ -76,6 +83,8 @@ def _kaldi_fbank(samples: Tensor, window: Tensor, filters: Tensor) -> Tensor:
 @functools.lru_cache(maxsize=32)
 def kaldi_filters(num_mels: int, sample_rate: int, device: torch.device) -> Tensor:
     """Triangular filters on Kaldi's mel scale from 20 Hz to the Nyquist rate, ``(257, num_mels)``."""
+    # 100, -500 and 1 are Kaldi's defaults of VTLN, which a factor of 1 turns off. There is no weight for the Nyquist
+    # rate; torchaudio's own ``fbank`` adds the zero in the same way.
     banks, _ = kaldi.get_mel_banks(num_mels, KALDI_FFT, float(sample_rate), KALDI_LOW_HZ, 0.0, 100.0, -500.0, 1.0)
     return torch.nn.functional.pad(banks, (0, 1)).T.contiguous().to(device)
 
@@ -86,12 +95,24 @@ def symmetric_hann(power: float, device: torch.device) -> Tensor:
     return torch.hann_window(KALDI_FRAME, periodic=False).pow(power).to(device)
 
 
-@functools.lru_cache(maxsize=32)
-def mel_filters(num_mels: int, fft_size: int, sample_rate: int, scale: str, device: torch.device) -> Tensor:
-    """Mel filters from 0 Hz to the Nyquist rate, ``(fft_size // 2 + 1, num_mels)``.
+def log10_mel(samples: Tensor, num_mels: int, fft_size: int, hop: int, sample_rate: int, scale: str) -> Tensor:
+    """Log10 of the mel power of ``samples (batch, n)``, ``(batch, n // hop, num_mels)``, with floor 1e-10.
 
-    ``scale`` is ``slaney`` (area-normalised) or ``htk`` (peak 1).
+    Periodic Hann window, frames centred on every ``hop``-th sample; the last one, which begins with the end of the
+    clip, is left out. ``scale``: ``slaney`` (area-normalised filters) or ``htk`` (peak 1), from 0 Hz to the Nyquist
+    rate.
     """
+    window, filters = _hann_and_mel(num_mels, fft_size, sample_rate, scale, samples.device)
+    spectrum = torch.stft(samples, fft_size, hop, window=window, return_complex=True)
+    power = power_spectrum(spectrum[..., :-1]).transpose(1, 2)
+    return (power @ filters).clamp_min_(POWER_FLOOR).log10_()
+
+
+@functools.lru_cache(maxsize=32)
+def _hann_and_mel(
+    num_mels: int, fft_size: int, sample_rate: int, scale: str, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Window ``(fft_size,)`` and filters ``(fft_size // 2 + 1, num_mels)``."""
     filters = mel_filter_bank(
         num_frequency_bins=fft_size // 2 + 1,
         num_mel_filters=num_mels,
@@ -101,4 +122,4 @@ def mel_filters(num_mels: int, fft_size: int, sample_rate: int, scale: str, devi
         norm="slaney" if scale == "slaney" else None,
         mel_scale=scale,
     )
-    return torch.from_numpy(filters).float().to(device)
+    return torch.hann_window(fft_size).to(device), torch.from_numpy(filters).float().to(device)

@@ -16,6 +16,8 @@ from src.audio.spectral import (
     zero_beyond,
 )
 
+# of AudioSet, as of EAT, from which SSLAM comes; both divide by twice the deviation:
+# https://github.com/cwx-worst-one/EAT/blob/main/feature_extract/feature_extract.py
 MEAN = -4.268
 STD = 4.569
 
@@ -25,7 +27,7 @@ def sslam_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) -> t
 
     Returns features ``(batch, frames, mels)`` with frames a multiple of ``config.chunk_frames``, mask
     ``(batch, frames)`` and lengths in frames. Rows that pad a clip to its own multiple hold the normalised zero
-    (0.467, as the encoder was trained); rows that only pad the batch hold 0.
+    (0.467); rows that only pad the batch hold 0.
     """
     mean = samples.sum(dim=1, keepdim=True) / lengths[:, None]
     centred = zero_beyond(samples - mean, lengths)
@@ -36,6 +38,7 @@ def sslam_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) -> t
     chunk = config.chunk_frames
     total = pad_multiple(fbank.shape[1], chunk)
     fbank = torch.nn.functional.pad(fbank, (0, 0, 0, total - fbank.shape[1]))
+    # zeros go through the normalisation, as when the encoder was trained
     features = zero_beyond(fbank, frames).sub_(MEAN).div_(2 * STD)
     own_total = -(-frames // chunk) * chunk
     return zero_beyond(features, own_total), prefix_mask(frames, total), frames

@@ -31,12 +31,11 @@ from numpy.typing import NDArray
 
 from src.audio.budget import Allowance, MemoryBudget
 from src.audio.errors import AudioError, NoSamples, first_line
-from src.audio.file_view import FileView
 from src.audio.headers import (
     FARTHEST,
+    FileView,
     begins_as_mp3,
-    container_bits,
-    end_without_tag,
+    corrected,
     has_ogg_holes,
     missing_share,
     next_ogg_stream,
@@ -124,6 +123,7 @@ class AudioStream:
         self._limits = limits
         self._until = time.monotonic() + limits.work_seconds
         self._file, self.size = _open_file(source, self.name)
+        self._container: Any = None
         self.decoded = 0
         self._lost, self._lost_packets = 0.0, 0
         self._failure = ""
@@ -132,13 +132,9 @@ class AudioStream:
                 raise AudioError(f"{self.name}: {self.size} bytes, expected at most {limits.file_bytes}", "too_long")
             self._missing, self._claim = missing_share(self._file, self.size)
             self._refuse_loss(self._missing, self._claim)
-            self._at = self._begins = 0
-            self._container, self._stream = _open_container(_corrected(self._file, self.size), self.name, limits)
-        except BaseException:
-            self._file.close()
-            raise
-        self.container = str(self._container.format.name)
-        try:
+            self._begins = 0
+            self._container, self._stream = _open_container(corrected(self._file, self.size), self.name, limits)
+            self.container = str(self._container.format.name)
             self._look()
         except BaseException:
             self.close()
@@ -152,7 +148,8 @@ class AudioStream:
 
     def close(self) -> None:
         """Close the file."""
-        self._container.close()
+        if self._container is not None:
+            self._container.close()
         self._file.close()
 
     @property
@@ -176,7 +173,7 @@ class AudioStream:
         except av.FFmpegError:
             return None
         pieces, at = [np.zeros((self.channels, 0), np.float32)], -1
-        for frame in itertools.chain.from_iterable(iter(self._next_frames, None)):
+        for frame in itertools.chain.from_iterable(self._frames):
             if frame.pts is None or (frame.sample_rate, frame.layout.nb_channels) != (self.rate, self.channels):
                 return None
             place = round((frame.pts - origin) * base * self.rate)
@@ -190,8 +187,9 @@ class AudioStream:
 
     def _look(self) -> None:
         """Decode the first frame: it says rate and channels as they are, whatever the header says."""
-        codec = self._begin_packets()
-        self._begin = self._next_frames() or []
+        self._check_codec()
+        self._frames = self._decoded_packets()
+        self._begin: list[Any] = next(filter(None, self._frames), [])
         if not self._begin:
             self._check_whole()
         first = self._begin[0]
@@ -201,26 +199,59 @@ class AudioStream:
             raise AudioError(f"{self.name}: {self.rate} samples per second, expected {low} to {high}")
         if not 1 <= self.channels <= self._limits.channels:
             raise AudioError(f"{self.name}: {self.channels} channels, expected 1 to {self._limits.channels}")
+        codec = str(self._stream.codec_context.name)
         self.stated, self.trusted, self._slack = stated_samples(self._container, self._stream, self.rate)
         self._delay = _opus_delay(self._stream) if codec.endswith("opus") and "matroska" in self.container else 0
         # the stated length of PCM is that of the file, whatever its header says
         if self.stated is not None and (self.trusted or codec.startswith("pcm_")):
             self._check_length(self.stated, "")
 
-    def _begin_packets(self) -> str:
-        """Packets and decoder of the stream that is open; its codec's name."""
+    def _check_codec(self) -> None:
         codec = str(self._stream.codec_context.name)
         if self._limits.codecs and not codec.startswith(tuple(self._limits.codecs)):
             known = "PCM, ADPCM, MP3, FLAC, Vorbis or Opus"
             raise AudioError(f"{self.name}: cannot be read: its codec is {codec!r}, expected {known}")
-        self._plain = codec.startswith(CLIENT_CODECS)  # none makes layouts of its own
-        self._packets = iter(self._container.demux(self._stream))
-        return codec
 
-    def _opens_next_stream(self, error: Exception) -> bool:
-        """Whether a chained Ogg file goes on with another rate or layout, which FFmpeg's demuxer refuses since 8.
+    def _decoded_packets(self) -> Iterator[list[Any]]:
+        """Frames of each packet; none where it cannot be decoded."""
+        import av
 
-        What follows is opened as a file of its own then.
+        now, more = time.monotonic, True
+        while more:
+            at, context = self._begins, self._stream.codec_context
+            plain = str(context.name).startswith(CLIENT_CODECS)  # none makes layouts of its own
+            try:
+                for packet in self._container.demux(self._stream):
+                    try:
+                        frames: list[Any] = context.decode(packet)
+                    except (av.FFmpegError, ValueError) as error:
+                        frames = []
+                        if not isinstance(error, av.EOFError):  # which is the answer to the last packet
+                            self._lost += _samples_of(packet, context.sample_rate or 0)
+                            self._lost_packets += 1
+                            self._failure = self._failure or _said(error)
+                    if packet.pos is not None:
+                        at = self._begins + int(packet.pos)
+                    if not plain:
+                        for frame in frames:
+                            _keep_layout(frame)
+                    if now() > self._until:
+                        self._refuse_time()
+                    yield frames
+                return
+            except IndexError:
+                # PyAV 18.1 at the end (container/input.py, ``demux``), where FLV, MPEG or a transport stream had a
+                # stream that began after it was opened
+                return
+            except (av.FFmpegError, ValueError) as error:  # the container is damaged from here on
+                more = self._opens_next_stream(error, at)
+                if not more:
+                    self._failure = self._failure or _said(error)
+
+    def _opens_next_stream(self, error: Exception, at: int) -> bool:
+        """Whether a chained Ogg file goes on behind ``at`` with another rate or layout.
+
+        FFmpeg's demuxer refuses it since version 8: what follows is opened as a file of its own then.
         """
         import av
 
@@ -228,14 +259,14 @@ class AudioStream:
             return False
         if time.monotonic() > self._until:
             self._refuse_time()
-        begins = next_ogg_stream(self._file, self._at)
+        begins = next_ogg_stream(self._file, at)
         if begins is None:
             return False
         self._container.close()
-        self._at = self._begins = begins
+        self._begins = begins
         view = FileView(self._file, begins, self.size)
         self._container, self._stream = _open_container(view, self.name, self._limits)
-        self._begin_packets()
+        self._check_codec()
         return True
 
     def __iter__(self) -> Iterator[Samples]:
@@ -243,11 +274,8 @@ class AudioStream:
 
         first: Any = self._begin[0]
         queue, converter = _FrameQueue(first), None
-        frames: list[Any] | None = self._begin
-        while frames is not None:
-            for frame in frames:
-                if converter is None and queue.add(frame):
-                    continue
+        for frames in itertools.chain([self._begin], self._frames):
+            for frame in frames if converter is not None else queue.add(frames):
                 if not queue.fits(frame):
                     if queue.count:
                         yield self._counted(queue.take())
@@ -260,10 +288,9 @@ class AudioStream:
                 if converter is not None:
                     yield from self._converted(converter, frame)
                 else:
-                    queue.add(frame)
+                    queue.add([frame])
             if queue.count >= queue.block_samples:
                 yield self._counted(queue.take())
-            frames = self._fill(queue) if converter is None else self._next_frames()
         if queue.count:
             yield self._counted(queue.take())
         if converter is not None:
@@ -289,7 +316,7 @@ class AudioStream:
             dropped = min(self._delay, block.shape[1])
             block, self._delay = block[:, dropped:], self._delay - dropped
         self.decoded += block.shape[1]
-        self._check_length(self.decoded)
+        self._check_length(self.decoded)  # of what was decoded: a header may state less
         if self._limits.request is not None:
             self._limits.request.take(block.size, self.name)
         return block
@@ -304,115 +331,8 @@ class AudioStream:
                 f"{self.name}: more than {limits.samples} samples over {self.channels} channels", "too_long"
             )
 
-    def _next_frames(self) -> list[Any] | None:
-        """Frames of the next packet that has some; ``None`` at the end."""
-        import av
-
-        while True:
-            try:
-                for packet in self._packets:
-                    frames = self._decode(packet)
-                    self._passed(packet)
-                    if frames:
-                        return frames
-                return None
-            except IndexError:
-                return None  # see _fill
-            except (av.FFmpegError, ValueError) as error:  # the container is damaged from here on
-                if not self._opens_next_stream(error):
-                    self._failure = self._failure or _said(error)
-                    return None
-
-    def _passed(self, packet: Any) -> None:
-        """Keep where in the file a packet is."""
-        if packet is not None and packet.pos is not None:
-            self._at = self._begins + int(packet.pos)
-
-    def _fill(self, queue: _FrameQueue) -> list[Any] | None:
-        """Decode into ``queue`` up to a block of it, or to the first frame of another format.
-
-        Every packet costs one step of Python: with a generator between decoder and queue, and a method of the queue
-        for each frame, a clip of MP3 took 4 % longer.
-
-        Returns:
-            The frames of the last packet that are not in the queue, ``None`` at the end of the file.
-        """
-        import av
-
-        write, channels, count = queue.write, queue.channels, queue.count
-        now, decode = time.monotonic, self._stream.codec_context.decode if self._plain else self._decode
-        packet: Any = None
-        try:
-            for packet in self._packets:
-                try:
-                    frames = decode(packet)
-                except (av.FFmpegError, ValueError) as error:
-                    frames = self._lose(packet, error)
-                for frame in frames:
-                    if frame.layout.nb_channels != channels:  # FFmpeg's queue does not look at them
-                        break
-                    frame.pts = None  # the queue would refuse a gap
-                    try:
-                        write(frame)
-                    except ValueError:  # another rate, sample format or time base
-                        break
-                    count += frame.samples
-                else:
-                    if now() > self._until:
-                        self._refuse_time()
-                    if count >= queue.block_samples:
-                        return []
-                    continue
-                return frames[frames.index(frame) :]
-        except IndexError:
-            # PyAV 18.1 at the end (container/input.py, ``demux``), where FLV, MPEG or a transport stream had a stream
-            # that began after it was opened
-            return None
-        except (av.FFmpegError, ValueError) as error:  # the container is damaged from here on
-            self._passed(packet)
-            packet = None
-            if self._opens_next_stream(error):
-                return self._next_frames()
-            self._failure = self._failure or _said(error)
-        finally:
-            queue.count = count
-            self._passed(packet)
-        return None
-
-    def _decode(self, packet: Any) -> list[Any]:
-        """Frames of a packet; none where it cannot be decoded."""
-        import av
-
-        try:
-            frames: list[Any] = self._stream.codec_context.decode(packet)
-        except (av.FFmpegError, ValueError) as error:
-            frames = self._lose(packet, error)
-        if not self._plain:
-            for frame in frames:
-                _keep_layout(frame)
-        if time.monotonic() > self._until:
-            self._refuse_time()
-        return frames
-
-    def _lose(self, packet: Any, error: Exception) -> list[Any]:
-        """Count a packet that cannot be decoded, and give its frames: none."""
-        import av
-
-        if not isinstance(error, av.EOFError):  # which is the answer to the last packet
-            self._lost += self._duration(packet)
-            self._lost_packets += 1
-            self._failure = self._failure or _said(error)
-        return []
-
     def _refuse_time(self) -> None:
         raise AudioError(f"{self.name}: not decoded within {self._limits.work_seconds:g} s", "too_long")
-
-    def _duration(self, packet: Any) -> float:
-        """Samples that a packet stands for, as far as its container says."""
-        if not packet.duration or packet.time_base is None:
-            return 0.0
-        rate = self._stream.codec_context.sample_rate or 0
-        return float(packet.duration * packet.time_base) * rate
 
     def _check_whole(self) -> None:
         """Raise if more than :data:`LOSS` of the file is missing or could not be decoded, or nothing was."""
@@ -445,6 +365,12 @@ class AudioStream:
             raise AudioError(f"{self.name}: {claim}; it may have been cut or damaged")
 
 
+def _samples_of(packet: Any, rate: int) -> float:
+    """Samples that a packet stands for, as far as its container says."""
+    known = packet.duration and packet.time_base is not None
+    return float(packet.duration * packet.time_base) * rate if known else 0.0
+
+
 def _opus_delay(stream: Any) -> int:
     """Samples of an Opus decoder's delay that FFmpeg 8.1 leaves at the start of a WebM file.
 
@@ -464,7 +390,8 @@ def _keep_layout(frame: Any) -> None:
     """Let a frame's layout of custom order live for ever.
 
     PyAV 18.1 (audio/layout.py, ``get_audio_layout``) copies FFmpeg's structure with the pointer to its channel map,
-    and frame and layout would both free the map: a CAF or QuickTime file with such a layout ended the process.
+    and frame and layout would both free the map: a CAF or QuickTime file with such a layout ended the process. Since
+    https://github.com/PyAV-Org/PyAV/pull/2284 layouts free what they have.
     """
     if _is_custom(frame.layout):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(frame.layout))
@@ -487,37 +414,39 @@ class _FrameQueue:
 
         # not frame.planes: of more than 8 channels it reads beyond the end of their list (PyAV 18.1, audio/frame.py)
         self._make_plane: Any = AudioPlane
-        self._make_fifo: Any = av.AudioFifo
         self._rate, self.channels, self._kind = frame.sample_rate, frame.layout.nb_channels, frame.format
         self._time_base = frame.time_base
         self._dtype, self._scale = _SAMPLE_FORMATS[self._kind.name.removesuffix("p")]
         self._width = self._kind.bytes * (1 if self._kind.is_planar else self.channels)
         self.block_samples = _BLOCK_BYTES // self._width
         self._own_copy = _is_custom(frame.layout)
+        # One for all blocks: it compares frames with the first one that was written to it.
+        self._fifo = av.AudioFifo()
+        self.write: Callable[[Any], None] = self._write_planes if self._own_copy else self._fifo.write
         self._clear()
 
     def _clear(self) -> None:
         self.count, self._filled = 0, 0
         self._planes = [bytearray() for _ in range(self.channels if self._kind.is_planar else 1)]
-        self._fifo = self._make_fifo()
-        self.write: Callable[[Any], None] = self._write_planes if self._own_copy else self._fifo.write
 
     def fits(self, frame: Any) -> bool:
         """Whether ``frame`` is of the format of the queue."""
         found = (frame.sample_rate, frame.layout.nb_channels, frame.format.name, frame.time_base)
         return found == (self._rate, self.channels, self._kind.name, self._time_base)
 
-    def add(self, frame: Any) -> bool:
-        """Append the samples of ``frame``; ``False``, and nothing is done, if its format is another."""
-        if frame.layout.nb_channels != self.channels:
-            return False
-        frame.pts = None  # the queue would refuse a gap
-        try:
-            self.write(frame)
-        except ValueError:
-            return False
-        self.count += frame.samples
-        return True
+    def add(self, frames: list[Any]) -> list[Any]:
+        """Append the samples of ``frames`` up to the first one of another format; that and those behind it."""
+        write, channels = self.write, self.channels
+        for place, frame in enumerate(frames):
+            if frame.layout.nb_channels != channels:  # at which FFmpeg's queue does not look
+                return frames[place:]
+            frame.pts = None  # the queue would refuse a gap
+            try:
+                write(frame)
+            except ValueError:  # another rate, sample format or time base
+                return frames[place:]
+            self.count += frame.samples
+        return []
 
     def _write_planes(self, frame: Any) -> None:
         """As :meth:`av.AudioFifo.write`, which copies a layout as :func:`_keep_layout` says PyAV does."""
@@ -533,7 +462,7 @@ class _FrameQueue:
         """Everything so far as ``(channels, n)`` of full scale 1; the queue is empty afterwards."""
         planes, size = self._planes, self._filled
         if not self._own_copy:
-            joined = self._fifo.read()
+            joined: Any = self._fifo.read()
             size = joined.samples * self._width
             planes = [self._make_plane(joined, number) for number in range(len(planes))]
         count = size // self._dtype(0).nbytes
@@ -546,7 +475,7 @@ class _FrameQueue:
             with np.errstate(over="ignore", invalid="ignore"):  # of doubles; what is not finite is found later
                 for row, plane in zip(samples, values, strict=True):
                     row[:] = plane
-        if self._dtype is np.uint8:
+        if self._dtype is np.uint8:  # the only unsigned format: silence is its middle
             samples -= np.float32(128)
         if self._scale != 1.0:
             samples *= np.float32(self._scale)
@@ -556,7 +485,7 @@ class _FrameQueue:
 def _as_floats(frame: Any) -> Samples:
     """One frame as ``(channels, n)`` of full scale 1."""
     queue = _FrameQueue(frame)
-    queue.add(frame)
+    queue.add([frame])
     return queue.take()
 
 
@@ -612,14 +541,6 @@ def _refuse_to_open(url: str, flags: int, options: Any) -> Any:
     raise PermissionError(f"an audio file wants to open {url!r}")
 
 
-def _corrected(file: BinaryIO, size: int) -> BinaryIO | FileView:
-    """The file as FFmpeg decodes it rightly: without a tag at its end, and with the width of its samples."""
-    stop, bits = end_without_tag(file, size), container_bits(file)
-    if stop == size and bits is None:
-        return file
-    return FileView(file, 0, stop, *(bits or ()))
-
-
 def _open_container(file: BinaryIO | FileView, name: str, limits: DecodeLimits) -> tuple[Any, Any]:
     try:
         import av
@@ -634,6 +555,7 @@ def _open_container(file: BinaryIO | FileView, name: str, limits: DecodeLimits) 
     # a third of the time to open a file, and comparing with long lists a tenth.
     sure = "flac" if head[:4] == b"fLaC" else "mp3" if begins_as_mp3(head) else None
     formats = [sure, None] if sure in limits.formats else [None]
+    # "none" is no protocol, so none is allowed; a few kilobytes may declare as many streams as FFmpeg takes (1000)
     options = {"protocol_whitelist": "none", "max_streams": "256"}
     if head[:4] in (b"RIFF", b"RF64") and not any(sync in head for sync in OTHER_CODECS):
         # whether its PCM is DTS or AC-3 is looked for in a megabyte otherwise, which costs more than decoding it
@@ -650,7 +572,7 @@ def _open_container(file: BinaryIO | FileView, name: str, limits: DecodeLimits) 
                     options=options,
                     io_open=_refuse_to_open,
                     buffer_size=_READ,
-                    metadata_errors="replace",
+                    metadata_errors="replace",  # tags may be of any encoding
                     timeout=(limits.work_seconds, limits.work_seconds),
                 )
                 break
@@ -663,7 +585,7 @@ def _open_container(file: BinaryIO | FileView, name: str, limits: DecodeLimits) 
         what = "it holds no audio" if stream is None else "its audio codec is not known"
         container.close()
         raise AudioError(f"{name}: cannot be read as audio ({what}); give an audio file")
-    stream.codec_context.thread_count = 1
+    stream.codec_context.thread_count = 1  # several clips are decoded at a time, in workers
     if stream.codec_context.name == "alac" and container.format.name == "caf":
         # the frames say how long they are; FFmpeg 8 cuts what is missing in the last one off it once more
         from av.codec.context import Flags2

@@ -8,11 +8,11 @@ from torch import Tensor
 from src.audio.config import FeatureConfig
 from src.audio.spectral import kaldi_fbank, kaldi_filters, kaldi_lengths, prefix_mask, symmetric_hann, zero_beyond
 
-SAMPLE_SCALE = 2.0**15
+SAMPLE_SCALE = 2.0**15  # Kaldi counts in steps of 16 bits, which places its floor of the energies
 POVEY_POWER = 0.85
 VARIANCE_FLOOR = 1e-7
 PADDING_VALUE = 1.0
-"""Value of the one frame that makes an odd number of frames even."""
+"""Value of the one frame that makes an odd number of frames even: ``padding_value`` of facebook/w2v-bert-2.0."""
 
 
 def w2vbert_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,9 +41,10 @@ def w2vbert_lengths(lengths: Tensor, config: FeatureConfig) -> Tensor:
 
 
 def _normalise(fbank: Tensor, frames: Tensor) -> Tensor:
-    """Zero mean and unit variance (n - 1) of each mel bin over a clip's ``frames``, in place; zero beyond them."""
+    """Zero mean and unit variance of each mel bin over a clip's ``frames``, in place; zero beyond them."""
     counts = frames[:, None, None]
     mean = zero_beyond(fbank, frames).sum(dim=1, keepdim=True) / counts
     centred = zero_beyond(fbank.sub_(mean), frames)
+    # transformers divides by n - 1 here (feature_extraction_seamless_m4t.py), by n for wav2vec 2.0
     variance = centred.square().sum(dim=1, keepdim=True) / (counts - 1)
     return centred.div_((variance + VARIANCE_FLOOR).sqrt())

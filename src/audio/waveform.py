@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,13 +18,14 @@ from torch import Tensor
 from src.audio.arrays import scale_array
 from src.audio.decode import DEFAULT, DecodeLimits, cell_source, decode
 from src.audio.errors import AudioError, AudioFault, first_line
-from src.audio.fetch import fetch
 from src.audio.mixing import check_range, to_mono
 
 __all__ = ["AudioError", "AudioFault", "Waveform", "load_waveform"]
 MISREAD = ("adpcm",)
 """Codecs of which torchcodec decodes only a part, without an error."""
 EXACT = ("pcm_", "flac", "alac")
+_MOST_BYTES, _MOST_SECONDS, _WAIT_SECONDS = 1 << 30, 300.0, 20.0
+"""Bounds of a download from an address that the user gives: bytes, time, and time without an answer."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def load_waveform(
     if isinstance(source, Waveform):
         return _checked(source, "waveform", limits)
     if isinstance(source, str) and source.startswith(("http://", "https://")):
-        return _decoded(fetch(source), source, limits)
+        return _decoded(_fetch(source), source, limits)
     if isinstance(source, (str, Path)):
         return _decoded(Path(source), "", limits)
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -96,12 +100,31 @@ def _decoded(source: Path | bytes, name: str, limits: DecodeLimits) -> Waveform:
     return Waveform(torch.from_numpy(found.samples), found.rate)
 
 
+def _fetch(url: str) -> bytes:
+    """The bytes at ``url``. Raises :class:`AudioError` if they cannot be had, or are too many."""
+    until = time.monotonic() + _MOST_SECONDS
+    content = bytearray()
+    try:
+        with urllib.request.urlopen(url, timeout=_WAIT_SECONDS) as answer:
+            while piece := answer.read(1 << 20):
+                content += piece
+                if len(content) > _MOST_BYTES or time.monotonic() > until:
+                    raise AudioError(
+                        f"{url}: more than {_MOST_BYTES >> 20} MiB or {_MOST_SECONDS:g} s; not read", "too_long"
+                    )
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise AudioError(
+            f"{url}: cannot be read ({first_line(error)}); check the address", "missing_audio"
+        ) from error
+    return bytes(content)
+
+
 def _from_decoder(decoder: Any, roots: Sequence[Path] | None, limits: DecodeLimits) -> Waveform:
     """A torchcodec decoder: what ``datasets`` makes carries the encoded cell, which is decoded here.
 
     Of one that the caller made only its samples can be had: codecs that torchcodec is known to misread are refused.
     """
-    cell = getattr(decoder, "_hf_encoded", None)
+    cell = getattr(decoder, "_hf_encoded", None)  # set by datasets' Audio.decode_example, and private there
     if isinstance(cell, Mapping) and (cell.get("bytes") is not None or cell.get("path")):
         return _decoded(*cell_source(cell, roots), limits)
     about = getattr(decoder, "metadata", None)

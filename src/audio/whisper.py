@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
-from src.audio.blocks import by_clip
 from src.audio.config import FeatureConfig
-from src.audio.spectral import mel_filters, pad_multiple, power_spectrum, prefix_mask
+from src.audio.spectral import by_clip, log10_mel, pad_multiple, prefix_mask
 
 FFT = 400
 HOP = 160
-POWER_FLOOR = 1e-10
 DYNAMIC_RANGE = 8.0
 """Decades below the maximum of a piece at which its log-mel is clamped."""
 
@@ -28,7 +24,7 @@ def whisper_features(samples: Tensor, lengths: Tensor, config: FeatureConfig) ->
     total = pad_multiple(samples.shape[1], piece)
     pieces = torch.nn.functional.pad(samples, (0, total - samples.shape[1])).view(-1, piece)
     starts = torch.arange(0, total, piece, device=samples.device)
-    used = (starts < lengths[:, None]).flatten()
+    used = (starts < lengths[:, None]).flatten()  # pieces that only pad the batch cost nothing
     if bool(used.all()):
         features = by_clip(lambda some: _log_mel(some, config), pieces)
     else:
@@ -45,14 +41,7 @@ def whisper_lengths(lengths: Tensor, config: FeatureConfig) -> Tensor:
 
 def _log_mel(pieces: Tensor, config: FeatureConfig) -> Tensor:
     """Normalised log-mel ``(pieces, frames, mels)`` of ``(pieces, samples)``."""
-    spectrum = torch.stft(pieces, FFT, HOP, window=_window(pieces.device), return_complex=True)
-    power = power_spectrum(spectrum[..., :-1]).transpose(1, 2)
-    filters = mel_filters(config.num_mels, FFT, config.sample_rate, "slaney", pieces.device)
-    log_mel = (power @ filters).clamp_min_(POWER_FLOOR).log10_()
+    # clamped and scaled as by OpenAI: https://github.com/openai/whisper/blob/main/whisper/audio.py
+    log_mel = log10_mel(pieces, config.num_mels, FFT, HOP, config.sample_rate, "slaney")
     floor = log_mel.amax(dim=(1, 2), keepdim=True) - DYNAMIC_RANGE
     return log_mel.maximum(floor).add_(4.0).div_(4.0)
-
-
-@functools.lru_cache(maxsize=8)
-def _window(device: torch.device) -> Tensor:
-    return torch.hann_window(FFT).to(device)

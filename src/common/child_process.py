@@ -27,13 +27,13 @@ def end_with_parent(grace: float = 0.0) -> None:
         # SIGCONT and not SIGKILL: it wakes a stopped process, which then ends below and may free its device. The
         # kernel also sends it when only the thread that started this process ends (prctl(2)); then it does nothing.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
-    threading.Thread(target=_watch, args=(parent.pid, grace), name="watch-parent", daemon=True).start()
 
+    def watch() -> None:
+        while os.getppid() == parent.pid:
+            time.sleep(_CHECK_SECONDS)
+        end_process(grace)
 
-def _watch(parent: int | None, grace: float) -> None:
-    while os.getppid() == parent:
-        time.sleep(_CHECK_SECONDS)
-    end_process(grace)
+    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
 
 
 def end_process(grace: float) -> None:

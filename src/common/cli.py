@@ -25,13 +25,13 @@ def run_cli(main: Callable[[], int | None], spins: bool = False) -> NoReturn:
     set_wait_policy(spins)
     try:
         code = main() or 0
-        sys.stdout.flush()
+        sys.stdout.flush()  # here, where a reader that has gone can still be reported as an exit code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        code = 130
+        code = 130  # 128 + SIGINT, as shells report it
     except BrokenPipeError:
         # The reader of the output has ended (`... | head`). The interpreter would flush stdout again at exit:
         # https://docs.python.org/3/library/signal.html#note-on-sigpipe
@@ -50,16 +50,15 @@ def run_cli(main: Callable[[], int | None], spins: bool = False) -> NoReturn:
 def set_wait_policy(spins: bool = False) -> None:
     """Say how OpenMP threads wait for work, unless the environment does; to be called before torch is loaded.
 
-    By default they spin for milliseconds, and torch waits after every operation: with two programs on the same cores,
-    each takes the time that the other needs (a training step of 0.8 s took 17 s). Threads that sleep at once are slow
-    to wake instead, which costs a program that is alone two fifths of its speed. With ``spins`` they spin for some
-    microseconds first: nearly as fast as by default when alone (4.6 clips a second instead of 5.2, asleep 3.3), and a
-    quarter slower than asleep beside other work (2.1 instead of 2.9, by default 0.26). Measured with
-    ``scripts/perf/train_step.py`` on two cores. https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html
+    Without ``spins`` they sleep at once, with it they spin for some microseconds first.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
+        # By default they spin for milliseconds, and torch waits after every operation: two programs on the same cores
+        # take each other's time (a training step of 0.8 s took 17 s; scripts/perf/train_step.py on two cores).
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         if spins:
+            # Sleeping threads are slow to wake. Clips a second alone, and beside other work: by default 5.2 and 0.26,
+            # asleep 3.3 and 2.9, with this 4.6 and 2.1. https://gcc.gnu.org/onlinedocs/libgomp/GOMP_005fSPINCOUNT.html
             os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 

@@ -76,6 +76,7 @@ def _bind(cls: Any, mapping: Any, where: str, errors: list[str]) -> Any:
     values: dict[str, Any] = {}
     for name, field in fields.items():
         path = f"{where}.{name}"
+        # "???": a value that must be given (https://hydra.cc/docs/tutorials/basic/your_first_app/using_config)
         if name in mapping and mapping[name] != "???":
             values[name] = _convert(hints[name], mapping[name], path, errors)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
@@ -106,12 +107,16 @@ def _convert(hint: Any, value: Any, path: str, errors: list[str]) -> Any:
     if origin in (list, tuple) and isinstance(value, (list, tuple)):
         inner = args[0] if args else Any
         return origin(_convert(inner, item, f"{path}[{i}]", errors) for i, item in enumerate(value))
-    if (origin is dict or origin is Mapping or origin is typing.get_origin(Mapping[str, Any])) and isinstance(
-        value, Mapping
-    ):
+    if origin in (dict, Mapping) and isinstance(value, Mapping):
         inner = args[1] if args else Any
         return {str(key): _convert(inner, item, f"{path}.{key}", errors) for key, item in value.items()}
-    return _convert_scalar(origin or hint, value, path, errors)
+    kind = origin or hint
+    # bool is a subclass of int: without the check `max_tokens: true` would be 1
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind in (int, float) and isinstance(value, bool)):
+        errors.append(f"{path}: got {value!r} ({type(value).__name__}), expected {getattr(kind, '__name__', kind)}")
+    return value
 
 
 def _convert_union(options: list[Any], value: Any, path: str, errors: list[str]) -> Any:
@@ -129,15 +134,6 @@ def _convert_union(options: list[Any], value: Any, path: str, errors: list[str])
     return None
 
 
-def _convert_scalar(kind: Any, value: Any, path: str, errors: list[str]) -> Any:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    matches = isinstance(value, kind) and not (kind in (int, float) and isinstance(value, bool))
-    if not matches:
-        errors.append(f"{path}: got {value!r} ({type(value).__name__}), expected {getattr(kind, '__name__', kind)}")
-    return value
-
-
 def compose(config_name: str, overrides: list[str]) -> dict[str, Any]:
     """Resolved configuration of ``src/configs`` as plain containers.
 
@@ -152,12 +148,8 @@ def compose(config_name: str, overrides: list[str]) -> dict[str, Any]:
     try:
         with _shipped_configs():
             return to_plain(hydra_compose(config_name, overrides=words), words)
-    except (
-        HydraException,
-        OmegaConfBaseException,
-        YAMLError,
-        ValueError,
-    ) as error:  # ValueError: a group set to null
+    # ValueError: a group set to null
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         raise composition_error(config_name, error, words) from error
 
 

@@ -53,9 +53,9 @@ _MEMORY = re.compile(
     r"out of memory|can't allocate memory|not enough memory|_ALLOC_FAILED|hipErrorOutOfMemory", re.IGNORECASE
 )
 _BROKEN = {
-    getattr(errno, name)
-    for name in ("EIO", "ENXIO", "ENODEV", "ESTALE", "ENOTCONN", "EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EDQUOT")
-}
+    errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+    errno.ENOSPC, errno.EDQUOT,
+}  # fmt: skip
 """Errors of reading that other files would meet as well; a missing or forbidden file is the row's own."""
 _WRITING = {
     errno.ENOSPC: "the disk is full; free some space, or choose another folder, and start again",
@@ -80,22 +80,12 @@ _IN_TEXT = re.compile(r"\(os error (\d+)\)|\[errno (\d+)\]", re.IGNORECASE)
 """Where libraries in Rust and C++ (safetensors, Arrow) put the number."""
 _TORCH_WRITE = re.compile(r"PytorchStreamWriter failed|inline_container\.cc.*(unexpected pos|write)", re.DOTALL)
 _NETWORK_MODULES = (
-    "httpx",
-    "httpcore",
-    "httpx2",
-    "httpcore2",
-    "requests",
-    "urllib3",
-    "aiohttp",
-    "huggingface_hub",
-    "urllib",
-)
+    "httpx", "httpcore", "httpx2", "httpcore2", "requests", "urllib3", "aiohttp", "huggingface_hub", "urllib",
+)  # fmt: skip
 _NETWORK_TYPES = re.compile(
     r"Connect|Timeout|Network|Protocol|MaxRetry|NameResolution|Proxy|Offline|URLError|SSLError"
 )
 _HUB_TEXT = re.compile(r"couldn't connect to|Cannot reach http|offline mode is enabled|Max retries exceeded", re.I)
-
-
 _NOTE = "while writing "
 _SPARE_BYTES = 256 * 2**20
 """Memory that can be allocated unless the machine has run out of it."""

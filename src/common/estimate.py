@@ -69,7 +69,7 @@ class Estimate:
 
 def duration(seconds: float) -> str:
     """Seconds, minutes or hours, whichever is read best."""
-    if seconds < 120:
+    if seconds < 120:  # two of the next unit: "90 s" says more than "2 min", rounded as they are
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 

@@ -99,15 +99,17 @@ def set_problem(
     more. ``rows`` are minimum counts for splits whose rows are not numbered. A saved single ``Dataset`` counts as its
     own split ``train``.
     """
+    import numpy as np
+
     tables: dict[str, Any] = {}
     for split in listed_splits(folder):
         table = _open_split(folder / split if split else folder)
         if isinstance(table, str):
             return f"split {split or 'train'}: {table}"
         tables[split or "train"] = table
-        missing = [name for name in columns if name not in table.column_names]
-        if missing:
-            return f"split {split or 'train'} has no column {', '.join(missing)}"
+        absent = [name for name in columns if name not in table.column_names]
+        if absent:
+            return f"split {split or 'train'} has no column {', '.join(absent)}"
     if not tables:
         return f"no {LISTING}"
     for split in [*(keys or {}), *(rows or {})]:
@@ -117,9 +119,13 @@ def set_problem(
         if tables[split].num_rows < least:
             return f"split {split} has {tables[split].num_rows} rows, expected {least}"
     for split, wanted in (keys or {}).items():
-        problem = _key_problem(tables[split], wanted)
-        if problem:
-            return f"split {split} {problem}"
+        table = tables[split]
+        if _KEY in table.column_names:
+            missing = np.setdiff1d(wanted, table.column(_KEY).to_numpy())
+            if missing.size:
+                return f"split {split} lacks {missing.size} of {wanted.size} rows, first {_KEY}: {missing[0]}"
+        elif table.num_rows < wanted.size:
+            return f"split {split} has {table.num_rows} rows, expected {wanted.size}"
     return None
 
 
@@ -183,12 +189,3 @@ def _open_split(folder: Path) -> Any:
     if tables:
         return pa.concat_tables(tables)
     return pa.table({name: pa.array([], pa.null()) for name in features})
-
-
-def _key_problem(table: Any, wanted: np.ndarray) -> str | None:
-    import numpy as np
-
-    if _KEY not in table.column_names:
-        return f"has {table.num_rows} rows, expected {wanted.size}" if table.num_rows < wanted.size else None
-    missing = np.setdiff1d(wanted, table.column(_KEY).to_numpy())
-    return f"lacks {missing.size} of {wanted.size} rows, first {_KEY}: {missing[0]}" if missing.size else None

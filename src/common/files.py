@@ -25,6 +25,8 @@ def write_text(path: Path, text: str) -> None:
     Characters that UTF-8 cannot encode (bytes of a file name) are escaped, as ``\udcff``: in JSON the same text.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder: a rename is atomic within one file system only (rename(2)). The number of the process keeps
+    # two that write the same file from writing into each other's.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     temporary.replace(path)
@@ -76,14 +78,14 @@ def json_lines(values: Iterable[Any]) -> str:
 def swap_in(fresh: Path, folder: Path) -> None:
     """Put the finished folder ``fresh`` in the place of ``folder``, whose files are removed.
 
-    One system call exchanges both. On a file system without it, the old folder is renamed first; if the process is
-    killed right then, :func:`recover` restores it.
+    If the process is killed in between, :func:`recover` restores the old folder.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     recover(folder)
     if not folder.exists():
         fresh.replace(folder)
         return
+    # rename(2) replaces an empty folder only; without an exchange in one call there is a moment without either folder
     old = fresh
     if not _exchange(fresh, folder):
         old = replaced_folder(folder)

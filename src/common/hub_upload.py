@@ -42,38 +42,29 @@ def send_folder(
     with _timeout(SECONDS):
         try:
             api.create_repo(repo, repo_type=repo_type, private=private, exist_ok=True)
-            _check_visibility(api, repo, repo_type, private, public_refused)
+            is_private = api.repo_info(repo, repo_type=repo_type).private
+            if private and is_private is False and public_refused is not None:
+                raise UserError(f"{repo}: {public_refused}")
+            if is_private not in (None, private):
+                log.warning(
+                    "%s: is %s on the Hub already and stays so, although it was to be %s; its visibility is changed "
+                    "in the settings of the repository",
+                    *(repo, *(("private", "public") if is_private else ("public", "private"))),
+                )
             return api.upload_folder(repo_id=repo, folder_path=folder, repo_type=repo_type, **options)
-        except Exception as error:  # whatever the HTTP library raises
-            if isinstance(error, UserError) or not _of_the_hub(error):
+        except Exception as error:
+            # HTTP errors by their name: versions of the Hub's client use requests or httpx
+            names = {kind.__name__ for kind in type(error).__mro__}
+            if isinstance(error, UserError) or not (isinstance(error, (OSError, ValueError)) or "HTTPError" in names):
                 raise
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise UserError(f"{repo}: {failure.format(reason=reason)}") from error
 
 
-def _check_visibility(api: HfApi, repo: str, repo_type: str, private: bool, public_refused: str | None) -> None:
-    is_private = api.repo_info(repo, repo_type=repo_type).private
-    if is_private is None:
-        return
-    if private and not is_private and public_refused is not None:
-        raise UserError(f"{repo}: {public_refused}")
-    if is_private != private:
-        there, asked = ("private", "public") if is_private else ("public", "private")
-        log.warning(
-            "%s: is %s on the Hub already and stays so, although it was to be %s; its visibility is changed in the "
-            "settings of the repository",
-            *(repo, there, asked),
-        )
-
-
-def _of_the_hub(error: Exception) -> bool:
-    """Whether an error is the Hub's. HTTP errors are found by name: its client uses requests or httpx."""
-    return isinstance(error, (OSError, ValueError)) or "HTTPError" in {kind.__name__ for kind in type(error).__mro__}
-
-
 @contextmanager
 def _timeout(seconds: float) -> Iterator[None]:
     """Let the Hub's client time out; by default it waits for a silent server forever."""
+    # upload_folder and create_repo take no timeout, and the default client has none (utils/_http.py)
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils._http import default_client_factory
 

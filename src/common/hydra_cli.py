@@ -81,6 +81,7 @@ class _Job:
         if self._sweep:
             log.info("job %s of the sweep: %s", chosen.job.get("num"), chosen.job.override_dirname or "no overrides")
             value = self._main(_plain(self._name, config, list(chosen.overrides.task)))
+            # Hydra takes what is returned for the sweeper's objective; only an exception makes a job a failed one
             if isinstance(value, int) and value:
                 raise UserError(f"a job of the sweep ended with exit code {value}")
             return value
@@ -113,8 +114,6 @@ def _start(name: str, job: _Job, arguments: list[str]) -> None:
     try:
         hydra.main(version_base=None, config_path=str(CONFIG_DIR), config_name=name)(job)()
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError, AssertionError) as error:
-        if isinstance(error, ConfigError):
-            raise
         raise composition_error(name, error, [word for word in arguments if not word.startswith("-")]) from error
     finally:
         sys.argv = before[0]
@@ -148,7 +147,7 @@ def _arguments(program: str, name: str, given: Sequence[str]) -> list[str]:
     if not sweep and "hydra.run.dir" not in chosen:
         silent |= {"hydra.run.dir": ".", "hydra.output_subdir": "null"}
     overrides += [f"{key}={value}" for key, value in silent.items() if key not in chosen]
-    if _rank() > 0:
+    if _rank() > 0:  # one process writes .hydra
         overrides = [word for word in overrides if not word.lstrip("+").startswith("hydra.output_subdir=")]
         overrides.append("hydra.output_subdir=null")
     folders = [

@@ -57,11 +57,13 @@ def lock_folder(directory: Path) -> FolderLock:
     :data:`LOCK_SECONDS`.
     """
     began = time.monotonic()
-    since = time.time()
+    since = time.time()  # compared with times of files, which are of this clock
     waited = logged = False
     descriptor = _open(directory)
     while True:
         try:
+            # flock and not fcntl: a process loses its fcntl locks as soon as it closes any descriptor of the file
+            # (fcntl(2)). Not blocking, so that the wait can be logged and bounded.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             waited = True
@@ -75,6 +77,8 @@ def lock_folder(directory: Path) -> FolderLock:
                 logged = True
             time.sleep(0.2)
         except OSError:
+            # Some network file systems lock no folders: NFS makes a lock of byte ranges of it, for which a file must
+            # be open for writing (flock(2), "NFS details"), as a folder cannot be.
             os.close(descriptor)
             return FolderLock(directory, None)
         else:
@@ -97,7 +101,7 @@ def lock_folder(directory: Path) -> FolderLock:
 
 @contextmanager
 def locked_folders(directories: Sequence[Path]) -> Iterator[bool]:
-    """Lock several folders in sorted order, so that two runs never wait for each other.
+    """Lock several folders.
 
     Yields whether another run wrote into one of them while this one waited: then nothing in them may be discarded.
     Folders that this created and that are still empty are removed.
@@ -105,7 +109,7 @@ def locked_folders(directories: Sequence[Path]) -> Iterator[bool]:
     locks: list[FolderLock] = []
     made = [directory for directory in dict.fromkeys(directories) if not directory.exists()]
     try:
-        for directory in sorted(set(directories)):
+        for directory in sorted(set(directories)):  # in one order, or two runs could wait for each other
             locks.append(lock_folder(directory))
         yield any(lock.changed for lock in locks)
     except Exception as error:
@@ -179,11 +183,9 @@ def _restore(directory: Path) -> None:
 def _is_still(descriptor: int, directory: Path) -> bool:
     """Whether the open folder is still the one with this name."""
     try:
-        now = os.stat(directory)
+        return os.path.samestat(os.fstat(descriptor), os.stat(directory))
     except FileNotFoundError:
         return False
-    mine = os.fstat(descriptor)
-    return (mine.st_dev, mine.st_ino) == (now.st_dev, now.st_ino)
 
 
 def _holder(directory: Path) -> str:

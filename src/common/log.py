@@ -16,6 +16,7 @@ def setup_logging() -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
     logger.addHandler(handler)
     logger.setLevel(os.environ.get("ALARM_LOG_LEVEL", "INFO").upper())
+    # a library that gives the root logger a handler (absl, Hydra) would print every line a second time
     logger.propagate = False
 
 

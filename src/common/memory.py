@@ -14,18 +14,18 @@ _KEPT_BYTES = 2**30
 def keep_freed_memory() -> bool:
     """Let glibc's allocator keep what is freed, arrays of up to 1 GiB included; whether it does.
 
-    By default arrays over 32 MiB go back to the system at once, which clears every page of the next one: that took a
-    sixth of a training step on a CPU. The process stays at its peak of memory instead. Nothing is changed with
-    another C library, or where a ``MALLOC_`` variable of the environment says how memory is to be kept
-    (https://www.gnu.org/software/libc/manual/html_node/Memory-Allocation-Tunables.html).
+    The process stays at its peak of memory. Nothing is changed with another C library.
     """
+    # the user has said how memory is to be kept:
+    # https://www.gnu.org/software/libc/manual/html_node/Memory-Allocation-Tunables.html
     if any(name.startswith("MALLOC_") for name in os.environ):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # macOS, musl; Windows knows no library None
         return False
-    # glibc before 2.35 takes no threshold over 32 MiB, but can do without mappings of single arrays
+    # By default arrays over 32 MiB go back to the system at once, which clears every page of the next one: a sixth of
+    # a training step on a CPU. glibc before 2.35 takes no threshold over 32 MiB, but needs no mapping for each.
     large = mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES) or mallopt(_M_MMAP_MAX, 0)
     return bool(large) and bool(mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
 

@@ -114,50 +114,34 @@ class ModuleRegistry:
 def import_object(path: str, where: str) -> Any:
     """The object at ``package.module:Name``; raises :class:`ConfigError` saying what is missing and how to fix it."""
     module_name, attribute = path.split(":")
-    try:
-        found = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        found = None
-        if not _part_of(error.name, module_name):
-            raise ConfigError(
-                f"{where}: {path} needs the package {error.name!r}, which is not installed; pip install it"
-            ) from error
-    except Exception as error:
-        raise ConfigError(f"{where}: {module_name} cannot be imported ({one_line(error)})") from error
-    if found is None:
-        found = _import_from_working_directory(path, where)
+    folder = os.getcwd()
+    for is_last in (folder in sys.path, True):
+        try:
+            found = importlib.import_module(module_name)
+            break
+        except ModuleNotFoundError as error:
+            if not f"{module_name}.".startswith(f"{error.name}."):  # the module is there, and imports one that is not
+                raise ConfigError(
+                    f"{where}: {path} needs the package {error.name!r}, which is not installed; pip install it"
+                ) from error
+            if is_last:
+                raise ConfigError(
+                    f"{where}: {path} cannot be imported, there is no module {error.name!r} in {folder}, PYTHONPATH "
+                    "or the installed packages; start in the folder that contains it, add that folder to "
+                    "PYTHONPATH, or pip install it"
+                ) from error
+            # Python puts the folder of a program that is started by its path in the place of the working directory,
+            # which is added behind all others: https://docs.python.org/3/library/sys_path_init.html
+            sys.path.append(folder)
+            importlib.invalidate_caches()
+        except Exception as error:
+            raise ConfigError(f"{where}: {module_name} cannot be imported ({one_line(error)})") from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             known = [name for name, value in vars(found).items() if isinstance(value, type)]
             raise ConfigError(f"{where}: {module_name} has no {attribute}; {name_hint(part, known)}")
         found = getattr(found, part)
     return found
-
-
-def _import_from_working_directory(path: str, where: str) -> Any:
-    """Import again with the working directory searched last: a program that is started by its path leaves it out."""
-    module_name, folder = path.split(":")[0], os.getcwd()
-    missing: str | None = module_name
-    if folder not in sys.path:
-        sys.path.append(folder)
-        importlib.invalidate_caches()
-        try:
-            return importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            missing = error.name
-        except Exception as error:
-            raise ConfigError(f"{where}: {module_name} cannot be imported ({one_line(error)})") from error
-    if not _part_of(missing, module_name):
-        raise ConfigError(f"{where}: {path} needs the package {missing!r}, which is not installed; pip install it")
-    raise ConfigError(
-        f"{where}: {path} cannot be imported, there is no module {missing!r} in {folder}, PYTHONPATH or the "
-        f"installed packages; start in the folder that contains it, add that folder to PYTHONPATH, or pip install it"
-    )
-
-
-def _part_of(missing: str | None, module_name: str) -> bool:
-    """Whether the module that was not found is the asked one or a package around it."""
-    return missing is not None and f"{module_name}.".startswith(f"{missing}.")
 
 
 def _split(name: str) -> tuple[str, str] | None:
@@ -207,7 +191,8 @@ class ModuleConfig:
                 f"{cls.__module__}.{cls.__name__}"
             )
         hints = typing.get_type_hints(config)
-        kept = {key: value for key, value in mapping.items() if value is not None or _takes_none(hints.get(key))}
+        nullable = {key for key, hint in hints.items() if hint is Any or type(None) in typing.get_args(hint)}
+        kept = {key: value for key, value in mapping.items() if value is not None or key in nullable}
         return config, {**kept, cls.name_key: cls.registry.stored(name)}
 
     @classmethod
@@ -223,7 +208,3 @@ class ModuleConfig:
         """Options of the module ``name`` that are its own, in order."""
         common = {field.name for field in dataclasses.fields(cls)}
         return tuple(f.name for f in dataclasses.fields(cls.registry.load(name).Config) if f.name not in common)
-
-
-def _takes_none(hint: Any) -> bool:
-    return hint is Any or type(None) in typing.get_args(hint)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from src.common.errors import UserError
 
+# only the name of the set may have underscores of its own: the model's has none, which tells where it begins
 _RESPONSE = re.compile(
     r"^(?P<base>.+?)(?P<rephrased>_rephrased(?:_(?P<thinking>\d+))?)?(?P<checked>_filtered)?"
     r"_(?P<model>[^_]+)_(?P<tokens>\d+)$"

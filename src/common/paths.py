@@ -37,7 +37,7 @@ def use_data_dir(directory: str | Path, must_exist: bool = False) -> Path:
     if must_exist and not folder.is_dir():
         raise ConfigError(f"data folder {directory}: no such folder, here or in the repository")
     root = folder if _contains_sets(folder) else folder / "datasets"
-    os.environ[_VARIABLE] = str(root)
+    os.environ[_VARIABLE] = str(root)  # and no global of Python: workers that are spawned import this module again
     return root
 
 

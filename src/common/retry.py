@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
-from src.common.errors import UserError
+from src.common.errors import UserError, one_line
 from src.common.log import get_logger
 
 log = get_logger(__name__)
 T = TypeVar("T")
 _AGAIN = (408, 425, 429)
+"""Request Timeout (RFC 9110, 15.5.9), Too Early (RFC 8470, 5.2) and Too Many Requests (RFC 6585, 4)."""
 LONGEST_RETRY_AFTER = 3600.0
 """A server that asks for a longer wait in ``Retry-After`` is asked again after this many seconds."""
 _FAILURES = {"TransportError", "IncompleteSnapshotError", "LocalEntryNotFoundError"}
@@ -53,10 +54,10 @@ def retrying(
                 raise
             if attempt == policy.attempts:
                 raise UserError(
-                    f"{what}: {attempt} attempts failed, the last with {_short(error)}. Run it again to go on."
+                    f"{what}: {attempt} attempts failed, the last with {one_line(error, 200)}. Run it again to go on."
                 ) from error
             seconds = max(wait, min(retry_after(error), LONGEST_RETRY_AFTER))
-            log.warning("%s: %s; attempt %d, trying again in %.0f s", what, _short(error), attempt, seconds)
+            log.warning("%s: %s; attempt %d, trying again in %.0f s", what, one_line(error, 200), attempt, seconds)
             pause(seconds)
             wait = min(2 * wait, policy.longest_wait)
     raise ValueError(f"{what}: needs at least one attempt, got {policy.attempts}")
@@ -85,6 +86,7 @@ def is_network_failure(error: BaseException) -> bool:
     if any("OfflineModeIsEnabled" in each for each in names):  # a ConnectionError all the same
         return False
     for each in chain:
+        # before its class: urllib's HTTPError is a URLError for a 404 too, which no further attempt will change
         status = status_of(each)
         if status is not None:
             return status >= 500 or status in _AGAIN
@@ -103,13 +105,10 @@ def retry_after(error: BaseException) -> float:
     """Seconds for which a server asks to wait in ``Retry-After`` (seconds or a date); 0 if it does not."""
     headers = getattr(getattr(error, "response", None), "headers", None) or getattr(error, "headers", None) or {}
     stated = str(headers.get("Retry-After") or "").strip()
-    if stated.replace(".", "", 1).isdigit():
+    # a whole number or a date (RFC 9110, 10.2.3); a fraction is taken too. isdigit would let "²" through to float
+    if stated.replace(".", "", 1).isdecimal():
         return float(stated)
     try:
         return max(0.0, parsedate_to_datetime(stated).timestamp() - time.time())
     except ValueError:
         return 0.0
-
-
-def _short(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

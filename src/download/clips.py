@@ -25,6 +25,7 @@ def find_below(roots: Sequence[Path], path: str) -> Path:
     """
     if ".." in Path(path).parts or Path(path).is_absolute():
         raise UserError(f"the path {path} leaves the folder of the data; it is refused")
+    # macOS's HFS+ stored decomposed names, and archives made there have them
     forms = dict.fromkeys([path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))])
     for form in forms:
         for root in roots:

@@ -20,6 +20,7 @@ from src.common.retry import RetryPolicy, is_network_failure, retrying, status_o
 from src.download.sources import DownloadSource, DriveFolderFile, HubFile, WebFile
 
 log = get_logger(__name__)
+# some servers refuse urllib's own name with 403, for example https://github.com/openresty/openresty.org/issues/14
 _AGENT = {"User-Agent": "alarm-collect"}
 _BLOCK = 1 << 20
 _DENIED, _GONE = (401, 403), (404, 410)
@@ -71,6 +72,7 @@ def _fetch_web(source: WebFile, folder: Path, policy: RetryPolicy) -> Path:
                 raise UserError(_by_hand(source, what))
             expected = int(reply.headers.get("Content-Length") or -1)
             start, announced = _edition(reply)
+            # a server may answer with the whole file instead of the range (200; RFC 9110, 14.2): see "wb" below
             if reply.status == 206 and (start != have or not _is_same_edition(edition, announced)):
                 part.unlink()
                 raise ConnectionError("the rest is of another edition than the partial file; starting over")
@@ -210,8 +212,9 @@ def digest(path: Path, kind: str) -> str:
     """Hexadecimal digest: ``sha256``, ``md5``, or ``git`` (SHA-1 of git's header and the content)."""
     if kind not in ("sha256", "md5", "git"):
         raise ValueError(f"unknown kind of checksum {kind!r}; known: sha256, md5, git")
+    # builds of Python for FIPS refuse MD5 and SHA-1 otherwise
     state: Any = hashlib.new("sha1" if kind == "git" else kind, usedforsecurity=False)
-    if kind == "git":
+    if kind == "git":  # https://git-scm.com/book/en/v2/Git-Internals-Git-Objects
         state.update(b"blob %d\0" % path.stat().st_size)
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

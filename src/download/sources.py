@@ -65,6 +65,8 @@ def github_file(repo: str, commit: str, path: str, checksum: str | None = None) 
 
 def drive_file(file_id: str, name: str, checksum: str | None = None) -> WebFile:
     """A shared file of Google Drive, past its page about large files; ``GOOGLE_DRIVE_ENDPOINT`` names a mirror."""
+    # `confirm` passes the page about files that are too large to be scanned for viruses:
+    # https://github.com/ndrplz/google-drive-downloader/pull/30
     root = os.environ.get("GOOGLE_DRIVE_ENDPOINT", "https://drive.usercontent.google.com")
     page = f"https://drive.google.com/file/d/{file_id}/view"
     return WebFile(f"{root}/download?id={file_id}&export=download&confirm=t", name, checksum, page)

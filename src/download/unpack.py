@@ -51,6 +51,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     The mark has the archive's size and time, so that another archive of that name is unpacked. Raises as
     :func:`unpack_volumes`.
     """
+    # not a checksum: that would read all of the archive again at every start
     state = archive.stat()
     done = f"{state.st_size} {state.st_mtime_ns}"
     mark = folder / f".{archive.name}.unpacked"
@@ -86,7 +87,7 @@ def unpack_volumes(paths: Sequence[Path], kind: ArchiveKind, folder: Path) -> Pa
                 shutil.rmtree(staging)
             staging.mkdir(parents=True)
         _write_members(paths, kind, staging)
-        _move(staging, folder, dry=True)
+        _move(staging, folder, dry=True)  # what is in the way is found before anything has been moved
         _move(staging, folder, dry=False)
     except UnpackError as problem:
         raise UserError(f"{where} cannot be unpacked: {problem}; {problem.fix}") from problem
@@ -137,6 +138,7 @@ def _check(member: Member, staging: str) -> str:
         )
     if _ABSOLUTE.match(name) or "\0" in name:
         raise UnpackError(f"it contains the absolute path {shown(name)}", ELSEWHERE)
+    # backslashes are parts of names here, but not on the system that may have written them
     if ".." in name and ".." in re.split(r"[/\\]", name):
         raise UnpackError(f"it contains a path that leaves the folder, {shown(name)}", ELSEWHERE)
     parts = [part for part in name.split("/") if part not in ("", ".")]
@@ -164,39 +166,35 @@ class _MemberWriter:
     def write(self, member: Member) -> bool:
         """Write one member; whether it is a folder or the first file of this name."""
         target = _check(member, self._staging)
-        with _disk_errors(target):
-            self._make_folder(target if member.kind == "folder" else os.path.dirname(target))
+        folder = target if member.kind == "folder" else os.path.dirname(target)
+        if folder not in self._folders:
+            with _disk_errors(target):
+                os.makedirs(folder, exist_ok=True)
+            self._folders.add(folder)
         if member.kind == "folder":
             return True
         first = target not in self._written
         self._written.add(target)
         with _disk_errors(target):
-            self._check_room(member)
+            if member.size > self._room:
+                free = shutil.disk_usage(self._staging).free
+                if member.size > free:
+                    raise UnpackError(
+                        f"{shown(member.name)} has {member.size} bytes, the disk has {free} free", "make room"
+                    )
+                self._room = min(free, max(_ROOM, member.size))
+            self._room -= member.size
+            # 0o666: the umask decides, as for any new file; the permissions in the archive are not kept
             file = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
             for data in member.read():
                 with _disk_errors(target):
                     view = memoryview(data)
-                    while view:
+                    while view:  # write(2) may take less than it is given, as before a disk is full
                         view = view[os.write(file, view) :]
         finally:
             os.close(file)
         return first
-
-    def _make_folder(self, folder: str) -> None:
-        if folder not in self._folders:
-            os.makedirs(folder, exist_ok=True)
-            self._folders.add(folder)
-
-    def _check_room(self, member: Member) -> None:
-        if member.size > self._room:
-            free = shutil.disk_usage(self._staging).free
-            if member.size > free:
-                raise UnpackError(
-                    f"{shown(member.name)} has {member.size} bytes, the disk has {free} free", "make room"
-                )
-            self._room = min(free, max(_ROOM, member.size))
-        self._room -= member.size
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -19,12 +19,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from src.serving.clip_decoder import ApiError
 from src.serving.config import ServeConfig
-from src.serving.gate import Gate
+from src.serving.gate import Gate, cancel_on_disconnect
 from src.serving.protocol import BoundedProtocol
 from src.serving.schema import ChatRequest, parse_chat
 from src.serving.service import Delta, Finished, PreparedChat, Service
 
-T = TypeVar("T")
 CLIENT_CLOSED = 499
 """Status counted for requests whose client disconnected (as nginx logs it)."""
 GRACE_SECONDS = 0.2
@@ -86,7 +85,7 @@ class Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             transport = getattr(connection, "transport", None)
             if transport is not None:
-                transport.close()  # written bytes are still sent
+                transport.close()  # and not abort(): written bytes are still sent
 
 
 class _Routes:
@@ -106,11 +105,15 @@ class _Routes:
                 stack.enter_context(self._service.admit())
                 chat = parse_chat(await request.body())  # small: the middleware has taken the clips out
                 model = chat.model if chat.model in self._service.models else "-"
-                prepared = await _cancel_on_disconnect(request, self._service.prepare(chat))
+                prepared = await cancel_on_disconnect(request.receive, self._service.prepare(chat))
                 if chat.stream:
                     return _Streamed(self._chunks(chat, prepared), stack.pop_all())
-                finished = await _cancel_on_disconnect(request, self._complete(prepared))
-                return JSONResponse(_completion(chat.model, finished))
+                finished = await cancel_on_disconnect(request.receive, self._complete(prepared))
+                thoughts = finished.thoughts or None
+                message = {"role": "assistant", "content": finished.answer, "reasoning_content": thoughts}
+                choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finished.finish_reason}
+                frame = _frame(chat.model, "chat.completion")
+                return JSONResponse({**frame, "choices": [choice], "usage": _usage(finished)})
         except ApiError as error:
             status = error.status
             raise
@@ -169,7 +172,7 @@ class _Routes:
                         if with_usage:
                             yield _event({**frame, "choices": [], "usage": _usage(piece)})
         except ApiError as error:
-            yield _event(error.body())
+            yield _event(error.body())  # the status 200 is on its way, so an error can only be an event
         yield "data: [DONE]\n\n"
 
 
@@ -185,27 +188,10 @@ class _Streamed(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
+            # A generator that was never begun runs no `finally` of its own: Starlette alone would leave the request
+            # admitted for ever (https://github.com/sysid/sse-starlette/issues/156).
             await self._content.aclose()  # type: ignore[attr-defined]
             await self._stack.aclose()
-
-
-async def _cancel_on_disconnect(request: Request, work: Awaitable[T]) -> T:
-    """Await ``work``; cancel it and raise :class:`ClientDisconnect` if the client disconnects meanwhile."""
-
-    async def disconnect() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(disconnect())
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        gone.cancel()
-        task.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
 
 
 def _frame(model: str, kind: str) -> dict[str, Any]:
@@ -214,12 +200,6 @@ def _frame(model: str, kind: str) -> dict[str, Any]:
 
 def _choice(delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
     return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-
-
-def _completion(model: str, finished: Finished) -> dict[str, Any]:
-    message = {"role": "assistant", "content": finished.answer, "reasoning_content": finished.thoughts or None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finished.finish_reason}
-    return {**_frame(model, "chat.completion"), "choices": [choice], "usage": _usage(finished)}
 
 
 def _usage(finished: Finished) -> dict[str, Any]:

@@ -40,7 +40,8 @@ class ApiError(Exception):
         param: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(status, message, code, param, headers)  # all of them: it crosses processes
+        # all of them, as it crosses processes: an exception is unpickled by calling its class with its `args`
+        super().__init__(status, message, code, param, headers)
         self.status, self.message, self.code, self.param = status, message, code, param
         self.headers = headers or {}
 
@@ -78,8 +79,19 @@ def decode(
     Raises :class:`ApiError` (400) for another format than ``declared``, and for audio that is empty, unreadable, too
     long or not finite.
     """
+    bounds = DecodeLimits(
+        seconds=limits.clip_seconds,
+        samples=limits.samples,
+        file_bytes=limits.body_bytes,
+        work_seconds=WORK_SECONDS,
+        rates=RATES,
+        channels=MAX_CHANNELS,
+        formats=CLIENT_FORMATS,
+        codecs=CLIENT_CODECS,
+        request=allowance,
+    )
     try:
-        found = decode_audio(encoded, "audio", decode_limits(limits, allowance), mono=True)
+        found = decode_audio(encoded, "audio", bounds, mono=True)
     except NoSamples:
         raise ApiError(400, "audio contains no samples (0 s)", "empty_audio") from None
     except AudioError as error:
@@ -97,27 +109,13 @@ def decode(
     return DecodedClip(np.ascontiguousarray(found.samples), found.rate)
 
 
-def decode_limits(limits: Limits, allowance: Allowance | None = None) -> DecodeLimits:
-    """Decoding limits for one clip of a client."""
-    return DecodeLimits(
-        seconds=limits.clip_seconds,
-        samples=limits.samples,
-        file_bytes=limits.body_bytes,
-        work_seconds=WORK_SECONDS,
-        rates=RATES,
-        channels=MAX_CHANNELS,
-        formats=CLIENT_FORMATS,
-        codecs=CLIENT_CODECS,
-        request=allowance,
-    )
-
-
 def read_base64(text: bytes) -> bytes:
     """Decode base64; line breaks and blanks in it are ignored. Raises :class:`ApiError` for anything incomplete."""
     if text[:5].lower() == b"data:":
         reason = "is a data: URL; send only what follows its comma, or the URL itself as audio_url"
         raise ApiError(400, reason, "bad_base64")
     try:
+        # without `validate` every other character is left out too, and a broken text becomes other bytes
         found = base64.b64decode(text.translate(None, b" \t\r\n"), validate=True)
     except (binascii.Error, ValueError) as error:
         raise ApiError(400, f"broken base64 ({error}); it may have been cut", "bad_base64") from None
@@ -147,7 +145,7 @@ def read_url(url: bytes, limits: Limits) -> bytes:
 
 
 def fetch(url: str, limits: Limits) -> bytes:
-    """Read an allowed address. Redirects are not followed: the target could be on any host.
+    """Read an allowed address.
 
     Raises :class:`ApiError` for a host that is not allowed, and for content that does not arrive or is too large.
     """
@@ -160,8 +158,10 @@ def fetch(url: str, limits: Limits) -> bytes:
         raise ApiError(400, f"addresses on {host[:100]!r} are not read; hosts allowed: {allowed}", "bad_url")
     import httpx
 
+    # httpx's own timeout bounds each read, and a server that sends a byte now and then would never meet it
     content, until = bytearray(), time.monotonic() + limits.remote_seconds
     try:
+        # no redirects: their target could be on any host; no proxy that this server's environment names
         with (
             httpx.Client(follow_redirects=False, trust_env=False, timeout=limits.remote_seconds) as client,
             client.stream("GET", url) as got,

@@ -146,7 +146,7 @@ class ServeConfig:
         Every checkpoint of ``checkpoint_name`` is served under the name of its folder, several also together as
         ``ensemble``. Raises :class:`UserError` if there is none.
         """
-        own = self.models or {}
+        own = self.models or {}  # before the others: the first model is the default
         found = {name: [given] if isinstance(given, str) else list(given) for name, given in own.items()}
         names = [self.checkpoint_name] if isinstance(self.checkpoint_name, str) else list(self.checkpoint_name or ())
         if not names and not found:

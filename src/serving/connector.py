@@ -24,6 +24,7 @@ class ClipConnector(MediaConnector):
         clip = CLIPS.get(url)
         if clip is None:
             raise ValueError("clips are taken by /v1/chat/completions only, as input_audio or audio_url")
+        # in place of media_io, vLLM's own decoder: the clip was decoded and checked in another process
         return clip.samples[0], clip.rate
 
     async def load_from_url_async(self, url: str, media_io: Any, *, fetch_timeout: int | None = None) -> Any:

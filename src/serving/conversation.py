@@ -43,8 +43,9 @@ class Conversations:
 
 
 def _user_text(parts: Sequence[Any], placeholders: Placeholders) -> str:
-    """Texts and placeholders: a single clip comes first, as in training; several stand where they are written."""
+    """Texts and placeholders: a single clip comes first; several stand where they are written."""
     texts = [part.text for part in parts if isinstance(part, TextPart)]
+    # training only has one clip, before the text: clients that write it behind theirs get the same prompt
     if len(parts) - len(texts) <= 1:
         return (placeholders.next() if len(texts) < len(parts) else "") + "\n".join(texts)
     written, after_text = "", False

@@ -13,6 +13,7 @@ import hmac
 import ipaddress
 import math
 import multiprocessing
+import os
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, MutableMapping
@@ -23,7 +24,7 @@ from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from prometheus_client import Counter
 from starlette.requests import ClientDisconnect, Request
@@ -31,9 +32,10 @@ from starlette.responses import JSONResponse
 
 from src.serving.clip_decoder import CLIPS, REQUEST_TOO_LONG, ApiError, DecodedClip
 from src.serving.config import MIB, GateConfig, Limits
-from src.serving.intake import Intake, Rules, StoredBody, ready, start_process, take_in
+from src.serving.intake import Intake, Rules, StoredBody, ready, take_in
 
 Scope = MutableMapping[str, Any]
+T = TypeVar("T")
 App = Callable[[Scope, Any, Any], Awaitable[None]]
 CHAT = "/v1/chat/completions"
 OPEN_PATHS = ("/health",)
@@ -70,7 +72,7 @@ class Gate:
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
             return
-        if scope["type"] != "http":
+        if scope["type"] != "http":  # nothing below bounds or checks what comes by a WebSocket
             await send({"type": "websocket.close", "code": 1008})
             return
         try:
@@ -119,17 +121,16 @@ class Gate:
 async def refuse(error: ApiError, scope: Scope, receive: Any, send: Any) -> None:
     """Answer with an error."""
     response = JSONResponse(error.body(), error.status, error.headers)
-    if error.status == 401:  # Chromium reads only the first of two in one header line
+    # browsers read only the first of two challenges in one line: https://github.com/httpwg/http-core/issues/136
+    if error.status == 401:
         response.headers.append("WWW-Authenticate", "Bearer")
     await response(scope, receive, send)
 
 
 def check_host(scope: Scope, config: GateConfig) -> None:
-    """Refuse names that nobody has configured: a page of another site may have its own name resolve to this server.
-
-    Addresses cannot be abused like that. With a key no check is needed: such a page does not know it. Raises
-    :class:`ApiError`.
-    """
+    """Refuse names that nobody has configured. Raises :class:`ApiError`."""
+    # DNS rebinding: the page of another site has its own name resolve to this server, and a browser then takes both
+    # for one origin. It cannot do so with an address, and does not know the key.
     if config.key is not None:
         return
     given = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
@@ -157,6 +158,7 @@ def check_key(scope: Scope, key: str | None, open_paths: Collection[str] = OPEN_
             shown = b""
     elif scheme.lower() != b"bearer":
         shown = b""
+    # in a time that does not depend on how much of the key is right
     if not hmac.compare_digest(shown.strip(), key.encode()):
         headers = {"WWW-Authenticate": 'Basic realm="ALARM"', "Connection": "close"}
         raise ApiError(401, "no valid key; send it as Authorization: Bearer KEY", "invalid_api_key", headers=headers)
@@ -248,6 +250,7 @@ class _Reading:
         if kind != "application/json":  # a page of another site may send other types without a CORS preflight
             raise ApiError(415, f"content-type is {kind[:60]!r}, expected application/json", "bad_content_type")
         claimed = request.headers.get("content-length", "0")
+        # int() raises for more than 4300 digits (https://docs.python.org/3/library/stdtypes.html#int-max-str-digits)
         if not claimed.isdecimal() or len(claimed) > 18:
             raise ApiError(400, "content-length is not a number", "bad_content_length")
         if int(claimed) > self._limit:
@@ -298,11 +301,14 @@ class Decoders:
     def start(self, alone: bool = False) -> ProcessPoolExecutor:
         """Start the processes, or the one for requests that are taken in ``alone``, unless they run."""
         if alone not in self._pools:
-            # forks of this process would copy the locks of its threads; those of a small server start at once
+            # Forks of this process would copy the locks of its threads as they are, held ones too
+            # (https://github.com/python/cpython/issues/96971); those of a small server start at once.
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["src.serving.intake"])
             count, niceness = (1, LOW_PRIORITY) if alone else (self._rules.limits.decoders, PRIORITY)
-            self._pools[alone] = ProcessPoolExecutor(count, context, start_process, (niceness,))
+            self._pools[alone] = ProcessPoolExecutor(count, context, os.nice, (niceness,))
+            # A function of that module, which is imported with it: the preload of Python 3.11 misses what is only on
+            # sys.path, and says nothing (https://github.com/python/cpython/issues/117378).
             self._submit(self._pools[alone], ready)
         return self._pools[alone]
 
@@ -329,7 +335,9 @@ class Decoders:
 
     @staticmethod
     def _submit(pool: ProcessPoolExecutor, work: Any, *args: Any) -> Any:
-        """Submit work, which may start a process. It must not import the main program again, such as ``vllm``."""
+        """Submit work, which may start a process."""
+        # A new process imports the main program again, here all of vLLM, unless that has neither a file nor a name
+        # (multiprocessing/spawn.py, get_preparation_data).
         main: dict[str, Any] = vars(sys.modules["__main__"])
         hidden: dict[str, Any] = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
         main["__spec__"] = None
@@ -340,27 +348,34 @@ class Decoders:
 
     async def _run(self, body: bytes | StoredBody, receive: Any, alone: bool = False) -> Intake:
         pool, rules = self.start(alone), self._rules if alone else self._small_rules
-        work: Any = None
-        gone = asyncio.ensure_future(_disconnected(receive))
         try:
-            work = asyncio.wrap_future(self._submit(pool, take_in, body, rules))
-            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise ClientDisconnect
-            return work.result()
+            work: asyncio.Future[Intake] = asyncio.wrap_future(self._submit(pool, take_in, body, rules))
+            return await cancel_on_disconnect(receive, work)
         except BrokenProcessPool:
+            # it fails all requests in work at once and takes no more; the first of them makes room for a new pool
             if self._pools.get(alone) is pool:
                 del self._pools[alone]
             raise
-        finally:
-            for task in filter(None, (work, gone)):
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
 
 
-async def _disconnected(receive: Any) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def cancel_on_disconnect(receive: Any, work: Awaitable[T]) -> T:
+    """Await ``work``; cancel it and raise :class:`ClientDisconnect` if the client disconnects meanwhile."""
+
+    async def disconnect() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    # Starlette does not end a handler whose client has left: https://github.com/Kludex/starlette/issues/297
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(disconnect())
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        gone.cancel()
+        task.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
 
 
 class _Replay:
@@ -378,10 +393,7 @@ class _Replay:
 
 
 class _Renamed:
-    """``send`` that writes ``reasoning_content`` where vLLM writes ``reasoning``, as other servers name it.
-
-    Inside a JSON string its quotes would be escaped, so that the bytes can only be those of the field.
-    """
+    """``send`` that writes ``reasoning_content`` where vLLM writes ``reasoning``, as other servers name it."""
 
     def __init__(self, send: Any) -> None:
         self._send = send
@@ -394,6 +406,8 @@ class _Renamed:
             self._start = message  # its length depends on the body, which is one message then
             return
         if message["type"] == "http.response.body":
+            # vLLM has dropped the older name (https://github.com/vllm-project/vllm/issues/27755). No event need be
+            # parsed: inside a JSON string the quotes would be escaped, so these bytes can only be the field.
             message = {**message, "body": message.get("body", b"").replace(b'"reasoning":', b'"reasoning_content":')}
             if self._start is not None:
                 await self._send(_with_length(self._start, len(message["body"])))

@@ -77,6 +77,7 @@ class StoredBody:
 
     def read(self) -> bytes:
         """Everything that was written. Raises :class:`OSError` if it was closed meanwhile."""
+        # not blocking: the number may be that of a pipe by now, and to open one waits for its other end (fifo(7))
         with open(os.open(self._path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             if os.fstat(file.fileno()).st_ino != self._inode:  # the number belongs to another file by now
                 raise FileNotFoundError(errno.ENOENT, "the request ended")
@@ -87,13 +88,8 @@ class StoredBody:
         self._file.close()
 
 
-def start_process(niceness: int) -> None:
-    """First call in each process."""
-    os.nice(niceness)
-
-
 def ready() -> int:
-    """Any work, so that a process exists before the first request."""
+    """Any work, so that a process exists and has imported this module before the first request."""
     return os.getpid()
 
 
@@ -132,11 +128,14 @@ def _cut_out(body: bytes, text_bytes: int) -> tuple[bytes, dict[str, bytes]]:
     """The body with a mark in place of each long string that looks like a clip, and these strings by mark."""
     if len(body) <= LONG_STRING:
         return body, {}
+    # Clips need not be parsed as JSON, which takes time and their size once more. The marks are random, so that no
+    # client can send one.
     long: dict[str, bytes] = {}
     pieces, prefix = body.split(b'"', 4 * text_bytes), secrets.token_hex(8)
     for place, piece in enumerate(pieces):
+        # from 512 on, as the head of a data: URL has other characters too
         if len(piece) > LONG_STRING and not piece[512:].translate(None, BASE64):
-            kept = piece.rstrip(b"\\")
+            kept = piece.rstrip(b"\\")  # of a quote that is escaped
             mark = f"{prefix}-{len(long)}"
             long[mark] = kept
             pieces[place] = mark.encode() + piece[len(kept) :]
@@ -149,6 +148,7 @@ def _cut_out(body: bytes, text_bytes: int) -> tuple[bytes, dict[str, bytes]]:
 def parse_object(body: bytes) -> dict[str, Any]:
     """The JSON object of a body. Raises :class:`ApiError` (400) for anything else."""
     try:
+        # Python's parser takes NaN and Infinity, which JSON does not have (RFC 8259, 6)
         found = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
     except RecursionError:
         raise ApiError(400, "the body is nested too deeply", "invalid_json") from None

@@ -64,9 +64,8 @@ footer {display: none !important}
 def import_gradio() -> Any:
     """Import Gradio. Raises :class:`UserError` if it is not installed."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["GRADIO_TEMP_DIR"] = (
-        _temporary_folder().name
-    )  # the default is shared by all Gradio servers of a machine
+    # the default is shared by all Gradio servers of a machine
+    os.environ["GRADIO_TEMP_DIR"] = _temporary_folder().name
     try:
         import gradio
     except ImportError as error:
@@ -85,6 +84,7 @@ def page_process(config: ServeConfig) -> Iterator[None]:
     """The page for a server in this process, in a process of its own; it ends with the block."""
     host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
     url = f"http://{f'[{host}]' if ':' in host else host}:{config.port}"
+    # a fork would copy the locks of the engine's threads, and all that it has loaded
     process = multiprocessing.get_context("spawn").Process(target=run_page, args=(config, url), daemon=True)
     process.start()
     try:

@@ -1,6 +1,7 @@
 """HTTP connections with bounds on the time and size of a request's head, and on how long a client may not read.
 
-uvicorn has neither: a connection without a complete head, and one whose client has stopped reading, stay open.
+uvicorn has neither (https://github.com/Kludex/uvicorn/issues/157): a connection without a complete head, and one
+whose client has stopped reading, stay open.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """A client has connected."""
         super().connection_made(transport)
+        # from here on, and not from its first byte: uvicorn's keep-alive timer only starts behind an answer
         self._deadline = self.loop.call_later(self.head_seconds, self._close)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -43,6 +45,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._in_head:
             self._taken += len(data)
         super().data_received(data)
+        # behind the call, which ends the head; a body in the same piece is not counted then
         if self._in_head and self._taken > self.head_bytes and not self.transport.is_closing():
             self.transport.abort()
 

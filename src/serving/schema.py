@@ -54,7 +54,7 @@ class _Strict(BaseModel):
 
 
 def _refuse_surrogates(text: str) -> str:
-    # JSON may escape half of a UTF-16 pair ("\\ud800"); Python keeps it, and encoding it later would raise
+    # JSON may escape half of a UTF-16 pair ("\\ud800"; RFC 8259, 8.2); Python keeps it, and encoding it would raise
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError("contains half a character (a lone surrogate)")
     return text
@@ -77,7 +77,7 @@ class Url(_Strict):
 
 
 class TextPart(_Strict):
-    """ValidText."""
+    """A text."""
 
     type: Literal["text"]
     text: ValidText

@@ -126,6 +126,8 @@ class Service:
         self._hidden, self._reasoning = hidden_tokens(tokenizer), find_reasoning(tokenizer)
         self._close_ids = text_ids(tokenizer, self._reasoning.format.closing)
         self._batcher = AudioBatcher(ensembles, config.batch_size, on_batch=self._on_batch, may_wait=self._is_busy)
+        # One thread keeps long prompts off the event loop; several at once could fail in the tokenizer ("Already
+        # borrowed", https://github.com/huggingface/tokenizers/issues/537).
         self._texts = ThreadPoolExecutor(1, "texts")
         self._async_engine = AsyncEngine(engine, self._on_step)
         self._numbers = itertools.count()
@@ -163,14 +165,20 @@ class Service:
         if chat.model not in self._conversations:
             known = ", ".join(self.models)
             raise ApiError(404, f"no model {chat.model[:100]!r}; known: {known}", "model_not_found", "model")
-        self._check_sizes(chat)
+        parts = [part for message in chat.messages for part in message.content or ()]
+        characters = sum(len(part.text) for part in parts if isinstance(part, TextPart))
+        context = self._engine.backend.context
+        if characters > MAX_CHARACTERS_PER_TOKEN * context:
+            reason = f"{characters} characters of text do not fit the context of {context} tokens"
+            raise ApiError(400, reason, "context_length_exceeded", "messages")
         futures = [self._batcher.embed(chat.model, clip, identity) for clip, identity in _clips(chat)]
         try:
             embedded = [await asyncio.wrap_future(future) for future in futures]
         finally:
             for future in futures:
-                future.cancel()  # no effect on finished ones
-        segments = await self._run(self._texts, self._build_prompt, chat, embedded)
+                future.cancel()  # those behind one that failed, or all if the client left; no effect on finished ones
+        loop = asyncio.get_running_loop()
+        segments = await loop.run_in_executor(self._texts, self._build_prompt, chat, embedded)
         self.metrics.prepared.observe(time.monotonic() - began)
         seed = self._config.model.seed if chat.seed is None else chat.seed
         request = Request(f"chat-{next(self._numbers)}", segments, seed)
@@ -210,14 +218,6 @@ class Service:
         await self._async_engine.close()
         self._batcher.close()
         self._texts.shutdown(wait=False, cancel_futures=True)
-
-    def _check_sizes(self, chat: ChatRequest) -> None:
-        parts = [part for message in chat.messages for part in message.content or ()]
-        characters = sum(len(part.text) for part in parts if isinstance(part, TextPart))
-        context = self._engine.backend.context
-        if characters > MAX_CHARACTERS_PER_TOKEN * context:
-            reason = f"{characters} characters of text do not fit the context of {context} tokens"
-            raise ApiError(400, reason, "context_length_exceeded", "messages")
 
     def _build_prompt(self, chat: ChatRequest, embedded: list[Any]) -> tuple[Segment, ...]:
         try:
@@ -289,9 +289,6 @@ class Service:
     def _is_busy(self) -> bool:
         """Whether the engine has another batch of requests besides those that it decodes now."""
         return self._submitted > self._config.model.max_num_seq + self._config.batch_size
-
-    async def _run(self, pool: ThreadPoolExecutor, work: Any, *args: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
 
 
 def _clips(chat: ChatRequest) -> Iterator[tuple[Waveform, str]]:

@@ -62,7 +62,9 @@ def serve(raw: Mapping[str, Any]) -> int:
         app = make_app(loaded, config)
         log.info("http://%s:%d/v1", config.host, config.port)
         server = Server(app, config)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises its signals again when it ends
+        # uvicorn raises its signals again at its end (Server.capture_signals): SIGTERM would end this process before
+        # the engine is closed
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with closing(loaded.engine), page, suppress(KeyboardInterrupt):
             server.run(sockets=[listening])
     return 0 if server.started else 1
@@ -71,6 +73,7 @@ def serve(raw: Mapping[str, Any]) -> int:
 def bind_socket(host: str, port: int) -> socket.socket:
     """Bind the address, before models are loaded. Raises :class:`UserError` if that fails."""
     listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    # a server that is started again would wait for its old connections to leave TIME_WAIT (socket(7))
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
@@ -112,9 +115,8 @@ def load(config: ServeConfig) -> Loaded:
     }
     if config.llm_url is not None and source.lora is not None:
         raise UserError("llm_url: the checkpoint has LoRA, which a separate vLLM does not have; leave llm_url out")
-    load_chat_tokenizer(
-        source.name, source.revision, source.reasoning
-    )  # reports an unusable template before models are loaded
+    # reports an unusable template before models are loaded
+    load_chat_tokenizer(source.name, source.revision, source.reasoning)
     by_name = dict(zip(names, load_ensemble(names, config.model).loaded, strict=True))
     ensembles = {name: EmbedderEnsemble([by_name[member] for member in members]) for name, members in served.items()}
     engine = _load_engine(config, source)

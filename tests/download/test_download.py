@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from src.common.errors import UserError
-from src.common.retry import RetryPolicy, is_network_failure, retrying
+from src.common.retry import RetryPolicy, is_network_failure, retry_after, retrying
 from src.download.download import digest, fetch
 from src.download.sources import HubFile, WebFile, drive_file, github_file
 from tests.support.loopback import Loopback, loopback
@@ -134,3 +134,13 @@ def test_only_network_failures_are_tried_again() -> None:
     assert is_network_failure(TimeoutError()) and not is_network_failure(PermissionError())
     with pytest.raises(ValueError, match="at least one attempt"):
         retrying(work, "work", RetryPolicy(attempts=0))
+
+
+@pytest.mark.parametrize(
+    ("stated", "seconds"), [("7", 7.0), ("1.5", 1.5), ("soon", 0.0), ("\u00b2", 0.0), (None, 0.0)]
+)
+def test_a_server_may_ask_for_a_wait(stated: str | None, seconds: float) -> None:
+    """A digit that is no decimal one ended the run instead of its attempt."""
+    error = OSError()
+    error.headers = {"Retry-After": stated}  # type: ignore[attr-defined]
+    assert retry_after(error) == seconds

@@ -150,6 +150,13 @@ def test_a9_the_rate_may_change_in_a_file() -> None:
     as_ffmpeg(CASES / "cat_rates.mp3")
 
 
+def test_the_rate_may_change_between_two_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Audio after a change of rate was played at double speed where a block of samples ended at the change."""
+    expected = decode(CASES / "cat_rates.mp3").samples
+    monkeypatch.setattr("src.audio.stream._BLOCK_BYTES", 4)  # every packet ends a block
+    np.testing.assert_array_equal(decode(CASES / "cat_rates.mp3").samples, expected)
+
+
 def test_a10_antiphase_is_not_silence() -> None:
     """Two channels that are each other's negative became silence by averaging."""
     samples = np.stack([SCENE, -SCENE], axis=1)
