@@ -16,20 +16,8 @@ from src.audio.budget import Reservation
 from src.audio.errors import AudioError
 from src.audio.mixing import ChannelLevels, check_extremes, check_range
 from src.audio.roots import inside
-from src.audio.stream import CLIENT_CODECS, CLIENT_FORMATS, DEFAULT, LOSS, AudioStream, DecodeLimits, Samples
+from src.audio.stream import DEFAULT, LOSS, AudioStream, DecodeLimits, Samples
 
-__all__ = [
-    "CLIENT_CODECS",
-    "CLIENT_FORMATS",
-    "DEFAULT",
-    "Cuts",
-    "DecodeLimits",
-    "Decoded",
-    "Samples",
-    "cell_source",
-    "decode",
-    "measure",
-]
 _FIRST_CAPACITY = 1 << 15
 """Samples for which memory is taken where nothing says how many there will be."""
 

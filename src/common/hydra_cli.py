@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -114,6 +115,9 @@ def _start(name: str, job: _Job, arguments: list[str]) -> None:
     try:
         hydra.main(version_base=None, config_path=str(CONFIG_DIR), config_name=name)(job)()
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError, AssertionError) as error:
+        # Hydra raises the error of a sweep's job again when all jobs have ended: it is none of the configuration
+        if any(frame.f_code is _Job.__call__.__code__ for frame, _ in traceback.walk_tb(error.__traceback__)):
+            raise
         raise composition_error(name, error, [word for word in arguments if not word.startswith("-")]) from error
     finally:
         sys.argv = before[0]

@@ -114,17 +114,17 @@ class ModuleRegistry:
 def import_object(path: str, where: str) -> Any:
     """The object at ``package.module:Name``; raises :class:`ConfigError` saying what is missing and how to fix it."""
     module_name, attribute = path.split(":")
-    folder = os.getcwd()
-    for is_last in (folder in sys.path, True):
+    found = None
+    while found is None:
         try:
             found = importlib.import_module(module_name)
-            break
         except ModuleNotFoundError as error:
             if not f"{module_name}.".startswith(f"{error.name}."):  # the module is there, and imports one that is not
                 raise ConfigError(
                     f"{where}: {path} needs the package {error.name!r}, which is not installed; pip install it"
                 ) from error
-            if is_last:
+            folder = os.getcwd()
+            if folder in sys.path:
                 raise ConfigError(
                     f"{where}: {path} cannot be imported, there is no module {error.name!r} in {folder}, PYTHONPATH "
                     "or the installed packages; start in the folder that contains it, add that folder to "

@@ -40,7 +40,7 @@ PROGRESS = "progress.jsonl"
 _MODES = (*CONTEXT_MODES, TEXT_MODE)
 _SIGNS = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff\xfb": ".mp3"}
 """First bytes of a clip without a file name -> suffix. FF FB begins a frame of an MP3 file without an ID3 tag."""
-RowsByMode = Mapping[str, ResponseRows | GivenRows]
+_Parts = Mapping[str, ResponseRows | GivenRows]
 """Rows of a set by mode; a row of the shards has the targets of all modes."""
 
 
@@ -97,7 +97,7 @@ def write_shards(name: str, folder: Path, settings: ShardSettings, overwrite: bo
     return True
 
 
-def _open_parts(name: str, settings: ShardSettings) -> RowsByMode:
+def _open_parts(name: str, settings: ShardSettings) -> _Parts:
     if settings.modes == (TEXT_MODE,) or (settings.modes is None and raw_dir(name).is_dir()):
         columns = open_split(raw_dir(name), "train", f"raw set {name}").column_names
         prompt = settings.prompt if settings.prompt is not None or "prompt" in columns else ""
@@ -140,7 +140,7 @@ def _finished(name: str, folder: Path, made: Mapping[str, Any]) -> list[dict[str
     return kept
 
 
-def _rows(keys: np.ndarray, parts: RowsByMode) -> Iterator[tuple[int, dict[str, ResponseRow], float | None]]:
+def _rows(keys: np.ndarray, parts: _Parts) -> Iterator[tuple[int, dict[str, ResponseRow], float | None]]:
     """Of every key in order: the key, the row of each mode, and the stated length of its clip in seconds."""
     places = {mode: dict(zip(part.keys.tolist(), range(len(part)), strict=True)) for mode, part in parts.items()}
     lengths = {mode: part.seconds() for mode, part in parts.items()}

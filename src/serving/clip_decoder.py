@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from src.audio.budget import Allowance
-from src.audio.decode import CLIENT_CODECS, CLIENT_FORMATS, DecodeLimits
 from src.audio.decode import decode as decode_audio
 from src.audio.errors import AudioError, NoSamples
+from src.audio.stream import CLIENT_CODECS, CLIENT_FORMATS, DecodeLimits
 from src.serving.config import Limits
 
 RATES = (4_000, 192_000)

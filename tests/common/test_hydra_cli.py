@@ -151,6 +151,21 @@ def test_errors_of_a_run_are_one_line(
     assert ended.value.code == code and capsys.readouterr().err == f"error: {error}\n"
 
 
+def test_an_error_of_a_sweeps_job_is_none_of_its_configuration(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A ValueError of a job was reported as a mistake in the command line, with exit code 2."""
+    monkeypatch.setattr(
+        sys, "argv", ["train.py", "-m", "model=mini_whisper", "dataset=mini", f"hydra.sweep.dir={tmp_path}"]
+    )
+
+    def main(config: dict[str, Any]) -> None:
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        hydra_cli("train", main)
+
+
 def test_a_program_composes_other_configurations_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hydra is initialised then, and published checkpoints without their ``config.json`` were not recognised."""
     widths: list[int] = []

@@ -156,8 +156,11 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_yaml_of_a_user_trains_unchanged(shared_run: Run, configs: Path, world: Path) -> None:
+def test_yaml_of_a_user_trains_unchanged(
+    shared_run: Run, configs: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Model and data in the published form give the same losses as the same in ours."""
+    monkeypatch.setenv("ALARM_DATA_ROOT", str(world / "datasets"))
     model = published_from_model_config(model_config("mini_w2vbert"))
     model["config"]["audio_sep_d_embed"] = "${model.llm_embedding_dim}"
     (configs / "model" / "my_model.yaml").write_text(yaml.safe_dump(model))
