@@ -64,10 +64,10 @@ def agreed_resume(choice: bool | str | None, output_dir: Path, eval_mode: bool =
     Raises :class:`ConfigError` in every process if they would not continue from the same step, for example on
     machines that do not share the output folder.
     """
-    from accelerate import PartialState
-    from accelerate.utils import gather_object
+    from torch import distributed
 
-    if PartialState().num_processes == 1 or not choice or (eval_mode and isinstance(choice, str)):
+    several = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    if not several or not choice or (eval_mode and isinstance(choice, str)):
         return find_resume(choice, output_dir, eval_mode)
     found: str | Path | None = None
     problem = None
@@ -76,7 +76,8 @@ def agreed_resume(choice: bool | str | None, output_dir: Path, eval_mode: bool =
         place = (Path(found).name, steps_done(Path(found))) if found is not None else ("no checkpoint", 0)
     except UserError as error:
         problem, place = str(error), ("", -1)
-    answers = gather_object([(socket.gethostname(), *place, problem)])
+    answers: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(answers, (socket.gethostname(), *place, problem))
     if len({answer[1:] for answer in answers}) == 1:  # only the host names differ
         if problem is not None:
             raise ConfigError(problem)
