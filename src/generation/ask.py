@@ -59,7 +59,7 @@ def ask(file: str, question: str, raw: Mapping[str, Any]) -> Iterator[tuple[Resp
         budget_closing=prompts.budget_closing,
     )
     if config.seed is not None:
-        # the global generator runs on through both passes; a request's own seed would start each pass anew, and
+        # the global generator runs on through both passes; a request's own seed would start each pass again, and
         # change the answer that a seed has always given here
         seed_everything(config.seed)
     with closing(TransformersBackend(llm)) as backend:

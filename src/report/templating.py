@@ -42,7 +42,7 @@ def fill_page(template: str, styles: Sequence[str], scripts: Sequence[str], **va
 
 
 def folder_names(folders: Sequence[Path]) -> list[str]:
-    """The folders' own names, each with as many parents as it takes to tell it from the others."""
+    """The names of the folders, each with as many parents as are needed to distinguish it from the others."""
     paths = [folder.resolve().parts for folder in folders]
 
     def alone(path: tuple[str, ...], depth: int) -> bool:

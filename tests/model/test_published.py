@@ -63,7 +63,7 @@ def test_another_language_model_is_not_asked_for_at_the_pinned_commit() -> None:
 
 
 def test_a_killed_export_can_be_started_again(tmp_path: Path) -> None:
-    """What it left was taken for a checkpoint, and the folder was refused."""
+    """Its unfinished file counted as a checkpoint, and the folder was refused."""
 
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
         yield "first", torch.zeros(4)
