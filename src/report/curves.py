@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from src.common.errors import UserError
-from src.common.existing import read_record
+from src.common.existing import RECORD, read_record
 from src.common.files import read_json_lines, write_text
+from src.common.run_record import read_starts
 from src.prompts.reasoning import Reasoning, split_response
 from src.report.charts import Point, Series, line_chart
 from src.report.templating import fill_page, folder_names, run_style, seconds_text
 
-METRICS, SAMPLES, RECORD = "metrics.jsonl", "samples.jsonl", "run.json"
+METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 MOST_POINTS = 400
 """Points of a curve at most: longer ones are averaged over neighbouring lines."""
 TRAIN_TITLES = {
@@ -40,7 +41,8 @@ _NO_CURVE = {"step", "epoch", "train_loss"}
 
 @dataclass(frozen=True)
 class RunLog:
-    """Contents of a run's folder: metric lines in order, the newest answers, the record (empty until the end)."""
+    """Contents of a run's folder: metric lines in order, the newest answers, the record (until the end that of the
+    last start)."""
 
     name: str
     folder: Path
@@ -69,16 +71,17 @@ def write_curves(folders: Sequence[Path], out: Path) -> None:
 
 
 def _read_run(folder: Path, name: str) -> RunLog:
-    metrics, record = folder / METRICS, folder / RECORD
+    metrics, end = folder / METRICS, folder / RECORD
     if not metrics.is_file():
         raise UserError(f"{folder}: no {METRICS} there; give the output folder of a training run")
     samples = list(read_json_lines(folder / SAMPLES, skip_broken=True))
     last = samples[-1].get("step") if samples else None
     # a run that is resumed writes metrics again after the record of its first end
-    finished = record.is_file() and record.stat().st_mtime >= metrics.stat().st_mtime
+    finished = end.is_file() and end.stat().st_mtime >= metrics.stat().st_mtime
     newest = [line for line in samples if line.get("step") == last]
     lines = [line for line in read_json_lines(metrics, skip_broken=True) if "step" in line]
-    return RunLog(name, folder, lines, newest, read_record(folder) if finished else {}, finished)
+    record = read_record(folder) if finished else next(reversed(read_starts(folder)), {})
+    return RunLog(name, folder, lines, newest, record, finished)
 
 
 def _facts(run: RunLog, place: int) -> dict[str, Any]:

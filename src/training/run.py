@@ -16,7 +16,7 @@ from src.common.files import write_json
 from src.common.lock import locked_folders
 from src.common.log import get_logger
 from src.common.paths import use_data_dir
-from src.common.run_record import write_run_record
+from src.common.run_record import record_start, write_run_record
 from src.prompts import choose_prompts
 from src.training.config import TrainConfig, bind_train_config
 
@@ -31,7 +31,8 @@ def run_training(config: Mapping[str, Any]) -> Path:
     """Train, or only evaluate, as ``src/configs/train.yaml`` describes; returns the output folder.
 
     The folder then is a checkpoint itself (``model.safetensors``, ``alarm_config.json``) and contains ``run.json``,
-    ``metrics.jsonl`` and ``checkpoint-N`` folders. Raises :class:`UserError` for anything that the user can fix.
+    ``starts.jsonl``, ``metrics.jsonl`` and ``checkpoint-N`` folders. Raises :class:`UserError` for anything that the
+    user can fix.
     """
     bound = bind_train_config(config)
     config = {**config, "seed": bound.seed}
@@ -97,6 +98,17 @@ def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: str |
         trainer.add_callback(sampler)
     trainer.add_callback(RunCallback(trainer))
     trainer.add_callback(CurvesCallback())
+    facts = {
+        "seed": args.seed,
+        "resumed_from": None if resume is None else str(resume),
+        "max_batch_positions": trainer.plan.max_positions,
+        "processes": args.world_size,
+        "distributed": trainer.accelerator.distributed_type.value,
+        "response_sets_skipped": list(trainer.data.skipped),
+        "prompts": None if trainer.prompts is None else trainer.prompts.record(),
+    }
+    if args.should_save and not bound.eval_mode:
+        record_start(directory, config, resumed=resume is not None, **facts)
     ready = time.perf_counter()
     if bound.eval_mode:
         if resume is not None:
@@ -119,14 +131,12 @@ def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: str |
         )
     positions = int(trainer.accelerator.reduce(torch.tensor(trainer.positions, device=args.device), "sum"))
     if args.should_save:
-        assert trainer.prompts is not None
         if bound.eval_mode:
             write_json(directory / EVAL_FILE, results)
         write_run_record(
             directory,
             config,
-            seed=args.seed,
-            resumed_from=None if resume is None else str(resume),
+            **facts,
             results=results,
             counts={
                 "clips": trainer.clips_seen,
@@ -134,12 +144,8 @@ def _run(bound: TrainConfig, config: Mapping[str, Any], args: Any, resume: str |
                 "positions": positions,
                 "steps_skipped": trainer.guard.skipped,
             },
-            processes=args.world_size,
-            distributed=trainer.accelerator.distributed_type.value,
-            response_sets_skipped=list(trainer.data.skipped),
             llm_digest={"before": digest, "after": after},
             seconds={"start": round(ready - started, 3), "run": round(time.perf_counter() - ready, 3)},
-            prompts=trainer.prompts.record(),
         )
         draw_curves(directory)
     trainer.accelerator.wait_for_everyone()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from src.common.errors import UserError
+from src.common.run_record import record_start
 from src.model.card import read_scores, stage_upload, upload
 from src.model.checkpoints import CONFIG_FILE, Checkpoint, open_checkpoint, save_checkpoint
 from src.model.tensor_files import INDEX_FILE, WEIGHTS_FILE
@@ -68,6 +70,20 @@ def test_the_card_says_what_made_the_checkpoint(checkpoint: Checkpoint, tmp_path
     assert "saved/x" not in card.text, "paths of the author's machine are nobody's business"
     arguments = json.loads((folder / "run.json").read_text())["config"]["training_args"]
     assert (arguments["logging_dir"], arguments["output_dir"]) == ("log", "saved/x")
+
+
+def test_a_checkpoint_of_a_run_that_did_not_end(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    assert checkpoint.folder is not None
+    record = json.loads((checkpoint.folder / "run.json").read_text())
+    shutil.copytree(checkpoint.folder, tmp_path / "killed" / "checkpoint-40")
+    (tmp_path / "killed" / "checkpoint-40" / "run.json").unlink()
+    record_start(tmp_path / "killed", record["config"], resumed=False, seed=7, resumed_from="/home/x/checkpoint-20")
+    stopped = open_checkpoint(tmp_path / "killed" / "checkpoint-40")
+    folder = stage_upload(stopped, tmp_path / "out", "me/my-model", "mit")
+    text = ModelCard.load(folder / "README.md").text
+    assert "mini_rephrased_512" in text and "| seed | 7 |" in text
+    published = json.loads((folder / "run.json").read_text())
+    assert published["resumed_from"] == "checkpoint-20" and published["git"]["commit"]
 
 
 def test_the_whole_model_can_be_published(checkpoint: Checkpoint, tmp_path: Path) -> None:

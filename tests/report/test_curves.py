@@ -11,6 +11,7 @@ import pytest
 
 from src.common.errors import UserError
 from src.common.files import write_json
+from src.common.run_record import record_start
 from src.report.charts import Series, line_chart
 from src.report.curves import thin, write_curves
 from tests.support.fake_runs import make_training
@@ -79,7 +80,10 @@ def test_page_of_a_run_that_was_killed(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "killed", finished=False)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 70, "lo')
+    config = {"dataset": {"name": "unfinished_mixture"}, "model": {"llm": "some/llm"}}
+    record_start(folder, config, resumed=False)
     page = page_of(folder)
+    assert "unfinished_mixture, some/llm" in page
     assert "running, or stopped before its end" in page and HtmlChecker(page).counts["svg"] == 10
 
 

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from src.common.paths import REPO_ROOT
+from src.common.run_record import read_starts
 from src.training.batch_search import FILE
 from tests.training.conftest import Run, overrides
 from tests.training.test_run import losses, record
@@ -208,8 +209,11 @@ def test_a_killed_run_goes_on_with_the_same_losses(world: Path, tmp_path: Path) 
             time.sleep(0.01)
         os.killpg(running.pid, signal.SIGKILL)
     assert not (killed / "run.json").exists()
+    (first,) = read_starts(killed)
+    assert first["git"]["commit"] and first["versions"]["torch"] and first["config"]["dataset"]["name"] == "mini"
     assert subprocess.run(command, cwd=REPO_ROOT, env=environment(world), timeout=600).returncode == 0
     assert record(killed)["resumed_from"]
+    assert [start["resumed_from"] for start in read_starts(killed)] == [None, record(killed)["resumed_from"]]
     assert losses(killed) == losses(whole)  # bit for bit
 
 
