@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, TypeVar
 
 from src.common.child_process import end_with_parent
+from src.common.errors import MachineError
 from src.common.log import get_logger
 
 T = TypeVar("T")
@@ -56,6 +58,21 @@ def run_all(
         _log.warning("a worker process died; %d pieces of work are tried again one by one", len(under_way))
         for item in under_way.values():
             yield _run_alone(new_pool, work, item, after_crash)
+
+
+def crashed_at(mark: Path, crashed: Collection[int], what: str) -> int:
+    """Number, in the file ``mark``, of what a worker process was working on when it died.
+
+    Raises :class:`MachineError` if that was nothing, or one of ``crashed``, which are left out already: then the
+    process died for another reason, such as a lack of memory, and no file is at fault.
+    """
+    text = mark.read_text().strip() if mark.is_file() else ""
+    if not text or int(text) in crashed:
+        raise MachineError(
+            f"{what}: a worker process died while it read no file; is memory left? Start again to go on, with fewer "
+            "processes (--jobs)"
+        )
+    return int(text)
 
 
 def _results(

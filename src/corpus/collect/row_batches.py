@@ -19,7 +19,7 @@ from typing import Any
 
 from src.common.errors import UserError, check_host
 from src.common.files import json_line
-from src.corpus.collect.pool import run_all
+from src.corpus.collect.pool import crashed_at, run_all
 from src.corpus.recipe import IDS, CorpusRow, Dropped, Inputs, Recipe
 from src.corpus.recipes import load_recipe
 from src.corpus.rows.make import reason_of
@@ -52,8 +52,7 @@ class RowBatch:
 
     def without_current_job(self) -> RowBatch:
         """The same batch without the job that was worked on when its process died."""
-        # the file is empty if the process ended before its first job was noted
-        return replace(self, crashed=self.crashed | {int(self.position.read_text() or 0)})
+        return replace(self, crashed=self.crashed | {crashed_at(self.position, self.crashed, str(self.folder))})
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,8 @@ class BatchResult:
 def make_batches(recipe: Recipe, inputs: Inputs, folder: Path, processes: int) -> Iterator[BatchResult]:
     """Make all batches that are not there yet; yields one result for each, also for those that were."""
     folder.mkdir(parents=True, exist_ok=True)
+    for mark in folder.glob("*.at"):  # of a run that was killed
+        mark.unlink()
     jobs = itertools.islice(recipe.work.jobs(inputs), inputs.options.limit)
     grouped = iter(lambda: tuple(itertools.islice(jobs, recipe.work.per_batch)), ())
     batches = (RowBatch(number, folder, group) for number, group in enumerate(grouped))
@@ -114,6 +115,7 @@ def make_batch(batch: RowBatch) -> BatchResult:
             except Exception as error:  # one bad file must not end a run over a million
                 check_host(error)
                 writer.drop(Dropped(*_ids_of(job), reason_of(error)))
+        os.ftruncate(position.fileno(), 0)  # no job is at fault for what follows
     result = writer.close(digest)
     batch.position.unlink()
     return result

@@ -20,7 +20,7 @@ from src.common.files import json_lines, write_json, write_text
 from src.common.lock import locked_folders, may_discard
 from src.common.log import get_logger
 from src.common.paths import indexes_dir, indexes_filtered_dir, raw_dir
-from src.corpus.collect.pool import run_all
+from src.corpus.collect.pool import crashed_at, run_all
 from src.corpus.recipe import IDS
 from src.corpus.rows.audio import seconds_of
 from src.corpus.rows.make import cell_bytes
@@ -129,6 +129,8 @@ def _find_bad(name: str, rows: np.ndarray, work: Path, max_duration: float, jobs
         shutil.rmtree(work)
         work.mkdir()
     write_json(mark, about)
+    for stale in work.glob("*.at"):  # of a run that was killed
+        stale.unlink()
     blocks = [
         Block(name, tuple(rows[start : start + BLOCK].tolist()), work / f"{start:09d}.json", max_duration)
         for start in range(0, rows.size, BLOCK)
@@ -143,7 +145,7 @@ def _find_bad(name: str, rows: np.ndarray, work: Path, max_duration: float, jobs
 
 def _after_crash(block: Block) -> Block:
     """The same block without the row that was under way when its process died."""
-    return replace(block, crashed=(*block.crashed, int(block.mark.read_text())))
+    return replace(block, crashed=(*block.crashed, crashed_at(block.mark, block.crashed, block.name)))
 
 
 def _made(name: str) -> int:

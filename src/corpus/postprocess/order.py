@@ -41,7 +41,9 @@ def check_order(raw_name: str, response_folders: list[str]) -> list[str]:
         # rows that got no prompt are no fault of the sets made from the prompts
         excused = np.array(dropped_keys(raw_name, split), dtype=np.int64)
         for what, folder in others:
-            if split in native_splits(folder):
+            if split not in native_splits(folder):
+                problems.append(f"{what}: lacks the split {split} of the raw set, {len(keys)} rows")
+            else:
                 problems += _compare(
                     raw, keys, open_split(folder, split, what), f"{what}, {split}", raw_name, excused
                 )

@@ -17,6 +17,7 @@ from src.common.errors import MachineError, UserError
 from src.common.paths import raw_dir
 from src.corpus.collect import arrow_writer
 from src.corpus.collect.build import CollectSettings, collect
+from src.corpus.collect.row_batches import RowBatch
 from src.corpus.recipe import Options
 from src.corpus.recipes import load_recipe
 from src.corpus.rows import make
@@ -222,3 +223,17 @@ def test_worker_processes_make_the_same_and_one_that_dies_takes_one_file(tmp_pat
     assert result["rows"] == {"train": 29} and result["problems"] == []
     assert dropped() == {"013": "ended the process that decoded it"}
     assert rows()["unique_id_2"][:] == [f"{number:03d}" for number in range(30) if number != 13]
+
+
+def test_a_process_that_dies_between_files_ends_the_build(tmp_path: Path) -> None:
+    """As when memory has run out: no file is at fault, so none may be dropped for it."""
+    batch = RowBatch(0, tmp_path / "toy" / "parts", ("a", "b"))
+    batch.folder.mkdir(parents=True)
+    for text in (None, "", "       1"):
+        if text is not None:
+            batch.position.write_text(text)
+        if text and text.strip():
+            batch = batch.without_current_job()
+            assert batch.crashed == {1}
+        with pytest.raises(MachineError, match="parts: a worker process died while it read no file"):
+            batch.without_current_job()

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Audio, load_from_disk
+from datasets import Audio, DatasetDict, load_from_disk
 
 from src.common.config import compose
 from src.common.errors import UserError
 from src.common.paths import REPO_ROOT, indexes_filtered_dir, prompts_dir, raw_dir, responses_dir
+from src.corpus.postprocess import order
 from src.corpus.postprocess.combined import combine, examples
 from src.corpus.postprocess.merge import ANSWERS, HUB_ID, MergeSettings, Published, merge_corpus, open_published
 from src.corpus.postprocess.merged_set import merge_to_one_set
@@ -100,7 +101,7 @@ def corpus(data_root: Path) -> Published:
     )  # fmt: skip
 
 
-def test_rows_are_joined_by_ids_and_train(corpus: Published) -> None:
+def test_rows_are_joined_by_ids_and_train(corpus: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = merge_corpus("esc50", corpus, SETTINGS)
     assert counts == {"published": 9, "joined": 8, "not_here": 1, "descriptions_differ": 0}
     train, validation = ResponseRows(FOLDER, split="train"), ResponseRows(FOLDER, split="validation")
@@ -114,6 +115,12 @@ def test_rows_are_joined_by_ids_and_train(corpus: Published) -> None:
         check_order("esc50", [FOLDER])[1] == f"responses {FOLDER}, train: lacks 4 rows of the raw set: 0, 9, 10, 11"
     )
     (prompts_dir("esc50") / "dropped.jsonl").touch()
+    raw = load_from_disk(str(raw_dir("esc50")))
+    with_test = DatasetDict({**raw, "test": raw["train"].select(range(3))})
+    with_test.save_to_disk(str(tmp_path / "with_test"))
+    monkeypatch.setattr(order, "raw_dir", lambda name: tmp_path / "with_test")
+    assert check_order("esc50", [FOLDER])[-1] == f"responses {FOLDER}: lacks the split test of the raw set, 3 rows"
+    monkeypatch.undo()
     before = files_of(responses_dir(LLM, FOLDER), prompts_dir("esc50"), indexes_filtered_dir("esc50"))
     assert merge_corpus("esc50", corpus, SETTINGS) == counts
     assert files_of(responses_dir(LLM, FOLDER), prompts_dir("esc50"), indexes_filtered_dir("esc50")) == before

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.common.errors import UserError
+from src.common.errors import MachineError, UserError
 from src.common.paths import REPO_ROOT, indexes_dir, indexes_filtered_dir, raw_dir
 from src.corpus.postprocess import audio_filter
 from src.corpus.postprocess.audio_filter import filter_by_audio
@@ -200,3 +200,15 @@ def test_scripts_from_split_to_answers(data_root: Path) -> None:
     assert done.returncode == 0 and done.stdout.startswith("esc50: "), "all that have such responses"
     done = script("combined_dataset", "--n-examples", "2")
     assert done.returncode == 0 and "esc50 " in done.stdout and "25 rows of 2 corpora" in done.stdout
+
+
+def test_a_process_that_dies_outside_of_a_row_ends_the_filter(tmp_path: Path) -> None:
+    """As when memory has run out: no row is at fault, and the block must not be tried for ever."""
+    block = audio_filter.Block("esc50", (3, 4, 5), tmp_path / "000000000.json", 60.0)
+    with pytest.raises(MachineError, match="esc50: a worker process died while it read no file"):
+        audio_filter._after_crash(block)
+    block.mark.write_text("4")
+    later = audio_filter._after_crash(block)
+    assert later.crashed == (4,)
+    with pytest.raises(MachineError, match="is memory left"):
+        audio_filter._after_crash(later)
