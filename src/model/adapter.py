@@ -46,9 +46,16 @@ class WeightedAverage(LayerFusion):
         self.layer_weights = nn.Parameter(torch.zeros(n_layers))
 
     def forward(self, states: Tensor) -> Tensor:
-        """See :meth:`LayerFusion.forward`."""
+        """See :meth:`LayerFusion.forward`. The sum is in the weights' precision also under autocast, as published."""
         weights = self.layer_weights.softmax(dim=0)
-        return torch.tensordot(weights, states.to(weights.dtype), dims=1)
+        with torch.autocast(states.device.type, enabled=False):
+            if states.dtype == weights.dtype:
+                return torch.tensordot(weights, states, dims=1)
+            # Layer by layer: the backward pass then keeps the states as they are, not a copy in float32.
+            fused = weights[:1] * states[0]
+            for place in range(1, len(weights)):
+                fused = fused + weights[place : place + 1] * states[place]
+            return fused
 
 
 class AdapterBody(nn.Module, ABC):

@@ -38,10 +38,17 @@ class EncoderSet(nn.Module):
     def forward(
         self, features: Mapping[str, EncoderFeatures], layers: Mapping[str, tuple[int, ...]]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Hidden states name -> (layers, batch, frames, dim) and lengths name -> (batch,), on the CPU."""
+        """Hidden states name -> (layers, batch, frames, dim) and lengths name -> (batch,), on the CPU.
+
+        Under autocast the states have its precision: adapters begin with a linear layer or convolution, which would
+        cast them anyhow, and 30 s take 42 MB instead of 84 from the four encoders of ALARM-CA.
+        """
         states, lengths = {}, {}
         for name, encoder in self.encoders.items():
-            states[name], lengths[name] = run_encoder(encoder, features[name], layers[name])
+            found, lengths[name] = run_encoder(encoder, features[name], layers[name])
+            device = found.device.type
+            precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else found.dtype
+            states[name] = found.to(precision)
         return states, lengths
 
 
@@ -89,9 +96,11 @@ class AdapterSet(nn.Module):
         """Streams name -> (batch, frames, dim) and lengths name -> (batch,)."""
         streams, out = {}, {}
         for name, adapter in self.adapters.items():
+            state = states[name]
             # an adapter may have no weights of its own (identity); then those of any other say the precision
             parameter = next(adapter.parameters(), next(self.parameters(), None))
-            state = states[name] if parameter is None else states[name].to(parameter.dtype)
+            if parameter is not None and not torch.is_autocast_enabled(state.device.type):
+                state = state.to(parameter.dtype)
             with torch.set_grad_enabled(torch.is_grad_enabled() and name not in self.frozen):
                 streams[name] = adapter(state, lengths[name])
             out[name] = adapter.calc_length(lengths[name])  # type: ignore[operator]

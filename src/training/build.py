@@ -175,7 +175,7 @@ def build_trainer(
     cache = None
     if config.encoder_cache_mb:
         folder = None if config.encoder_cache_dir is None else Path(config.encoder_cache_dir)
-        precision = "bfloat16" if args.bf16 else "float32"
+        precision = "bfloat16 states" if args.bf16 else "float32"  # earlier versions stored float32 under "bfloat16"
         cache = EncoderCache(built.model.audio_embedder, built.extractor, config.encoder_cache_mb, folder, precision)
     trainer = kind(
         built.model,

@@ -13,8 +13,9 @@ from src.audio.features import EncoderFeatures
 from src.audio.waveform import Waveform
 from src.common.config import bind_dataclass
 from src.common.errors import ConfigError, UserError
+from src.model.adapter import WeightedAverage
 from src.model.audio_embedder import AudioEmbedder, build_feature_extractor
-from src.model.config import STD, AudioEmbedderConfig, ModelConfig
+from src.model.config import STD, AudioEmbedderConfig, LayerFusionConfig, ModelConfig
 from tests.support.golden_rules import goldens_dir
 from tests.support.tiny_models import (
     FULL_MODELS,
@@ -349,3 +350,44 @@ def test_wrong_settings_are_one_message(override: str, message: str) -> None:
 def test_widths_are_checked_when_the_audio_embedder_is_built(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         mini_audio_embedder("mini_alarm_ca", override)
+
+
+def test_layers_are_summed_in_float32_under_autocast() -> None:
+    """As published, and without a float32 copy of the states for the backward pass."""
+    torch.manual_seed(0)
+    fusion = WeightedAverage(LayerFusionConfig(), 4)
+    torch.nn.init.normal_(fusion.layer_weights)
+    states = torch.randn(4, 2, 30, 16).bfloat16()
+    kept: dict[int, int] = {}
+
+    def note(value: torch.Tensor) -> torch.Tensor:
+        kept[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
+        with torch.autocast("cpu", torch.bfloat16):
+            summed = fusion(states)
+        summed.square().sum().backward()
+    gradient, fusion.layer_weights.grad = fusion.layer_weights.grad, None
+    expected = fusion(states.float())
+    expected.square().sum().backward()
+    assert summed.dtype == torch.float32
+    torch.testing.assert_close(summed, expected)
+    torch.testing.assert_close(gradient, fusion.layer_weights.grad)
+    assert kept.pop(states.untyped_storage().data_ptr()) == states.nbytes
+    assert sum(kept.values()) < states[0].nbytes * 3, "the sum for the square, and a few weights"
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_states_have_the_precision_of_autocast(autocast: bool) -> None:
+    embedder = mini_audio_embedder("mini_alarm_ca").train()
+    extractor = build_feature_extractor(embedder.config)
+    clip = Waveform(torch.randn(1, 16000, generator=torch.Generator().manual_seed(1)), 16000)
+    features = extractor([clip])
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        states, _ = embedder.audio_encoder(features, embedder.layers)
+        (embedding,) = embedder(features)
+    assert {state.dtype for state in states.values()} == {torch.bfloat16 if autocast else torch.float32}
+    embedding.float().square().sum().backward()
+    adapters = embedder.audio_adapter.parameters()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in adapters)
