@@ -27,6 +27,7 @@ from scripts.perf import encode, features, train_step
 from scripts.perf._bench import BenchRow, bench_parser, device_name, run_bench
 from scripts.perf.report import markdown, read_rows
 from src.common.cli import run_cli
+from src.common.errors import one_line
 from src.common.files import write_text
 
 PARTS = ("steps", "encoders", "features", "longest")
@@ -85,7 +86,7 @@ def attempt(name: str, work: Callable[[], Sequence[BenchRow]]) -> Sequence[Bench
     try:
         return work()
     except (RuntimeError, ImportError) as error:  # lack of memory, a compiler that is missing
-        print(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}", file=sys.stderr, flush=True)
+        print(f"{name}: {one_line(error)}", file=sys.stderr, flush=True)
         return []
     finally:
         torch.cuda.empty_cache()

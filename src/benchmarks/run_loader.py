@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.common.errors import UserError
+from src.common.errors import UserError, error_text
 from src.common.existing import load_saved
 from src.common.retry import load_hub_dataset
 
@@ -71,7 +71,7 @@ def open_splits(folder: Path) -> dict[str, Any]:
     try:
         return _encoded(load_saved(folder))
     except (FileNotFoundError, OSError, ValueError) as error:
-        raise UserError(f"no saved data set at {folder}: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"no saved data set at {folder}: {error_text(error, 200)}") from error
 
 
 def open_hub(name: str) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def open_hub(name: str) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:  # the Hub's client raises many kinds
-        raise UserError(f"no data set {name!r} here or on the Hub: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"no data set {name!r} here or on the Hub: {error_text(error, 200)}") from error
 
 
 def _encoded(saved: Any) -> dict[str, Any]:

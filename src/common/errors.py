@@ -91,10 +91,15 @@ _SPARE_BYTES = 256 * 2**20
 """Memory that can be allocated unless the machine has run out of it."""
 
 
+def error_text(error: BaseException, most: int = 300) -> str:
+    """Text of an error in one line of at most ``most`` characters; the name of its type if it has none."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def one_line(error: BaseException, most: int = 300) -> str:
     """An error as one line: its type and text."""
-    text = " ".join(str(error).split())[:most]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    kind, text = type(error).__name__, error_text(error, most)
+    return kind if text == kind else f"{kind}: {text}"
 
 
 def machine_fault(error: BaseException) -> MachineFault | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from src.common.errors import UserError
+from src.common.errors import UserError, error_text
 from src.common.log import get_logger
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _open_split(folder: Path) -> Any:
             if not _has_end(folder / name):
                 return f"{name} is cut"
         except (OSError, pa.ArrowInvalid) as error:
-            return f"{name} cannot be read ({' '.join(str(error).split())[:100]})"
+            return f"{name} cannot be read ({error_text(error, 100)})"
     if tables:
         return pa.concat_tables(tables)
     return pa.table({name: pa.array([], pa.null()) for name in features})

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from src.common.errors import UserError
+from src.common.errors import UserError, error_text
 from src.common.log import get_logger
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def send_folder(
             names = {kind.__name__ for kind in type(error).__mro__}
             if isinstance(error, UserError) or not (isinstance(error, (OSError, ValueError)) or "HTTPError" in names):
                 raise
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            reason = error_text(error)
             raise UserError(f"{repo}: {failure.format(reason=reason)}") from error
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
-from src.common.errors import UserError
+from src.common.errors import UserError, error_text
 from src.common.existing import RECORD, read_record
 from src.common.files import write_json
 from src.common.hub_upload import markdown_table, send_folder
@@ -40,7 +40,7 @@ def repo_name(config: RunConfig, api: HfApi | None = None) -> str:
         try:
             owner = str((api or HfApi()).whoami()["name"])
         except Exception as error:  # whatever the HTTP library raises
-            reason = " ".join(str(error).split())[:200]
+            reason = error_text(error, 200)
             raise UserError(
                 f"push_to_hub: hf_username is not given, and the Hub does not say who is logged in ({reason}); do "
                 "`hf auth login`, or give hf_username=NAME"

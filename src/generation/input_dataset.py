@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from src.audio.roots import roots_of, stored_cell
-from src.common.errors import UserError
+from src.common.errors import UserError, error_text
 from src.common.existing import load_saved
 from src.common.paths import indexes_dir, indexes_filtered_dir, prompts_dir, raw_dir
 from src.common.retry import load_hub_dataset
@@ -100,7 +100,7 @@ def _native_splits(name: str) -> dict[str, Any]:
         raise
     except Exception as error:  # of datasets, huggingface_hub or pyarrow, of many types
         where = str(folder) if folder else f"no folder {raw_dir(name)}, and not on the Hub"
-        reason = " ".join(str(error).split())[:200]
+        reason = error_text(error, 200)
         raise UserError(f"dataset.name={name}: cannot be opened ({where}: {reason})") from error
     if isinstance(loaded, Dataset):
         return {"train": loaded}

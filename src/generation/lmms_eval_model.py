@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from src.audio.each_clip import each_clip
 from src.audio.waveform import Waveform
-from src.common.errors import UserError
+from src.common.errors import UserError, error_text
 from src.common.log import get_logger, setup_logging
 from src.common.seeds import row_seed
 from src.generation.config import ENGINE_KEYS
@@ -194,7 +194,7 @@ class LmmsEvalModel(lmms):
                 made = [each for each in found if not isinstance(each, Exception)]
                 if len(made) < len(found):
                     broken = next(each for each in found if isinstance(each, Exception))
-                    reason = f"audio cannot be encoded: {' '.join(str(broken).split())[:300]}"
+                    reason = f"audio cannot be encoded: {error_text(broken)}"
                     yield Request(key, error=RequestError("unencodable_audio", reason))
                     continue
                 marks = Placeholders()

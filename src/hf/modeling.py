@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.hub import convert_file_size_to_int
 
 from src.audio.waveform import Waveform
-from src.common.errors import UserError
+from src.common.errors import UserError, error_text
 from src.hf.configuration import AlarmConfig, NoCodeFiles
 from src.model import published
 from src.model.alarm import check_width
@@ -279,7 +279,7 @@ def _load_llm(checkpoint: Checkpoint, config: AlarmConfig, dtype: torch.dtype, o
             resolve_source(model.llm), config=text, revision=model.llm_revision, dtype=dtype, **options
         )
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = error_text(error)
         raise UserError(f"LLM of checkpoint {checkpoint.name} cannot be loaded: {reason}") from error
     lora = checkpoint.lora()
     return freeze(llm if lora is None else attach_lora(llm, lora, checkpoint.name).merge_and_unload(safe_merge=True))

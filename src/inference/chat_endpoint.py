@@ -23,7 +23,7 @@ from src.common.errors import UserError
 from src.common.log import get_logger
 from src.common.retry import RetryPolicy, retrying, status_of
 from src.inference.config import ClipFormat, EndpointConfig
-from src.inference.http_backend import error_text
+from src.inference.http_backend import refusal_text
 from src.inference.prefetch import Prefetcher
 from src.inference.prompt_builder import NO_DESCRIPTION, RowInput, decode_row
 from src.inference.types import Request, RequestError, Result, Sampling, TokenUsage
@@ -214,7 +214,7 @@ class ChatEndpoint:
         except UserError as error:  # all attempts failed
             return Result.failed(request.key, RequestError("unavailable", str(error)))
         except httpx.HTTPStatusError as error:
-            status, reason = status_of(error) or 0, error_text(error.response.content)
+            status, reason = status_of(error) or 0, refusal_text(error.response.content)
             if status in _WRONG_SETTINGS:
                 raise UserError(
                     f"{self.config.url} answers {status}: {reason}; check {_WRONG_SETTINGS[status]}"
@@ -252,7 +252,7 @@ class ChatEndpoint:
             if not isinstance(choice["message"].get("content"), (str, list, type(None))):
                 raise TypeError("content is no text")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise _BadAnswerError(f"an answer that cannot be read: {error_text(answer.content)[:120]!r}") from error
+            raise _BadAnswerError(f"an answer that cannot be read: {refusal_text(answer.content)[:120]!r}") from error
         if choice.get("finish_reason") in _BROKEN_OFF:
             raise _BadAnswerError(f"a response that was broken off ({choice['finish_reason']})")
         return dict(found)

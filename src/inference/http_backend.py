@@ -21,7 +21,7 @@ import httpx
 import torch
 from torch import Tensor
 
-from src.common.errors import UserError
+from src.common.errors import UserError, error_text
 from src.common.log import get_logger
 from src.inference.sampling_defaults import sampling_defaults
 from src.inference.scheduler import StepOutput
@@ -58,7 +58,7 @@ def find_remote_model(url: str, name: str | None, key: str | None) -> RemoteMode
         answer.raise_for_status()
         models = {str(model["id"]): model for model in answer.json()["data"]}
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = error_text(error, 200)
         raise UserError(
             f"llm_url: no vLLM server answers at {url} ({reason}); start one with `vllm serve`"
         ) from error
@@ -169,7 +169,7 @@ class HttpBackend:
         try:
             async with self._client.stream("POST", f"{self._model.url}/v1/completions", json=body) as answer:
                 if answer.status_code != 200:
-                    reason = error_text(await answer.aread())
+                    reason = refusal_text(await answer.aread())
                     raise _RefusedError(f"the language model's server answers {answer.status_code}: {reason}")
                 if streamed:
                     ended = await self._follow(key, answer)
@@ -190,7 +190,7 @@ class HttpBackend:
             if line.startswith("data: ") and line != "data: [DONE]":
                 chunk = json.loads(line.removeprefix("data: "))
                 if "error" in chunk:
-                    raise _RefusedError(error_text(line.removeprefix("data: ").encode()))
+                    raise _RefusedError(refusal_text(line.removeprefix("data: ").encode()))
                 if chunk["choices"] and self._queue_choice(key, chunk["choices"][0]):
                     return True
         return False
@@ -220,7 +220,7 @@ class _RefusedError(Exception):
     """The server refused or broke off a request."""
 
 
-def error_text(body: bytes) -> str:
+def refusal_text(body: bytes) -> str:
     """The error that a server's answer names, else the beginning of its text."""
     try:
         return str(json.loads(body)["error"]["message"])[:300]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from src.audio.each_clip import each_clip
 from src.audio.waveform import AudioError, Waveform, load_waveform
-from src.common.errors import UserError, check_host
+from src.common.errors import UserError, check_host, error_text, one_line
 from src.inference.ensemble import EmbedderEnsemble
 from src.inference.types import Request, RequestError, Segment
 from src.prompts import Prompts
@@ -131,7 +131,7 @@ def audio_requests(
                 decoded.append((row, waveform))
         for row, embeddings in each_clip(ensemble.encode, decoded):  # one by one, if the batch fails together
             if isinstance(embeddings, Exception):
-                reason = f"audio cannot be encoded: {' '.join(str(embeddings).split())[:300]}"
+                reason = f"audio cannot be encoded: {error_text(embeddings)}"
                 yield Request(row.key, error=RequestError("unencodable_audio", reason))
                 continue
             try:
@@ -171,4 +171,4 @@ def decode_row(row: RowInput, max_seconds: float = math.inf) -> Waveform | Reque
         return RequestError(error.fault, str(error))
     except Exception as error:  # decoders raise any type; it costs this row only
         check_host(error)
-        return RequestError("unreadable_audio", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        return RequestError("unreadable_audio", f"{one_line(error)}")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.common.errors import UserError
+from src.common.errors import UserError, error_text
 from src.common.log import get_logger
 from src.inference.config import EngineConfig, LlmSource
 from src.inference.sampling_defaults import sampling_defaults
@@ -81,7 +81,7 @@ class VllmBackend:
         try:
             backend = cls(LLM(**options), end_of_turn, lora=lora)
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:400]
+            reason = error_text(error, 400)
             hint = "" if lora is None else " (with LoRA; engine.lora=merge adds LoRA to its weights first)"
             raise UserError(f"vLLM cannot load the language model {llm!r}{hint}: {reason}") from error
         log.info("vLLM ready: %s, %s, context %d", llm, str(backend._dtype).removeprefix("torch."), backend.context)

@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from src.common.errors import ConfigError, UserError
+from src.common.errors import ConfigError, UserError, error_text
 from src.common.paths import REPO_ROOT
 from src.model.audio_embedder import AudioEmbedder
 from src.model.checkpoints import Checkpoint, adapter_prefix, load_checked, may_be_checkpoint, open_checkpoint
-from src.model.tensor_files import one_line
 
 SUFFIX = ".pth"
 
@@ -83,7 +82,7 @@ def read_adapter(path: Path, encoder: str) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever a damaged or foreign file leads its reader to
-        reason = f"{type(error).__name__}: {one_line(error, 120)}"
+        reason = f"{type(error).__name__}: {error_text(error, 120)}"
         if "weights_only" in str(error):
             reason = "objects other than tensors"
         raise UserError(f"{path}: cannot be read ({reason}); {hint}") from error

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from src.audio.features import AudioFeatureExtractor
 from src.common.config import bind_dataclass
-from src.common.errors import ConfigError, UserError
+from src.common.errors import ConfigError, UserError, error_text
 from src.model import published
 from src.model.audio_embedder import AudioEmbedder, build_feature_extractor
 from src.model.config import AudioEmbedderConfig, ModelConfig
@@ -39,7 +39,6 @@ from src.model.tensor_files import (
     folder_files,
     gather_full,
     hub_files,
-    one_line,
     read_json,
     tensor_mismatches,
     tensors_digest,
@@ -321,7 +320,7 @@ def _of_hub(name: str, revision: str | None) -> Checkpoint:
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = reason or error
     if tensors is None:
-        why = "it holds no safetensors files" if reason is None else one_line(reason, 200)
+        why = "it holds no safetensors files" if reason is None else error_text(reason, 200)
         raise UserError(f"checkpoint {name!r}: no such folder, and the Hub did not give it ({why})") from reason
     return Checkpoint(name, tensors, own, revision=revision, fetch=fetch, published_file=shared)
 

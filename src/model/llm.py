@@ -10,9 +10,9 @@ import torch
 import transformers
 from torch import nn
 
-from src.common.errors import UserError
+from src.common.errors import UserError, error_text
 from src.common.paths import REPO_ROOT
-from src.model.tensor_files import find_tensors, one_line, tensors_digest
+from src.model.tensor_files import find_tensors, tensors_digest
 from src.prompts.chat import check_chat_template
 from src.prompts.find_reasoning import choose_reasoning
 
@@ -51,7 +51,7 @@ def load_llm(
                 resolve_source(name), revision=revision, dtype=dtype
             )
     except (OSError, ValueError) as error:
-        raise UserError(f"LLM {name!r} cannot be loaded: {one_line(error)}") from error
+        raise UserError(f"LLM {name!r} cannot be loaded: {error_text(error)}") from error
     return freeze(model.to(device)), load_tokenizer(name, revision, reasoning)
 
 
@@ -63,7 +63,7 @@ def load_tokenizer(name: str, revision: str | None = None, reasoning: str | None
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(resolve_source(name), revision=revision)
     except (OSError, ValueError) as error:
-        raise UserError(f"LLM {name!r}: no usable tokenizer ({one_line(error)})") from error
+        raise UserError(f"LLM {name!r}: no usable tokenizer ({error_text(error)})") from error
     return choose_reasoning(tokenizer, reasoning)
 
 
@@ -145,7 +145,7 @@ def llm_config(name: str, revision: str | None = None) -> Any:
         config = transformers.AutoConfig.from_pretrained(resolve_source(name), revision=revision)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"LLM {name!r}: no usable config.json; expected a folder or Hub id of a causal LM ({one_line(error)})"
+            f"LLM {name!r}: no usable config.json; expected a folder or Hub id of a causal LM ({error_text(error)})"
         ) from error
     if getattr(config.get_text_config(decoder=True), "hidden_size_per_layer_input", None):
         # https://ai.google.dev/gemma/docs/gemma-3n#ple-caching

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from src.common.errors import ConfigError
-from src.model.tensor_files import one_line, tensors_digest
+from src.common.errors import ConfigError, error_text
+from src.model.tensor_files import tensors_digest
 
 ADAPTER = "default"
 MOST_RANK = 4096
@@ -100,7 +100,7 @@ def inject(llm: Any, settings: Any) -> Any:
     try:
         tuner = LoraModel(llm, settings, ADAPTER)
     except ValueError as error:
-        raise ConfigError(f"lora: {one_line(error)}") from error
+        raise ConfigError(f"lora: {error_text(error)}") from error
     # the output layer again: PEFT puts another module in its place
     for what, layer in (("input embeddings", llm.get_input_embeddings()), ("output", llm.get_output_embeddings())):
         if isinstance(layer, BaseTunerLayer):

@@ -20,14 +20,14 @@ from typing import Any
 import torch
 
 from src.common.config import CONFIG_DIR, compose
-from src.common.errors import ConfigError, UserError
+from src.common.errors import ConfigError, UserError, error_text
 from src.common.log import get_logger
 from src.model.audio_embedder import AudioEmbedder
 from src.model.config import ModelConfig
 from src.model.encoders.config import EncoderSpec
 from src.model.encoders.load import build_encoder
 from src.model.published_config import bind_model, model_config_from_published, shipped_encoders
-from src.model.tensor_files import TensorFiles, one_line, read_json
+from src.model.tensor_files import TensorFiles, read_json
 
 PREFIX = "model."
 AUDIO_PREFIX = PREFIX + "audio_"
@@ -110,7 +110,7 @@ def configured(content: Mapping[str, Any], tensors: TensorFiles, trained: Shapes
     except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
         # values of wrong types: the file can come from anybody, and is read without a schema
         raise UserError(
-            f"{where}: {CONFIG_FILE} is not the configuration of an audio model ({one_line(error, 120)})"
+            f"{where}: {CONFIG_FILE} is not the configuration of an audio model ({error_text(error, 120)})"
         ) from error
     expected = trained_shapes(config, where)
     differing = sorted(name for name in {*trained, *expected} if trained.get(name) != expected.get(name))
@@ -250,4 +250,6 @@ def build_on_meta(config: ModelConfig, where: str, encoders: Mapping[str, Any] |
                 encoders = {name: build_encoder(name, spec) for name, spec in config.config.encoders.items()}
             return AudioEmbedder(config.config, config.llm_embedding_dim, encoders)
     except (ValueError, TypeError, AssertionError, ArithmeticError, RuntimeError) as error:
-        raise UserError(f"{where}: no model can be built from its configuration ({one_line(error, 200)})") from error
+        raise UserError(
+            f"{where}: no model can be built from its configuration ({error_text(error, 200)})"
+        ) from error

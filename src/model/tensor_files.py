@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from src.common.errors import UserError
+from src.common.errors import UserError, error_text
 from src.common.paths import REPO_ROOT
 
 WEIGHTS_FILE = "model.safetensors"
@@ -133,7 +133,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{what}: {path} cannot be read as JSON ({one_line(error, 120)})") from error
+        raise UserError(f"{what}: {path} cannot be read as JSON ({error_text(error, 120)})") from error
     except RecursionError as error:
         raise UserError(f"{what}: {path} cannot be read as JSON (nested too deeply)") from error
     if not isinstance(content, dict):
@@ -239,7 +239,7 @@ def find_tensors(what: str, source: str, revision: str | None = None) -> TensorF
     try:
         tensors = TensorFiles.open(source, hub_files(source, revision))
     except (HfHubHTTPError, OSError, ValueError) as error:
-        tensors, reason = None, one_line(error)
+        tensors, reason = None, error_text(error)
     if tensors is None:
         raise _not_fetched(what, source, revision, reason)
     fetch = tensors.fetch
@@ -248,7 +248,7 @@ def find_tensors(what: str, source: str, revision: str | None = None) -> TensorF
         try:
             return fetch(file)
         except (HfHubHTTPError, OSError, ValueError) as error:
-            raise _not_fetched(what, source, revision, one_line(error)) from error
+            raise _not_fetched(what, source, revision, error_text(error)) from error
 
     return dataclasses.replace(tensors, fetch=fetch_or_explain)
 
@@ -270,7 +270,7 @@ def find_stored_tensors(what: str, source: str, revision: str | None = None) -> 
     try:
         siblings = HfApi().model_info(source, revision=revision, timeout=10).siblings or ()
     except Exception as error:  # the Hub's client raises many kinds, those of its HTTP library among them
-        raise _not_fetched(what, source, revision, one_line(error)) from error
+        raise _not_fetched(what, source, revision, error_text(error)) from error
     if not any(each.rfilename.endswith(".safetensors") for each in siblings):
         raise _not_fetched(what, source, revision, _NO_SAFETENSORS)
     return None
@@ -300,8 +300,3 @@ def _not_fetched(what: str, source: str, revision: str | None, reason: str) -> U
         f"{where} cannot be fetched from the Hugging Face Hub ({reason}); check the name, the revision and the "
         "connection, or give a local folder"
     )
-
-
-def one_line(error: BaseException, length: int = 300) -> str:
-    """An exception's message as one line of at most ``length`` characters."""
-    return " ".join(str(error).split())[:length]

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from src.common.errors import UserError
+from src.common.errors import UserError, error_text
 from src.common.log import get_logger
 
 log = get_logger(__name__)
@@ -245,5 +245,5 @@ def _render(tokenizer: ChatTokenizer, conversation: list[dict[str, str]], **opti
                 "the tokenizer has no chat template, expected an instruction-tuned model; take its instruct variant, "
                 "or put the template into its folder as chat_template.jinja"
             ) from error
-        reason = " ".join(str(error).split())[:200]
+        reason = error_text(error, 200)
         raise UserError(f"the chat template of the language model refuses the conversation: {reason}") from error

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from src.audio.each_clip import each_clip
 from src.audio.waveform import Waveform
-from src.common.errors import MachineError
+from src.common.errors import MachineError, error_text
 from src.common.log import get_logger
 from src.serving.clip_decoder import ApiError
 from src.serving.config import MIB
@@ -164,7 +164,7 @@ class AudioBatcher:
             for each, embedded in each_clip(encode, [(each, each.clip) for each in batch]):
                 left.remove(each)
                 if isinstance(embedded, Exception):
-                    reason = f"audio cannot be encoded: {' '.join(str(embedded).split())[:200]}"
+                    reason = f"audio cannot be encoded: {error_text(embedded, 200)}"
                     each.future.set_exception(ApiError(400, reason, "bad_audio"))
                 else:
                     self._cache.put(each.key, embedded)

@@ -15,6 +15,7 @@ from src.audio.budget import Allowance
 from src.audio.decode import decode as decode_audio
 from src.audio.errors import AudioError, NoSamples
 from src.audio.stream import CLIENT_CODECS, CLIENT_FORMATS, DecodeLimits
+from src.common.errors import error_text
 from src.serving.config import Limits
 
 RATES = (4_000, 192_000)
@@ -100,7 +101,7 @@ def decode(
         codes = {"too_long": "audio_too_long", "empty_audio": "empty_audio"}
         raise ApiError(400, str(error), codes.get(error.fault, "bad_audio")) from None
     except Exception as error:  # noqa: BLE001 - any error of a decoder on a hostile file fails only its own request
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        reason = error_text(error, 160)
         message = f"cannot be read as audio ({reason}); check that the file is complete"
         raise ApiError(400, message, "bad_audio") from None
     if declared not in (None, found.container):

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.common.errors import UserError
+from src.common.errors import UserError, error_text
 from src.common.log import get_logger
-from src.model.tensor_files import one_line
 
 OPTIMIZER = "optimizer.pt"
 SCHEDULER = "scheduler.pt"
@@ -105,7 +104,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load lets errors of zipfile, pickle and struct through for damaged files
-        raise UserError(f"{path.name} cannot be read without running code from it: {one_line(error, 80)}") from error
+        raise UserError(
+            f"{path.name} cannot be read without running code from it: {error_text(error, 80)}"
+        ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path.name} contains a {type(content).__name__}")
     return content

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from src.common.errors import ConfigError, UserError
+from src.common.errors import ConfigError, UserError, error_text
 from src.common.log import get_logger
 from src.common.modules import ModuleRegistry
 
@@ -130,7 +130,7 @@ def _load_bert(name: str, device: Any) -> Any:
         layers = model2layers.get(name, model2layers.get(Path(name).name, config.num_hidden_layers))
         scorer = BERTScorer(model_type=path, num_layers=layers, device=str(device))
     except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300].rstrip(".")
+        reason = error_text(error).rstrip(".")
         raise UserError(f"bertscore_model={name} cannot be loaded: {reason}; name another or none") from error
     # A tokenizer without a limit has model_max_length=1e30, which its own truncation refuses. RoBERTa reserves two
     # positions for padding.

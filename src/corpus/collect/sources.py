@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.common.errors import UserError
+from src.common.errors import UserError, error_text
 from src.common.existing import load_saved
 from src.common.log import get_logger
 from src.common.retry import RetryPolicy, retrying
@@ -204,7 +204,7 @@ def open_rows(
             )  # fmt: skip
             found = retrying(load, source.repo, policy or RetryPolicy())
     except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = error_text(error)
         raise UserError(f"{local or source.repo}: cannot be loaded ({reason})") from error
     if source.splits is None:
         return {split: encoded(rows) for split, rows in found.items()}

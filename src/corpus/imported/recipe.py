@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from src.audio.errors import AudioError
-from src.common.errors import UserError, check_host
+from src.common.errors import UserError, check_host, error_text
 from src.corpus.description import describe_audio
 from src.corpus.imported.row import Columns, SourceRow, read_record
 from src.corpus.recipe import CorpusRow, Dropped, Inputs, Recipe, Stored, Work, columns
@@ -30,7 +30,7 @@ def make_row(job: ImportJob, inputs: Inputs, recipe: Recipe) -> Iterator[CorpusR
     except Exception as error:  # a fault of one row must not stop the others
         check_host(error)
         kind = "undecodable: " if isinstance(error, AudioError) or not isinstance(error, UserError) else ""
-        yield Dropped(row.where, row.clip, f"{kind}{' '.join(str(error).split())[:300]}")
+        yield Dropped(row.where, row.clip, f"{kind}{error_text(error)}")
         return
     fields = {
         "audio_description": describe_audio(seconds, row.text, "caption" if text_type == "caption" else "speech"),

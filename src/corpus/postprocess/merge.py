@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from src.common.errors import UserError
+from src.common.errors import UserError, error_text
 from src.common.existing import LISTING, is_empty, load_saved, next_step, read_record, set_problem
 from src.common.files import json_lines, write_text
 from src.common.lock import locked_folders, may_discard
@@ -96,7 +96,7 @@ def open_published(source: str = HUB_ID, revision: str | None = None) -> Publish
             return Published(load_saved(Path(source)))
         return Published(load_hub_dataset(source, revision=revision))
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{source} cannot be loaded ({' '.join(str(error).split())[:300]})") from error
+        raise UserError(f"{source} cannot be loaded ({error_text(error)})") from error
 
 
 def merge_corpus(name: str, published: Published, settings: MergeSettings) -> dict[str, int]:

@@ -15,7 +15,7 @@ from src.audio.each_clip import each_clip
 from src.audio.resample import resample
 from src.audio.roots import roots_of
 from src.audio.waveform import AudioError, Waveform, load_waveform
-from src.common.errors import UserError, check_host, one_line
+from src.common.errors import UserError, check_host, error_text, one_line
 from src.common.paths import raw_dir
 from src.corpus.postprocess.audio_filter import undecoded
 from src.corpus.targets.stage_job import llm_fingerprint
@@ -70,7 +70,7 @@ class Whisper:
             self._processor: Any = AutoProcessor.from_pretrained(settings.model)
             model: Any = AutoModelForSpeechSeq2Seq.from_pretrained(settings.model, dtype=self._dtype)
         except (OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = error_text(error)
             raise UserError(f"speech recognition {settings.model!r} cannot be loaded ({reason}) (--model)") from error
         self._model = model.eval().to(self._device)
         self._batch_size = settings.batch_size

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from src.common.errors import UserError
+from src.common.errors import UserError, error_text
 from src.common.existing import next_step
 from src.common.files import write_json
 from src.common.log import get_logger
@@ -151,7 +151,7 @@ def token_counter(model: str) -> CountTokens:
         try:
             return AutoTokenizer.from_pretrained(folder or model)
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = error_text(error, 200)
             raise UserError(
                 f"{model} has no tokenizer that can be loaded ({reason}); name another with --tokenizer"
             ) from error

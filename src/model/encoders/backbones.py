@@ -18,9 +18,8 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from src.common.errors import UserError
+from src.common.errors import UserError, error_text
 from src.model.llm import resolve_source
-from src.model.tensor_files import one_line
 
 MASKED_MODELS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
 """Waveform models whose padding can be masked exactly; clips of others run together only if they are equally long."""
@@ -55,7 +54,7 @@ def load_backbone(config: Mapping[str, Any], source: str, revision: str | None, 
                 weights_only=True,
             )
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{where}: {source} cannot be loaded ({one_line(error, 300)})") from error
+        raise UserError(f"{where}: {source} cannot be loaded ({error_text(error, 300)})") from error
     lacking = sorted(name for name in report["missing_keys"] if not name.endswith("masked_spec_embed"))
     if lacking:
         raise UserError(

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from src.common.errors import ConfigError, UserError
+from src.common.errors import ConfigError, UserError, error_text
 from src.common.log import get_logger
 from src.model.encoders.base import Encoder
 from src.model.encoders.config import EncoderSpec, encoder_spec
@@ -25,7 +25,6 @@ from src.model.tensor_files import (
     TensorFiles,
     find_stored_tensors,
     find_tensors,
-    one_line,
     peak,
 )
 
@@ -52,7 +51,7 @@ def build_encoder(name: str, config: EncoderSpec | Mapping[str, Any]) -> Encoder
     try:
         return spec.module().from_config(architecture, spec.features)
     except (ValueError, TypeError, AssertionError, ArithmeticError, RuntimeError) as error:
-        reason = one_line(error, 200)
+        reason = error_text(error, 200)
         raise ConfigError(f"encoder {name}.architecture: no encoder can be built from it ({reason})") from error
 
 

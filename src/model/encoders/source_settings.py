@@ -15,12 +15,11 @@ import transformers
 from transformers import AutoConfig, PretrainedConfig
 
 from src.audio.config import MINIMUM_SECONDS
-from src.common.errors import ConfigError, UserError, name_hint
+from src.common.errors import ConfigError, UserError, error_text, name_hint
 from src.common.log import get_logger
 from src.model.encoders.backbones import AST_MODEL, CLAP_MODEL, WAVEFORM_MODELS
 from src.model.encoders.config import PINNED_ENCODERS, EncoderSpec
 from src.model.llm import resolve_source
-from src.model.tensor_files import one_line
 
 log = get_logger(__name__)
 
@@ -71,7 +70,7 @@ def source_config(source: str, revision: str | None, where: str) -> dict[str, An
     try:
         config, _ = PretrainedConfig.get_config_dict(resolve_source(source), revision=revision)
     except (OSError, ValueError) as error:
-        raise UserError(f"{where}: config.json of {source} cannot be read ({one_line(error, 200)})") from error
+        raise UserError(f"{where}: config.json of {source} cannot be read ({error_text(error, 200)})") from error
     if config.get("model_type") == "clap":
         audio = config.get("audio_config") or {}
         config = {**audio, "model_type": CLAP_MODEL, "_commit_hash": config.get("_commit_hash")}
@@ -92,7 +91,7 @@ def source_extractor(source: str, revision: str | None, kind: str, where: str) -
     except (OSError, ValueError) as error:
         raise UserError(
             f"{where}: {source} has no preprocessor_config.json, which gives sampling rate and normalisation; save "
-            f"the model's feature extractor next to it ({one_line(error, 120)})"
+            f"the model's feature extractor next to it ({error_text(error, 120)})"
         ) from error
     settings = {key: value for key, value in settings.items() if key not in _UNUSED}
     found = settings.setdefault("feature_extractor_type", expected)

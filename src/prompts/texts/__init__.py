@@ -18,7 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from src.common.config import bind_dataclass
-from src.common.errors import UserError
+from src.common.errors import UserError, error_text
 from src.common.files import write_text
 from src.common.log import get_logger
 
@@ -245,7 +245,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"prompt set {path}: cannot be read ({error.strerror or error}); give a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"prompt set {path}: not a YAML file ({' '.join(str(error).split())[:200]})") from error
+        raise UserError(f"prompt set {path}: not a YAML file ({error_text(error, 200)})") from error
     if not isinstance(data, dict):
         raise UserError(
             f"prompt set {path}: got {type(data).__name__}, expected keys and texts like src/prompts/texts/full.yaml"
