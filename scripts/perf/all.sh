@@ -39,7 +39,7 @@ measure encode --encoders whisper w2vbert sslam --layers 2 --seconds 12 30 --dty
 measure train_step --size cpu --clips 8 --only ends
 measure objectives --rows 1 --only "kl, top 64" "kl, two models and all logits"
 measure generate --clips 128 --rounds 5
-measure serve --requests 192
+measure serve --rounds 5
 measure score
 measure decode
 measure unpack
