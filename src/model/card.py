@@ -124,7 +124,7 @@ def _parts_table(config: ModelConfig, prompts: Any) -> str:
 
 
 def _record_of(folder: Path) -> dict[str, Any]:
-    """What is recorded of the run that trained a checkpoint: at its end, else at its last start.
+    """Record of the run that trained a checkpoint: of its end, else of its last start.
 
     ``checkpoint-N`` lies in the folder of its run, whose end, if there was one, is not that of the checkpoint.
     """

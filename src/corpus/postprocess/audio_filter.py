@@ -129,8 +129,8 @@ def _find_bad(name: str, rows: np.ndarray, work: Path, max_duration: float, jobs
         shutil.rmtree(work)
         work.mkdir()
     write_json(mark, about)
-    for stale in work.glob("*.at"):  # of a run that was killed
-        stale.unlink()
+    for old in work.glob("*.at"):  # of a run that was killed
+        old.unlink()
     blocks = [
         Block(name, tuple(rows[start : start + BLOCK].tolist()), work / f"{start:09d}.json", max_duration)
         for start in range(0, rows.size, BLOCK)

@@ -118,9 +118,11 @@ def test_rows_are_joined_by_ids_and_train(corpus: Published, tmp_path: Path, mon
     raw = load_from_disk(str(raw_dir("esc50")))
     with_test = DatasetDict({**raw, "test": raw["train"].select(range(3))})
     with_test.save_to_disk(str(tmp_path / "with_test"))
-    monkeypatch.setattr(order, "raw_dir", lambda name: tmp_path / "with_test")
-    assert check_order("esc50", [FOLDER])[-1] == f"responses {FOLDER}: lacks the split test of the raw set, 3 rows"
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(order, "raw_dir", lambda name: tmp_path / "with_test")
+        assert (
+            check_order("esc50", [FOLDER])[-1] == f"responses {FOLDER}: lacks the split test of the raw set, 3 rows"
+        )
     before = files_of(responses_dir(LLM, FOLDER), prompts_dir("esc50"), indexes_filtered_dir("esc50"))
     assert merge_corpus("esc50", corpus, SETTINGS) == counts
     assert files_of(responses_dir(LLM, FOLDER), prompts_dir("esc50"), indexes_filtered_dir("esc50")) == before
