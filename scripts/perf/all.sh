@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every performance program and writes performance.json and performance.md to a folder; about 40 minutes on a quiet
+# Runs every performance program and writes performance.json and performance.md to a folder; about 30 minutes on a quiet
 # machine of two cores, 10 GB of disk. One that fails is named at the end, and the others go on.
 #   scripts/perf/all.sh [--out DIR] [--docs] [NAME...]
 # NAME: only these programs. --docs: also replaces the tables of docs/performance.md. PYTHON: another interpreter.
