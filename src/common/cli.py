@@ -25,7 +25,7 @@ def run_cli(main: Callable[[], int | None], spins: bool = False) -> NoReturn:
     setup_logging()
     set_wait_policy(spins)
     # The collector looks for cycles after every 700 new objects, and imports of torch, transformers and vLLM make
-    # millions that stay: an eighth of a program's start. https://docs.python.org/3.11/library/gc.html#gc.set_threshold
+    # millions that stay: an eighth of their time. https://docs.python.org/3.11/library/gc.html#gc.set_threshold
     gc.set_threshold(20_000, *gc.get_threshold()[1:])
     try:
         code = main() or 0
